@@ -1,0 +1,95 @@
+"""The exceptions that relume raises on purpose, one class for each kind of mistake or failure.
+
+Every message says what happened, where, why, and what to do next. `exit_code` is what a command
+ends with: 2 when the user can mend the input, 1 when something failed that should have worked.
+"""
+
+
+class RelumeError(Exception):
+    """Base of every error that relume raises on purpose.
+
+    Args:
+        what: What happened, one sentence without a full stop.
+        where: The file, stage, model or address it happened at.
+        why: The cause, as far as it is known.
+        next_step: The next command to type or thing to change.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: object = None, why: object = None, next_step: str | None = None):
+        self.what, self.where, self.why, self.next_step = what, where, why, next_step
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        lines = [self.what if self.where is None else f"{self.what}: {self.where}"]
+        if self.why is not None:
+            lines.append(f"  why:  {self.why}")
+        if self.next_step is not None:
+            lines.append(f"  next: {self.next_step}")
+        return "\n".join(lines)
+
+
+class UserError(RelumeError):
+    """Something the user gave cannot be used; changing the input mends it."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class SourceError(UserError):
+    """A source of photographs does not exist, cannot be reached or holds no picture."""
+
+
+class ImageError(UserError):
+    """A picture cannot be decoded or encoded.
+
+    `reason` is a short stable name (`truncated`, `wrong_magic`, ...), used as the quarantine reason.
+    """
+
+    def __init__(self, what: str, *, reason: str, **details):
+        self.reason = reason
+        super().__init__(what, **details)
+
+
+class ModelMissingError(UserError):
+    """No model exists yet where one is needed."""
+
+
+class ModelFormatError(UserError):
+    """A model artifact or checkpoint does not hold what its architecture needs."""
+
+
+class GraphError(UserError):
+    """The pipeline graph in dvc.yaml breaks one of its rules."""
+
+
+class StageFailedError(RelumeError):
+    """A stage of the graph ended with an error."""
+
+
+class DataValidationError(RelumeError):
+    """The prepared data broke an expectation that must hold."""
+
+
+class TrainingDivergedError(RelumeError):
+    """The training loss is no longer finite."""
+
+
+class ParityError(RelumeError):
+    """Two ways of running the same model disagree by more than the allowed error."""
+
+
+class GateRefusedError(RelumeError):
+    """The candidate did not pass the release gate."""
+
+
+class ServerUnreachableError(RelumeError):
+    """A server that is needed does not answer."""
+
+
+class ReleaseError(RelumeError):
+    """A release or rollback could not be carried out."""

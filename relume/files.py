@@ -1,0 +1,124 @@
+"""Files and folders that appear under their final name whole or not at all, and their hashes."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path`; on a clean exit it is synced and renamed to `path`.
+
+    Args:
+        path: Final name; its folder is created. The temporary name keeps the suffix, which some
+            writers choose the format by.
+
+    Yields:
+        The temporary path to write to. After an exception it is removed and `path` is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.fchmod(descriptor, 0o644)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `path`; on a clean exit it replaces `path` by one rename.
+
+    Args:
+        path: Final name. What stood there before is removed only after the new folder is complete.
+
+    Yields:
+        The temporary folder to fill. After an exception it is removed and `path` is untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as opened:
+                    os.fsync(opened.fileno())
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            os.replace(path, old / "folder")
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Writes `data` to `path` atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes `text` to `path` as UTF-8, atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes `value` as indented JSON with sorted keys, atomically; equal values give equal bytes."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads one JSON file."""
+    return json.loads(Path(path).read_text())
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_folder(path: str | Path, exclude: tuple[str, ...] = ()) -> str:
+    """SHA-256 over the sorted relative names and hashes of all files below a folder.
+
+    Args:
+        path: The folder.
+        exclude: Relative POSIX names to leave out, such as the file that will hold the hash.
+
+    Returns:
+        64 hexadecimal digits; depends on names and bytes only, not on times or the folder's place.
+    """
+    path = Path(path)
+    digest = hashlib.sha256()
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    for name in names:
+        if name not in exclude:
+            digest.update(f"{name}\0{sha256_file(path / name)}\n".encode())
+    return digest.hexdigest()
