@@ -93,3 +93,11 @@ class ServerUnreachableError(RelumeError):
 
 class ReleaseError(RelumeError):
     """A release or rollback could not be carried out."""
+
+
+class ServiceError(RelumeError):
+    """A background service could not be started or stopped."""
+
+
+class LedgerError(RelumeError):
+    """The promotion ledger is not the unbroken chain of lines that was written."""

@@ -1,0 +1,228 @@
+"""Background processes: started in a session of their own, known by pid and start time, ended as a group.
+
+A pid alone is not an identity: after a reboot, or on a busy machine, the number belongs to somebody
+else. Each record therefore holds the boot and the clock tick at which its process started, and
+nothing is ever signalled that does not match.
+"""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from relume.errors import ServiceError
+from relume.files import read_json, write_json
+
+# Popen objects of processes started by this interpreter: without a wait their end leaves a zombie.
+_children: dict[int, subprocess.Popen] = {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessRecord:
+    """What is written down about one background process.
+
+    Attributes:
+        name: Short name, also the stem of the record's and the log's file names.
+        pid: Process id, and the id of its session and process group.
+        started: Boot id and start tick of the process, so that a recycled pid is not taken for it.
+        command: The command line.
+        address: Where it listens, such as `http://127.0.0.1:5000`, or None.
+        log: File that its output goes to.
+    """
+
+    name: str
+    pid: int
+    started: str
+    command: tuple[str, ...]
+    address: str | None
+    log: str
+
+
+def start_process(
+    name: str,
+    command: Sequence[str],
+    *,
+    folder: Path,
+    ready: Callable[[], bool],
+    timeout: float,
+    address: str | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> ProcessRecord:
+    """Starts `command` in the background and waits until it is ready.
+
+    Args:
+        name: Short name of the process.
+        command: Program and arguments.
+        folder: Where `<name>.json` and `<name>.log` go.
+        ready: Asked several times a second; True ends the wait.
+        timeout: Seconds to wait for `ready`.
+        address: Address to record.
+        env: The whole environment of the process; this process's own when None.
+        cwd: Its working folder.
+
+    Returns:
+        The record, also written to `folder`. A process of that name that runs already is left alone.
+
+    Raises:
+        ServiceError: It ended or did not get ready in time; nothing of it is left running.
+    """
+    if running := running_process(folder, name):
+        return running
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{name}.log"
+    with open(log, "ab") as output:
+        try:
+            child = subprocess.Popen(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=None if env is None else dict(env),
+                cwd=cwd,
+            )
+        except OSError as error:
+            raise ServiceError(
+                f"{name} did not start", where=command[0], why=error, next_step="relume doctor"
+            ) from None
+    _children[child.pid] = child
+    record = ProcessRecord(
+        name=name,
+        pid=child.pid,
+        started=_start_mark(child.pid) or "",
+        command=tuple(command),
+        address=address,
+        log=str(log),
+    )
+    write_json(folder / f"{name}.json", dataclasses.asdict(record))
+    try:
+        _wait_ready(record, child, ready, timeout)
+    except BaseException:
+        stop_process(folder, name, grace=3.0)
+        raise
+    return record
+
+
+def _wait_ready(record: ProcessRecord, child: subprocess.Popen, ready: Callable[[], bool], timeout: float) -> None:
+    end = time.monotonic() + timeout
+    while not ready():
+        if (code := child.poll()) is not None:
+            why = f"it ended with exit code {code}: {last_line(record.log)}"
+        elif time.monotonic() > end:
+            why = f"it was not ready after {timeout:.0f} s: {last_line(record.log)}"
+        else:
+            time.sleep(0.1)
+            continue
+        raise ServiceError(f"{record.name} did not start", why=why, next_step=f"read {record.log}")
+
+
+def running_process(folder: Path, name: str) -> ProcessRecord | None:
+    """The record of the process called `name` if that very process is alive, else None."""
+    record = _read_record(folder, name)
+    return record if record is not None and _alive(record) else None
+
+
+def stop_process(folder: Path, name: str, *, grace: float = 10.0) -> bool:
+    """Ends the process called `name` with everything in its session, and removes its record.
+
+    Args:
+        folder: Where its record lies.
+        name: Its short name.
+        grace: Seconds between SIGTERM and SIGKILL.
+
+    Returns:
+        Whether anything was running.
+    """
+    record = _read_record(folder, name)
+    if record is None:
+        return False
+    members = _session(record)
+    _signal(members, signal.SIGTERM)
+    end = time.monotonic() + grace
+    while (left := _session(record)) and time.monotonic() < end:
+        time.sleep(0.05)
+    _signal(left, signal.SIGKILL)
+    psutil.wait_procs(left, timeout=5)
+    if child := _children.pop(record.pid, None):
+        child.wait()
+    (folder / f"{name}.json").unlink(missing_ok=True)
+    return bool(members)
+
+
+def free_port(preferred: int | None = None) -> int:
+    """A TCP port of 127.0.0.1 that nothing listens on: `preferred` if it is free, else any."""
+    for port in (preferred, 0) if preferred else (0,):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
+    raise ServiceError("No free port on 127.0.0.1", next_step="end some of the programs that listen")
+
+
+def last_line(log: str | Path) -> str:
+    """The last line of a log that is not blank, or `no output`."""
+    path = Path(log)
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+
+
+def _read_record(folder: Path, name: str) -> ProcessRecord | None:
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    return ProcessRecord(**{**value, "command": tuple(value["command"])})
+
+
+def _start_mark(pid: int) -> str | None:
+    """Boot id and start tick of a process, or None if there is none. A zombie counts as none."""
+    try:
+        # The name in parentheses may hold spaces; the fields after it start with the state (field 3).
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    if fields[0] == "Z":
+        return None
+    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{fields[19]}"
+
+
+def _alive(record: ProcessRecord) -> bool:
+    if child := _children.get(record.pid):
+        child.poll()
+    return _start_mark(record.pid) == record.started
+
+
+def _session(record: ProcessRecord) -> list[psutil.Process]:
+    """The living processes of the record's session.
+
+    While a session has members its id is not given to a new process; so if the leader is gone and
+    the number is free, what carries that session id is still ours.
+    """
+    if not _alive(record) and _start_mark(record.pid) is not None:
+        return []  # the number belongs to another process now
+    members = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == record.pid and process.status() != psutil.STATUS_ZOMBIE:
+                members.append(process)
+        except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
+            continue
+    return members
+
+
+def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)  # psutil compares the creation time first
+        except psutil.NoSuchProcess:
+            continue

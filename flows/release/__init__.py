@@ -1,0 +1,1 @@
+"""Release: registry, gate, rollout, ledger and rollback of packages."""

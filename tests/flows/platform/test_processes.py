@@ -1,0 +1,144 @@
+"""Background processes: readiness, identity, and the end of a whole group."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.platform.processes import free_port, running_process, start_process, stop_process
+from relume.errors import ServiceError
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A record folder whose processes are ended however the test ends."""
+    yield tmp_path
+    for record in tmp_path.glob("*.json"):
+        stop_process(tmp_path, record.stem, grace=1.0)
+
+
+def test_waits_until_ready_and_records_the_process(folder):
+    """start_process returns only once the readiness check holds, and the record names the living process."""
+    port = free_port()
+
+    def answers():
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1).status == 200
+        except OSError:
+            return False
+
+    record = start_process(
+        "files",
+        [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder)],
+        folder=folder,
+        ready=answers,
+        timeout=20,
+        address=f"http://127.0.0.1:{port}",
+    )
+    assert answers()
+    assert json.loads((folder / "files.json").read_text())["pid"] == record.pid
+    assert running_process(folder, "files") == record
+    assert os.getsid(record.pid) == record.pid
+
+
+def test_a_running_process_is_not_started_twice(folder):
+    """Starting a name that runs already gives the same process back."""
+    first = start_process("one", SLEEP, folder=folder, ready=lambda: True, timeout=5)
+    second = start_process("one", SLEEP, folder=folder, ready=lambda: True, timeout=5)
+    assert second.pid == first.pid
+
+
+def test_stop_ends_the_children_too(folder):
+    """A child that ignores SIGTERM and whose parent has ended is killed with its group."""
+    pids = folder / "pids"
+    child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    parent = (
+        "import subprocess, sys, time, pathlib\n"
+        f"c = subprocess.Popen([sys.executable, '-c', {child!r}])\n"
+        f"pathlib.Path({str(pids)!r}).write_text(str(c.pid))\n"
+        "time.sleep(60)\n"
+    )
+    start_process("pair", [sys.executable, "-c", parent], folder=folder, ready=pids.exists, timeout=10)
+    while not pids.read_text():
+        time.sleep(0.05)
+    time.sleep(0.5)  # the child must have set its handler
+    child_pid = int(pids.read_text())
+    assert stop_process(folder, "pair", grace=1.0) is True
+    assert not psutil.pid_exists(child_pid) or psutil.Process(child_pid).status() == psutil.STATUS_ZOMBIE
+    assert running_process(folder, "pair") is None
+    assert not (folder / "pair.json").exists()
+
+
+def test_a_recycled_pid_is_not_signalled(folder):
+    """A record whose start mark does not match leaves the process that has the number now alone."""
+    stranger = start_process("stranger", SLEEP, folder=folder, ready=lambda: True, timeout=5)
+    stale = json.loads((folder / "stranger.json").read_text()) | {"name": "stale", "started": "another-boot:1"}
+    (folder / "stale.json").write_text(json.dumps(stale))
+    assert running_process(folder, "stale") is None
+    assert stop_process(folder, "stale") is False
+    assert running_process(folder, "stranger") == stranger
+
+
+def test_an_early_end_names_the_log_and_its_last_line(folder):
+    """A process that ends before it is ready is an error with exit code, last words and log path."""
+    with pytest.raises(ServiceError) as caught:
+        start_process(
+            "broken",
+            [sys.executable, "-c", "print('no licence today'); raise SystemExit(3)"],
+            folder=folder,
+            ready=lambda: False,
+            timeout=20,
+        )
+    assert "exit code 3: no licence today" in str(caught.value)
+    assert str(folder / "broken.log") in str(caught.value)
+    assert not (folder / "broken.json").exists()
+
+
+def test_never_ready_is_ended(folder):
+    """A process that does not get ready in time is ended and reported."""
+    started = []
+    command = [sys.executable, "-c", "import time; time.sleep(61)"]
+
+    def never():
+        started[:] = [int(json.loads((folder / "slow.json").read_text())["pid"])]
+        return False
+
+    with pytest.raises(ServiceError, match="not ready after 1 s"):
+        start_process("slow", command, folder=folder, ready=never, timeout=1)
+    assert not psutil.pid_exists(started[0])
+
+
+def test_a_killed_process_counts_as_stopped(folder):
+    """After kill -9 of the process its record no longer stands for anything running."""
+    record = start_process("one", SLEEP, folder=folder, ready=lambda: True, timeout=5)
+    os.kill(record.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while running_process(folder, "one") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert running_process(folder, "one") is None
+    assert stop_process(folder, "one") is False
+
+
+def test_free_port_avoids_a_port_in_use(folder):
+    """A preferred port that somebody listens on is not given out."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        busy = taken.getsockname()[1]
+        assert free_port(busy) != busy
+    assert free_port(busy) == busy
+
+
+def test_missing_program(folder: Path):
+    """A program that does not exist is one clear error."""
+    with pytest.raises(ServiceError, match="none did not start"):
+        start_process("none", ["/nonexistent/program"], folder=folder, ready=lambda: True, timeout=1)
