@@ -19,8 +19,8 @@ import psutil
 from relume.errors import ServiceError
 from relume.files import read_json, write_json
 
-# Popen objects of processes started by this interpreter: without a wait their end leaves a zombie.
-_children: dict[int, subprocess.Popen] = {}
+# Popen objects of processes started by this interpreter, by start mark: without a wait their end leaves a zombie.
+_children: dict[str, subprocess.Popen] = {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,6 @@ def start_process(
             raise ServiceError(
                 f"{name} did not start", where=command[0], why=error, next_step="relume doctor"
             ) from None
-    _children[child.pid] = child
     record = ProcessRecord(
         name=name,
         pid=child.pid,
@@ -101,6 +100,7 @@ def start_process(
         address=address,
         log=str(log),
     )
+    _children[record.started] = child
     write_json(folder / f"{name}.json", dataclasses.asdict(record))
     try:
         _wait_ready(record, child, ready, timeout)
@@ -150,7 +150,7 @@ def stop_process(folder: Path, name: str, *, grace: float = 10.0) -> bool:
         time.sleep(0.05)
     _signal(left, signal.SIGKILL)
     psutil.wait_procs(left, timeout=5)
-    if child := _children.pop(record.pid, None):
+    if child := _children.pop(record.started, None):
         child.wait()
     (folder / f"{name}.json").unlink(missing_ok=True)
     return bool(members)
@@ -197,7 +197,7 @@ def _start_mark(pid: int) -> str | None:
 
 
 def _alive(record: ProcessRecord) -> bool:
-    if child := _children.get(record.pid):
+    if child := _children.get(record.started):
         child.poll()
     return _start_mark(record.pid) == record.started
 
