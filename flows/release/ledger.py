@@ -1,0 +1,197 @@
+"""The promotion ledger: one append-only file that says what serves, what served before, and what was cut short.
+
+Each line is a JSON object that holds the hash of the line before and its own, so a changed, removed
+or inserted line is seen. MLflow's aliases have no compare-and-swap and a server forgets; the ledger
+is what both are set right from.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock
+
+from relume.errors import LedgerError
+from relume.home import relume_home
+
+Event = Literal["registered", "refused", "promoting", "promoted", "rolling_back", "rolled_back", "abandoned"]
+OPENING = ("promoting", "rolling_back")
+CLOSING = ("promoted", "rolled_back", "abandoned")
+_FIRST = "0" * 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Release:
+    """One release of a product.
+
+    Attributes:
+        product: Name that clients use, such as `denoise`.
+        package: SHA-256 of the package.
+        version: Version number in the registry.
+        model: Name under which Triton serves it, such as `denoise-1a2b3c4d`.
+    """
+
+    product: str
+    package: str
+    version: str
+    model: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the ledger.
+
+    Attributes:
+        index: Position, from 0.
+        time: UTC, ISO 8601.
+        event: What happened.
+        release: To which release.
+        details: What else is worth knowing, JSON values only.
+        previous: Hash of the line before; 64 zeros in the first.
+        hash: SHA-256 over all of the above.
+    """
+
+    index: int
+    time: str
+    event: Event
+    release: Release
+    details: dict[str, Any]
+    previous: str
+    hash: str
+
+
+class Ledger:
+    """The ledger in one file.
+
+    Args:
+        path: The file; `ledger.jsonl` in RELUME_HOME when None.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self.path = path or relume_home() / "ledger.jsonl"
+
+    def append(self, event: Event, release: Release, **details: Any) -> Entry:
+        """Adds one line and returns only when it is on the disk.
+
+        A torn last line, left by a crash in the middle of an earlier append, was never answered for
+        and is cut off first.
+
+        Raises:
+            LedgerError: The chain is broken; nothing is added to it.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self.path}.lock"), open(self.path, "a+b") as file:
+            entries, whole = self._parse(self.path.read_bytes())
+            line: dict[str, Any] = {
+                "index": len(entries),
+                "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "event": event,
+                "release": dataclasses.asdict(release),
+                "details": details,
+                "previous": entries[-1].hash if entries else _FIRST,
+            }
+            line["hash"] = _hash(line)
+            file.truncate(whole)
+            file.write((json.dumps(line, sort_keys=True) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
+        return _entry(line)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All whole lines, oldest first.
+
+        Raises:
+            LedgerError: A line was changed, removed or inserted; the message names the line.
+        """
+        return self._parse(self._bytes())[0]
+
+    def torn(self) -> bool:
+        """Whether the file ends in half a line, as a crash during an append leaves it."""
+        data = self._bytes()
+        return self._parse(data)[1] != len(data)
+
+    def current(self, product: str) -> Release | None:
+        """The release that the product name stands for, or None before the first promotion."""
+        served = self._served(product)
+        return served[-1] if served else None
+
+    def previous(self, product: str) -> Release | None:
+        """The release that a rollback goes back to, or None."""
+        served = self._served(product)
+        return served[-2] if len(served) > 1 else None
+
+    def candidate(self, product: str) -> Entry | None:
+        """The line about the newest registered release that was not promoted: `registered` or `refused`."""
+        found = None
+        for entry in self._of(product):
+            if entry.event in ("registered", "refused"):
+                found = entry
+            elif found and entry.event == "promoted" and entry.release.package == found.release.package:
+                found = None
+        return found
+
+    def unfinished(self) -> tuple[Entry, ...]:
+        """The promotions and rollbacks, one a product at most, that were begun and never ended."""
+        open_lines: dict[str, Entry] = {}
+        for entry in self.entries():
+            if entry.event in OPENING:
+                open_lines[entry.release.product] = entry
+            elif entry.event in CLOSING:
+                open_lines.pop(entry.release.product, None)
+        return tuple(open_lines.values())
+
+    def _of(self, product: str) -> list[Entry]:
+        return [entry for entry in self.entries() if entry.release.product == product]
+
+    def _served(self, product: str) -> list[Release]:
+        """Every release that served and was not rolled back from, oldest first, the one that serves now last."""
+        served: list[Release] = []
+        for entry in self._of(product):
+            if entry.event == "promoted":
+                served.append(entry.release)
+            elif entry.event == "rolled_back":
+                while served and served[-1] != entry.release:
+                    served.pop()
+        return served
+
+    def _bytes(self) -> bytes:
+        return self.path.read_bytes() if self.path.is_file() else b""
+
+    def _parse(self, data: bytes) -> tuple[tuple[Entry, ...], int]:
+        """The entries, and the number of bytes that whole lines take."""
+        whole = data.rfind(b"\n") + 1
+        entries: list[Entry] = []
+        previous = _FIRST
+        for index, text in enumerate(data[:whole].splitlines()):
+            try:
+                line = json.loads(text)
+                claimed = line.pop("hash")
+                if _hash(line) != claimed:
+                    raise self._broken(index, "the line does not have the hash that it states")
+                if line["previous"] != previous:
+                    raise self._broken(index, "it does not follow the line before it: one was changed or removed")
+                previous = line["hash"] = claimed
+                entries.append(_entry(line))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise self._broken(index, f"it is not a line of the ledger ({error})") from None
+        return tuple(entries), whole
+
+    def _broken(self, index: int, why: str) -> LedgerError:
+        return LedgerError(
+            "The promotion ledger is broken",
+            where=f"{self.path}, line {index + 1}",
+            why=why,
+            next_step=f"restore {self.path.name} from a backup, or move it aside to begin a new one",
+        )
+
+
+def _hash(line: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()
+
+
+def _entry(line: dict[str, Any]) -> Entry:
+    return Entry(**{**line, "release": Release(**line["release"])})
