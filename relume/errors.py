@@ -91,6 +91,10 @@ class ServerUnreachableError(RelumeError):
     """A server that is needed does not answer."""
 
 
+class ServerRefusedError(RelumeError):
+    """A server answered a request with an error."""
+
+
 class ReleaseError(RelumeError):
     """A release or rollback could not be carried out."""
 
