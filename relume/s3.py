@@ -1,0 +1,152 @@
+"""Objects on S3: listed and read with retries and back-off, and every trouble named in the user's terms.
+
+Settings come from boto3's usual places (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL,
+AWS_PROFILE, ...). No message ever holds a credential.
+"""
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from relume.errors import SourceError
+
+_ATTEMPTS = 5
+_BACK_OFF_SECONDS = 0.2
+_creating = threading.Lock()
+
+T = TypeVar("T")
+
+
+def listing(address: str) -> list[tuple[str, int, str]]:
+    """Lists the objects below an address.
+
+    Args:
+        address: `s3://bucket/prefix`.
+
+    Returns:
+        For each object its address, its size in bytes and its ETag.
+
+    Raises:
+        SourceError: The bucket does not exist, the server does not answer or refuses the credentials.
+    """
+    bucket, prefix = _split(address)
+
+    def pages() -> list[dict[str, Any]]:
+        return list(_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix))
+
+    objects = [item for page in _call(pages, address) for item in page.get("Contents", ())]
+    return [(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')) for item in objects]
+
+
+def read(address: str) -> tuple[bytes, str]:
+    """Reads one object.
+
+    Args:
+        address: `s3://bucket/key`.
+
+    Returns:
+        Its bytes and its ETag.
+
+    Raises:
+        SourceError: As `listing`, or there is no such key.
+    """
+    bucket, key = _split(address)
+
+    def body() -> tuple[bytes, str]:
+        answer = _client().get_object(Bucket=bucket, Key=key)
+        return answer["Body"].read(), answer["ETag"].strip('"')
+
+    return _call(body, address)
+
+
+def _client() -> Any:
+    with _creating:  # boto3's clients may be shared by threads, but not made by several at once
+        return _make_client()
+
+
+@functools.cache
+def _make_client() -> Any:
+    import boto3
+    from botocore.config import Config
+
+    # Standard mode retries throttling, 5xx and lost connections with exponential back-off and jitter.
+    # Path addressing works with every server; virtual hosts need DNS names for the buckets.
+    config = Config(
+        retries={"mode": "standard", "max_attempts": _ATTEMPTS},
+        signature_version="s3v4",
+        s3={"addressing_style": "path"},
+        connect_timeout=5,
+        read_timeout=60,
+    )
+    return boto3.client("s3", config=config)
+
+
+def _split(address: str) -> tuple[str, str]:
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise SourceError("The S3 address names no bucket", where=address, next_step="give s3://bucket/prefix")
+    return bucket, key
+
+
+def _call(call: Callable[[], T], where: str) -> T:
+    """Makes a call to S3 and says in the user's terms what went wrong.
+
+    boto3 retries requests by itself, but not a body that breaks off while it is read: that is done here.
+    """
+    from botocore import exceptions as problem
+
+    broken = (problem.IncompleteReadError, problem.ReadTimeoutError, problem.ResponseStreamingError)
+    for attempt in range(_ATTEMPTS):
+        try:
+            return call()
+        except broken:
+            if attempt < _ATTEMPTS - 1:
+                time.sleep(_BACK_OFF_SECONDS * 2**attempt)
+        except problem.ClientError as error:
+            raise _refused(str(error.response.get("Error", {}).get("Code", "unknown")), where) from None
+        except (problem.NoCredentialsError, problem.PartialCredentialsError):
+            raise SourceError(
+                "There are no S3 credentials",
+                where=where,
+                next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+            ) from None
+        except (problem.HTTPClientError, problem.ConnectionError) as error:  # every trouble of the connection
+            raise _no_answer(where, type(error).__name__) from None
+        except (problem.BotoCoreError, ValueError) as error:
+            raise SourceError(
+                "S3 cannot be used as it is set up",
+                where=where,
+                why=type(error).__name__,  # the message may repeat the settings
+                next_step="check the AWS_* variables and ~/.aws/config",
+            ) from None
+    raise _no_answer(where, f"the answer broke off {_ATTEMPTS} times")
+
+
+def _refused(code: str, where: str) -> SourceError:
+    if code in ("404", "NoSuchBucket", "NoSuchKey"):
+        return SourceError(
+            "No such bucket or key on S3", where=where, why=code, next_step="check the address and AWS_ENDPOINT_URL"
+        )
+    if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
+        return SourceError(
+            "S3 refused the credentials",
+            where=where,
+            why=code,
+            next_step="check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may read",
+        )
+    return SourceError(
+        "S3 refused the request", where=where, why=code, next_step="try again, or ask who runs the server"
+    )
+
+
+def _no_answer(where: str, why: str) -> SourceError:
+    endpoint = urlsplit(_client().meta.endpoint_url)
+    return SourceError(
+        "S3 does not answer",
+        where=where,
+        why=f"{why} at {endpoint.scheme}://{endpoint.hostname}:{endpoint.port or ''}".rstrip(":"),
+        next_step="check AWS_ENDPOINT_URL and that the server runs",
+    )

@@ -1,0 +1,278 @@
+"""Where photographs come from: folders, S3 prefixes and the photographs inside installed packages.
+
+A *source* is what a person types; an *address* names one file and is what `sources.json` lists:
+
+| source | addresses |
+|---|---|
+| a folder | `file:///absolute/path/to/file.jpg`, percent-encoded |
+| `s3://bucket/prefix` | `s3://bucket/key` |
+| `package://` | `package://skimage/data/astronaut.png` |
+"""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from relume.errors import SourceError
+from relume.files import read_json, write_json
+
+PACKAGES = "package://"
+
+# Photographs inside installed packages; drawings, diagrams and text pages beside them are left out.
+# Terms: scikit-image's data/README.txt (CC0 or public domain, mostly), scikit-learn's
+# images/README.txt (CC BY 2.0), matplotlib's sample_data/README.txt (public domain).
+BUILT_IN = (
+    "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
+    "skimage/data/astronaut.png",
+    "skimage/data/brick.png",
+    "skimage/data/camera.png",
+    "skimage/data/chelsea.png",
+    "skimage/data/clock_motion.png",
+    "skimage/data/coffee.png",
+    "skimage/data/coins.png",
+    "skimage/data/grass.png",
+    "skimage/data/gravel.png",
+    "skimage/data/ihc.png",
+    "skimage/data/moon.png",
+    "skimage/data/motorcycle_left.png",
+    "skimage/data/motorcycle_right.png",
+    "skimage/data/rocket.jpg",
+    "sklearn/datasets/images/china.jpg",
+    "sklearn/datasets/images/flower.jpg",
+)
+_DISTRIBUTION = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+
+# Files with these suffixes are listed. Those that cannot be decoded are listed too, so that each
+# appears in the quarantine with its reason instead of vanishing.
+_DECODED = ("png", "jpg", "jpeg", "jpe", "jfif", "webp", "tif", "tiff", "bmp", "gif")
+_NOT_DECODED = ("heic", "heif", "avif", "jp2", "jxl", "psd", "dng", "nef", "cr2", "cr3", "arw", "orf", "raf", "rw2")
+PICTURE_SUFFIXES = tuple(f".{suffix}" for suffix in _DECODED + _NOT_DECODED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcesChange:
+    """What a scan found compared with the list before it.
+
+    Attributes:
+        files: Number of files listed now.
+        added: Addresses that are new.
+        removed: Addresses that are gone.
+        modified: Addresses whose bytes changed.
+    """
+
+    files: int
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    modified: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.modified)
+
+
+def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
+    """Lists every picture file in some sources, with its size and hash.
+
+    Args:
+        sources: Folders, `s3://bucket/prefix` addresses or `package://`.
+
+    Returns:
+        The content of sources.json: `sources`, with folders made absolute, and `files`, sorted by
+        address, each with `address`, `bytes` and `hash` (`sha256:...`, on S3 `etag:...`). Files
+        without the suffix of a picture, and hidden ones, are not listed.
+
+    Raises:
+        SourceError: A source is missing, empty, unreachable or refuses the credentials.
+    """
+    names, files = [], {}
+    for source in map(str, sources):
+        if source == PACKAGES:
+            name, entries = source, _scan_packages()
+        elif source.startswith("s3://"):
+            name, entries = source, _scan_s3(source)
+        elif "://" in source and not source.startswith("file://"):
+            raise SourceError(
+                "No such kind of source",
+                where=source,
+                next_step=f"give a folder, s3://bucket/prefix or {PACKAGES}",
+            )
+        else:
+            folder = (_path(source) if source.startswith("file://") else Path(source).expanduser()).absolute()
+            name, entries = _address(folder), _scan_folder(folder)
+        names.append(name)
+        files.update((entry["address"], entry) for entry in entries)
+    return {"sources": names, "files": [files[address] for address in sorted(files)]}
+
+
+def write_sources(sources: Sequence[str | Path] | None = None, path: str | Path = "sources.json") -> SourcesChange:
+    """Scans sources and brings the tracked list up to date; an unchanged list is not touched.
+
+    Args:
+        sources: As for `scan`; None scans again what the list names, or `package://` without a list.
+        path: The list.
+
+    Returns:
+        What changed.
+    """
+    path = Path(path)
+    before = read_sources(path) if path.exists() else {"sources": [PACKAGES], "files": []}
+    now = scan(before["sources"] if sources is None else sources)
+    if now != before or not path.exists():
+        write_json(path, now)
+    old = {entry["address"]: entry["hash"] for entry in before["files"]}
+    new = {entry["address"]: entry["hash"] for entry in now["files"]}
+    return SourcesChange(
+        files=len(new),
+        added=tuple(sorted(new.keys() - old.keys())),
+        removed=tuple(sorted(old.keys() - new.keys())),
+        modified=tuple(sorted(address for address in old.keys() & new.keys() if old[address] != new[address])),
+    )
+
+
+def read_sources(path: str | Path = "sources.json") -> dict[str, Any]:
+    """Reads the tracked list of sources.
+
+    Raises:
+        SourceError: There is no such list, or it is not one.
+    """
+    path = Path(path)
+    try:
+        listing = read_json(path)
+    except FileNotFoundError:
+        raise SourceError("No list of sources", where=path, next_step="relume data scan") from None
+    except ValueError as error:
+        raise SourceError(
+            "The list of sources is no JSON", where=path, why=error, next_step="relume data scan"
+        ) from None
+    if not isinstance(listing, dict) or not {"sources", "files"} <= listing.keys():
+        raise SourceError("The list of sources lacks `sources` or `files`", where=path, next_step="relume data scan")
+    return listing
+
+
+def open_source(address: str, *, expect: str | None = None) -> bytes:
+    """Reads the bytes of one file.
+
+    Args:
+        address: As listed by `scan`.
+        expect: The listed hash; other bytes than those listed are refused, because whatever is made
+            of them would be recorded as made of the listed ones.
+
+    Raises:
+        SourceError: The file is gone, unreachable, or not the one that was listed.
+    """
+    if address.startswith("s3://"):
+        from relume import s3
+
+        data, etag = s3.read(address)
+        found = f"etag:{etag}"
+    else:
+        path = _package_path(address) if address.startswith(PACKAGES) else _path(address)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise SourceError(
+                "A listed photograph cannot be read", where=address, why=error.strerror, next_step="relume data scan"
+            ) from None
+        found = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    if expect is not None and found != expect:
+        raise SourceError(
+            "A photograph changed after it was listed",
+            where=address,
+            why=f"listed with {expect}, now {found}",
+            next_step="relume data scan",
+        )
+    return data
+
+
+def _address(path: Path) -> str:
+    return "file://" + quote_from_bytes(os.fsencode(path))
+
+
+def _path(address: str) -> Path:
+    return Path(os.fsdecode(unquote_to_bytes(address.removeprefix("file://"))))
+
+
+def _entry(path: Path, address: str) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"address": address, "bytes": file.tell(), "hash": f"sha256:{digest}"}
+
+
+def _scan_packages() -> list[dict[str, Any]]:
+    return [_entry(_package_path(PACKAGES + name), PACKAGES + name) for name in BUILT_IN]
+
+
+def _package_path(address: str) -> Path:
+    """The file of an address; finds the package without importing it, which takes seconds for some."""
+    package, _, name = address.removeprefix(PACKAGES).partition("/")
+    spec = importlib.util.find_spec(package)
+    for folder in spec.submodule_search_locations or () if spec else ():
+        if (path := Path(folder, name)).is_file():
+            return path
+    raise SourceError(
+        "A built-in photograph is missing",
+        where=address,
+        why=f"package {package} is not installed or holds no {name}",
+        next_step=f"pip install -c constraints.txt {_DISTRIBUTION.get(package, package)}",
+    )
+
+
+def _scan_folder(folder: Path) -> list[dict[str, Any]]:
+    if not folder.is_dir():
+        raise SourceError(
+            "The folder of photographs is a file" if folder.exists() else "No such folder of photographs",
+            where=folder,
+            next_step="check the path, then relume data scan FOLDER",
+        )
+    paths = []
+    try:
+        for parent, folders, names in os.walk(folder, onerror=_raise):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            paths += [Path(parent, name) for name in names if _is_picture(name)]
+        with ThreadPoolExecutor() as pool:
+            entries = list(pool.map(lambda path: _entry(path, _address(path)), paths))
+    except OSError as error:
+        raise SourceError(
+            "Part of the folder cannot be read",
+            where=error.filename or folder,
+            why=error.strerror,
+            next_step="make it readable or move it out of the folder, then relume data scan FOLDER",
+        ) from None
+    if not entries:
+        raise _no_pictures(folder)
+    return entries
+
+
+def _scan_s3(source: str) -> list[dict[str, Any]]:
+    from relume import s3
+
+    entries = [
+        {"address": address, "bytes": size, "hash": f"etag:{etag}"}
+        for address, size, etag in s3.listing(source)
+        if _is_picture(address.rsplit("/", 1)[-1])
+    ]
+    if not entries:
+        raise _no_pictures(source)
+    return entries
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
+
+
+def _no_pictures(where: object) -> SourceError:
+    return SourceError(
+        "The source holds no picture",
+        where=where,
+        why="no file has a suffix such as " + ", ".join(PICTURE_SUFFIXES[:7]),
+        next_step="put photographs there, or scan another source",
+    )
