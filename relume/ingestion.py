@@ -1,0 +1,218 @@
+"""Photographs brought in: every listed file decoded once into shards of lossless PNG, or quarantined.
+
+An ingested folder holds
+
+- `images-00000.tar`, ...: members `<image_id>.png`, RGB with 8 or 16 bits, in the order of the addresses;
+- `manifest.csv`: one `Photograph` a row, in the same order;
+- `quarantine.csv`: address, reason and detail of every listed file that did not become a photograph.
+
+It depends on nothing but the listed bytes and the settings.
+"""
+
+import csv
+import hashlib
+import io
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relume.errors import ImageError, SourceError
+from relume.images import decode, encode, read_header
+from relume.parallel import Budget, map_in_order
+from relume.sources import open_source
+
+# Pictures are decoded side by side while they have this many megapixels together. Ten bytes a pixel
+# (pixels, a converted copy, PNG) make about 1.3 GB; a larger picture is decoded alone.
+_MEGAPIXELS_AT_ONCE = 128.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photograph:
+    """A row of the manifest.
+
+    Attributes:
+        image_id: First 16 hexadecimal digits of `sha256`.
+        address: Where the file came from.
+        width: Pixels across, as seen.
+        height: Pixels down, as seen.
+        channels: Channels in the file; the ingested picture always has three.
+        bit_depth: Bits a channel in the file; the ingested picture has 16 where this is 16, else 8.
+        mode: Pixels as stored in the file, such as RGB, L or CMYK.
+        bytes: Size of the file.
+        sha256: Hash of the file.
+        shard: The tar file that holds the picture.
+    """
+
+    image_id: str
+    address: str
+    width: int
+    height: int
+    channels: int
+    bit_depth: int
+    mode: str
+    bytes: int
+    sha256: str
+    shard: str
+
+
+def ingest(
+    listing: Mapping[str, Any],
+    folder: Path,
+    *,
+    max_megapixels: float,
+    min_side: int,
+    shard_megabytes: float,
+    progress: Callable[[int, int], None],
+) -> tuple[int, dict[str, int]]:
+    """Decodes every listed file into an ingested folder.
+
+    Args:
+        listing: The content of sources.json.
+        folder: An empty folder to fill.
+        max_megapixels: Larger pictures are quarantined as `decompression_bomb`.
+        min_side: Pictures with a shorter side are quarantined as `too_small`, in pixels.
+        shard_megabytes: A shard is closed when it holds this much.
+        progress: Told how many files of how many are done.
+
+    Returns:
+        The number of photographs, and the number of quarantined files by reason.
+
+    Raises:
+        SourceError: A file cannot be read or is not the one that was listed, or no file is a picture.
+    """
+    budget = Budget(_MEGAPIXELS_AT_ONCE)
+
+    def prepare(entry: Mapping[str, Any]) -> tuple[dict[str, Any], bytes] | ImageError:
+        data = open_source(entry["address"], expect=entry["hash"])
+        try:
+            header = read_header(data)
+            with budget.take(header.megapixels):
+                pixels = decode(data, max_megapixels=max_megapixels, min_side=min_side).pixels
+                png = encode(pixels, ".png")
+        except ImageError as error:
+            return error
+        sha256 = hashlib.sha256(data).hexdigest()
+        return {
+            "image_id": sha256[:16],
+            "address": entry["address"],
+            "width": header.width,
+            "height": header.height,
+            "channels": header.channels,
+            "bit_depth": header.bit_depth,
+            "mode": header.mode,
+            "bytes": len(data),
+            "sha256": sha256,
+        }, png
+
+    entries = listing["files"]
+    photographs: dict[str, Photograph] = {}
+    quarantine: list[tuple[str, str, str]] = []
+    with _ShardWriter(folder, int(shard_megabytes * 1e6)) as shards:
+        for done, (entry, result) in enumerate(zip(entries, map_in_order(prepare, entries), strict=True), start=1):
+            address = entry["address"]
+            if isinstance(result, ImageError):
+                detail = result.what if result.why is None else f"{result.what}: {result.why}"
+                quarantine.append((address, result.reason, " ".join(detail.split())))
+            elif (twin := photographs.get(result[0]["image_id"])) is not None:
+                quarantine.append((address, "duplicate_file", f"same bytes as {twin.address}"))
+            else:
+                facts, png = result
+                shard = shards.add(f"{facts['image_id']}.png", png)
+                photographs[facts["image_id"]] = Photograph(**facts, shard=shard)
+            progress(done, len(entries))
+
+    _write_csv(folder / "manifest.csv", _COLUMNS, [asdict(photograph).values() for photograph in photographs.values()])
+    _write_csv(folder / "quarantine.csv", ["address", "reason", "detail"], quarantine)
+    if not photographs:
+        raise SourceError(
+            "None of the listed files is a picture that can be read",
+            where=", ".join(listing["sources"]),
+            why="; ".join(f"{address}: {reason}" for address, reason, _ in quarantine[:3]) or "the list is empty",
+            next_step="relume data scan FOLDER",
+        )
+    reasons: dict[str, int] = {}
+    for _, reason, _ in quarantine:
+        reasons[reason] = reasons.get(reason, 0) + 1
+    return len(photographs), reasons
+
+
+class Photographs:
+    """The photographs of an ingested folder, for reading in any order and from several threads.
+
+    Args:
+        folder: What `ingest` filled.
+
+    Attributes:
+        manifest: All photographs, in the order of the manifest.
+    """
+
+    def __init__(self, folder: str | Path):
+        self._folder = Path(folder)
+        self.manifest = read_manifest(folder)
+        self._places: dict[str, tuple[Path, int, int]] = {}
+        for shard in sorted({photograph.shard for photograph in self.manifest}):
+            with tarfile.open(self._folder / shard) as tar:
+                for member in tar:
+                    self._places[member.name] = (self._folder / shard, member.offset_data, member.size)
+
+    def pixels(self, photograph: Photograph) -> np.ndarray:
+        """Decodes one photograph to (height, width, 3) RGB, uint8 or uint16."""
+        path, offset, size = self._places[f"{photograph.image_id}.png"]
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return decode(file.read(size), where=photograph.address, max_megapixels=float("inf")).pixels
+
+
+def read_manifest(folder: str | Path) -> list[Photograph]:
+    """Reads the manifest of an ingested folder."""
+    numbers = [field.name for field in fields(Photograph) if field.type is int]
+    with open(Path(folder) / "manifest.csv", newline="") as file:
+        return [Photograph(**{**row, **{name: int(row[name]) for name in numbers}}) for row in csv.DictReader(file)]
+
+
+_COLUMNS = [field.name for field in fields(Photograph)]
+
+
+def _write_csv(path: Path, columns: list[str], rows: Any) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+class _ShardWriter:
+    """Writes tar files that hold nothing of time, owner or machine."""
+
+    def __init__(self, folder: Path, limit: int):
+        self._folder, self._limit = folder, limit
+        self._count = 0
+        self._tar: tarfile.TarFile | None = None
+
+    def __enter__(self) -> "_ShardWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def add(self, name: str, data: bytes) -> str:
+        """Appends a member; returns the shard's name."""
+        if self._tar is None:
+            path = self._folder / f"images-{self._count:05d}.tar"
+            self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            self._count += 1
+        member = tarfile.TarInfo(name)  # time, owner and group are 0 by default
+        member.size = len(data)
+        self._tar.addfile(member, io.BytesIO(data))
+        shard = Path(str(self._tar.name)).name
+        if self._tar.offset >= self._limit:
+            self._close()
+        return shard
+
+    def _close(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+            self._tar = None
