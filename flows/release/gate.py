@@ -1,0 +1,278 @@
+"""The gate: measures a candidate as it would be served, and says whether it may be.
+
+The served ONNX file restores held-out photographs at the product's protocol, 8-bit files with clipped
+noise; champion and candidate get the very same noisy pixels.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flows.release.package import Package
+from flows.release.settings import ReleaseSettings
+from relume.errors import GateRefusedError, ModelFormatError, UserError
+from relume.files import read_json
+
+LATENCY_RUNS = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Check:
+    """One measured value against its limit.
+
+    Attributes:
+        name: What is measured.
+        value: The measured value.
+        limit: What it must reach.
+        at_least: True if larger is better.
+        unit: Unit of both.
+    """
+
+    name: str
+    value: float
+    limit: float
+    at_least: bool
+    unit: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the value keeps the limit. A value that is no number does not."""
+        return bool(self.value >= self.limit if self.at_least else self.value <= self.limit)
+
+    def __str__(self) -> str:
+        sign = "≥" if self.at_least else "≤"
+        return f"{self.name}: {self.value:.2f} {self.unit}, must be {sign} {self.limit:.2f} {self.unit}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GateReport:
+    """All checks of one candidate.
+
+    Attributes:
+        candidate: Hash of its package.
+        champion: Hash of the champion's package, or None.
+        images: Hashes of the photographs that were used.
+        checks: The checks, in the order they were made.
+    """
+
+    candidate: str
+    champion: str | None
+    images: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that did not hold."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    def as_json(self) -> dict:
+        """The report as JSON values."""
+        checks = [dataclasses.asdict(check) | {"passed": check.passed} for check in self.checks]
+        return dataclasses.asdict(self) | {"images": list(self.images), "checks": checks, "passed": not self.failed}
+
+    def table(self) -> str:
+        """The report as text, one line a check."""
+        against = f"champion {self.champion[:8]}" if self.champion else "no champion yet"
+        width = max(len(check.name) for check in self.checks)
+        lines = [f"Gate of package {self.candidate[:8]} on {len(self.images)} held-out photographs, {against}"]
+        for check in self.checks:
+            sign = "≥" if check.at_least else "≤"
+            verdict = "pass" if check.passed else "FAIL"
+            lines.append(
+                f"  {verdict}  {check.name:<{width}}  {check.value:9.2f}  {sign} {check.limit:.2f} {check.unit}"
+            )
+        return "\n".join(lines) + "\n"
+
+    def require_passed(self) -> None:
+        """Ends the release of a candidate that failed a check.
+
+        Raises:
+            GateRefusedError: It names each failed check, its value and its limit.
+        """
+        if self.failed:
+            raise GateRefusedError(
+                "The gate refused the candidate, nothing was moved",
+                where=f"package {self.candidate[:8]}",
+                why="; ".join(map(str, self.failed)),
+                next_step="train a better model, or change the limits in params.yaml: release",
+            )
+
+
+def measure(candidate: Package, champion: Package | None, settings: ReleaseSettings, held_out: Path) -> GateReport:
+    """Measures a candidate.
+
+    Args:
+        candidate: What asks to serve.
+        champion: What serves, or None.
+        settings: The limits.
+        held_out: Folder of held-out photographs, `<image_id>.png`.
+
+    Returns:
+        The report; whether it passed is for the caller to act on.
+
+    Raises:
+        UserError: There is no held-out photograph.
+        ModelFormatError: A file of the package is not what it should be.
+    """
+    from relume.serving.onnx_restorer import OnnxRestorer
+
+    restorer = OnnxRestorer(candidate.folder / "serving")
+    images = _photographs(held_out, settings)
+    found = _psnr_by_sigma(restorer.restore, images, settings)
+    checks = [
+        _gain(f"gain over the noisy input, sigma {sigma}", found[sigma], _noisy(images, sigma, settings), limit)
+        for sigma, limit in settings.min_gain_over_noisy_db.items()
+    ]
+    if champion is None:
+        checks += _against_non_local_means(candidate, settings)
+    else:
+        champion_found = _psnr_by_sigma(OnnxRestorer(champion.folder / "serving").restore, images, settings)
+        checks += _against_champion(found, champion_found, settings)
+    checks += _export_parity(candidate, settings)
+    checks.append(_latency(restorer, settings))
+    return GateReport(
+        candidate=candidate.sha256,
+        champion=champion.sha256 if champion else None,
+        images=tuple(name for name, _ in images),
+        checks=tuple(checks),
+    )
+
+
+def _photographs(folder: Path, settings: ReleaseSettings) -> list[tuple[str, np.ndarray]]:
+    """Hash and centre crop, uint8 (H, W, 3), of evenly chosen photographs of a folder."""
+    import cv2
+
+    paths = sorted(folder.glob("*.png"))
+    if not paths:
+        raise UserError("No held-out photographs for the gate", where=folder, next_step="dvc checkout, or dvc repro")
+    chosen = [paths[i * len(paths) // settings.images] for i in range(settings.images)]
+    photographs = []
+    for path in dict.fromkeys(chosen if len(paths) > settings.images else paths):
+        data = path.read_bytes()
+        image = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        top, left = (max(0, (side - settings.crop) // 2) for side in image.shape[:2])
+        crop = image[top : top + settings.crop, left : left + settings.crop]
+        photographs.append((hashlib.sha256(data).hexdigest(), np.ascontiguousarray(crop)))
+    return photographs
+
+
+def _noisy_pairs(
+    images: Sequence[tuple[str, np.ndarray]], sigma: int, settings: ReleaseSettings
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Noisy and clean image, both uint8. The noise depends on seed, photograph and sigma only."""
+    from relume.degradations import add_gaussian_noise, counter_rng
+
+    for name, clean in images:
+        rng = counter_rng(settings.seed, "evaluation", int(name[:8], 16), sigma)
+        noisy = add_gaussian_noise(clean.astype(np.float32) / 255, sigma, rng, clipped=True)
+        yield np.rint(noisy * 255).astype(np.uint8), clean
+
+
+def _noisy(images: Sequence[tuple[str, np.ndarray]], sigma: int, settings: ReleaseSettings) -> list[float]:
+    from relume.metrics import psnr
+
+    return [psnr(noisy, clean) for noisy, clean in _noisy_pairs(images, sigma, settings)]
+
+
+def _psnr_by_sigma(
+    restore: Callable[[np.ndarray], np.ndarray], images: Sequence[tuple[str, np.ndarray]], settings: ReleaseSettings
+) -> dict[int, list[float]]:
+    """PSNR of each restored photograph, by sigma."""
+    from relume.metrics import psnr
+
+    return {
+        sigma: [psnr(restore(noisy), clean) for noisy, clean in _noisy_pairs(images, sigma, settings)]
+        for sigma in settings.min_gain_over_noisy_db
+    }
+
+
+def _gain(name: str, found: Sequence[float], baseline: Sequence[float], limit: float) -> Check:
+    value = statistics.fmean(found) - statistics.fmean(baseline)
+    return Check(name=name, value=value, limit=limit, at_least=True, unit="dB")
+
+
+def _against_champion(
+    found: dict[int, list[float]], champion: dict[int, list[float]], settings: ReleaseSettings
+) -> list[Check]:
+    checks = [
+        _gain(f"gain over the champion, sigma {sigma}", found[sigma], champion[sigma], -settings.max_regression_db)
+        for sigma in found
+    ]
+    worst = min(a - b for sigma in found for a, b in zip(found[sigma], champion[sigma], strict=True))
+    checks.append(
+        Check(
+            name="gain over the champion, worst photograph",
+            value=worst,
+            limit=-settings.max_image_regression_db,
+            at_least=True,
+            unit="dB",
+        )
+    )
+    return checks
+
+
+def _against_non_local_means(candidate: Package, settings: ReleaseSettings) -> list[Check]:
+    """The package's own figures: non-local means takes longer than everything else here together."""
+    path = candidate.folder / "evaluation" / "per_image.csv"
+    with open(path, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["protocol"] == "clipped"]
+    checks = []
+    for sigma, limit in settings.min_gain_over_nlm_db.items():
+        final, nlm = (
+            [float(row["psnr"]) for row in rows if row["system"] == system and float(row["sigma"]) == sigma]
+            for system in ("final", "nlm")
+        )
+        if not final or len(final) != len(nlm):
+            raise ModelFormatError(
+                "The package's figures are incomplete",
+                where=path,
+                why=f"{len(final)} rows of final and {len(nlm)} of nlm at sigma {sigma}, clipped",
+                next_step="dvc repro package",
+            )
+        checks.append(_gain(f"gain over non-local means, sigma {sigma}", final, nlm, limit))
+    return checks
+
+
+def _export_parity(candidate: Package, settings: ReleaseSettings) -> list[Check]:
+    parity = read_json(candidate.folder / "serving" / "parity.json")
+    limits = settings.export_parity
+    return [
+        Check(
+            name="PyTorch against ONNX, largest error",
+            value=parity["max_error_levels"],
+            limit=limits.max_error_levels,
+            at_least=False,
+            unit="levels",
+        ),
+        Check(
+            name="PyTorch against ONNX, PSNR",
+            value=parity["min_psnr_db"],
+            limit=limits.min_psnr_db,
+            at_least=True,
+            unit="dB",
+        ),
+    ]
+
+
+def _latency(restorer, settings: ReleaseSettings) -> Check:
+    """Median time of one tile in process; the first two runs warm up."""
+    side = restorer.serving.tile
+    tile = np.random.default_rng(settings.seed).integers(0, 256, (1, 3, side, side), np.uint8)
+    seconds = []
+    for _ in range(LATENCY_RUNS + 2):
+        start = time.perf_counter()
+        restorer.restore_batch(tile)
+        seconds.append(time.perf_counter() - start)
+    return Check(
+        name=f"latency of one tile of {side} pixels",
+        value=statistics.median(seconds[2:]) * 1000,
+        limit=settings.latency_ms_per_tile,
+        at_least=False,
+        unit="ms",
+    )

@@ -1,0 +1,72 @@
+"""The package that a release starts from: the last out of the graph, opened and checked."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from relume.errors import ModelMissingError, ReleaseError
+from relume.files import read_json, sha256_folder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Package:
+    """A package whose files have the hash that it states.
+
+    Attributes:
+        folder: Where it lies.
+        sha256: Hash of all its files but `package.json`.
+        product: What it serves, such as `denoise`.
+        architecture: Name of the model's architecture.
+        figures: Its figures of merit, nested names to numbers.
+        lineage: Hashes of what it was made from.
+    """
+
+    folder: Path
+    sha256: str
+    product: str
+    architecture: str
+    figures: dict[str, Any]
+    lineage: dict[str, Any]
+
+    @property
+    def model(self) -> str:
+        """The release-specific name under which Triton serves it."""
+        return f"{self.product}-{self.sha256[:8]}"
+
+    @property
+    def triton_model(self) -> Path:
+        """The Triton model directory in it."""
+        return self.folder / "serving" / "triton" / self.product
+
+    @property
+    def onnx(self) -> Path:
+        """The served ONNX file."""
+        return self.triton_model / "1" / "model.onnx"
+
+
+def open_package(folder: Path) -> Package:
+    """Opens a package and checks its hash.
+
+    Raises:
+        ModelMissingError: There is no package.
+        ReleaseError: Its files are not those that its hash was made of.
+    """
+    if not (folder / "package.json").is_file():
+        raise ModelMissingError("No package", where=folder, next_step="relume pipeline run")
+    stated = read_json(folder / "package.json")
+    found = sha256_folder(folder, exclude=("package.json",))
+    if found != stated["sha256"]:
+        raise ReleaseError(
+            "The package is damaged",
+            where=folder,
+            why=f"its files have the hash {found[:16]}, it states {stated['sha256'][:16]}",
+            next_step="dvc checkout --force package, or build it again with `relume pipeline run`",
+        )
+    return Package(
+        folder=folder,
+        sha256=found,
+        product=stated["product"],
+        architecture=stated["architecture"],
+        figures=stated["figures"],
+        lineage=read_json(folder / "lineage.json"),
+    )

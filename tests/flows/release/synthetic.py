@@ -1,0 +1,120 @@
+"""Tiny packages that follow the package contract, around ONNX models made by hand.
+
+A Gaussian blur is a denoiser good enough to beat its noisy input on photographs; the identity is not.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from flows.release.package import Package, open_package
+from relume.files import sha256_folder, write_json
+from relume.serving.served_model import Serving, write_served_model
+
+TILE, HALO = 64, 8
+
+
+def onnx_filter(path: Path, kernel: np.ndarray, *, tile: int = TILE) -> None:
+    """Writes an ONNX file that convolves each channel with `kernel` (odd side), uint8 in and out."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    side = kernel.shape[0]
+    pad = side // 2
+    weight = np.repeat(kernel[None, None].astype(np.float32), 3, axis=0)
+    constants = [
+        numpy_helper.from_array(weight, "weight"),
+        numpy_helper.from_array(np.array([0, 0, pad, pad, 0, 0, pad, pad], np.int64), "pads"),
+        numpy_helper.from_array(np.float32(0), "zero"),
+        numpy_helper.from_array(np.float32(255), "top"),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("Pad", ["levels", "pads"], ["padded"], mode="reflect"),
+        helper.make_node("Conv", ["padded", "weight"], ["filtered"], group=3),
+        helper.make_node("Round", ["filtered"], ["rounded"]),
+        helper.make_node("Clip", ["rounded", "zero", "top"], ["clipped"]),
+        helper.make_node("Cast", ["clipped"], ["restored"], to=TensorProto.UINT8),
+    ]
+    shape = ["N", 3, tile, tile]
+    graph = helper.make_graph(
+        nodes,
+        "filter",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("restored", TensorProto.UINT8, shape)],
+        constants,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
+
+
+def gaussian(width: float, side: int = 5) -> np.ndarray:
+    """A Gaussian kernel of standard deviation `width` pixels; 0 is the identity."""
+    x = np.arange(side) - side // 2
+    line = np.exp(-(x**2) / (2 * width**2)) if width else (x == 0).astype(float)
+    kernel = np.outer(line, line)
+    return kernel / kernel.sum()
+
+
+def make_package(
+    folder: Path,
+    *,
+    blur: float = 1.0,
+    nlm_psnr: float = 20.0,
+    export_error_levels: int = 0,
+    tile: int = TILE,
+    onnx_bytes: bytes | None = None,
+) -> Package:
+    """Writes a package whose model blurs.
+
+    Args:
+        folder: Where it goes.
+        blur: Standard deviation of the blur in pixels; 0 gives the identity.
+        nlm_psnr: PSNR that its table states for non-local means; its own is 27 at sigma 50.
+        export_error_levels: Largest error that its parity report states.
+        tile: Side of the served tile.
+        onnx_bytes: What to write in place of the ONNX file.
+    """
+    (folder / "model").mkdir(parents=True)
+    write_json(folder / "model" / "model.json", {"architecture": "blur", "blur": blur})
+    source = folder.parent / f"{folder.name}.onnx"
+    if onnx_bytes is None:
+        onnx_filter(source, gaussian(blur), tile=tile)
+    else:
+        source.write_bytes(onnx_bytes)
+    write_served_model(source, folder / "serving", Serving(tile=tile, halo=HALO))
+    source.unlink()
+    write_json(folder / "serving" / "parity.json", {"max_error_levels": export_error_levels, "min_psnr_db": 80.0})
+    (folder / "evaluation" / "pictures").mkdir(parents=True)
+    (folder / "evaluation" / "pictures" / "before_after.png").write_bytes(b"\x89PNG stand-in")
+    with open(folder / "evaluation" / "per_image.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["system", "image_id", "sigma", "protocol", "psnr", "ssim"])
+        for system, psnr in [("noisy", 15.0), ("nlm", nlm_psnr), ("final", 27.0)]:
+            for protocol in ("clipped", "unclipped"):
+                rows.writerow([system, "0123456789abcdef", 50, protocol, psnr, 0.5])
+    write_json(folder / "evaluation" / "metrics.json", {"final": {"50": {"psnr": 27.0}}})
+    write_json(folder / "lineage.json", {"data": "d" * 64, "params": "e" * 64, "sources": "f" * 64})
+    write_json(
+        folder / "package.json",
+        {
+            "sha256": sha256_folder(folder),
+            "product": "denoise",
+            "architecture": "blur",
+            "figures": {"final": {"psnr_50": 27.0}},
+        },
+    )
+    return open_package(folder)
+
+
+def make_photographs(folder: Path, *, count: int = 2, side: int = 160) -> Path:
+    """Writes crops of a real photograph as held-out images, RGB 8 bit."""
+    import cv2
+    from skimage import data
+
+    folder.mkdir(parents=True)
+    astronaut = data.astronaut()
+    for i in range(count):
+        crop = astronaut[i * 60 : i * 60 + side, 100 + i * 50 : 100 + i * 50 + side]
+        cv2.imwrite(str(folder / f"{i:016x}.png"), cv2.cvtColor(crop, cv2.COLOR_RGB2BGR))
+    return folder
