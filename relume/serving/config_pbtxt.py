@@ -1,0 +1,88 @@
+"""The texts of Triton's config.pbtxt for a release and for a product that points to one.
+
+They name no model, so a model is called as its folder is. What depends on the machine (threads, instances) is left to
+the server, so that an exported model holds nothing of the place it was made at.
+"""
+
+MAX_BATCH = 8
+"""Tiles in one execution at most; bounds the server's memory, which stays at what the largest request took."""
+
+_TENSORS = """\
+max_batch_size: {max_batch}
+input [ {{ name: "image" data_type: TYPE_UINT8 dims: [ 3, {tile}, {tile} ] }} ]
+output [ {{ name: "restored" data_type: TYPE_UINT8 dims: [ 3, {tile}, {tile} ] }} ]
+"""
+
+# Requests wait 2 ms at most for others to share an execution with. A full queue refuses at once, which a client
+# can wait out; nobody waits for an answer to a request older than a minute.
+_BATCHING = """\
+dynamic_batching {
+  max_queue_delay_microseconds: 2000
+  default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 60000000 max_queue_size: 64 }
+}
+"""
+
+# A failing warm-up refuses the load, so a model that cannot run a tile never goes live. A batch size of 0 would
+# silently skip it.
+_WARM_UP = """\
+model_warmup [
+  {{
+    name: "one tile"
+    batch_size: 1
+    inputs {{ key: "image" value {{ data_type: TYPE_UINT8 dims: [ 3, {tile}, {tile} ] random_data: true }} }}
+  }}
+]
+"""
+
+_PARAMETERS = """\
+parameters {{ key: "tile" value {{ string_value: "{tile}" }} }}
+parameters {{ key: "halo" value {{ string_value: "{halo}" }} }}
+"""
+
+_BACKENDS = {
+    "python": 'backend: "python"\ninstance_group [ { kind: KIND_CPU count: 1 } ]\n',
+    "onnxruntime": 'backend: "onnxruntime"\ninstance_group [ { kind: KIND_AUTO count: 1 } ]\n',
+}
+
+
+def release_config(*, tile: int, halo: int, backend: str = "python") -> str:
+    """The config.pbtxt of a release.
+
+    Args:
+        tile: Side of the served tile in pixels.
+        halo: Pixels around a tile that the client throws away; told to clients in the model's parameters.
+        backend: `python` runs 1/model.py (the embedded server has no other backend); `onnxruntime` runs 1/model.onnx
+            natively, as in production on the NGC image.
+    """
+    return (
+        _BACKENDS[backend]
+        + _TENSORS.format(max_batch=MAX_BATCH, tile=tile)
+        + _BATCHING
+        + _WARM_UP.format(tile=tile)
+        + _PARAMETERS.format(tile=tile, halo=halo)
+    )
+
+
+def product_config(*, release: str, tile: int) -> str:
+    """The config.pbtxt of a product: an ensemble whose one step is the release that clients get now.
+
+    Args:
+        release: Name of the release's model.
+        tile: Side of its served tile in pixels.
+    """
+    return (
+        'platform: "ensemble"\n'
+        + _TENSORS.format(max_batch=MAX_BATCH, tile=tile)
+        + f"""\
+ensemble_scheduling {{
+  step [
+    {{
+      model_name: "{release}"
+      model_version: -1
+      input_map {{ key: "image" value: "image" }}
+      output_map {{ key: "restored" value: "restored" }}
+    }}
+  ]
+}}
+"""
+    )

@@ -1,0 +1,86 @@
+"""Restores photographs in this process with ONNX Runtime, from the very file that Triton serves."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from relume.errors import ModelFormatError
+from relume.serving.served_model import onnx_path, read_serving
+from relume.serving.tiling import restore_tiled
+
+
+class OnnxRestorer:
+    """A served model in this process.
+
+    Args:
+        folder: A served model, such as `models/exported`.
+        threads: Threads of one run; by default one for each core this process may use.
+        batch: Tiles in one run.
+
+    Raises:
+        ModelMissingError: There is no served model in the folder.
+        ModelFormatError: The ONNX file cannot be read, or its tensors are not those of serving.json.
+    """
+
+    def __init__(self, folder: str | Path, *, threads: int | None = None, batch: int = 4):
+        import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
+        self.serving = read_serving(folder)
+        self._batch = batch
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.inter_op_num_threads = 1
+        # Spinning threads would take the cores from the tiler, which works beside the session.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        path = onnx_path(folder)
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except (
+            failures.Fail,
+            failures.InvalidArgument,
+            failures.InvalidGraph,
+            failures.InvalidProtobuf,
+            failures.NotImplemented,
+        ) as error:
+            raise ModelFormatError(
+                "Cannot read the ONNX file", where=path, why=error, next_step="dvc repro export"
+            ) from None
+        side = self.serving.tile
+        for name, tensors in [("image", self._session.get_inputs()), ("restored", self._session.get_outputs())]:
+            found = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in tensors]
+            if found != [(name, "tensor(uint8)", [3, side, side])]:
+                raise ModelFormatError(
+                    "The ONNX file is not what serving.json says",
+                    where=path,
+                    why=f"it holds {found}, expected is {name}, uint8 (N, 3, {side}, {side})",
+                    next_step="dvc repro export",
+                )
+
+    def restore_batch(self, tiles_NCHW: np.ndarray) -> np.ndarray:
+        """Restores tiles, uint8 (N, 3, T, T) RGB, to the same shape and type."""
+        return self._session.run(["restored"], {"image": tiles_NCHW})[0]
+
+    def restore(self, image_HWC: np.ndarray, *, on_progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        """Restores a photograph.
+
+        Args:
+            image_HWC: uint8 (H, W, 3) RGB of any size.
+            on_progress: Called with the tiles done and the tiles in all.
+
+        Returns:
+            uint8 (H, W, 3) RGB.
+
+        Raises:
+            ImageError: Not an 8-bit RGB image.
+        """
+        return restore_tiled(
+            image_HWC,
+            self.restore_batch,
+            tile=self.serving.tile,
+            halo=self.serving.halo,
+            batch=self._batch,
+            on_progress=on_progress,
+        )

@@ -1,0 +1,111 @@
+"""The folder that Triton loads models from: a folder for each release, and one for each product.
+
+A release is written once, aside, and appears by a rename; it is never changed. A product (`denoise`) is a one-step
+ensemble that points to a release, and is changed by replacing its one file.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from relume.errors import ModelMissingError, ReleaseError
+from relume.files import atomic_folder, sha256_folder, write_text
+from relume.serving.config_pbtxt import product_config
+from relume.serving.served_model import MODEL_FOLDER, read_serving
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+
+
+def publish_release(served: str | Path, repository: str | Path, release: str) -> Path:
+    """Copies a served model into the repository under a name of its own.
+
+    Args:
+        served: A served model, such as `package/serving`.
+        repository: The model repository; it is created.
+        release: The release's name, such as `denoise-3f2a91c0`; the same name always means the same bytes.
+
+    Returns:
+        The release's folder.
+
+    Raises:
+        ModelMissingError: There is no served model in `served`.
+        ReleaseError: The name cannot be one of a release, or another model was released under it.
+    """
+    read_serving(served)
+    source, target = Path(served) / MODEL_FOLDER, Path(repository) / release
+    if not _NAME.fullmatch(release):
+        raise ReleaseError("Not a name for a release", where=release, why="it may hold a-z, 0-9, dot, _ and -")
+    if target.exists():
+        if sha256_folder(target) != sha256_folder(source):
+            raise ReleaseError(
+                "Another model was released under this name",
+                where=target,
+                why="a release is never changed, because clients may be using it",
+                next_step="release under a new name",
+            )
+        return target
+    with atomic_folder(target) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+    return target
+
+
+def releases(repository: str | Path) -> list[str]:
+    """Names of the releases in the repository, sorted."""
+    return sorted(path.parent.parent.name for path in Path(repository).glob("[!.]*/1/model.onnx"))
+
+
+def write_product(repository: str | Path, product: str, release: str) -> None:
+    """Makes a product point to a release, by one rename; the server follows when it is told to load the product.
+
+    Raises:
+        ModelMissingError: The repository has no such release.
+        ReleaseError: The product's name is that of a release.
+    """
+    config = Path(repository) / release / "config.pbtxt"
+    if release not in releases(repository):
+        raise ModelMissingError("No such release", where=config.parent, next_step="relume release")
+    if product in releases(repository):
+        raise ReleaseError("A product cannot have the name of a release", where=product)
+    found = re.search(r'"image" data_type: TYPE_UINT8 dims: \[ 3, (\d+),', config.read_text())
+    if found is None:
+        raise ReleaseError("The release's configuration is not one of relume", where=config)
+    folder = Path(repository) / product
+    (folder / "1").mkdir(parents=True, exist_ok=True)  # a model without a version is not loaded
+    write_text(folder / "config.pbtxt", product_config(release=release, tile=int(found[1])))
+
+
+def products(repository: str | Path) -> dict[str, str]:
+    """The products in the repository and the release each points to."""
+    found = {}
+    for path in sorted(Path(repository).glob("[!.]*/config.pbtxt")):
+        text = path.read_text()
+        if 'platform: "ensemble"' in text and (match := re.search(r'model_name: "([^"]+)"', text)):
+            found[path.parent.name] = match[1]
+    return found
+
+
+def remove_product(repository: str | Path, product: str) -> None:
+    """Removes a product from the repository; its release stays."""
+    _remove(Path(repository) / product)
+
+
+def remove_release(repository: str | Path, release: str) -> None:
+    """Removes a release from the repository.
+
+    Raises:
+        ReleaseError: A product points to it.
+    """
+    users = [product for product, used in products(repository).items() if used == release]
+    if users:
+        raise ReleaseError("The release is in use", where=release, why=f"{', '.join(users)} points to it")
+    _remove(Path(repository) / release)
+
+
+def _remove(folder: Path) -> None:
+    """Takes a folder away by a rename, so that it is whole or gone."""
+    if folder.exists():
+        aside = tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent)
+        os.replace(folder, Path(aside) / "folder")
+        shutil.rmtree(aside)

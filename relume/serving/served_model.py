@@ -1,0 +1,84 @@
+"""The folder of a served model: what `export` writes, `release` publishes and every backend runs.
+
+serving.json                    tile, halo, dtype, channels, opset
+triton/denoise/config.pbtxt     a Triton model; its folder's name is the model's name
+triton/denoise/1/model.onnx     `image` to `restored`, both uint8 (N, 3, T, T) RGB
+triton/denoise/1/model.py       runs it in Triton's python backend
+"""
+
+import shutil
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from relume.errors import ModelFormatError, ModelMissingError
+from relume.files import read_json, write_json, write_text
+from relume.serving.config_pbtxt import release_config
+from relume.serving.tiling import check_tile
+
+MODEL_FOLDER = Path("triton") / "denoise"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """What a client has to know of a served model.
+
+    Attributes:
+        tile: Side of the served tile in pixels.
+        halo: Pixels around a tile that are thrown away where it has a neighbour.
+        dtype: Triton's name of the tensors' type.
+        channels: Channels of a tile.
+        opset: ONNX opset of the model.
+    """
+
+    tile: int
+    halo: int
+    dtype: str = "UINT8"
+    channels: int = 3
+    opset: int = 20
+
+
+def write_served_model(onnx_file: str | Path, folder: str | Path, serving: Serving) -> None:
+    """Fills `folder` with a served model; the same input gives the same bytes.
+
+    Args:
+        onnx_file: The model, `image` to `restored`, both uint8 (N, 3, tile, tile).
+        folder: Where the files go; it is created.
+        serving: Tile, halo and the like.
+
+    Raises:
+        ConfigError: The halo does not fit the tile.
+    """
+    check_tile(serving.tile, serving.halo)
+    model = Path(folder) / MODEL_FOLDER
+    (model / "1").mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(onnx_file, model / "1" / "model.onnx")
+    shutil.copyfile(Path(__file__).with_name("triton_python_model.py"), model / "1" / "model.py")
+    write_text(model / "config.pbtxt", release_config(tile=serving.tile, halo=serving.halo))
+    write_json(Path(folder) / "serving.json", asdict(serving))
+
+
+def onnx_path(folder: str | Path) -> Path:
+    """The ONNX file of a served model."""
+    return Path(folder) / MODEL_FOLDER / "1" / "model.onnx"
+
+
+def read_serving(folder: str | Path) -> Serving:
+    """Reads serving.json of a served model.
+
+    Raises:
+        ModelMissingError: There is no served model in the folder.
+        ModelFormatError: serving.json has other keys or values.
+    """
+    path = Path(folder) / "serving.json"
+    if not path.is_file() or not onnx_path(folder).is_file():
+        raise ModelMissingError("No served model", where=folder, next_step="dvc repro export")
+    values = read_json(path)
+    known = {field.name for field in fields(Serving)}
+    if set(values) != known or not all(isinstance(values[key], int) for key in ("tile", "halo")):
+        raise ModelFormatError(
+            "Not the description of a served model",
+            where=path,
+            why=f"it holds {values}, expected are the keys {sorted(known)}",
+            next_step="dvc repro export",
+        )
+    return Serving(**values)

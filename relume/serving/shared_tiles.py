@@ -1,0 +1,90 @@
+"""Tiles in system shared memory, for a Triton server on the same host."""
+
+import contextlib
+import ipaddress
+import os
+import queue
+import re
+import secrets
+import socket
+from collections.abc import Iterator
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+_PREFIX = "relume-tiles-"
+
+
+class SharedTiles:
+    """One region of shared memory, divided into slots; a slot holds the tiles of one request and their answer.
+
+    Python's resource tracker removes the region when this process is killed.
+
+    Args:
+        slots: Requests in flight.
+        size: Bytes of the tiles of one request.
+    """
+
+    def __init__(self, slots: int, size: int):
+        self.name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+        self.size = 2 * slots * size
+        self._memory = SharedMemory(self.name, create=True, size=self.size)
+        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for index in range(slots):
+            self._free.put(Slot(self.name, self._memory, 2 * index * size, (2 * index + 1) * size))
+
+    @contextlib.contextmanager
+    def slot(self) -> Iterator["Slot"]:
+        """Lends a slot that no other thread uses; waits for one."""
+        slot = self._free.get()
+        try:
+            yield slot
+        finally:
+            self._free.put(slot)
+
+    def close(self) -> None:
+        """Removes the region."""
+        self._memory.close()
+        self._memory.unlink()
+
+
+class Slot:
+    """Room for the tiles of one request and for their answer."""
+
+    def __init__(self, region: str, memory: SharedMemory, input_offset: int, output_offset: int):
+        self._region, self._memory = region, memory
+        self._input_offset, self._output_offset = input_offset, output_offset
+
+    def put(self, image: Any, restored: Any, tiles_NCHW: np.ndarray) -> None:
+        """Copies tiles in and makes tritonclient's input and output point here."""
+        size = tiles_NCHW.nbytes
+        # No name is given to a view of the memory: a view that outlives an error would keep the region open.
+        self._memory.buf[self._input_offset : self._input_offset + size] = memoryview(tiles_NCHW).cast("B")
+        image.set_shared_memory(self._region, size, self._input_offset)
+        restored.set_shared_memory(self._region, size, self._output_offset)
+
+    def get(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Copies the answer out."""
+        answer = bytes(self._memory.buf[self._output_offset : self._output_offset + int(np.prod(shape))])
+        return np.frombuffer(answer, np.uint8).reshape(shape)
+
+
+def is_this_host(host: str) -> bool:
+    """Whether a name or address is this host's, so that shared memory can be tried."""
+    if host in ("localhost", socket.gethostname()):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def remove_orphans() -> None:
+    """Removes regions whose process is gone, left by a kill of a client together with its resource tracker."""
+    for path in Path("/dev/shm").glob(f"{_PREFIX}*"):
+        found = re.match(rf"{_PREFIX}(\d+)-", path.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            path.unlink(missing_ok=True)

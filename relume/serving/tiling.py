@@ -1,0 +1,210 @@
+"""The one tiler: a photograph of any size through a network that takes tiles of one size.
+
+Every way of restoring a photograph (evaluation, parity, in process, through Triton) uses this file, so they differ in
+nothing but the backend. A tile of side T has a halo of H pixels, which gives the network context and is thrown away
+where the tile has a neighbour; the kept parts of neighbours overlap by F = ceil(H / 2) pixels and are faded into each
+other. A network whose receptive field reaches at most H pixels gives, tiled, what it gives on the whole photograph;
+any other network gets a fade instead of a seam.
+
+The weights are separable and lie on a grid, so their sum is the product of two sums over one axis. They are divided by
+these sums beforehand: the blended picture needs no weight image.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from relume.errors import ConfigError, ImageError
+
+RestoreBatch = Callable[[np.ndarray], np.ndarray]
+"""Takes tiles, uint8 (N, 3, T, T) RGB, and gives as many restored ones of the same shape and type."""
+
+
+class Axis(NamedTuple):
+    """How one axis of a photograph is covered by tiles."""
+
+    starts: list[int]
+    """First pixel of each tile."""
+    weights: list[np.ndarray]
+    """For each tile, (T,) float32 weights; over all tiles they sum to 1 at each pixel."""
+
+
+def check_tile(tile: int, halo: int) -> None:
+    """Checks that tiles of side `tile` with this halo can cover a photograph.
+
+    Raises:
+        ConfigError: They cannot.
+    """
+    if halo < 0 or tile - 2 * halo - _fade(halo) < 1:
+        raise ConfigError(
+            "The halo does not fit the tile",
+            where=f"tile {tile}, halo {halo}",
+            why="two halos and their fade leave nothing of the tile to keep",
+            next_step=f"use a halo of 0 to {max(0, (tile - 2) * 2 // 5)} for this tile",
+        )
+
+
+def _fade(halo: int) -> int:
+    return (halo + 1) // 2
+
+
+def cover_axis(length: int, tile: int, halo: int) -> Axis:
+    """Lays tiles over one axis of a photograph.
+
+    Tiles have one pitch; the last is moved back to end with the photograph. At the photograph's own border a tile is
+    kept whole, so that the network's own padding acts as it does on the whole photograph.
+
+    Args:
+        length: Pixels of the photograph along the axis, at least 1.
+        tile: Side of a tile in pixels.
+        halo: Pixels at each side of a tile that are thrown away where it has a neighbour.
+    """
+    fade = _fade(halo)
+    pitch = tile - 2 * halo - fade
+    last = max(0, length - tile)
+    starts = [*range(0, last, pitch), last]
+    ramp = np.concatenate([np.zeros(halo), np.arange(1, fade + 1) / (fade + 1)])
+    total = np.zeros(max(length, tile))
+    raw = []
+    for start in starts:
+        weight = np.ones(tile)
+        if start > 0:
+            weight[: ramp.size] = ramp
+        if start < last:
+            weight[tile - ramp.size :] *= ramp[::-1]
+        total[start : start + tile] += weight
+        raw.append(weight)
+    weights = [
+        (weight / total[start : start + tile]).astype(np.float32) for start, weight in zip(starts, raw, strict=True)
+    ]
+    return Axis(starts, weights)
+
+
+def _reflected(length: int, tile: int) -> np.ndarray:
+    """Indices 0 ... max(length, tile) - 1, mirrored about the last pixel and the first as often as needed."""
+    period = max(1, 2 * (length - 1))
+    positions = np.arange(max(length, tile)) % period
+    return np.minimum(positions, period - positions)
+
+
+def count_tiles(height: int, width: int, *, tile: int, halo: int) -> int:
+    """The number of tiles that a photograph of this size is cut into."""
+    return len(cover_axis(height, tile, halo).starts) * len(cover_axis(width, tile, halo).starts)
+
+
+def restore_tiled(
+    image_HWC: np.ndarray,
+    restore_batch: RestoreBatch,
+    *,
+    tile: int,
+    halo: int,
+    batch: int = 4,
+    in_flight: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Restores a photograph tile by tile.
+
+    Holds the photograph, its result, one band of tile rows in float32 and the batches in flight, never the whole
+    photograph in float. The next batch is cut and the last one blended while others are in flight.
+
+    Args:
+        image_HWC: uint8 (H, W, 3) RGB, any size from 1x1.
+        restore_batch: The backend. Called from threads of its own, from up to `in_flight` at a time.
+        tile: Side of a tile in pixels.
+        halo: Context in pixels, see the module's text.
+        batch: Tiles in a batch at most; the last batch may hold fewer.
+        in_flight: Batches given to `restore_batch` at a time.
+        on_progress: Called after each batch with the tiles done and the tiles in all.
+
+    Returns:
+        uint8 (H, W, 3) RGB. With a `restore_batch` that changes nothing, exactly `image_HWC`.
+
+    Raises:
+        ImageError: `image_HWC` is not an 8-bit RGB image.
+        ConfigError: The halo does not fit the tile.
+    """
+    check_tile(tile, halo)
+    if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8 or image_HWC.size == 0:
+        raise ImageError(
+            "Not an 8-bit RGB image",
+            reason="not_rgb8",
+            where=f"array of {image_HWC.dtype} {image_HWC.shape}",
+            next_step="give uint8 (height, width, 3)",
+        )
+    height, width = image_HWC.shape[:2]
+    rows, columns = cover_axis(height, tile, halo), cover_axis(width, tile, halo)
+    total = len(rows.starts) * len(columns.starts)
+    canvas = _Canvas(height, width, rows, columns, tile)
+
+    executor = ThreadPoolExecutor(in_flight, thread_name_prefix="restore-tiles")
+    flying: deque[Future[np.ndarray]] = deque()
+    done = 0
+
+    def land() -> None:
+        nonlocal done
+        restored_NCHW = flying.popleft().result()
+        for tile_CHW in restored_NCHW:
+            canvas.add(tile_CHW)
+        done += len(restored_NCHW)
+        if on_progress:
+            on_progress(done, total)
+
+    try:
+        for tiles_NCHW in _batches(image_HWC, rows, columns, tile, batch):
+            if len(flying) > in_flight:
+                land()
+            flying.append(executor.submit(restore_batch, tiles_NCHW))
+        while flying:
+            land()
+    finally:
+        executor.shutdown(cancel_futures=True)
+    return canvas.image_HWC
+
+
+def _batches(image_HWC: np.ndarray, rows: Axis, columns: Axis, tile: int, batch: int) -> Iterator[np.ndarray]:
+    """Tiles in reading order, stacked to uint8 (N, 3, T, T) with N up to `batch`."""
+    height, width = image_HWC.shape[:2]
+    if height < tile or width < tile:
+        image_HWC = image_HWC[np.ix_(_reflected(height, tile), _reflected(width, tile))]
+    corners = iter([(top, left) for top in rows.starts for left in columns.starts])
+    while chosen := list(islice(corners, batch)):
+        tiles_NCHW = np.empty((len(chosen), 3, tile, tile), np.uint8)  # contiguous, as every backend wants it
+        for tile_CHW, (top, left) in zip(tiles_NCHW, chosen, strict=True):
+            tile_CHW[:] = image_HWC[top : top + tile, left : left + tile].transpose(2, 0, 1)
+        yield tiles_NCHW
+
+
+class _Canvas:
+    """Blends tiles that come in reading order; holds one band of T rows in float32 and the finished rows in uint8."""
+
+    def __init__(self, height: int, width: int, rows: Axis, columns: Axis, tile: int):
+        self.image_HWC = np.empty((height, width, 3), np.uint8)
+        self._rows, self._columns, self._tile = rows, columns, tile
+        self._band = np.zeros((tile, max(width, tile), 3), np.float32)
+        self._row = self._column = 0
+
+    def add(self, tile_CHW: np.ndarray) -> None:
+        """Adds the next tile, uint8 (3, T, T)."""
+        start = self._columns.starts[self._column]
+        weights = self._rows.weights[self._row][:, None, None] * self._columns.weights[self._column][None, :, None]
+        self._band[:, start : start + self._tile] += tile_CHW.transpose(1, 2, 0) * weights
+        self._column += 1
+        if self._column == len(self._columns.starts):
+            self._column = 0
+            self._finish_row()
+
+    def _finish_row(self) -> None:
+        """Moves the rows that no later tile reaches to the image, and the band down to the next row of tiles."""
+        height, width = self.image_HWC.shape[:2]
+        start = self._rows.starts[self._row]
+        self._row += 1
+        following = self._rows.starts[self._row] if self._row < len(self._rows.starts) else height
+        finished = following - start
+        np.rint(self._band[:finished, :width], out=self._band[:finished, :width])
+        self.image_HWC[start:following] = self._band[:finished, :width]
+        self._band[: self._tile - finished] = self._band[finished:].copy()
+        self._band[max(0, self._tile - finished) :] = 0

@@ -1,0 +1,193 @@
+"""Restores photographs through a Triton server."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from relume.errors import ModelMissingError, RelumeError, ServerRefusedError
+from relume.serving.shared_tiles import SharedTiles, is_this_host
+from relume.serving.tiling import RestoreBatch, restore_tiled
+from relume.serving.triton_transport import QueueFullError, Transport, connect
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedRelease:
+    """What a product is served by now.
+
+    Attributes:
+        release: Name of the release's model.
+        tile: Side of its tile in pixels.
+        halo: Pixels around a tile that are thrown away where it has a neighbour.
+        max_batch: Tiles in one request at most.
+    """
+
+    release: str
+    tile: int
+    halo: int
+    max_batch: int
+
+
+class TritonRestorer:
+    """A product, or one release, of a Triton server.
+
+    On the server's own host the tiles go through shared memory; where the server refuses it, they go through the
+    connection and a warning is logged. Use it in a `with` statement, or call `close`.
+
+    Args:
+        url: `HOST:PORT` or `grpc://HOST:PORT` (gRPC), or `http://HOST:PORT`.
+        product: Name of a product such as `denoise`, or of a release.
+        timeout: Seconds that one request may take, waiting in the server's queue included.
+        batch: Tiles in one request.
+        in_flight: Requests that wait for the server at a time, so that it is never idle.
+        shared_memory: False sends the tiles through the connection on the same host as well.
+
+    Raises:
+        ConfigError: `url` is not such an address.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        product: str = "denoise",
+        *,
+        timeout: float = 60.0,
+        batch: int = 4,
+        in_flight: int = 3,
+        shared_memory: bool = True,
+    ):
+        self.product = product
+        self._transport: Transport = connect(url, timeout=timeout)
+        self._timeout, self._batch, self._in_flight = timeout, batch, in_flight
+        self._shared_memory = shared_memory and is_this_host(self._transport.host)
+
+    def __enter__(self) -> "TritonRestorer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._transport.close()
+
+    def served(self) -> ServedRelease:
+        """Asks the server which release the product is served by now.
+
+        Raises:
+            ServerUnreachableError: The server does not answer.
+            ModelMissingError: The server has no such product.
+        """
+        try:
+            release, config = self.product, self._transport.model_config(self.product)
+            if steps := config.get("ensemble_scheduling", {}).get("step"):
+                release = steps[0]["model_name"]
+                config = self._transport.model_config(release)
+        except ServerRefusedError as error:
+            raise ModelMissingError(
+                "The Triton server does not serve this model", where=release, why=error.why, next_step="relume release"
+            ) from None
+        return ServedRelease(
+            release=release,
+            tile=_parameter(config, "tile"),
+            halo=_parameter(config, "halo"),
+            max_batch=int(config["max_batch_size"]),
+        )
+
+    def restore(self, image_HWC: np.ndarray, *, on_progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        """Restores a photograph; the whole of it by one release, also while the product is switched to another.
+
+        Args:
+            image_HWC: uint8 (H, W, 3) RGB of any size.
+            on_progress: Called with the tiles done and the tiles in all.
+
+        Returns:
+            uint8 (H, W, 3) RGB.
+
+        Raises:
+            ImageError: Not an 8-bit RGB image.
+            ServerUnreachableError: The server does not answer, or not in time.
+            ServerRefusedError: The server answered with an error.
+            ModelMissingError: The server has no such product.
+        """
+        served = self.served()
+        while True:
+            batch = min(self._batch, served.max_batch)
+            error = None
+            try:
+                with self._backend(served, batch) as restore_batch:
+                    restored_HWC = restore_tiled(
+                        image_HWC,
+                        restore_batch,
+                        tile=served.tile,
+                        halo=served.halo,
+                        batch=batch,
+                        in_flight=self._in_flight,
+                        on_progress=on_progress,
+                    )
+            except ServerRefusedError as refusal:  # as when the new release has another tile
+                error = refusal
+            before, served = served, self.served()
+            if served == before:
+                if error:
+                    raise error
+                return restored_HWC
+            _log.info("%s was switched from %s to %s: once more", self.product, before.release, served.release)
+
+    def restore_batch(self, tiles_NCHW: np.ndarray) -> np.ndarray:
+        """Restores tiles of the served size, uint8 (N, 3, T, T), in one request through the connection.
+
+        Raises:
+            ServerUnreachableError: The server does not answer, or not in time.
+            ServerRefusedError: The server answered with an error.
+        """
+        return self._when_queued(lambda: self._transport.infer(self.product, tiles_NCHW))
+
+    @contextlib.contextmanager
+    def _backend(self, served: ServedRelease, batch: int) -> Iterator[RestoreBatch]:
+        """The way to restore a batch: through shared memory registered for this photograph, or the connection."""
+        tiles = SharedTiles(self._in_flight, batch * 3 * served.tile**2) if self._shared_memory else None
+        try:
+            if tiles and self._register(tiles):
+                yield lambda tiles_NCHW: self._restore_shared(tiles, tiles_NCHW)
+            else:
+                yield self.restore_batch
+        finally:
+            if tiles:
+                with contextlib.suppress(RelumeError):  # a server that is gone has forgotten the region
+                    self._transport.unregister(tiles.name)
+                tiles.close()
+
+    def _register(self, tiles: SharedTiles) -> bool:
+        try:
+            self._transport.register(tiles.name, f"/{tiles.name}", tiles.size)
+        except ServerRefusedError as error:
+            _log.warning("No shared memory with the Triton server, tiles go through the connection: %s", error.why)
+            self._shared_memory = False
+        return self._shared_memory
+
+    def _restore_shared(self, tiles: SharedTiles, tiles_NCHW: np.ndarray) -> np.ndarray:
+        with tiles.slot() as slot:
+            return self._when_queued(lambda: self._transport.infer(self.product, tiles_NCHW, slot))
+
+    def _when_queued(self, request: Callable[[], np.ndarray]) -> np.ndarray:
+        """Sends a request, again and again with growing pauses while the model's queue is full."""
+        deadline, pause = time.monotonic() + self._timeout, 0.05
+        while True:
+            try:
+                return request()
+            except QueueFullError:
+                if time.monotonic() + pause > deadline:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+
+
+def _parameter(config: dict[str, Any], name: str) -> int:
+    return int(config["parameters"][name]["string_value"])

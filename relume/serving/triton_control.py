@@ -1,0 +1,207 @@
+"""Loading, switching and unloading models on a running Triton server, over gRPC.
+
+gRPC and not HTTP, because a load over HTTP stalls the server's other HTTP clients.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relume.errors import ReleaseError, RelumeError, ServerRefusedError, ServerUnreachableError
+from relume.serving import repository as models
+
+
+class TritonControl:
+    """The control of a Triton server that runs with explicit model control. Use it in a `with` statement.
+
+    Args:
+        address: `HOST:PORT` of its gRPC end point.
+        load_timeout: Seconds that a load or unload may take; a model that dies while it starts would hang it.
+    """
+
+    def __init__(self, address: str, *, load_timeout: float = 120.0):
+        import tritonclient.grpc as triton
+
+        self.address = address.removeprefix("grpc://")
+        self._load_timeout, self._triton = load_timeout, triton
+        self._client = triton.InferenceServerClient(self.address, channel_args=[("grpc.enable_http_proxy", 0)])
+
+    def __enter__(self) -> "TritonControl":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._client.close()
+
+    def live(self, *, timeout: float = 2.0) -> bool:
+        """Whether the server answers at all."""
+        try:
+            return self._call("is_server_live", timeout=timeout)
+        except RelumeError:
+            return False
+
+    def models(self) -> dict[str, str]:
+        """Names of the models that were ever loaded and their state, such as READY or UNAVAILABLE."""
+        index = self._call("get_model_repository_index", timeout=10.0)
+        return {model.name: model.state for model in index.models if model.state}
+
+    def product_release(self, product: str) -> str | None:
+        """The release that the running server serves a product by, or None if it does not serve it."""
+        if self.models().get(product) != "READY":
+            return None
+        steps = self._config(product).ensemble_scheduling.step
+        return steps[0].model_name if steps else None
+
+    def load_release(self, release: str) -> None:
+        """Loads a release and restores a tile by it; clients of other releases are not disturbed.
+
+        Raises:
+            ReleaseError: It cannot be loaded or does not restore a tile. It is not left loaded.
+            ServerUnreachableError: The server does not answer.
+        """
+        try:
+            self._load(release)
+            self.probe(release, timeout=self._load_timeout)
+        except (ServerRefusedError, ServerUnreachableError) as error:
+            if not self.live():
+                raise
+            self._call("unload_model", release, timeout=self._load_timeout)
+            raise ReleaseError(
+                "The Triton server cannot serve the release",
+                where=release,
+                why=error.why,
+                next_step="what was served before is served on; mend the model and run `relume release` again",
+            ) from None
+
+    def switch_product(self, repository: str | Path, product: str, release: str) -> None:
+        """Makes clients of a product get another release; no request fails or waits for it.
+
+        Args:
+            repository: The model repository of the server.
+            product: Name of the product, such as `denoise`.
+            release: A release that is loaded.
+
+        Raises:
+            ReleaseError: The server refused it; the product points to what it pointed to before.
+            ServerUnreachableError: The server does not answer.
+        """
+        if self.models().get(release) != "READY":
+            raise ReleaseError("The release is not loaded", where=release, next_step="load it before the switch")
+        before = models.products(repository).get(product)
+        models.write_product(repository, product, release)
+        try:
+            self._load(product)
+            self.probe(product)
+        except RelumeError as error:
+            if before is None:
+                models.remove_product(repository, product)
+            else:
+                models.write_product(repository, product, before)
+            if not self.live():
+                raise
+            if before is None:
+                self._call("unload_model", product, timeout=self._load_timeout)
+            else:
+                self._load(product)
+            raise ReleaseError(
+                "The Triton server refused to switch the product", where=f"{product} to {release}", why=error.why
+            ) from None
+
+    def load_product(self, repository: str | Path, product: str) -> None:
+        """Loads a product and its release as the repository has them, as after a start of the server.
+
+        Raises:
+            ServerRefusedError: The server cannot load one of them.
+            ServerUnreachableError: The server does not answer, or the load did not end in time.
+        """
+        self._load(models.products(repository)[product])
+        self._load(product)
+        self.probe(product)
+
+    def reload_release(self, repository: str | Path, release: str) -> None:
+        """Starts a release anew whose process died; it cannot answer until then.
+
+        Raises:
+            ServerRefusedError: The server cannot load it.
+            ServerUnreachableError: The server does not answer, or the load did not end in time.
+        """
+        os.utime(Path(repository) / release / "1" / "model.py")  # Triton passes over a model whose files are unchanged
+        self._load(release)
+        self.probe(release)
+
+    def unload(self, model: str) -> None:
+        """Unloads a release or product: requests in flight and in its queue are answered first.
+
+        Raises:
+            ServerUnreachableError: The server does not answer, or requests are still in flight after the time limit.
+        """
+        self._call("unload_model", model, timeout=self._load_timeout)
+        deadline = time.monotonic() + self._load_timeout
+        while self.models().get(model, "UNAVAILABLE") != "UNAVAILABLE":
+            if time.monotonic() > deadline:
+                raise ServerUnreachableError(
+                    "The model is still in use", where=model, why=f"not unloaded after {self._load_timeout:.0f} s"
+                )
+            time.sleep(0.05)
+
+    def probe(self, model: str, *, timeout: float = 30.0) -> None:
+        """Restores one black tile: the only proof that a model works, since a model whose process died reads READY.
+
+        Raises:
+            ServerRefusedError: The answer is an error.
+            ServerUnreachableError: There is no answer in time.
+        """
+        shape = [1, *self._config(model).input[0].dims]
+        image = self._triton.InferInput("image", shape, "UINT8")
+        image.set_data_from_numpy(np.zeros(shape, np.uint8))
+        restored = self._call("infer", model, [image], timeout=timeout).as_numpy("restored")
+        if restored is None or list(restored.shape) != shape or restored.dtype != np.uint8:
+            raise ServerRefusedError("Not a restored tile", where=model, why="it has another shape or type")
+
+    def answers(self, model: str, *, timeout: float = 5.0) -> bool:
+        """Whether a model works: it restores a tile in time, or is busy restoring those of others."""
+        try:
+            count = self._executions(model)
+            try:
+                self.probe(model, timeout=timeout)
+            except ServerUnreachableError:
+                return self._executions(model) > count
+        except RelumeError:
+            return False
+        return True
+
+    def _executions(self, model: str) -> int:
+        statistics = self._call("get_inference_statistics", model, timeout=5.0).model_stats
+        return sum(version.inference_stats.success.count for version in statistics)
+
+    def _config(self, model: str) -> Any:
+        return self._call("get_model_config", model, timeout=10.0).config
+
+    def _load(self, model: str) -> None:
+        self._call("load_model", model, timeout=self._load_timeout)
+
+    def _call(self, method: str, *args: Any, timeout: float) -> Any:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return getattr(self._client, method)(*args, client_timeout=timeout)
+        except InferenceServerException as error:
+            status, why = error.status() or "", error.message()
+            next_step = "relume status"
+            if "DEADLINE_EXCEEDED" in status:
+                why = f"{method} did not end in {timeout:.0f} s"
+            elif method == "is_server_live" or not self.live():
+                next_step = "relume serve (or relume up) starts the local one"
+            else:
+                raise ServerRefusedError(
+                    "The Triton server refused", where=f"{method} {' '.join(map(str, args[:1]))}", why=why
+                ) from None
+            raise ServerUnreachableError(
+                "The Triton server does not answer", where=f"grpc://{self.address}", why=why, next_step=next_step
+            ) from None

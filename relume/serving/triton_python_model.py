@@ -1,0 +1,52 @@
+"""Runs a release's model.onnx inside Triton's python backend; copied beside it as 1/model.py.
+
+It runs in the server's own environment, so it imports nothing of relume. All requests of an execution become one batch
+and one run of ONNX Runtime. An ONNX file that cannot be read or has other tensors than the configuration refuses the
+load, and what was served before goes on.
+"""
+
+import json
+import os
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+MAX_THREADS = 8
+
+
+class TritonPythonModel:
+    """One instance of the model: one ONNX Runtime session."""
+
+    def initialize(self, args):
+        """Opens the session and compares its tensors with the configuration."""
+        config = json.loads(args["model_config"])
+        options = onnxruntime.SessionOptions()
+        # The threads of this process's cores, shared by the model's instances.
+        instances = sum(group["count"] for group in config["instance_group"])
+        options.intra_op_num_threads = max(1, min(MAX_THREADS, len(os.sched_getaffinity(0))) // instances)
+        options.inter_op_num_threads = 1
+        # Spinning threads would take the cores from the server and from a client on the same machine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        path = os.path.join(args["model_repository"], args["model_version"], "model.onnx")
+        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        for found, expected in [
+            (self.session.get_inputs(), config["input"]),
+            (self.session.get_outputs(), config["output"]),
+        ]:
+            found = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in found]
+            expected = [
+                (tensor["name"], "tensor(uint8)", [int(size) for size in tensor["dims"]]) for tensor in expected
+            ]
+            if found != expected:
+                raise pb_utils.TritonModelException(f"{path} holds {found}, config.pbtxt says {expected}")
+
+    def execute(self, requests):
+        """Restores the tiles of all requests in one run."""
+        tiles = [pb_utils.get_input_tensor_by_name(request, "image").as_numpy() for request in requests]
+        (restored,) = self.session.run(["restored"], {"image": np.concatenate(tiles)})
+        ends = np.cumsum([len(part) for part in tiles])[:-1]
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor("restored", np.ascontiguousarray(part))])
+            for part in np.split(restored, ends)
+        ]

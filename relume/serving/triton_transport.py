@@ -1,0 +1,196 @@
+"""The calls to a Triton server that restoring needs, over gRPC or HTTP, with relume's errors.
+
+Both transports may be used from several threads. The HTTP one builds and reads messages with tritonclient and carries
+them with urllib3, because tritonclient's own HTTP client is bound to the thread that made it.
+"""
+
+import json
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from relume.errors import ConfigError, RelumeError, ServerRefusedError, ServerUnreachableError
+from relume.serving.shared_tiles import Slot
+
+LIVE_TIMEOUT = 2.0
+
+
+class QueueFullError(ServerRefusedError):
+    """The model's queue is full; the request can be sent again a little later."""
+
+
+class Transport(Protocol):
+    """What a client asks of a Triton server. Every call raises ServerUnreachableError or ServerRefusedError."""
+
+    host: str
+
+    def model_config(self, model: str) -> dict[str, Any]:
+        """The model's configuration as Triton gives it, parsed."""
+
+    def register(self, region: str, key: str, size: int) -> None:
+        """Tells the server of a region of system shared memory."""
+
+    def unregister(self, region: str) -> None:
+        """Makes the server forget a region."""
+
+    def infer(self, model: str, tiles_NCHW: np.ndarray, slot: Slot | None = None) -> np.ndarray:
+        """Restores tiles, uint8 (N, 3, T, T); through shared memory when a slot is given."""
+
+    def close(self) -> None:
+        """Closes the connections."""
+
+
+def connect(url: str, *, timeout: float) -> Transport:
+    """Makes a transport for `HOST:PORT` or `grpc://HOST:PORT` (gRPC) or `http://HOST:PORT`; nothing is sent yet.
+
+    Args:
+        url: The server's address.
+        timeout: Seconds that one request may take.
+
+    Raises:
+        ConfigError: The address is none of these.
+    """
+    parts = urlsplit(url if "://" in url else f"grpc://{url}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if parts.scheme not in ("grpc", "http") or not host or not port:
+        raise ConfigError(
+            "Not the address of a Triton server",
+            where=url,
+            why="it has to be grpc://HOST:PORT or http://HOST:PORT",
+            next_step="relume status names the address of the local server",
+        )
+    return (GrpcTransport if parts.scheme == "grpc" else HttpTransport)(host, port, timeout=timeout)
+
+
+def _unreachable(address: str, why: object) -> ServerUnreachableError:
+    return ServerUnreachableError(
+        "The Triton server does not answer",
+        where=address,
+        why=why,
+        next_step="relume serve (or relume up) starts the local one; relume status shows it",
+    )
+
+
+def _refused(address: str, why: str) -> RelumeError:
+    kind = QueueFullError if "maximum queue size" in why else ServerRefusedError
+    return kind("The Triton server refused a request", where=address, why=why, next_step="relume status")
+
+
+class GrpcTransport:
+    """A Triton server over gRPC."""
+
+    def __init__(self, host: str, port: int, *, timeout: float):
+        import tritonclient.grpc as triton
+
+        self.host = host
+        self._address, self._timeout, self._triton = f"{host}:{port}", timeout, triton
+        # A proxy from the environment would be asked for loopback addresses as well.
+        unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+        self._client = triton.InferenceServerClient(
+            self._address, channel_args=[*unlimited, ("grpc.enable_http_proxy", 0)]
+        )
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return getattr(self._client, method)(*args, client_timeout=self._timeout, **kwargs)
+        except InferenceServerException as error:
+            status, why = error.status() or "", error.message()
+            if "DEADLINE_EXCEEDED" in status or not self._live():
+                raise _unreachable(f"grpc://{self._address}", why) from None
+            raise _refused(f"grpc://{self._address}", why) from None
+
+    def _live(self) -> bool:
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return self._client.is_server_live(client_timeout=LIVE_TIMEOUT)
+        except InferenceServerException:
+            return False
+
+    def model_config(self, model: str) -> dict[str, Any]:
+        return self._call("get_model_config", model, as_json=True)["config"]
+
+    def register(self, region: str, key: str, size: int) -> None:
+        self._call("register_system_shared_memory", region, key, size)
+
+    def unregister(self, region: str) -> None:
+        self._call("unregister_system_shared_memory", region)
+
+    def infer(self, model: str, tiles_NCHW: np.ndarray, slot: Slot | None = None) -> np.ndarray:
+        image = self._triton.InferInput("image", tiles_NCHW.shape, "UINT8")
+        restored = self._triton.InferRequestedOutput("restored")
+        if slot is None:
+            image.set_data_from_numpy(tiles_NCHW)
+            return self._call("infer", model, [image], outputs=[restored]).as_numpy("restored")
+        slot.put(image, restored, tiles_NCHW)
+        self._call("infer", model, [image], outputs=[restored])
+        return slot.get(tiles_NCHW.shape)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class HttpTransport:
+    """A Triton server over HTTP."""
+
+    def __init__(self, host: str, port: int, *, timeout: float):
+        import tritonclient.http as triton
+        import urllib3
+
+        self.host = host
+        self._address, self._triton = f"http://{host}:{port}", triton
+        self._pool = urllib3.HTTPConnectionPool(host, port, timeout=timeout, maxsize=8, retries=False)
+
+    def _call(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Any:
+        from urllib3.exceptions import HTTPError
+
+        try:
+            response = self._pool.request(method, f"/v2/{path}", body=body, headers=headers)
+        except HTTPError as error:
+            raise _unreachable(self._address, error) from None
+        if response.status != 200:
+            raise _refused(self._address, _error_text(response.data))
+        return response
+
+    def model_config(self, model: str) -> dict[str, Any]:
+        return self._call("GET", f"models/{model}/config").json()
+
+    def register(self, region: str, key: str, size: int) -> None:
+        body = json.dumps({"key": key, "offset": 0, "byte_size": size}).encode()
+        self._call("POST", f"systemsharedmemory/region/{region}/register", body)
+
+    def unregister(self, region: str) -> None:
+        self._call("POST", f"systemsharedmemory/region/{region}/unregister")
+
+    def infer(self, model: str, tiles_NCHW: np.ndarray, slot: Slot | None = None) -> np.ndarray:
+        image = self._triton.InferInput("image", tiles_NCHW.shape, "UINT8")
+        restored = self._triton.InferRequestedOutput("restored")
+        if slot is None:
+            image.set_data_from_numpy(tiles_NCHW)
+        else:
+            slot.put(image, restored, tiles_NCHW)
+        client = self._triton.InferenceServerClient
+        body, json_size = client.generate_request_body([image], outputs=[restored])
+        headers = {} if json_size is None else {"Inference-Header-Content-Length": str(json_size)}
+        response = self._call("POST", f"models/{model}/infer", body, headers)
+        if slot is not None:
+            return slot.get(tiles_NCHW.shape)
+        length = response.headers.get("Inference-Header-Content-Length")
+        result = client.parse_response_body(response.data, header_length=int(length) if length else None)
+        return result.as_numpy("restored")
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def _error_text(body: bytes) -> str:
+    try:
+        return json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")[:500]
