@@ -1,0 +1,1 @@
+"""Trains the fusion head over the frozen base models."""

@@ -1,0 +1,112 @@
+"""python -m components.evaluate: figures, curves and pictures into reports/."""
+
+import csv
+import shutil
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from components.step import StepParams, load_params, run_step
+from components.tracking import StageRun
+from relume.errors import SourceError
+from relume.evaluation import Score, evaluate, photographs, summarize
+from relume.files import atomic_file, atomic_folder, write_json
+from relume.images import save_image
+from relume.models.artifact import load_model
+
+TEST = Path("data/curated/held_out/test")
+PICTURED = ("noisy", "nlm", "final")
+
+
+class EvaluationParams(StepParams):
+    """What is measured.
+
+    Attributes:
+        seed: Of the noise.
+        threads: Of the CPU.
+        sigmas: Noise levels, [0, 255] scale.
+        tile: Side of a served tile in pixels; that of `export`.
+        halo: Its context in pixels.
+        pictured_sigma: The level whose results are kept as pictures.
+    """
+
+    seed: Annotated[int, Field(ge=0)]
+    threads: Annotated[int, Field(gt=0)]
+    sigmas: tuple[float, ...]
+    tile: Annotated[int, Field(gt=0)]
+    halo: Annotated[int, Field(ge=0)]
+    pictured_sigma: float
+
+
+def main() -> None:
+    """Reads `evaluate`, the models and the held-out photographs; writes reports/."""
+    params = load_params("evaluate", EvaluationParams)
+    torch.set_num_threads(params.threads)
+    clean = photographs(TEST)
+    if not clean:
+        raise SourceError("No held-out photographs", where=TEST, next_step="run `dvc repro curate`")
+    networks = {f"base:{path.name}": load_model(path) for path in sorted(Path("models/bases").iterdir())}
+    networks |= {"ensemble": load_model("models/ensemble"), "final": load_model("models/final")}
+
+    scores: list[Score] = []
+    with StageRun("evaluate", params.model_dump(mode="json")) as run, atomic_folder("reports/evaluation") as folder:
+        for image_id, image in clean.items():
+            save_image(folder / "pictures" / f"{image_id}_clean.png", image)
+        runs = evaluate(
+            clean, networks, sigmas=params.sigmas, tile=params.tile, halo=params.halo, seed=params.seed
+        )
+        for row, images in runs:
+            scores += row
+            first = row[0]
+            if first.protocol == "clipped" and first.sigma == params.pictured_sigma:
+                for system in PICTURED:
+                    save_image(folder / "pictures" / f"{first.image_id}_{system}.png", images[system])
+            figures = {score.system: score.psnr for score in row}
+            print(
+                f"evaluate  {first.image_id}  sigma {first.sigma:g} {first.protocol}:"
+                f"  noisy {figures['noisy']:.2f}  nlm {figures['nlm']:.2f}  final {figures['final']:.2f} dB",
+                flush=True,
+            )
+        with open(folder / "per_image.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Score)], lineterminator="\n")
+            writer.writeheader()
+            for score in scores:
+                writer.writerow(asdict(score) | {"psnr": f"{score.psnr:.4f}", "ssim": f"{score.ssim:.4f}"})
+        summary = summarize(scores)
+        write_json("reports/metrics.json", summary)
+        _write_curves(scores)
+        run.log(0, _flat(summary))
+        run.log_files(folder)
+
+
+def _write_curves(scores: list[Score]) -> None:
+    """The plots' data: PSNR over sigma by system, and the validation PSNR of every training."""
+    with atomic_folder("reports/curves") as folder:
+        with open(folder / "psnr_by_sigma.csv", "w") as file:
+            file.write("system,sigma,psnr\n")
+            clipped = [score for score in scores if score.protocol == "clipped"]
+            for system in dict.fromkeys(score.system for score in clipped):
+                for sigma in dict.fromkeys(score.sigma for score in clipped):
+                    values = [score.psnr for score in clipped if (score.system, score.sigma) == (system, sigma)]
+                    file.write(f"{system},{sigma:g},{np.mean(values):.4f}\n")
+        for history in sorted(Path("models").glob("**/history.csv")):
+            with atomic_file(folder / f"training_{history.parent.name}.csv") as temporary:
+                shutil.copyfile(history, temporary)
+
+
+def _flat(summary: dict) -> dict[str, float]:
+    """Metric names as MLflow takes them: `clipped/final/sigma_50/psnr`; a colon becomes a dot."""
+    return {
+        f"{protocol}/{system.replace(':', '.')}/{level}/{name}": value
+        for protocol, systems in summary.items()
+        for system, levels in systems.items()
+        for level, figures in levels.items()
+        for name, value in figures.items()
+    }
+
+
+run_step(main)

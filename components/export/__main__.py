@@ -1,0 +1,104 @@
+"""python -m components.export: models/final as a Triton model directory with a parity report."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from components.step import StepParams, load_params, run_step
+from relume.errors import ParityError
+from relume.evaluation import noisy_photograph, photographs, tiled, to_8_bit
+from relume.export import OPSET, export_onnx, measure_parity, parity_report
+from relume.files import atomic_folder, write_json, write_text
+from relume.models.artifact import load_model
+from relume.serving import triton_python_model
+from relume.serving.config_pbtxt import release_config
+from relume.serving.onnx_restorer import OnnxRestorer
+
+OUT = Path("models/exported")
+
+
+class ExportParams(StepParams):
+    """How the model is served, and how exact the export must be.
+
+    Attributes:
+        product: The name that applications ask for.
+        threads: Of the CPU.
+        tile: Side of a served tile in pixels.
+        halo: Its context in pixels.
+        min_psnr: Between PyTorch and ONNX Runtime in dB.
+        max_difference: In 8-bit levels; 1 is a rounding that fell to the other side.
+        sizes: Height and width of the pictures that parity is measured on.
+    """
+
+    product: str
+    threads: Annotated[int, Field(gt=0)]
+    tile: Annotated[int, Field(gt=0)]
+    halo: Annotated[int, Field(ge=0)]
+    min_psnr: float
+    max_difference: Annotated[int, Field(ge=0)]
+    sizes: tuple[tuple[int, int], ...]
+
+
+def main() -> None:
+    """Reads `export` and models/final; writes models/exported, or nothing when parity fails."""
+    params = load_params("export", ExportParams)
+    torch.set_num_threads(params.threads)
+    network = load_model("models/final")
+    in_process = tiled(network, tile=params.tile, halo=params.halo, batch=2)
+    pictures = _pictures(params.sizes)
+    expected = {name: in_process(image) for name, image in pictures.items()}
+
+    with atomic_folder(OUT) as folder:
+        model = folder / "triton" / params.product
+        export_onnx(network, model / "1" / "model.onnx", tile=params.tile)
+        shutil.copyfile(triton_python_model.__file__, model / "1" / "model.py")
+        write_text(model / "config.pbtxt", release_config(tile=params.tile, halo=params.halo))
+        write_json(
+            folder / "serving.json",
+            {"tile": params.tile, "halo": params.halo, "dtype": "UINT8", "channels": 3, "opset": OPSET},
+        )
+        restorer = OnnxRestorer(folder)
+        report = parity_report(
+            [
+                measure_parity(name, expected[name], restorer.restore(image), tile=params.tile)
+                for name, image in pictures.items()
+            ],
+            min_psnr=params.min_psnr,
+            max_difference=params.max_difference,
+        )
+        for row in report["pictures"]:
+            print(
+                f"export  parity {row['picture']}: {row['psnr']:.1f} dB, at most {row['max_difference']} levels",
+                flush=True,
+            )
+        if not report["passed"]:
+            raise ParityError(
+                "The exported model does not compute what PyTorch computes",
+                where=OUT,
+                why=report,
+                next_step="find the layer that the exporter changes; nothing was written",
+            )
+        write_json(folder / "parity.json", report)
+
+
+def _pictures(sizes: tuple[tuple[int, int], ...]) -> dict[str, np.ndarray]:
+    """Noisy crops of the held-out photographs, one for each size, and one flat and one saturated picture."""
+    clean = list(photographs("data/curated/held_out/test").items())
+    pictures = {}
+    for number, (height, width) in enumerate(sizes):
+        image_id, image = clean[number % len(clean)]
+        crop = image[:height, :width]
+        noisy = noisy_photograph(crop, image_id, 50, "clipped", seed=0)
+        pictures[f"{image_id} {crop.shape[0]}x{crop.shape[1]}"] = to_8_bit(noisy)
+    pictures["black 96x96"] = np.zeros((96, 96, 3), dtype=np.uint8)
+    pictures["black and white 96x96"] = np.where(np.indices((96, 96)).sum(0)[..., None] % 2, 255, 0).astype(
+        np.uint8
+    ).repeat(3, axis=2)
+    return pictures
+
+
+run_step(main)

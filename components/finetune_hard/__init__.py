@@ -1,0 +1,1 @@
+"""Fine-tunes the whole ensemble on the hard patches, mixed with others."""

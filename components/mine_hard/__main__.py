@@ -1,0 +1,71 @@
+"""python -m components.mine_hard: ranks all training patches into data/hard_patches/hard.parquet."""
+
+import sys
+import time
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from pydantic import Field
+
+from components.step import StepParams, load_params, run_step
+from components.training_stage import CURATED
+from relume.files import atomic_folder
+from relume.models.artifact import load_model
+from relume.training.batches import PatchShards
+from relume.training.config import TrainingSettings
+from relume.training.mining import patch_losses
+
+
+class MiningParams(StepParams):
+    """How the patches are ranked.
+
+    Attributes:
+        sigma: Noise of the ranking, [0, 255] scale; one level for all, so that losses compare.
+        draws: Noise realisations whose losses are averaged.
+        fraction: Of the patches, hardest first, that count as hard.
+        batch: Patches restored at once.
+    """
+
+    sigma: Annotated[float, Field(gt=0)]
+    draws: Annotated[int, Field(gt=0)]
+    fraction: Annotated[float, Field(gt=0, le=1)]
+    batch: Annotated[int, Field(gt=0)]
+
+
+def main() -> None:
+    """Reads `mine_hard` and `training`, writes a row for each patch: patch, loss, rank, hard."""
+    params = load_params("mine_hard", MiningParams)
+    training = load_params("training", TrainingSettings)
+    torch.set_num_threads(training.threads)
+    patches = PatchShards(CURATED)
+    last = time.monotonic()
+
+    def progress(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 5 or (done == len(patches) and sys.stdout.isatty()):
+            print(f"mine_hard  {done}/{len(patches)} patches", flush=True)
+            last = time.monotonic()
+
+    losses = patch_losses(
+        load_model("models/ensemble"),
+        patches,
+        sigma=params.sigma,
+        draws=params.draws,
+        batch=params.batch,
+        seed=training.seed,
+        progress=progress,
+    )
+    rank = np.empty(len(losses), dtype=np.int64)
+    rank[np.argsort(-losses, kind="stable")] = np.arange(len(losses))
+    hard = rank < max(1, round(params.fraction * len(losses)))
+    table = pa.table({"patch": np.arange(len(losses)), "loss": losses, "rank": rank, "hard": hard})
+    with atomic_folder("data/hard_patches") as folder:
+        pq.write_table(table, folder / "hard.parquet")
+    print(f"mine_hard  {hard.sum()} of {len(losses)} patches are hard, mean loss {losses[hard].mean():.4f}", flush=True)
+    print(f"           the others {losses[~hard].mean():.4f}" if not hard.all() else "", flush=True)
+
+
+run_step(main)

@@ -1,0 +1,1 @@
+"""Puts everything that a release needs into one hashed folder."""

@@ -1,0 +1,46 @@
+"""python -m components.package: weights, served model, figures and lineage in package/."""
+
+import shutil
+from typing import Any
+
+from components.step import StepParams, load_params, run_step
+from relume.files import atomic_folder, read_json, sha256_file, sha256_folder, write_json
+from relume.models.artifact import load_card
+
+
+class PackageParams(StepParams):
+    """What the package is for.
+
+    Attributes:
+        product: The name that applications ask for.
+    """
+
+    product: str
+
+
+def main() -> None:
+    """Reads `package` and the results of the stages before; writes package/."""
+    params = load_params("package", PackageParams)
+    with atomic_folder("package") as folder:
+        shutil.copytree("models/final", folder / "model")
+        shutil.copytree("models/exported", folder / "serving")
+        shutil.copytree("reports/evaluation", folder / "evaluation")
+        metrics = read_json("reports/metrics.json")
+        write_json(folder / "evaluation" / "metrics.json", metrics)
+        write_json(folder / "lineage.json", _lineage())
+        facts: dict[str, Any] = {
+            "product": params.product,
+            "architecture": load_card("models/final").architecture,
+            "figures": {level: value["psnr"] for level, value in metrics["clipped"]["final"].items()},
+            "sha256": sha256_folder(folder),
+        }
+        write_json(folder / "package.json", facts)
+    print(f"package  {params.product} {facts['sha256'][:8]}  {facts['figures']}", flush=True)
+
+
+def _lineage() -> dict[str, Any]:
+    """What the model was made of. Registration adds the run's commit, its params.yaml and its dvc.lock."""
+    return {"sources_sha256": sha256_file("sources.json"), "training": load_card("models/final").provenance}
+
+
+run_step(main)

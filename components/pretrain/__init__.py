@@ -1,0 +1,1 @@
+"""Trains one base model of the ensemble on the curated patches."""

@@ -1,0 +1,121 @@
+"""What a step tells MLflow: the only place of the steps that logs to it.
+
+Tracking is a witness, not a part of the result: when the server does not answer, the step says so once
+and goes on. One parent run for each pipeline run (its id comes in RELUME_TRACKING_RUN), a child run for
+each stage.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from relume.home import relume_home, tracking_uri
+
+EXPERIMENT = "relume"
+
+
+def _client() -> Any:
+    """MLflow's client with quick retries, and the id of the experiment, made when it is missing."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    import logging
+
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    for name in ("alembic", "mlflow.store.db.utils"):  # the log of making an empty database is not for users
+        logging.getLogger(name).setLevel(logging.ERROR)
+    uri = tracking_uri()
+    location = None
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        location = (relume_home() / "mlflow" / "artifacts").as_uri()
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return client, found.experiment_id
+    try:
+        return client, client.create_experiment(EXPERIMENT, artifact_location=location)
+    except MlflowException:  # another step made it between the two calls
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            raise
+        return client, found.experiment_id
+
+
+def start_pipeline_run(name: str, tags: dict[str, str]) -> str:
+    """Opens the parent run of a pipeline run and returns its id, to be handed to the steps."""
+    client, experiment = _client()
+    return client.create_run(experiment, run_name=name, tags={"relume.kind": "pipeline", **tags}).info.run_id
+
+
+def end_pipeline_run(run_id: str, *, failed: bool) -> None:
+    """Closes the parent run."""
+    client, _ = _client()
+    client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
+
+
+class StageRun:
+    """The MLflow run of one stage, as a context manager.
+
+    Args:
+        stage: The stage's name.
+        params: Logged as parameters, nested names joined by dots.
+    """
+
+    def __init__(self, stage: str, params: dict[str, Any]):
+        self.stage, self.params, self._run, self._client = stage, params, None, None
+
+    def __enter__(self) -> "StageRun":
+        self._try(self._start)
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if self._run:
+            self._try(lambda: self._client.set_terminated(self._run, "FINISHED" if kind is None else "FAILED"))
+
+    def log(self, step: int, figures: dict[str, float]) -> None:
+        """Logs figures by name at a training step, in one request."""
+        if self._run:
+            from mlflow.entities import Metric
+
+            now = int(time.time() * 1000)
+            metrics = [Metric(name, value, now, step) for name, value in figures.items()]
+            self._try(lambda: self._client.log_batch(self._run, metrics=metrics))
+
+    def log_files(self, folder: str | Path) -> None:
+        """Logs a file or all files of a folder as artifacts."""
+        if self._run:
+            log = self._client.log_artifacts if Path(folder).is_dir() else self._client.log_artifact
+            self._try(lambda: log(self._run, str(folder)))
+
+    def _start(self) -> None:
+        from mlflow.entities import Param
+
+        self._client, experiment = _client()
+        tags = {"relume.kind": "stage", "relume.stage": self.stage}
+        if parent := os.environ.get("RELUME_TRACKING_RUN"):
+            tags["mlflow.parentRunId"] = parent
+        self._run = self._client.create_run(experiment, run_name=self.stage, tags=tags).info.run_id
+        flat = [Param(name, str(value)[:500]) for name, value in _flatten(self.params)]
+        self._client.log_batch(self._run, params=flat)
+
+    def _try(self, call: Any) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            call()
+        except MlflowException as error:
+            self._run = None
+            first_line = str(error).splitlines()[0]
+            print(f"warning: {self.stage} goes on untracked; MLflow says: {first_line}", file=sys.stderr, flush=True)
+
+
+def _flatten(params: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat = []
+    for name, value in params.items():
+        flat += _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return flat

@@ -1,0 +1,131 @@
+"""Export of a network to the ONNX file that is served, and the proof that it computes the same."""
+
+import contextlib
+import io
+import logging
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from relume.files import atomic_file
+
+OPSET = 20
+
+
+class ServedNetwork(nn.Module):
+    """A network as it is served: uint8 in and out, with scaling, clamping and rounding inside the graph.
+
+    Args:
+        network: float32 (N, C, H, W) in [0, 1] to the same shape.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """uint8 (N, C, T, T) to uint8 (N, C, T, T)."""
+        restored = self.network(image.to(torch.float32) / 255)
+        return (restored.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: int = 3) -> None:
+    """Writes the served network as ONNX: input `image`, output `restored`, both UINT8 (batch, C, T, T).
+
+    Only the batch is dynamic. The file holds no source path, time or machine: equal weights give
+    equal bytes.
+
+    Args:
+        network: In eval mode.
+        path: The `.onnx` file.
+        tile: T in pixels.
+        channels: C.
+    """
+    import onnx
+
+    served = ServedNetwork(network.to(memory_format=torch.contiguous_format)).eval()
+    example = torch.zeros(2, channels, tile, tile, dtype=torch.uint8)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's concern
+        program = torch.onnx.export(
+            served,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=["restored"],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+            optimize=True,
+        )
+    model = program.model_proto
+    _strip(model)
+    onnx.checker.check_model(model)
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _strip(model: "onnx.ModelProto") -> None:  # noqa: F821 (onnx is imported where it is used)
+    """Removes what names the code's place: documentation strings, metadata, stack traces."""
+    model.doc_string = ""
+    del model.metadata_props[:]
+    graphs = [model.graph, *model.functions]
+    for graph in graphs:
+        graph.doc_string = ""
+        del graph.metadata_props[:]
+        for node in graph.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+        for value in getattr(graph, "value_info", []):
+            del value.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.doc_string = ""
+        del value.metadata_props[:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How far two ways of running one model are apart on one picture, both 8 bit.
+
+    Attributes:
+        picture: Its name and size.
+        psnr: Between the two results in dB; 120 stands for equal results.
+        max_difference: Largest difference in 8-bit levels.
+        worst_tile: Largest mean difference of a tile-sized square in 8-bit levels.
+    """
+
+    picture: str
+    psnr: float
+    max_difference: int
+    worst_tile: float
+
+
+def measure_parity(picture: str, first: np.ndarray, second: np.ndarray, *, tile: int) -> Parity:
+    """Compares two uint8 (H, W, C) results of the same picture."""
+    difference = np.abs(first.astype(np.int16) - second.astype(np.int16))
+    mse = float(np.square(difference, dtype=np.float64).mean())
+    tiles = [
+        difference[top : top + tile, left : left + tile].mean()
+        for top in range(0, difference.shape[0], tile)
+        for left in range(0, difference.shape[1], tile)
+    ]
+    return Parity(
+        picture=picture,
+        psnr=120.0 if mse == 0 else round(10 * float(np.log10(255**2 / mse)), 2),
+        max_difference=int(difference.max()),
+        worst_tile=round(float(max(tiles)), 4),
+    )
+
+
+def parity_report(measurements: list[Parity], *, min_psnr: float, max_difference: int) -> dict[str, object]:
+    """A JSON-able report with the limits and whether every picture is within them."""
+    passed = all(m.psnr >= min_psnr and m.max_difference <= max_difference for m in measurements)
+    return {
+        "passed": passed,
+        "limits": {"min_psnr": min_psnr, "max_difference": max_difference},
+        "pictures": [asdict(m) for m in measurements],
+    }

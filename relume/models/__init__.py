@@ -1,0 +1,1 @@
+"""Restoration networks, one family per file, and the artifact that a trained one is kept in."""

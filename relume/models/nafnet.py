@@ -1,0 +1,104 @@
+"""NAFNet: a U-Net of blocks without nonlinear activation functions.
+
+Source: Chen et al., "Simple Baselines for Image Restoration", ECCV 2022 (arXiv 2204.04676).
+State-dict keys and values are those of the official implementation. No deviation.
+"""
+
+import torch
+from torch import nn
+
+from relume.models.layers import ChannelLayerNorm, pad_to_multiple
+
+
+class SimpleGate(nn.Module):
+    """The product of the two halves of the channels (section 3.3, eq. 4)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, 2C, H, W) to (N, C, H, W)."""
+        first, second = x.chunk(2, dim=1)
+        return first * second
+
+
+class NAFBlock(nn.Module):
+    """Gated depthwise convolution with simplified channel attention, then a gated feed-forward (figure 3d).
+
+    Args:
+        channels: C, unchanged by the block.
+
+    The residual scales `beta` and `gamma` start at zero, so that a new block is the identity.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 2 * channels, 1)
+        self.conv2 = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.conv3 = nn.Conv2d(channels, channels, 1)
+        # Simplified channel attention: a linear map of the global mean, without a sigmoid (eq. 6).
+        self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))
+        self.sg = SimpleGate()
+        self.conv4 = nn.Conv2d(channels, 2 * channels, 1)
+        self.conv5 = nn.Conv2d(channels, channels, 1)
+        self.norm1 = ChannelLayerNorm(channels, eps=1e-6)
+        self.norm2 = ChannelLayerNorm(channels, eps=1e-6)
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        gated = self.sg(self.conv2(self.conv1(self.norm1(x))))
+        x = x + self.beta * self.conv3(gated * self.sca(gated))
+        return x + self.gamma * self.conv5(self.sg(self.conv4(self.norm2(x))))
+
+
+class NAFNet(nn.Module):
+    """One-stage U-Net of NAF blocks with additive skips and a global residual.
+
+    Args:
+        width: Channels at full resolution; doubled at each level down.
+        encoder_blocks: Blocks per encoder level; as many levels as entries.
+        middle_blocks: Blocks at the coarsest level.
+        decoder_blocks: Blocks per decoder level, from the coarsest up.
+        channels: Image channels.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        encoder_blocks: list[int],
+        middle_blocks: int,
+        decoder_blocks: list[int],
+        channels: int = 3,
+    ):
+        super().__init__()
+        self.intro = nn.Conv2d(channels, width, 3, padding=1)
+        self.ending = nn.Conv2d(width, channels, 3, padding=1)
+        # In the order of the official state dict; middle_blks takes its place before it is filled.
+        self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList()
+        self.middle_blks = nn.Sequential()
+        self.ups, self.downs = nn.ModuleList(), nn.ModuleList()
+        for blocks in encoder_blocks:
+            self.encoders.append(nn.Sequential(*(NAFBlock(width) for _ in range(blocks))))
+            self.downs.append(nn.Conv2d(width, 2 * width, 2, stride=2))
+            width *= 2
+        self.middle_blks = nn.Sequential(*(NAFBlock(width) for _ in range(middle_blocks)))
+        for blocks in decoder_blocks:
+            self.ups.append(nn.Sequential(nn.Conv2d(width, 2 * width, 1, bias=False), nn.PixelShuffle(2)))
+            width //= 2
+            self.decoders.append(nn.Sequential(*(NAFBlock(width) for _ in range(blocks))))
+        self.size_multiple = 2 ** len(encoder_blocks)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) in [0, 1] to the same shape, not clamped; any H and W."""
+        height, width = image.shape[-2:]
+        padded = pad_to_multiple(image, self.size_multiple, mode="constant")
+        x = self.intro(padded)
+        skips = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            x = encoder(x)
+            skips.append(x)
+            x = down(x)
+        x = self.middle_blks(x)
+        for decoder, up, skip in zip(self.decoders, self.ups, reversed(skips), strict=True):
+            x = decoder(up(x) + skip)
+        return (self.ending(x) + padded)[:, :, :height, :width]

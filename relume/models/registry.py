@@ -1,0 +1,44 @@
+"""The architectures by name. A family is imported only when it is built, so that an edit of one family concerns only the stages that use it."""
+
+import importlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from relume.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ARCHITECTURES = {
+    "nafnet": ("relume.models.nafnet", "NAFNet"),
+    "restormer": ("relume.models.restormer", "Restormer"),
+    "ensemble": ("relume.models.ensemble", "Ensemble"),
+}
+
+
+def build(architecture: str, arguments: dict[str, Any]) -> "nn.Module":
+    """Constructs a network by the name of its architecture and its constructor's arguments.
+
+    Args:
+        architecture: A key of `ARCHITECTURES`.
+        arguments: Keyword arguments of the network's class.
+
+    Returns:
+        A freshly initialised network, float32 (N, C, H, W) in [0, 1] to the same shape.
+
+    Raises:
+        ConfigError: The architecture or one of the arguments is unknown, or an argument is missing.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ConfigError(
+            "Unknown architecture", where=architecture, next_step=f"choose one of: {', '.join(sorted(ARCHITECTURES))}"
+        )
+    module, name = ARCHITECTURES[architecture]
+    network = getattr(importlib.import_module(module), name)
+    try:
+        inspect.signature(network).bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(
+            "Wrong arguments", where=architecture, why=error, next_step=f"{name}{inspect.signature(network)}"
+        ) from None
+    return network(**arguments)

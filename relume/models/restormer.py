@@ -1,0 +1,205 @@
+"""Restormer: a U-shaped transformer with attention across channels.
+
+Source: Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image Restoration", CVPR 2022
+(arXiv 2111.09881). Written from the paper; state-dict keys are those of the published checkpoints.
+Deviation: inputs of any size are padded by reflection to a multiple of 8 inside `forward`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from relume.models.layers import ChannelLayerNorm, pad_to_multiple
+
+
+class BiasFreeLayerNorm(nn.Module):
+    """x / sqrt(var(x) + 1e-5) · weight over the channels: the variance is centred, the value is not.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        variance = x.var(dim=1, keepdim=True, correction=0)
+        return x * torch.rsqrt(variance + 1e-5) * self.weight.view(-1, 1, 1)
+
+
+class Normalization(nn.Module):
+    """One of Restormer's two layer normalisations, under the key `body` of the checkpoints."""
+
+    def __init__(self, channels: int, bias_free: bool):
+        super().__init__()
+        self.body = BiasFreeLayerNorm(channels) if bias_free else ChannelLayerNorm(channels, eps=1e-5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        return self.body(x)
+
+
+class TransposedAttention(nn.Module):
+    """Multi-Dconv head transposed attention: the attention map is (C/heads x C/heads) (section 3.1, eq. 1).
+
+    Args:
+        channels: C, divisible by `heads`.
+        heads: Attention heads.
+        bias: Whether the convolutions have biases.
+    """
+
+    def __init__(self, channels: int, heads: int, bias: bool):
+        super().__init__()
+        self.heads = heads
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1, bias=bias)
+        self.qkv_dwconv = nn.Conv2d(3 * channels, 3 * channels, 3, padding=1, groups=3 * channels, bias=bias)
+        self.project_out = nn.Conv2d(channels, channels, 1, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        height, width = x.shape[-2:]
+        qkv = self.qkv_dwconv(self.qkv(x)).flatten(2)  # (N, 3C, HW)
+        query, key, value = qkv.unflatten(1, (3, self.heads, -1)).unbind(1)  # each (N, heads, C/heads, HW)
+        query, key = F.normalize(query, dim=-1), F.normalize(key, dim=-1)
+        attention = (query @ key.transpose(-2, -1) * self.temperature).softmax(dim=-1)
+        mixed = (attention @ value).flatten(1, 2).unflatten(-1, (height, width))
+        return self.project_out(mixed)
+
+
+class GatedFeedForward(nn.Module):
+    """Gated-Dconv feed-forward network: GELU(W1 x) ⊙ W2 x (section 3.2, eq. 2).
+
+    Args:
+        channels: C.
+        expansion: Hidden channels are int(C · expansion).
+        bias: Whether the convolutions have biases.
+    """
+
+    def __init__(self, channels: int, expansion: float, bias: bool):
+        super().__init__()
+        hidden = int(channels * expansion)
+        self.project_in = nn.Conv2d(channels, 2 * hidden, 1, bias=bias)
+        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=bias)
+        self.project_out = nn.Conv2d(hidden, channels, 1, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        gate, content = self.dwconv(self.project_in(x)).chunk(2, dim=1)
+        return self.project_out(F.gelu(gate) * content)
+
+
+class TransformerBlock(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x)) (figure 2)."""
+
+    def __init__(self, channels: int, heads: int, expansion: float, bias: bool, bias_free_norm: bool):
+        super().__init__()
+        self.norm1 = Normalization(channels, bias_free_norm)
+        self.attn = TransposedAttention(channels, heads, bias)
+        self.norm2 = Normalization(channels, bias_free_norm)
+        self.ffn = GatedFeedForward(channels, expansion, bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.ffn(self.norm2(x))
+
+
+class PatchEmbed(nn.Module):
+    """The first 3x3 convolution, under the key `proj` of the checkpoints."""
+
+    def __init__(self, image_channels: int, channels: int, bias: bool):
+        super().__init__()
+        self.proj = nn.Conv2d(image_channels, channels, 3, padding=1, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, image channels, H, W) to (N, C, H, W)."""
+        return self.proj(x)
+
+
+class Resample(nn.Module):
+    """Halves or doubles the resolution by a 3x3 convolution and pixel (un)shuffle, under the key `body`."""
+
+    def __init__(self, channels: int, *, up: bool):
+        super().__init__()
+        if up:  # (C, H, W) -> (C/2, 2H, 2W)
+            layers = [nn.Conv2d(channels, 2 * channels, 3, padding=1, bias=False), nn.PixelShuffle(2)]
+        else:  # (C, H, W) -> (2C, H/2, W/2)
+            layers = [nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2)]
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to half the channels at twice the size, or the other way round."""
+        return self.body(x)
+
+
+class Restormer(nn.Module):
+    """Four-level U-shape of transformer blocks with concatenated skips and a global residual.
+
+    Args:
+        width: Channels at full resolution; doubled at each level down. The finest decoder level and
+            the refinement run at twice the width.
+        blocks: Blocks of the four levels, the last of them the latent's.
+        refinement_blocks: Blocks after the decoder.
+        heads: Attention heads of the four levels.
+        expansion: Feed-forward expansion.
+        bias: Whether the convolutions of the blocks have biases.
+        bias_free_norm: The layer normalisation of the denoising checkpoints; False for those of
+            deraining and deblurring.
+        channels: Image channels.
+    """
+
+    size_multiple = 8
+
+    def __init__(
+        self,
+        *,
+        width: int = 48,
+        blocks: tuple[int, int, int, int] = (4, 6, 6, 8),
+        refinement_blocks: int = 4,
+        heads: tuple[int, int, int, int] = (1, 2, 4, 8),
+        expansion: float = 2.66,
+        bias: bool = False,
+        bias_free_norm: bool = True,
+        channels: int = 3,
+    ):
+        super().__init__()
+
+        def stack(level: int, factor: int, count: int) -> nn.Sequential:
+            return nn.Sequential(
+                *(TransformerBlock(factor * width, heads[level], expansion, bias, bias_free_norm) for _ in range(count))
+            )
+
+        self.patch_embed = PatchEmbed(channels, width, bias)
+        self.encoder_level1 = stack(0, 1, blocks[0])
+        self.down1_2 = Resample(width, up=False)
+        self.encoder_level2 = stack(1, 2, blocks[1])
+        self.down2_3 = Resample(2 * width, up=False)
+        self.encoder_level3 = stack(2, 4, blocks[2])
+        self.down3_4 = Resample(4 * width, up=False)
+        self.latent = stack(3, 8, blocks[3])
+        self.up4_3 = Resample(8 * width, up=True)
+        self.reduce_chan_level3 = nn.Conv2d(8 * width, 4 * width, 1, bias=bias)
+        self.decoder_level3 = stack(2, 4, blocks[2])
+        self.up3_2 = Resample(4 * width, up=True)
+        self.reduce_chan_level2 = nn.Conv2d(4 * width, 2 * width, 1, bias=bias)
+        self.decoder_level2 = stack(1, 2, blocks[1])
+        self.up2_1 = Resample(2 * width, up=True)
+        self.decoder_level1 = stack(0, 2, blocks[0])
+        self.refinement = stack(0, 2, refinement_blocks)
+        self.output = nn.Conv2d(2 * width, channels, 3, padding=1, bias=bias)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) in [0, 1] to the same shape, not clamped; any H and W."""
+        height, width = image.shape[-2:]
+        padded = pad_to_multiple(image, self.size_multiple, mode="reflect")
+        level1 = self.encoder_level1(self.patch_embed(padded))
+        level2 = self.encoder_level2(self.down1_2(level1))
+        level3 = self.encoder_level3(self.down2_3(level2))
+        x = self.up4_3(self.latent(self.down3_4(level3)))
+        x = self.decoder_level3(self.reduce_chan_level3(torch.cat([x, level3], dim=1)))
+        x = self.decoder_level2(self.reduce_chan_level2(torch.cat([self.up3_2(x), level2], dim=1)))
+        x = self.decoder_level1(torch.cat([self.up2_1(x), level1], dim=1))
+        return (self.output(self.refinement(x)) + padded)[:, :, :height, :width]

@@ -1,0 +1,85 @@
+"""Training state on disk: one safetensors file, replaced atomically, under a lock that dies with its process."""
+
+import contextlib
+import hashlib
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from relume.files import atomic_file
+
+
+def checkpoint_key(configuration: Any, data_hash: str) -> str:
+    """The name of a training's checkpoint: the same training of the same data by the same libraries.
+
+    Code is not part of it, so that a training goes on after an edit that does not change what is trained.
+
+    Args:
+        configuration: JSON-able settings of the training.
+        data_hash: Of everything the training reads.
+
+    Returns:
+        24 hexadecimal digits.
+    """
+    identity = [configuration, data_hash, torch.__version__, platform.machine()]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
+
+
+class Checkpoint:
+    """The checkpoint of one training.
+
+    Args:
+        folder: Of all checkpoints.
+        key: See `checkpoint_key`.
+    """
+
+    def __init__(self, folder: str | Path, key: str):
+        self.path = Path(folder) / f"{key}.safetensors"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held while training. The operating system frees it when the process ends, however it ends."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.path.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            print(f"another process trains the same ({self.path.stem}); waiting for it to end", flush=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def save(self, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        """Replaces the checkpoint; a kill at any moment leaves the old one or the new one.
+
+        Args:
+            tensors: By name.
+            facts: JSON-able, such as the step.
+        """
+        with atomic_file(self.path) as temporary:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in tensors.items()},
+                temporary,
+                metadata={"facts": json.dumps(facts)},
+            )
+
+    def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """Tensors and facts of the last `save`, or None when there was none."""
+        if not self.path.is_file():
+            return None
+        with safe_open(self.path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return tensors, json.loads(file.metadata()["facts"])
+
+    def discard(self) -> None:
+        """Removes the checkpoint, once the training's result is safely written."""
+        self.path.unlink(missing_ok=True)
