@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from relume.models.layers import ChannelLayerNorm, pad_to_multiple
+from relume.models.registry import Variant
 
 
 class SimpleGate(nn.Module):
@@ -102,3 +103,32 @@ class NAFNet(nn.Module):
         for decoder, up, skip in zip(self.decoders, self.ups, reversed(skips), strict=True):
             x = decoder(up(x) + skip)
         return (self.ending(x) + padded)[:, :, :height, :width]
+
+
+def _sidd(width: int) -> dict:
+    return {"width": width, "encoder_blocks": [2, 2, 4, 8], "middle_blocks": 12, "decoder_blocks": [2, 2, 2, 2]}
+
+
+def _gopro(width: int) -> dict:
+    return {"width": width, "encoder_blocks": [1, 1, 1, 28], "middle_blocks": 1, "decoder_blocks": [1, 1, 1, 1]}
+
+
+VARIANTS = {
+    "nafnet-sidd-width32": Variant(
+        architecture="nafnet", arguments=_sidd(32), about="camera noise, SIDD", parameters=29_159_715
+    ),
+    "nafnet-sidd-width64": Variant(
+        architecture="nafnet", arguments=_sidd(64), about="camera noise, SIDD", parameters=115_982_915
+    ),
+    "nafnet-gopro-width32": Variant(
+        architecture="nafnet", arguments=_gopro(32), about="motion blur, GoPro", parameters=17_111_907
+    ),
+    "nafnet-gopro-width64": Variant(
+        architecture="nafnet", arguments=_gopro(64), about="motion blur, GoPro", parameters=67_888_835
+    ),
+    "nafnet-demo": Variant(
+        architecture="nafnet",
+        arguments={"width": 16, "encoder_blocks": [1, 1, 2], "middle_blocks": 2, "decoder_blocks": [1, 1, 1]},
+        about="minutes on a CPU",
+    ),
+}

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relume.errors import ConfigError
@@ -14,6 +15,32 @@ ARCHITECTURES = {
     "restormer": ("relume.models.restormer", "Restormer"),
     "ensemble": ("relume.models.ensemble", "Ensemble"),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A named configuration of an architecture, kept in its family's `VARIANTS`.
+
+    Attributes:
+        architecture: A key of `ARCHITECTURES`.
+        arguments: The network's constructor arguments.
+        about: What it is for, and where it was published.
+        parameters: Official parameter count; None for our own sizes.
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    about: str
+    parameters: int | None = None
+
+
+def variants() -> dict[str, Variant]:
+    """All named configurations, by name; imports every family."""
+    modules = dict.fromkeys(module for module, _ in ARCHITECTURES.values())
+    found: dict[str, Variant] = {}
+    for module in modules:
+        found |= getattr(importlib.import_module(module), "VARIANTS", {})
+    return found
 
 
 def build(architecture: str, arguments: dict[str, Any]) -> "nn.Module":

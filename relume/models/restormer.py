@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from relume.models.layers import ChannelLayerNorm, pad_to_multiple
+from relume.models.registry import Variant
 
 
 class BiasFreeLayerNorm(nn.Module):
@@ -203,3 +204,24 @@ class Restormer(nn.Module):
         x = self.decoder_level2(self.reduce_chan_level2(torch.cat([self.up3_2(x), level2], dim=1)))
         x = self.decoder_level1(torch.cat([self.up2_1(x), level1], dim=1))
         return (self.output(self.refinement(x)) + padded)[:, :, :height, :width]
+
+
+VARIANTS = {
+    "restormer-denoise": Variant(
+        architecture="restormer", arguments={}, about="colour denoising", parameters=26_111_668
+    ),
+    "restormer-denoise-gray": Variant(
+        architecture="restormer", arguments={"channels": 1}, about="gray denoising", parameters=26_109_076
+    ),
+    "restormer-deblur": Variant(
+        architecture="restormer",
+        arguments={"bias_free_norm": False},
+        about="motion deblurring and deraining",
+        parameters=26_126_644,
+    ),
+    "restormer-demo": Variant(
+        architecture="restormer",
+        arguments={"width": 12, "blocks": [1, 1, 1, 2], "refinement_blocks": 1, "heads": [1, 2, 2, 4]},
+        about="minutes on a CPU",
+    ),
+}
