@@ -1,0 +1,48 @@
+"""The settings of `curate`, one frozen model that refuses unknown keys."""
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class CurateSettings(BaseModel):
+    """How photographs are chosen, split and cut.
+
+    Attributes:
+        seed: Of the split, the clusters and the choice of patches.
+        patch: Side of a training patch, in pixels.
+        stride: Distance between neighbouring patches, in pixels; below `patch` they overlap.
+        min_sharpness: Photographs below this variance of the Laplacian are rejected as `blurred`.
+        max_noise_sigma: Photographs whose luma holds more noise are rejected as `noisy`, on 0 to 255.
+        max_flat_fraction: Patches with a larger share of structureless area are left out.
+        patches_per_cluster: At most so many training patches come from one cluster of similar photographs.
+        clusters: Number of clusters.
+        validation_fraction: Share of the colour scenes that validate.
+        test_fraction: Share of the colour scenes that test.
+        min_validation: Scenes for validation at least.
+        min_test: Scenes for the test at least.
+        held_out_side: Larger held-out photographs are cut to their centre of this side, in pixels,
+            so that the time of an evaluation does not depend on the camera.
+        shard_megabytes: Size of a shard of patches.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(ge=0, lt=2**31)
+    patch: int = Field(ge=32)
+    stride: int = Field(ge=8)
+    min_sharpness: float = Field(ge=0)
+    max_noise_sigma: float = Field(gt=0)
+    max_flat_fraction: float = Field(ge=0, le=1)
+    patches_per_cluster: int = Field(ge=1)
+    clusters: int = Field(ge=1)
+    validation_fraction: float = Field(gt=0, lt=1)
+    test_fraction: float = Field(gt=0, lt=1)
+    min_validation: int = Field(ge=1)
+    min_test: int = Field(ge=1)
+    held_out_side: int = Field(ge=64)
+    shard_megabytes: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train(self) -> "CurateSettings":
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must stay below 1")
+        return self
