@@ -6,10 +6,9 @@ noise; champion and candidate get the very same noisy pixels.
 
 import csv
 import dataclasses
-import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +56,7 @@ class GateReport:
     Attributes:
         candidate: Hash of its package.
         champion: Hash of the champion's package, or None.
-        images: Hashes of the photographs that were used.
+        images: Image ids of the photographs that were used.
         checks: The checks, in the order they were made.
     """
 
@@ -123,71 +122,73 @@ def measure(candidate: Package, champion: Package | None, settings: ReleaseSetti
     from relume.serving.onnx_restorer import OnnxRestorer
 
     restorer = OnnxRestorer(candidate.folder / "serving")
-    images = _photographs(held_out, settings)
-    found = _psnr_by_sigma(restorer.restore, images, settings)
+    photographs = held_out_photographs(held_out, settings)
+    found = _psnr_by_sigma(restorer.restore, photographs, settings)
     checks = [
-        _gain(f"gain over the noisy input, sigma {sigma}", found[sigma], _noisy(images, sigma, settings), limit)
+        _gain(
+            f"gain over the noisy input, sigma {sigma}", found[sigma], _noisy_psnr(photographs, sigma, settings), limit
+        )
         for sigma, limit in settings.min_gain_over_noisy_db.items()
     ]
     if champion is None:
         checks += _against_non_local_means(candidate, settings)
     else:
-        champion_found = _psnr_by_sigma(OnnxRestorer(champion.folder / "serving").restore, images, settings)
+        champion_found = _psnr_by_sigma(OnnxRestorer(champion.folder / "serving").restore, photographs, settings)
         checks += _against_champion(found, champion_found, settings)
-    checks += _export_parity(candidate, settings)
+    checks += _export_parity(candidate)
     checks.append(_latency(restorer, settings))
     return GateReport(
         candidate=candidate.sha256,
         champion=champion.sha256 if champion else None,
-        images=tuple(name for name, _ in images),
+        images=tuple(photographs),
         checks=tuple(checks),
     )
 
 
-def _photographs(folder: Path, settings: ReleaseSettings) -> list[tuple[str, np.ndarray]]:
-    """Hash and centre crop, uint8 (H, W, 3), of evenly chosen photographs of a folder."""
-    import cv2
+def held_out_photographs(folder: Path, settings: ReleaseSettings) -> dict[str, np.ndarray]:
+    """Centre crops, uint8 (H, W, 3), of evenly chosen held-out photographs by image id.
+
+    Raises:
+        UserError: There is none.
+    """
+    from relume.images import read_image
 
     paths = sorted(folder.glob("*.png"))
     if not paths:
         raise UserError("No held-out photographs for the gate", where=folder, next_step="dvc checkout, or dvc repro")
-    chosen = [paths[i * len(paths) // settings.images] for i in range(settings.images)]
-    photographs = []
-    for path in dict.fromkeys(chosen if len(paths) > settings.images else paths):
-        data = path.read_bytes()
-        image = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    chosen = {i * len(paths) // settings.images for i in range(settings.images)}
+    photographs = {}
+    for path in [path for i, path in enumerate(paths) if i in chosen or len(paths) <= settings.images]:
+        image = read_image(path).pixels
         top, left = (max(0, (side - settings.crop) // 2) for side in image.shape[:2])
-        crop = image[top : top + settings.crop, left : left + settings.crop]
-        photographs.append((hashlib.sha256(data).hexdigest(), np.ascontiguousarray(crop)))
+        photographs[path.stem] = image[top : top + settings.crop, left : left + settings.crop]
     return photographs
 
 
-def _noisy_pairs(
-    images: Sequence[tuple[str, np.ndarray]], sigma: int, settings: ReleaseSettings
+def noisy_photographs(
+    photographs: Mapping[str, np.ndarray], sigma: int, settings: ReleaseSettings
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Noisy and clean image, both uint8. The noise depends on seed, photograph and sigma only."""
-    from relume.degradations import add_gaussian_noise, counter_rng
+    """Noisy and clean image, both uint8 (H, W, 3). The noise depends on seed, photograph and sigma only."""
+    from relume.evaluation import noisy_photograph, to_8_bit
 
-    for name, clean in images:
-        rng = counter_rng(settings.seed, "evaluation", int(name[:8], 16), sigma)
-        noisy = add_gaussian_noise(clean.astype(np.float32) / 255, sigma, rng, clipped=True)
-        yield np.rint(noisy * 255).astype(np.uint8), clean
+    for image_id, clean in photographs.items():
+        yield to_8_bit(noisy_photograph(clean, image_id, sigma, "clipped", settings.seed)), clean
 
 
-def _noisy(images: Sequence[tuple[str, np.ndarray]], sigma: int, settings: ReleaseSettings) -> list[float]:
+def _noisy_psnr(photographs: Mapping[str, np.ndarray], sigma: int, settings: ReleaseSettings) -> list[float]:
     from relume.metrics import psnr
 
-    return [psnr(noisy, clean) for noisy, clean in _noisy_pairs(images, sigma, settings)]
+    return [psnr(noisy, clean) for noisy, clean in noisy_photographs(photographs, sigma, settings)]
 
 
 def _psnr_by_sigma(
-    restore: Callable[[np.ndarray], np.ndarray], images: Sequence[tuple[str, np.ndarray]], settings: ReleaseSettings
+    restore: Callable[[np.ndarray], np.ndarray], photographs: Mapping[str, np.ndarray], settings: ReleaseSettings
 ) -> dict[int, list[float]]:
     """PSNR of each restored photograph, by sigma."""
     from relume.metrics import psnr
 
     return {
-        sigma: [psnr(restore(noisy), clean) for noisy, clean in _noisy_pairs(images, sigma, settings)]
+        sigma: [psnr(restore(noisy), clean) for noisy, clean in noisy_photographs(photographs, sigma, settings)]
         for sigma in settings.min_gain_over_noisy_db
     }
 
@@ -239,21 +240,21 @@ def _against_non_local_means(candidate: Package, settings: ReleaseSettings) -> l
     return checks
 
 
-def _export_parity(candidate: Package, settings: ReleaseSettings) -> list[Check]:
+def _export_parity(candidate: Package) -> list[Check]:
+    """PyTorch against ONNX Runtime as `export` measured it, against the limits that it was given."""
     parity = read_json(candidate.folder / "serving" / "parity.json")
-    limits = settings.export_parity
     return [
         Check(
-            name="PyTorch against ONNX, largest error",
-            value=parity["max_error_levels"],
-            limit=limits.max_error_levels,
+            name="PyTorch against ONNX, largest difference",
+            value=max(picture["max_difference"] for picture in parity["pictures"]),
+            limit=parity["limits"]["max_difference"],
             at_least=False,
             unit="levels",
         ),
         Check(
             name="PyTorch against ONNX, PSNR",
-            value=parity["min_psnr_db"],
-            limit=limits.min_psnr_db,
+            value=min(picture["psnr"] for picture in parity["pictures"]),
+            limit=parity["limits"]["min_psnr"],
             at_least=True,
             unit="dB",
         ),

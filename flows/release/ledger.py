@@ -125,10 +125,10 @@ class Ledger:
         return served[-2] if len(served) > 1 else None
 
     def candidate(self, product: str) -> Entry | None:
-        """The line about the newest registered release that was not promoted: `registered` or `refused`."""
+        """The last line, `registered`, `refused` or `abandoned`, of the newest release that was not promoted."""
         found = None
         for entry in self._of(product):
-            if entry.event in ("registered", "refused"):
+            if entry.event in ("registered", "refused", "abandoned"):
                 found = entry
             elif found and entry.event == "promoted" and entry.release.package == found.release.package:
                 found = None

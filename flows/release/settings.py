@@ -11,12 +11,12 @@ class ParityLimits(StepParams):
     """How far two ways of running the same model may differ, on 8-bit images.
 
     Attributes:
-        max_error_levels: Largest difference of any value, in 8-bit levels.
-        min_psnr_db: Smallest PSNR between the two results.
+        max_difference: Largest difference of any value, in 8-bit levels.
+        min_psnr: Smallest PSNR between the two results, in dB.
     """
 
-    max_error_levels: int = Field(ge=0, le=255)
-    min_psnr_db: float = Field(gt=0)
+    max_difference: int = Field(ge=0, le=255)
+    min_psnr: float = Field(gt=0)
 
 
 class ReleaseSettings(StepParams):
@@ -32,7 +32,6 @@ class ReleaseSettings(StepParams):
         max_regression_db: Mean PSNR, at each sigma, that it may lose against the champion.
         max_image_regression_db: PSNR that it may lose on any one photograph.
         latency_ms_per_tile: Median time for one tile on this machine, in process.
-        export_parity: PyTorch against ONNX Runtime, as the package states it.
         served_parity: ONNX Runtime in process against the Triton server.
     """
 
@@ -45,7 +44,6 @@ class ReleaseSettings(StepParams):
     max_regression_db: float = Field(ge=0)
     max_image_regression_db: float = Field(ge=0)
     latency_ms_per_tile: float = Field(gt=0)
-    export_parity: ParityLimits
     served_parity: ParityLimits
 
 

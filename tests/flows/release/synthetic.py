@@ -61,7 +61,7 @@ def make_package(
     *,
     blur: float = 1.0,
     nlm_psnr: float = 20.0,
-    export_error_levels: int = 0,
+    export_difference: int = 0,
     tile: int = TILE,
     onnx_bytes: bytes | None = None,
 ) -> Package:
@@ -71,7 +71,7 @@ def make_package(
         folder: Where it goes.
         blur: Standard deviation of the blur in pixels; 0 gives the identity.
         nlm_psnr: PSNR that its table states for non-local means; its own is 27 at sigma 50.
-        export_error_levels: Largest error that its parity report states.
+        export_difference: Largest difference in levels that its parity report states.
         tile: Side of the served tile.
         onnx_bytes: What to write in place of the ONNX file.
     """
@@ -84,7 +84,17 @@ def make_package(
         source.write_bytes(onnx_bytes)
     write_served_model(source, folder / "serving", Serving(tile=tile, halo=HALO))
     source.unlink()
-    write_json(folder / "serving" / "parity.json", {"max_error_levels": export_error_levels, "min_psnr_db": 80.0})
+    write_json(
+        folder / "serving" / "parity.json",
+        {
+            "passed": True,
+            "limits": {"min_psnr": 50.0, "max_difference": 2},
+            "pictures": [
+                {"picture": "a", "psnr": 120.0, "max_difference": 0, "worst_tile": 0.0},
+                {"picture": "b", "psnr": 80.0, "max_difference": export_difference, "worst_tile": 0.1},
+            ],
+        },
+    )
     (folder / "evaluation" / "pictures").mkdir(parents=True)
     (folder / "evaluation" / "pictures" / "before_after.png").write_bytes(b"\x89PNG stand-in")
     with open(folder / "evaluation" / "per_image.csv", "w", newline="") as file:

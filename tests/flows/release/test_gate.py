@@ -8,8 +8,6 @@ from flows.release.settings import ParityLimits, ReleaseSettings, load_settings
 from relume.errors import GateRefusedError, ModelFormatError, UserError
 from tests.flows.release.synthetic import make_package, make_photographs
 
-LIMITS = ParityLimits(max_error_levels=1, min_psnr_db=60)
-
 
 def settings(**changes) -> ReleaseSettings:
     """Limits that the blur keeps."""
@@ -23,8 +21,7 @@ def settings(**changes) -> ReleaseSettings:
         "max_regression_db": 0.05,
         "max_image_regression_db": 0.5,
         "latency_ms_per_tile": 5000,
-        "export_parity": LIMITS,
-        "served_parity": LIMITS,
+        "served_parity": ParityLimits(max_difference=1, min_psnr=60),
     }
     return ReleaseSettings(**(values | changes))
 
@@ -106,8 +103,8 @@ def test_non_local_means_matters_only_without_a_champion(tmp_path, photographs):
 
 def test_broken_export_parity_is_refused(tmp_path, photographs):
     """A package whose own parity report exceeds the limit does not pass."""
-    report = measure(make_package(tmp_path / "p", export_error_levels=3), None, settings(), photographs)
-    assert [check.name for check in report.failed] == ["PyTorch against ONNX, largest error"]
+    report = measure(make_package(tmp_path / "p", export_difference=3), None, settings(), photographs)
+    assert [check.name for check in report.failed] == ["PyTorch against ONNX, largest difference"]
 
 
 def test_too_slow_is_refused(tmp_path, photographs):

@@ -1,0 +1,122 @@
+"""Proof that the server gives what the package gives in process: same pictures, same tiler, another path."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from flows.release.gate import held_out_photographs, noisy_photographs
+from flows.release.settings import ReleaseSettings
+from relume.errors import ParityError
+from relume.serving.tiling import cover_axis
+
+Restore = Callable[[np.ndarray], np.ndarray]
+
+# Sides in tiles: one tile, several with a remainder, and less than one, which the tiler pads.
+SIZES = ((1.0, 1.0), (1.7, 2.3), (0.6, 1.4))
+SIGMAS = (15, 50)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PathDifference:
+    """How far the two paths are apart on one picture.
+
+    Attributes:
+        picture: Its name, size and noise.
+        psnr: Between the two results in dB; 120 stands for equal results.
+        max_difference: Largest difference in 8-bit levels.
+        worst_tile: Largest mean difference of a tile-sized square, in levels.
+        tile_borders: Mean difference where neighbouring tiles are faded into each other, in levels.
+    """
+
+    picture: str
+    psnr: float
+    max_difference: int
+    worst_tile: float
+    tile_borders: float
+
+
+def compare_paths(
+    in_process: Restore, served: Restore, pictures: dict[str, np.ndarray], *, tile: int, halo: int
+) -> list[PathDifference]:
+    """Restores pictures on both paths and compares the results.
+
+    Args:
+        in_process: Restores uint8 (H, W, 3) with ONNX Runtime in this process.
+        served: Restores the same through the server.
+        pictures: uint8 (H, W, 3) by name.
+        tile: Side of the served tile in pixels.
+        halo: Its halo in pixels.
+    """
+    from relume.export import measure_parity
+
+    differences = []
+    for name, picture in pictures.items():
+        first, second = in_process(picture), served(picture)
+        parity = measure_parity(name, first, second, tile=tile)
+        borders = _border_difference(first, second, tile, halo)
+        differences.append(PathDifference(**dataclasses.asdict(parity), tile_borders=borders))
+    return differences
+
+
+def parity_pictures(held_out: Path, settings: ReleaseSettings, *, tile: int) -> dict[str, np.ndarray]:
+    """Noisy held-out photographs at sizes around the tile's, and a checkerboard of black and white.
+
+    Args:
+        held_out: Folder of the photographs.
+        settings: Their seed and number.
+        tile: Side of the served tile in pixels.
+
+    Returns:
+        uint8 (H, W, 3) by name. A photograph that is too small is mirrored.
+    """
+    photographs = list(held_out_photographs(held_out, settings).items())
+    pictures = {}
+    for number, sides in enumerate(SIZES):
+        image_id, clean = photographs[number % len(photographs)]
+        height, width = (round(side * tile) for side in sides)
+        missing = [(0, max(0, size - have)) for size, have in zip((height, width), clean.shape[:2], strict=True)]
+        crop = np.pad(clean, [*missing, (0, 0)], mode="symmetric")[:height, :width]
+        for sigma in SIGMAS:
+            ((noisy, _),) = noisy_photographs({image_id: crop}, sigma, settings)
+            pictures[f"{image_id[:8]} {width}x{height} sigma {sigma}"] = noisy
+    board = np.indices((tile, tile + 1)).sum(axis=0) % 2 * 255
+    pictures[f"checkerboard {tile + 1}x{tile}"] = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)
+    return pictures
+
+
+def require_parity(differences: list[PathDifference], settings: ReleaseSettings) -> None:
+    """Stops the release when the paths are further apart than allowed on any picture.
+
+    Raises:
+        ParityError: It names the worst picture and both measures.
+    """
+    limits = settings.served_parity
+    failed = [d for d in differences if d.max_difference > limits.max_difference or d.psnr < limits.min_psnr]
+    if failed:
+        worst = min(failed, key=lambda difference: difference.psnr)
+        raise ParityError(
+            "The server does not give what the package gives in process",
+            where=f"{len(failed)} of {len(differences)} pictures, worst is {worst.picture}",
+            why=f"largest difference {worst.max_difference} levels, must be ≤ {limits.max_difference}; "
+            f"PSNR between the paths {worst.psnr:.1f} dB, must be ≥ {limits.min_psnr:.1f} dB",
+            next_step="compare the server's ONNX Runtime and model.py with the package's, then `relume release` again",
+        )
+
+
+def _border_difference(first: np.ndarray, second: np.ndarray, tile: int, halo: int) -> float:
+    """Mean difference of two uint8 (H, W, 3) in the bands where two tiles meet; 0 where there is one tile only."""
+    bands = [_band(length, tile, halo) for length in first.shape[:2]]
+    meeting = bands[0][:, None] | bands[1][None, :]
+    difference = np.abs(first.astype(np.int16) - second.astype(np.int16)).mean(axis=2)
+    return round(float(difference[meeting].mean()), 4) if meeting.any() else 0.0
+
+
+def _band(length: int, tile: int, halo: int) -> np.ndarray:
+    """Whether each pixel of an axis takes part of its value from more than one tile."""
+    axis = cover_axis(length, tile, halo)
+    parts = np.zeros(max(length, tile), int)
+    for start, weights in zip(axis.starts, axis.weights, strict=True):
+        parts[start : start + tile] += weights > 0
+    return parts[:length] > 1
