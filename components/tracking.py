@@ -5,11 +5,14 @@ and goes on. One parent run for each pipeline run (its id comes in RELUME_TRACKI
 each stage.
 """
 
+import contextlib
 import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from relume.home import relume_home, tracking_uri
 
@@ -30,20 +33,24 @@ def _client() -> Any:
         logging.getLogger(name).setLevel(logging.ERROR)
     uri = tracking_uri()
     location = None
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        location = (relume_home() / "mlflow" / "artifacts").as_uri()
-    client = MlflowClient(uri)
-    found = client.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return client, found.experiment_id
-    try:
-        return client, client.create_experiment(EXPERIMENT, artifact_location=location)
-    except MlflowException:  # another step made it between the two calls
+    with contextlib.ExitStack() as stack:
+        if uri.startswith("sqlite:///"):
+            folder = Path(uri.removeprefix("sqlite:///")).parent
+            folder.mkdir(parents=True, exist_ok=True)
+            location = (relume_home() / "mlflow" / "artifacts").as_uri()
+            # Two steps that start together must not both make the tables of an empty database.
+            stack.enter_context(filelock.FileLock(folder / "making-tables.lock"))
+        client = MlflowClient(uri)
         found = client.get_experiment_by_name(EXPERIMENT)
-        if found is None:
-            raise
-        return client, found.experiment_id
+        if found is not None:
+            return client, found.experiment_id
+        try:
+            return client, client.create_experiment(EXPERIMENT, artifact_location=location)
+        except MlflowException:  # a step on another machine made it between the two calls
+            found = client.get_experiment_by_name(EXPERIMENT)
+            if found is None:
+                raise
+            return client, found.experiment_id
 
 
 def start_pipeline_run(name: str, tags: dict[str, str]) -> str:
@@ -105,10 +112,11 @@ class StageRun:
 
     def _try(self, call: Any) -> None:
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             call()
-        except MlflowException as error:
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             self._run = None
             first_line = str(error).splitlines()[0]
             print(f"warning: {self.stage} goes on untracked; MLflow says: {first_line}", file=sys.stderr, flush=True)
