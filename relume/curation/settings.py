@@ -46,3 +46,23 @@ class CurateSettings(BaseModel):
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("validation_fraction + test_fraction must stay below 1")
         return self
+
+
+class ValidateSettings(BaseModel):
+    """What the prepared data must hold.
+
+    Attributes:
+        min_photographs: Photographs in the manifest, at least.
+        min_train_patches: Training patches, at least.
+        max_quarantined: Share of the listed files that may be quarantined without a warning.
+        min_colour: Share of the photographs that should be in colour, else a warning.
+        max_patch_share: Share of the training patches that one photograph may give without a warning.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_photographs: int = Field(ge=1)
+    min_train_patches: int = Field(ge=1)
+    max_quarantined: float = Field(ge=0, le=1)
+    min_colour: float = Field(ge=0, le=1)
+    max_patch_share: float = Field(gt=0, le=1)

@@ -1,0 +1,1 @@
+"""Step `validate`: the prepared data is held against its expectations before anything is trained on it."""

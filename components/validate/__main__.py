@@ -1,0 +1,27 @@
+"""python -m components.validate: data/ingested, data/curated -> data/validation and the Data Docs."""
+
+from dataclasses import asdict
+
+from components.step import load_params, run_step
+from relume.curation.settings import ValidateSettings
+from relume.curation.validate import check, describe, validate
+from relume.files import atomic_folder, write_json
+from relume.home import relume_home
+
+
+def main() -> None:
+    """Writes validation.json and the Data Docs, prints warnings, and fails on what is critical."""
+    settings = load_params("validate", ValidateSettings)
+    docs = relume_home() / "data_docs"
+    outcomes = validate("data/ingested", "data/curated", settings, docs=docs)
+    with atomic_folder("data/validation") as folder:
+        write_json(folder / "validation.json", [asdict(outcome) for outcome in outcomes])
+    for outcome in outcomes:
+        if outcome.severity == "warning" and not outcome.success:
+            print(f"warning: {outcome.table} {outcome.column}: {describe(outcome)}\n  next: {outcome.next_step}")
+    held = sum(outcome.success for outcome in outcomes)
+    print(f"validate: {held} of {len(outcomes)} expectations hold; Data Docs: {docs / 'index.html'}")
+    check(outcomes)
+
+
+run_step(main)

@@ -1,0 +1,150 @@
+"""What the prepared data must hold, as Great Expectations expectations on four tables.
+
+| table | a row is | from |
+|---|---|---|
+| files | a listed file, with the reason if it was quarantined | manifest.csv and quarantine.csv |
+| manifest | a photograph | manifest.csv |
+| images | a curated photograph, with the number of sides its scene lies on | images.csv |
+| patches | a training patch, with the size and side of its photograph | patches.parquet |
+
+A failed `critical` expectation stops the run; a failed `warning` is only reported. The meta entry
+`next_step` says what the user can do.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from relume.curation.settings import ValidateSettings
+
+_MANIFEST = ["image_id", "address", "width", "height", "channels", "bit_depth", "mode", "bytes", "sha256", "shard"]
+_PATCHES = ["patch_id", "image_id", "split", "shard", "row", "y", "x", "size", "sharpness", "flat_fraction"]
+_PATCHES += ["width", "height", "bottom", "right", "image_split", "photograph_share"]
+_IMAGES = ["image_id", "address", "group", "split", "width", "height", "sharpness", "noise_sigma", "flat_fraction"]
+_IMAGES += ["cluster", "reason", "group_sides"]
+_ADD = "add photographs with `relume data scan FOLDER`"
+_DEFECT = "this is a defect of relume: run `dvc repro --force ingest curate`, and report it if it stays"
+
+
+def load_tables(ingested: str | Path, curated: str | Path) -> dict[str, Any]:
+    """Reads the prepared data into one pandas frame a table, with the columns that relate tables."""
+    import pandas as pd
+
+    ingested, curated = Path(ingested), Path(curated)
+    manifest = pd.read_csv(ingested / "manifest.csv", dtype={"image_id": str})
+    quarantine = pd.read_csv(ingested / "quarantine.csv")
+    files = pd.concat([manifest[["address"]], quarantine[["address", "reason"]]], ignore_index=True)
+    files["reason"] = files["reason"].astype(object) if "reason" in files else None
+
+    images = pd.read_csv(curated / "images.csv", dtype={"image_id": str, "group": str})
+    used = images[images["split"] != "rejected"]
+    sides = used.groupby("group")["split"].nunique()
+    images["group_sides"] = images["group"].map(sides).fillna(1).astype(int)
+
+    patches = pd.read_parquet(curated / "patches.parquet")
+    photographs = images[["image_id", "width", "height", "split"]].rename(columns={"split": "image_split"})
+    patches = patches.merge(photographs, on="image_id", how="left")
+    patches["bottom"], patches["right"] = patches["y"] + patches["size"], patches["x"] + patches["size"]
+    patches["photograph_share"] = patches.groupby("image_id")["patch_id"].transform("count") / max(len(patches), 1)
+    columns = [name for name in patches if name not in ("image_split", "photograph_share", "bottom", "right")]
+    patches = patches[[*columns, "bottom", "right", "image_split", "photograph_share"]]
+    return {"files": files, "manifest": manifest, "images": images, "patches": patches}
+
+
+def expectations(settings: ValidateSettings) -> Mapping[str, list[Any]]:
+    """The expectations on each table."""
+    import great_expectations.expectations as gxe
+
+    def critical(kind: Any, next_step: str = _DEFECT, **arguments: Any) -> Any:
+        return kind(severity="critical", meta={"next_step": next_step}, **arguments)
+
+    def warning(kind: Any, next_step: str, **arguments: Any) -> Any:
+        return kind(severity="warning", meta={"next_step": next_step}, **arguments)
+
+    columns, rows = gxe.ExpectTableColumnsToMatchOrderedList, gxe.ExpectTableRowCountToBeBetween
+    between, one_of, matches = (
+        gxe.ExpectColumnValuesToBeBetween,
+        gxe.ExpectColumnValuesToBeInSet,
+        gxe.ExpectColumnValuesToMatchRegex,
+    )
+    unique, filled = gxe.ExpectColumnValuesToBeUnique, gxe.ExpectColumnValuesToNotBeNull
+    not_less = gxe.ExpectColumnPairValuesAToBeGreaterThanB
+    return {
+        "files": [
+            warning(
+                gxe.ExpectColumnValuesToBeNull,
+                "see data/ingested/quarantine.csv and mend or remove those files",
+                column="reason",
+                mostly=1 - settings.max_quarantined,
+            ),
+        ],
+        "manifest": [
+            critical(columns, column_list=_MANIFEST),
+            critical(
+                rows,
+                f"{_ADD}, or lower validate.min_photographs in params.yaml",
+                min_value=settings.min_photographs,
+            ),
+            critical(unique, column="image_id"),
+            critical(unique, column="sha256"),
+            critical(unique, column="address"),
+            critical(filled, column="address"),
+            critical(matches, column="image_id", regex="^[0-9a-f]{16}$"),
+            critical(matches, column="sha256", regex="^[0-9a-f]{64}$"),
+            critical(matches, column="shard", regex=r"^images-\d{5}\.tar$"),
+            critical(between, column="width", min_value=1, max_value=1_000_000),
+            critical(between, column="height", min_value=1, max_value=1_000_000),
+            critical(between, column="bytes", min_value=1),
+            critical(one_of, column="channels", value_set=[1, 2, 3, 4]),
+            critical(one_of, column="bit_depth", value_set=[1, 2, 4, 8, 16]),
+            warning(
+                one_of,
+                f"{_ADD} that are in colour: the product restores colour",
+                column="channels",
+                value_set=[3, 4],
+                mostly=settings.min_colour,
+            ),
+        ],
+        "images": [
+            critical(columns, column_list=_IMAGES),
+            critical(unique, column="image_id"),
+            critical(one_of, column="split", value_set=["train", "validation", "test", "rejected"]),
+            critical(one_of, column="group_sides", value_set=[1]),
+            critical(
+                gxe.ExpectColumnDistinctValuesToContainSet,
+                _ADD,
+                column="split",
+                value_set=["train", "validation", "test"],
+            ),
+            critical(between, column="sharpness", min_value=0),
+            critical(between, column="noise_sigma", min_value=0, max_value=255),
+            critical(between, column="flat_fraction", min_value=0, max_value=1),
+            critical(between, column="cluster", min_value=-1),
+        ],
+        "patches": [
+            critical(columns, column_list=_PATCHES),
+            critical(
+                rows,
+                f"{_ADD}, or lower validate.min_train_patches or curate.stride in params.yaml",
+                min_value=settings.min_train_patches,
+            ),
+            critical(unique, column="patch_id"),
+            critical(gxe.ExpectCompoundColumnsToBeUnique, column_list=["shard", "row"]),
+            critical(one_of, column="split", value_set=["train"]),
+            critical(filled, column="image_split"),
+            critical(one_of, column="image_split", value_set=["train"]),
+            critical(between, column="y", min_value=0),
+            critical(between, column="x", min_value=0),
+            critical(not_less, column_A="height", column_B="bottom", or_equal=True),
+            critical(not_less, column_A="width", column_B="right", or_equal=True),
+            critical(gxe.ExpectColumnUniqueValueCountToBeBetween, column="size", min_value=1, max_value=1),
+            critical(between, column="sharpness", min_value=0),
+            critical(between, column="flat_fraction", min_value=0, max_value=1),
+            warning(
+                gxe.ExpectColumnMaxToBeBetween,
+                f"{_ADD} of other things: one photograph gives most of the patches",
+                column="photograph_share",
+                max_value=settings.max_patch_share,
+            ),
+        ],
+    }

@@ -1,0 +1,131 @@
+"""The prepared data held against its expectations, with Great Expectations and its Data Docs."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relume.curation.expectations import expectations, load_tables
+from relume.curation.settings import ValidateSettings
+from relume.errors import DataValidationError
+from relume.files import atomic_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one expectation ended.
+
+    Attributes:
+        table: `files`, `manifest`, `images` or `patches`.
+        name: The expectation, as Great Expectations names it.
+        column: The column or columns, empty for a whole table.
+        severity: `critical` or `warning`.
+        success: Whether it held.
+        expected: Its bounds.
+        observed: What was found.
+        next_step: What the user can do if it did not hold.
+    """
+
+    table: str
+    name: str
+    column: str
+    severity: str
+    success: bool
+    expected: dict[str, Any]
+    observed: str
+    next_step: str
+
+
+def validate(
+    ingested: str | Path, curated: str | Path, settings: ValidateSettings, *, docs: str | Path
+) -> list[Outcome]:
+    """Runs every expectation and writes the Data Docs.
+
+    Args:
+        ingested: The ingested folder.
+        curated: The curated folder.
+        settings: The bounds.
+        docs: Folder of the Data Docs, replaced as a whole; start at `index.html`.
+
+    Returns:
+        All outcomes, in the order in which the expectations stand. It does not raise for those that
+        failed: see `check`.
+    """
+    # Read when Great Expectations is imported.
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    tables, suites = load_tables(ingested, curated), expectations(settings)
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
+    source = context.data_sources.add_pandas("relume")
+    outcomes = []
+    for table, suite_expectations in suites.items():
+        batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
+        suite = context.suites.add(gx.ExpectationSuite(name=table, expectations=suite_expectations))
+        definition = context.validation_definitions.add(gx.ValidationDefinition(name=table, data=batch, suite=suite))
+        result = definition.run(batch_parameters={"dataframe": tables[table]}, result_format="BASIC")
+        outcomes += [_outcome(table, item) for item in result.results]
+    with atomic_folder(docs) as folder:
+        backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)}
+        site = {
+            "class_name": "SiteBuilder",
+            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            "store_backend": backend,
+        }
+        for name in list(context.get_site_names()):
+            context.delete_data_docs_site(name)
+        context.add_data_docs_site(site_name="relume", site_config=site)
+        context.build_data_docs(site_names=["relume"])
+    return outcomes
+
+
+def check(outcomes: Sequence[Outcome]) -> None:
+    """Raises for critical expectations that did not hold.
+
+    Raises:
+        DataValidationError: Names each, what was observed and what to do.
+    """
+    failed = [outcome for outcome in outcomes if outcome.severity == "critical" and not outcome.success]
+    if failed:
+        raise DataValidationError(
+            "The prepared data broke what must hold",
+            where=", ".join(dict.fromkeys(f"{outcome.table}.{outcome.column}".rstrip(".") for outcome in failed)),
+            why="; ".join(describe(outcome) for outcome in failed),
+            next_step="; ".join(dict.fromkeys(outcome.next_step for outcome in failed)),
+        )
+
+
+def describe(outcome: Outcome) -> str:
+    """One line: the expectation, its bounds and what was observed."""
+    bounds = ", ".join(f"{name}={value}" for name, value in outcome.expected.items())
+    return f"{outcome.name}({bounds}): {outcome.observed}"
+
+
+def _outcome(table: str, item: Any) -> Outcome:
+    configuration = item.expectation_config
+    arguments = dict(configuration.kwargs)
+    arguments.pop("batch_id", None)
+    columns = [str(arguments.pop(name)) for name in ("column", "column_A", "column_B") if name in arguments]
+    return Outcome(
+        table=table,
+        name=configuration.type,
+        column=", ".join(columns),
+        severity=str(getattr(configuration.severity, "value", configuration.severity)),
+        success=bool(item.success),
+        expected=arguments,
+        observed=_observed(item),
+        next_step=configuration.meta["next_step"],
+    )
+
+
+def _observed(item: Any) -> str:
+    if item.exception_info and item.exception_info.get("raised_exception"):
+        return str(item.exception_info.get("exception_message"))
+    found = item.result
+    if "observed_value" in found:
+        return str(found["observed_value"])
+    text = f"{found['unexpected_count']} of {found['element_count']} unexpected"
+    return f"{text}, such as {found['partial_unexpected_list'][:3]}" if found["unexpected_count"] else text
