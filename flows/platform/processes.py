@@ -92,6 +92,37 @@ def start_process(
             raise ServiceError(
                 f"{name} did not start", where=command[0], why=error, next_step="relume doctor"
             ) from None
+    record = record_process(name, child, folder=folder, command=command, address=address, log=log)
+    try:
+        _wait_ready(record, child, ready, timeout)
+    except BaseException:
+        stop_process(folder, name, grace=3.0)
+        raise
+    return record
+
+
+def record_process(
+    name: str,
+    child: subprocess.Popen,
+    *,
+    folder: Path,
+    command: Sequence[str],
+    log: Path,
+    address: str | None = None,
+) -> ProcessRecord:
+    """Writes down a process that leads a session of its own, so that `stop_process` can end it later.
+
+    Args:
+        name: Short name of the process.
+        child: The process, started with `start_new_session=True`.
+        folder: Where `<name>.json` goes.
+        command: Program and arguments.
+        log: File that its output goes to.
+        address: Where it listens, or None.
+
+    Returns:
+        The record, as written.
+    """
     record = ProcessRecord(
         name=name,
         pid=child.pid,
@@ -102,11 +133,6 @@ def start_process(
     )
     _children[record.started] = child
     write_json(folder / f"{name}.json", dataclasses.asdict(record))
-    try:
-        _wait_ready(record, child, ready, timeout)
-    except BaseException:
-        stop_process(folder, name, grace=3.0)
-        raise
     return record
 
 

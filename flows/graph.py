@@ -1,0 +1,124 @@
+"""The one graph of dvc.yaml, read once from DVC into plain values."""
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from relume.errors import GraphError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of the graph, after DVC resolved its templates.
+
+    Args:
+        name: The name as DVC addresses it, such as `pretrain@nafnet`.
+        command: The shell command that runs it.
+        deps: Paths it reads, relative to the checkout, params files left out.
+        outs: Paths it writes, metrics and plots included.
+        params: Dotted keys of params.yaml that it depends on.
+        meta: What it needs, as written: image, cpu, memory, gpu, retries, timeout.
+        upstream: Names of the stages whose outs it reads.
+        inputs: The outs of those stages that it reads; finer than deps where a dep is a folder of several outs.
+    """
+
+    name: str
+    command: str
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+    params: tuple[str, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
+    upstream: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+
+    @property
+    def component(self) -> str | None:
+        """The dotted module that the command runs by `python -m`, or None when it runs something else."""
+        words = shlex.split(self.command)
+        if len(words) < 3 or words[:2] != ["python", "-m"] or not words[2].startswith("components."):
+            return None
+        return words[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """All stages in the order in which `dvc repro` runs them, each after the stages it reads from.
+
+    Args:
+        root: The checkout.
+        cache: DVC's cache folder.
+        stages: Stages by name, in that order.
+    """
+
+    root: Path
+    cache: Path
+    stages: dict[str, Stage]
+
+    def with_upstream(self, names: list[str]) -> dict[str, Stage]:
+        """The named stages and everything they need, in the order of the graph.
+
+        Args:
+            names: Stage names; the name of a group such as `pretrain` stands for all of its stages.
+
+        Raises:
+            GraphError: A name is not in the graph.
+        """
+        wanted: set[str] = set()
+        for name in names:
+            found = [stage for stage in self.stages if stage == name or stage.partition("@")[0] == name]
+            if not found:
+                raise GraphError("No such stage", where=name, next_step=f"choose from: {', '.join(self.stages)}")
+            wanted.update(found)
+        for name in reversed(self.stages):
+            if name in wanted:
+                wanted.update(self.stages[name].upstream)
+        return {name: stage for name, stage in self.stages.items() if name in wanted}
+
+
+def _overlaps(out: str, deps: tuple[str, ...]) -> bool:
+    return any(f"{out}/".startswith(f"{dep}/") or f"{dep}/".startswith(f"{out}/") for dep in deps)
+
+
+def read_graph(repository: str | Path = ".") -> Graph:
+    """Reads the graph of a checkout. The only place that uses DVC's Python interface.
+
+    Raises:
+        GraphError: The folder is no DVC repository, or DVC refuses dvc.yaml or params.yaml.
+    """
+    import networkx
+    from dvc.dependency import ParamsDependency
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.repo import Repo
+
+    root = Path(repository).resolve()
+    if not (root / "dvc.yaml").is_file():
+        raise GraphError("No pipeline graph", where=root / "dvc.yaml", next_step="go to the top of a relume checkout")
+    try:
+        with Repo(str(root)) as repo:
+            graph = repo.index.graph
+            order = [stage for stage in networkx.dfs_postorder_nodes(graph) if stage.path == str(root / "dvc.yaml")]
+            stages = {}
+            for stage in order:
+                deps = tuple(dep.def_path for dep in stage.deps if not isinstance(dep, ParamsDependency))
+                before = sorted(graph.successors(stage), key=order.index)
+                stages[stage.name] = Stage(
+                    name=stage.name,
+                    command=stage.cmd,
+                    deps=deps,
+                    outs=tuple(out.def_path for out in stage.outs),
+                    params=tuple(key for dep in stage.params for key in dep.params),
+                    meta=dict(stage.meta or {}),
+                    upstream=tuple(node.name for node in before),
+                    inputs=tuple(out.def_path for node in before for out in node.outs if _overlaps(out.def_path, deps)),
+                )
+            return Graph(root=root, cache=Path(repo.cache.local_cache_dir), stages=stages)
+    except NotDvcRepoError:
+        raise GraphError("Not a DVC repository", where=root, next_step=f"dvc init, in {root}") from None
+    except DvcException as error:
+        raise GraphError(
+            "DVC refuses the graph",
+            where=root / "dvc.yaml",
+            why=error,
+            next_step="mend dvc.yaml; try it with `dvc dag`",
+        ) from None

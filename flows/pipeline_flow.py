@@ -1,0 +1,263 @@
+"""The Prefect flow of the graph: a task for each stage, wired along the graph of dvc.yaml.
+
+Importing this module imports Prefect; `flows.pipeline.run` is the door that prepares its settings first.
+"""
+
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.cache_policies import INPUTS, RUN_ID
+from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture
+
+from flows.graph import Graph, Stage, read_graph
+from flows.lint import require_sound
+from flows.lock import merge, read_lock, write_lock
+from flows.run_commit import commit_run, git
+from flows.runners import Run, Runner, Step, StepCancelled, StepFailed, StepResult
+from flows.runners.subprocess import SubprocessRunner
+from flows.terminal import RunPrinter
+from relume import files
+from relume.errors import RelumeError, UserError
+
+RETRY_DELAY_SECONDS = 2
+
+
+class RunInProgressError(UserError):
+    """Another run holds this checkout's driver lock."""
+
+
+class CheckoutError(RelumeError):
+    """DVC could not bring the outs into the checkout."""
+
+
+@flow(name="pipeline", persist_result=True, result_serializer="json")
+def pipeline(repository: str, stages: list[str] | None = None) -> dict[str, Any]:
+    """Runs the stages of a checkout's graph that are not up to date.
+
+    A retried run (`prefect flow-run retry`) is of the commit that it was of and does not repeat its
+    finished stages. A new run finds them in DVC's run cache.
+
+    Args:
+        repository: The top of a relume checkout.
+        stages: Stages to run with everything they need; all by default.
+
+    Returns:
+        `run`: name of the run, `commit`: its commit, `stages`: a list of `stage`, `outcome` (ran or cached)
+        and `seconds`.
+
+    Raises:
+        GraphError: The graph breaks a rule or has no such stage.
+        RunInProgressError: Another run is going on in this checkout.
+        StepFailed: A stage failed; the others that could finish are in dvc.lock and checked out.
+        CheckoutError: The outs could not be brought into the checkout.
+    """
+    root = Path(repository).resolve()
+    # What the driver itself tracks goes where the steps track.
+    os.environ.setdefault("RELUME_HOME", str(root / ".relume"))
+    home = Path(os.environ["RELUME_HOME"]).resolve()
+    with _driver_lock(home, root):
+        graph = read_graph(root)
+        require_sound(graph)
+        chosen = graph.with_upstream(stages or list(graph.stages))
+        name = str(FlowRunContext.get().flow_run.id)
+        run = Run(name=name, root=root, commit=commit_run(root, name), cache=graph.cache, home=home)
+        printer = RunPrinter(list(chosen))
+        printer.say(f"run {name} of commit {run.commit[:12]}, {len(chosen)} stages")
+        with _tracked(run, printer) as environment:
+            return _run_stages(graph, chosen, run, printer, environment)
+
+
+def _run_stages(
+    graph: Graph, chosen: dict[str, Stage], run: Run, printer: RunPrinter, environment: dict[str, str]
+) -> dict[str, Any]:
+    loggers: dict[str, logging.LoggerAdapter] = {}
+
+    def on_line(stage: str, line: str) -> None:
+        printer.line(stage, line)
+        loggers[stage].info(line)
+
+    runner = SubprocessRunner(on_line, environment)
+    base = git(run.root, "show", f"{run.commit}:dvc.lock") + "\n" if _has_lock(run) else ""
+    futures = _submit(chosen, run, base, runner, printer, loggers)
+    try:
+        results, failures = _collect(chosen, futures)
+    except BaseException:  # an interrupt or a cancellation: the steps' threads end when their processes do
+        runner.cancel()
+        raise
+    write_lock(run.root, merge(read_lock(run.root), [result.entry for result in results], list(graph.stages)))
+    _checkout(run.root, [out for result in results for out in chosen[result.stage].outs])
+    _publish(chosen, results, failures, run)
+    summary = [{"stage": r.stage, "outcome": r.outcome, "seconds": round(r.seconds, 2)} for r in results]
+    if failures:
+        left = [stage for stage in chosen if stage not in failures and stage not in {r.stage for r in results}]
+        for stage in left:
+            printer.not_run(stage)
+        raise _failure(failures)
+    printer.say(f"run {run.name} done, dvc.lock is written")
+    return {"run": run.name, "commit": run.commit, "stages": summary}
+
+
+def _submit(
+    chosen: dict[str, Stage],
+    run: Run,
+    base: str,
+    runner: Runner,
+    printer: RunPrinter,
+    loggers: dict[str, logging.LoggerAdapter],
+) -> dict[str, PrefectFuture]:
+    """Submits a task for each stage; a task takes the results of those before it, which wires them."""
+    attempts = {name: stage.meta["retries"] + 1 for name, stage in chosen.items()}
+
+    # The run's id is part of the cache key: a result is good for retries of this run. What other runs
+    # made is DVC's to know, since it also knows whether the outs are still there.
+    @task(
+        persist_result=True,
+        result_serializer="json",
+        cache_policy=INPUTS + RUN_ID,
+        retry_delay_seconds=RETRY_DELAY_SECONDS,
+        retry_condition_fn=_worth_retrying,
+    )
+    def run_stage(stage: str, commit: str, upstream: list[dict[str, Any]]) -> dict[str, Any]:
+        loggers[stage] = get_run_logger()
+        printer.started(stage)
+        lock = merge(base, [result["entry"] for result in upstream], list(chosen))
+        try:
+            result = runner.run(Step(run=run, stage=chosen[stage], lock=lock))
+        except StepFailed as failure:
+            attempts[stage] -= 1
+            printer.failed(stage, again=attempts[stage] > 0 and _mendable(failure))
+            raise
+        printer.finished(result)
+        return vars(result)
+
+    futures: dict[str, PrefectFuture] = {}
+    for name, stage in chosen.items():
+        this = run_stage.with_options(name=name, task_run_name=name, retries=stage.meta["retries"])
+        futures[name] = this.submit(name, run.commit, [futures[before] for before in stage.upstream])
+    return futures
+
+
+def _mendable(failure: BaseException) -> bool:
+    """Whether trying again can help: not when the user's input is at fault or the run was ended."""
+    return not isinstance(failure, StepCancelled) and getattr(failure, "exit_code", 1) != UserError.exit_code
+
+
+def _worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
+    return _mendable(state.result(raise_on_failure=False))
+
+
+def _collect(
+    chosen: dict[str, Stage], futures: dict[str, PrefectFuture]
+) -> tuple[list[StepResult], dict[str, BaseException]]:
+    """Waits for all tasks: the results of those that finished, and what those that failed raised."""
+    results, failures = [], {}
+    for name in chosen:
+        futures[name].wait()
+        state = futures[name].state
+        if state.is_completed():
+            results.append(StepResult(**state.result()))
+        elif not state.is_pending():  # pending is what waits for a stage that failed
+            failures[name] = state.result(raise_on_failure=False)
+    return results, failures
+
+
+def _failure(failures: dict[str, BaseException]) -> BaseException:
+    if len(failures) == 1 or not all(isinstance(failure, StepFailed) for failure in failures.values()):
+        return next(iter(failures.values()))
+    return StepFailed(
+        f"{len(failures)} stages failed",
+        exit_code=max(failure.exit_code for failure in failures.values()),
+        where=", ".join(failures),
+        why="".join(f"\n{failure}" for failure in failures.values()),
+        next_step="mend them, then: relume pipeline run",
+    )
+
+
+def _has_lock(run: Run) -> bool:
+    return bool(git(run.root, "ls-tree", "--name-only", run.commit, "dvc.lock"))
+
+
+def _checkout(root: Path, outs: list[str]) -> None:
+    """Brings outs from DVC's cache into the checkout. As `dvc repro` does, it replaces what lies there."""
+    if not outs:
+        return
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "DVC_STAGE"))}
+    command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--force", *outs]
+    done = subprocess.run(
+        command, cwd=root, env=environment | {"DVC_NO_ANALYTICS": "1"}, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise CheckoutError(
+            "The outs are not in the checkout", where=root, why=done.stderr.strip(), next_step="dvc checkout"
+        )
+
+
+def _publish(chosen: dict[str, Stage], results: list[StepResult], failures: dict[str, BaseException], run: Run) -> None:
+    """Shows the run in Prefect: a table of its stages, and a link to the report of the evaluation."""
+    ended = {result.stage: (result.outcome, round(result.seconds, 2)) for result in results}
+    table = []
+    for name in chosen:
+        outcome, seconds = ended.get(name, ("failed" if name in failures else "not run", None))
+        table.append({"stage": name, "outcome": outcome, "seconds": seconds})
+    create_table_artifact(table, key="stages", description=f"The stages of run {run.name}, commit {run.commit}")
+    report = run.root / "reports" / "evaluation"
+    if report.is_dir():
+        create_link_artifact(report.as_uri(), link_text="Evaluation", key="evaluation")
+
+
+@contextlib.contextmanager
+def _driver_lock(home: Path, root: Path) -> Iterator[None]:
+    """Holds the checkout for one run: two of them would write one dvc.lock.
+
+    Raises:
+        RunInProgressError: Another run holds it.
+    """
+    import filelock
+
+    path = home / "runs" / "driver.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(path, timeout=0):
+            yield
+    except filelock.Timeout:
+        raise RunInProgressError(
+            "Another run is going on in this checkout", where=root, next_step="wait for it, or end it, and try again"
+        ) from None
+
+
+@contextlib.contextmanager
+def _tracked(run: Run, printer: RunPrinter) -> Iterator[dict[str, str]]:
+    """Opens the run in MLflow as the parent of its stages' runs; gives what the steps need of it."""
+    if not (run.root / "components" / "tracking.py").is_file():
+        yield {}
+        return
+    from mlflow.exceptions import MlflowException
+
+    from components.tracking import end_pipeline_run, start_pipeline_run
+
+    record = run.folder / "tracking.json"
+    try:
+        if not record.is_file():  # a retried run goes on under its first one
+            parent = start_pipeline_run(run.name, {"relume.run": run.name, "relume.commit": run.commit})
+            files.write_json(record, {"run": parent})
+    except MlflowException as error:
+        printer.say(f"warning: the run goes on without a run in MLflow; it says: {str(error).splitlines()[0]}")
+        yield {}
+        return
+    parent = files.read_json(record)["run"]
+    failed = True
+    try:
+        yield {"RELUME_TRACKING_RUN": parent}
+        failed = False
+    finally:
+        with contextlib.suppress(MlflowException):  # the steps have said so
+            end_pipeline_run(parent, failed=failed)

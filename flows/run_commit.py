@@ -1,0 +1,112 @@
+"""A run is of a commit: the state of the working tree as a commit of its own, nothing of the user's touched."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from relume.errors import UserError
+
+REF = "refs/relume/runs"
+
+
+class RepositoryError(UserError):
+    """The checkout is not one that git can make a commit of."""
+
+
+def git(root: Path, *arguments: str, index: Path | None = None) -> str:
+    """Runs one git command in `root` and gives its output without the last line break.
+
+    Args:
+        root: The checkout.
+        *arguments: The command and its arguments.
+        index: Index file to use in place of the repository's own.
+
+    Raises:
+        RepositoryError: git is missing or refuses.
+    """
+    # A hook of the user's that called us may have set GIT_DIR and GIT_INDEX_FILE of another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    for role in ("AUTHOR", "COMMITTER"):
+        environment[f"GIT_{role}_NAME"] = "relume"
+        environment[f"GIT_{role}_EMAIL"] = "relume@localhost"
+    if index is not None:
+        environment["GIT_INDEX_FILE"] = str(index)
+    # Hooks are the user's for the user's own commits.
+    command = ["git", "-c", "core.hooksPath=/dev/null", *arguments]
+    try:
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise RepositoryError(
+            "git is missing", why="a run is of a commit", next_step="sudo apt-get install git"
+        ) from None
+    if done.returncode:
+        raise RepositoryError(
+            f"`git {' '.join(arguments)}` failed", where=root, why=done.stderr.strip(), next_step="git status"
+        )
+    return done.stdout.rstrip("\n")
+
+
+def _head(root: Path) -> str | None:
+    try:
+        return git(root, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    except RepositoryError:
+        return None
+
+
+def check_repository(root: Path) -> None:
+    """Refuses a folder that is not the top of a git working tree.
+
+    Raises:
+        RepositoryError: It is not in a git repository, or is below the top of one.
+    """
+    try:
+        top = git(root, "rev-parse", "--show-toplevel")
+    except RepositoryError as error:
+        if "not a git repository" not in str(error):
+            raise
+        raise RepositoryError(
+            "Not a git repository", where=root, why="a run is of a commit", next_step=f"git init, in {root}"
+        ) from None
+    if Path(top).resolve() != root.resolve():
+        raise RepositoryError("Not the top of the git repository", where=root, next_step=f"cd {top}")
+
+
+def commit_run(repository: str | Path, run: str) -> str:
+    """Gives the commit of a run, made of the working tree as it is now, and keeps it at refs/relume/runs/<run>.
+
+    Tracked changes and untracked files that are not ignored are committed through a temporary index on
+    top of HEAD; with nothing to commit the run's commit is HEAD. The user's branch, index and working
+    tree stay as they are. The commit of a run is made once: a retried run gets the commit it had.
+
+    Args:
+        repository: The top of a git working tree; it may have no commit yet.
+        run: Name of the run.
+
+    Returns:
+        The full hash of the commit.
+
+    Raises:
+        RepositoryError: The folder is not the top of a git working tree.
+    """
+    root = Path(repository).resolve()
+    check_repository(root)
+    ref = f"{REF}/{run}"
+    if existing := git(root, "for-each-ref", "--format=%(objectname)", ref):
+        return existing
+    head = _head(root)
+    with tempfile.TemporaryDirectory(prefix="relume-index-") as folder:
+        index = Path(folder) / "index"
+        own = root / git(root, "rev-parse", "--git-path", "index")
+        if own.is_file():
+            shutil.copyfile(own, index)  # its stat data saves hashing every file again
+        git(root, "add", "--all", index=index)
+        tree = git(root, "write-tree", index=index)
+    if head is not None and tree == git(root, "rev-parse", f"{head}^{{tree}}"):
+        commit = head
+    else:
+        parents = ["-p", head] if head else []
+        commit = git(root, "commit-tree", tree, *parents, "-m", f"The working tree of run {run}")
+    git(root, "update-ref", ref, commit)
+    return commit

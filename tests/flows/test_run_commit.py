@@ -1,0 +1,98 @@
+import subprocess
+
+import pytest
+
+from flows.run_commit import RepositoryError, commit_run
+
+
+def state_of(toy):
+    """What must stay as it is: branch, HEAD, index, and what git sees in the working tree."""
+    index = (toy.root / ".git" / "index").read_bytes()
+    return toy.shell("git", "status", "--porcelain", "--branch").stdout, toy.shell("git", "stash", "list").stdout, index
+
+
+def show(toy, commit, path):
+    """The text of a file in a commit."""
+    return toy.shell("git", "show", f"{commit}:{path}").stdout
+
+
+def test_a_clean_tree_runs_as_head(toy):
+    """With nothing to commit the run's commit is HEAD, and its ref keeps it."""
+    head = toy.shell("git", "rev-parse", "HEAD").stdout.strip()
+    assert commit_run(toy.root, "r1") == head
+    assert toy.shell("git", "rev-parse", "refs/relume/runs/r1").stdout.strip() == head
+
+
+def test_edits_staged_files_new_files_and_deletions_are_in_the_commit(toy):
+    """The commit holds the working tree: edited, staged, new and deleted files, ignored ones not."""
+    toy.write("params.yaml", "first: {}\n")
+    toy.write("staged.py", "staged = 1\n")
+    toy.shell("git", "add", "staged.py")
+    toy.write("staged.py", "staged = 2\n")
+    toy.write("new folder/new.py", "new = 1\n")
+    toy.write("data/ignored.txt", "ignored\n")
+    (toy.root / "sources.json").unlink()
+    commit = commit_run(toy.root, "r1")
+    assert show(toy, commit, "params.yaml") == "first: {}\n"
+    assert show(toy, commit, "staged.py") == "staged = 2\n"
+    assert show(toy, commit, "new folder/new.py") == "new = 1\n"
+    names = toy.shell("git", "ls-tree", "-r", "--name-only", commit).stdout
+    assert "sources.json" not in names
+    assert "ignored" not in names
+    assert toy.shell("git", "rev-parse", f"{commit}^").stdout == toy.shell("git", "rev-parse", "HEAD").stdout
+
+
+def test_branch_index_and_working_tree_are_not_touched(toy):
+    """What the user had staged, edited and left untracked is exactly as before."""
+    toy.write("params.yaml", "first: {}\n")
+    toy.write("staged.py", "staged = 1\n")
+    toy.shell("git", "add", "staged.py")
+    toy.write("staged.py", "staged = 2\n")
+    toy.write("new.py", "new = 1\n")
+    toy.shell("git", "status")  # refreshes the stat data of the index
+    before = state_of(toy)
+    commit_run(toy.root, "r1")
+    assert state_of(toy) == before
+
+
+def test_the_identity_is_relumes_and_no_hook_runs(toy):
+    """The user's name, signing key and hooks play no part."""
+    toy.shell("git", "config", "commit.gpgSign", "true")
+    toy.shell("git", "config", "user.signingKey", "missing")
+    for hook in ("pre-commit", "commit-msg", "reference-transaction"):
+        toy.write(f".git/hooks/{hook}", "#!/bin/sh\nexit 1\n")
+        (toy.root / ".git/hooks" / hook).chmod(0o755)
+    toy.write("new.py", "new = 1\n")
+    commit = commit_run(toy.root, "r1")
+    assert (
+        toy.shell("git", "log", "-1", "--format=%an <%ae> %cn", commit).stdout == "relume <relume@localhost> relume\n"
+    )
+
+
+def test_a_retried_run_gets_the_commit_it_had(toy):
+    """A run's commit is made once, whatever was edited since."""
+    first = commit_run(toy.root, "r1")
+    toy.write("new.py", "new = 1\n")
+    assert commit_run(toy.root, "r1") == first
+    assert commit_run(toy.root, "r2") != first
+
+
+def test_a_repository_without_a_commit_works(tmp_path):
+    """Before the first commit the run's commit has no parent."""
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    (tmp_path / "a.py").write_text("a = 1\n")
+    commit = commit_run(tmp_path, "r1")
+    log = subprocess.run(["git", "-C", tmp_path, "log", "--format=%P|%s", commit], capture_output=True, text=True)
+    assert log.stdout == "|The working tree of run r1\n"
+
+
+def test_a_folder_outside_of_git_is_refused(tmp_path):
+    """The error says that it is no repository and how to make one."""
+    with pytest.raises(RepositoryError, match=r"Not a git repository(.|\n)*git init"):
+        commit_run(tmp_path, "r1")
+
+
+def test_a_folder_below_the_top_is_refused(toy):
+    """The error names the top."""
+    with pytest.raises(RepositoryError, match=f"cd {toy.root}"):
+        commit_run(toy.root / "components", "r1")
