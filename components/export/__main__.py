@@ -1,6 +1,5 @@
 """python -m components.export: models/final as a Triton model directory with a parity report."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +11,10 @@ from components.step import StepParams, load_params, run_step
 from relume.errors import ParityError
 from relume.evaluation import noisy_photograph, photographs, tiled, to_8_bit
 from relume.export import OPSET, export_onnx, measure_parity, parity_report
-from relume.files import atomic_folder, write_json, write_text
+from relume.files import atomic_folder, write_json
 from relume.models.artifact import load_model
-from relume.serving import triton_python_model
-from relume.serving.config_pbtxt import release_config
 from relume.serving.onnx_restorer import OnnxRestorer
+from relume.serving.served_model import Serving, write_served_model
 
 OUT = Path("models/exported")
 
@@ -25,7 +23,6 @@ class ExportParams(StepParams):
     """How the model is served, and how exact the export must be.
 
     Attributes:
-        product: The name that applications ask for.
         threads: Of the CPU.
         tile: Side of a served tile in pixels.
         halo: Its context in pixels.
@@ -34,7 +31,6 @@ class ExportParams(StepParams):
         sizes: Height and width of the pictures that parity is measured on.
     """
 
-    product: str
     threads: Annotated[int, Field(gt=0)]
     tile: Annotated[int, Field(gt=0)]
     halo: Annotated[int, Field(ge=0)]
@@ -53,15 +49,11 @@ def main() -> None:
     expected = {name: in_process(image) for name, image in pictures.items()}
 
     with atomic_folder(OUT) as folder:
-        model = folder / "triton" / params.product
-        export_onnx(network, model / "1" / "model.onnx", tile=params.tile)
-        shutil.copyfile(triton_python_model.__file__, model / "1" / "model.py")
-        write_text(model / "config.pbtxt", release_config(tile=params.tile, halo=params.halo))
-        write_json(
-            folder / "serving.json",
-            {"tile": params.tile, "halo": params.halo, "dtype": "UINT8", "channels": 3, "opset": OPSET},
-        )
-        restorer = OnnxRestorer(folder)
+        onnx_file = folder / "model.onnx"
+        export_onnx(network, onnx_file, tile=params.tile)
+        write_served_model(onnx_file, folder, Serving(tile=params.tile, halo=params.halo, opset=OPSET))
+        onnx_file.unlink()
+        restorer = OnnxRestorer(folder, threads=params.threads)
         report = parity_report(
             [
                 measure_parity(name, expected[name], restorer.restore(image), tile=params.tile)

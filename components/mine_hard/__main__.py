@@ -64,8 +64,11 @@ def main() -> None:
     table = pa.table({"patch": np.arange(len(losses)), "loss": losses, "rank": rank, "hard": hard})
     with atomic_folder("data/hard_patches") as folder:
         pq.write_table(table, folder / "hard.parquet")
-    print(f"mine_hard  {hard.sum()} of {len(losses)} patches are hard, mean loss {losses[hard].mean():.4f}", flush=True)
-    print(f"           the others {losses[~hard].mean():.4f}" if not hard.all() else "", flush=True)
+    print(
+        f"mine_hard  {hard.sum()} of {len(losses)} patches are hard:"
+        f" mean loss {losses[hard].mean():.4f}, of all {losses.mean():.4f}",
+        flush=True,
+    )
 
 
 run_step(main)

@@ -1,0 +1,234 @@
+"""The report of a run: one HTML file with pictures and curves that opens without a network."""
+
+import base64
+import csv
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relume.errors import ModelMissingError
+from relume.files import read_json, write_text
+
+SYSTEMS = {
+    "noisy": "noisy input",
+    "nlm": "OpenCV non-local means (told sigma)",
+    "average": "plain average of the base models",
+    "ensemble": "ensemble head",
+    "final": "ensemble head, hard-mining fine-tune",
+}
+CROP = 288  # pixels; pictures are shown one to one
+
+
+def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, Any] | None = None) -> Path:
+    """Writes the report of what stands in a checkout.
+
+    Args:
+        path: The HTML file.
+        root: The checkout, with the outs of `evaluate`, `export` and `package`.
+        facts: What only the run knows, shown when given: `stages` (rows of name, seconds and whether it came
+            from the cache), `release` (name, version and gate checks), `served` (name, noisy and restored picture).
+
+    Returns:
+        `path`.
+
+    Raises:
+        ModelMissingError: The evaluation has not run.
+    """
+    import jinja2
+
+    root, facts = Path(root), facts or {}
+    if not (root / "reports" / "metrics.json").is_file():
+        raise ModelMissingError(
+            "Nothing to report", where=root / "reports", next_step="run `dvc repro` or `relume pipeline run`"
+        )
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    metrics = read_json(root / "reports" / "metrics.json")
+    package = read_json(root / "package" / "package.json")
+    scores = _read_csv(root / "reports" / "evaluation" / "per_image.csv")
+    content = environment.get_template("report.html.j2").render(
+        package=package,
+        serving=read_json(root / "package" / "serving" / "serving.json"),
+        parity=read_json(root / "package" / "serving" / "parity.json"),
+        tables={protocol: _table(metrics[protocol]) for protocol in ("clipped", "unclipped")},
+        sigmas=_sigmas(metrics),
+        helped=_helped(scores),
+        pictures=_pictures(root, scores),
+        training_curves=_training_curves(root),
+        sigma_curves=_sigma_curves(metrics["clipped"]),
+        data=_data(root),
+        stages=facts.get("stages"),
+        release=facts.get("release"),
+        served=_served(facts.get("served")),
+    )
+    write_text(path, content)
+    return Path(path)
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _sigmas(metrics: dict[str, Any]) -> list[str]:
+    return sorted(metrics["clipped"]["noisy"], key=lambda level: float(level.removeprefix("sigma_")))
+
+
+def _title(system: str) -> str:
+    return SYSTEMS.get(system, system.replace("base:", "base model "))
+
+
+def _table(systems: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the figures, the baselines first, the final model last; the best PSNR of a column is marked."""
+    bases = sorted(name for name in systems if name.startswith("base:"))
+    order = ["noisy", "nlm", *bases, "average", "ensemble", "final"]
+    levels = sorted(systems["noisy"], key=lambda level: float(level.removeprefix("sigma_")))
+    best = {level: max(figures[level]["psnr"] for figures in systems.values()) for level in levels}
+    return [
+        {
+            "title": _title(name),
+            "cells": [
+                {**systems[name][level], "best": systems[name][level]["psnr"] == best[level]} for level in levels
+            ],
+        }
+        for name in order
+    ]
+
+
+def _helped(scores: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """What each stage changed, as the mean difference over photographs and levels, clipped noise.
+
+    The interval is 95 % of a bootstrap over photographs; with few photographs it is wide, and honest.
+    """
+    steps = [
+        ("ensemble head against the plain average", "ensemble", "average"),
+        ("hard-mining fine-tune against the ensemble head", "final", "ensemble"),
+        ("the final model against non-local means", "final", "nlm"),
+    ]
+    psnr = {
+        (row["system"], row["image_id"], row["sigma"]): float(row["psnr"])
+        for row in scores
+        if row["protocol"] == "clipped"
+    }
+    images = sorted({image for _, image, _ in psnr})
+    sigmas = sorted({sigma for _, _, sigma in psnr}, key=float)
+    rng = np.random.default_rng(0)
+    rows = []
+    for title, after, before in steps:
+        gains = np.array([[psnr[after, i, s] - psnr[before, i, s] for s in sigmas] for i in images]).mean(axis=1)
+        means = gains[rng.integers(0, len(gains), (2000, len(gains)))].mean(axis=1)
+        low, high = np.percentile(means, [2.5, 97.5])
+        verdict = "helped" if low > 0 else "hurt" if high < 0 else "made no clear difference"
+        rows.append({"title": title, "gain": float(gains.mean()), "low": low, "high": high, "verdict": verdict})
+    return rows
+
+
+def _pictures(root: Path, scores: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """For each held-out photograph the noisy, non-local-means, restored and clean crop with their PSNR."""
+    folder = root / "reports" / "evaluation" / "pictures"
+    pictured = max((row["sigma"] for row in scores), key=float)
+    psnr = {
+        (row["image_id"], row["system"]): float(row["psnr"])
+        for row in scores
+        if row["protocol"] == "clipped" and row["sigma"] == pictured
+    }
+    rows = []
+    for clean in sorted(folder.glob("*_clean.png")):
+        image_id = clean.stem.removesuffix("_clean")
+        columns = [("noisy", f"noisy, sigma {float(pictured):g}"), ("nlm", "non-local means"), ("final", "restored")]
+        cells = [
+            {
+                "title": title,
+                "psnr": psnr[image_id, name],
+                "source": _crop(_read_picture(folder / f"{image_id}_{name}.png")),
+            }
+            for name, title in columns
+        ]
+        cells.append({"title": "clean", "psnr": None, "source": _crop(_read_picture(clean))})
+        rows.append({"image_id": image_id, "cells": cells})
+    return rows
+
+
+def _served(served: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The picture that came out of Triton, whole, beside what went in."""
+    if served is None:
+        return None
+    return {**served, "noisy": _embedded(served["noisy"]), "restored": _embedded(served["restored"])}
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    from relume.images import read_image
+
+    return read_image(path).pixels
+
+
+def _crop(image: np.ndarray) -> str:
+    top, left = (max(0, side - CROP) // 2 for side in image.shape[:2])
+    return _embedded(image[top : top + CROP, left : left + CROP])
+
+
+def _embedded(image: np.ndarray) -> str:
+    """A picture as a data address. WebP at 95 keeps the grain that these pictures are about."""
+    from relume.images import encode
+
+    return "data:image/webp;base64," + base64.b64encode(encode(image, ".webp")).decode()
+
+
+def _training_curves(root: Path) -> str:
+    """Validation PSNR over steps of every training, as inline SVG."""
+    lines = {}
+    for path in sorted((root / "reports" / "curves").glob("training_*.csv")):
+        rows = _read_csv(path)
+        lines[path.stem.removeprefix("training_")] = (
+            [float(row["step"]) for row in rows],
+            [float(row["psnr"]) for row in rows],
+        )
+    return _plot(lines, "training step", "validation PSNR (dB)")
+
+
+def _sigma_curves(systems: dict[str, Any]) -> str:
+    """PSNR over sigma of every system, clipped noise, as inline SVG."""
+    lines = {}
+    for name, levels in systems.items():
+        points = sorted((float(level.removeprefix("sigma_")), value["psnr"]) for level, value in levels.items())
+        lines[_title(name)] = ([sigma for sigma, _ in points], [value for _, value in points])
+    return _plot(lines, "sigma (0 to 255 scale)", "PSNR (dB)")
+
+
+def _plot(lines: dict[str, tuple[list[float], list[float]]], x_label: str, y_label: str) -> str:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    for name, (x, y) in lines.items():
+        axes.plot(x, y, marker="o", markersize=3, linewidth=1.4, label=name)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _data(root: Path) -> dict[str, Any]:
+    """What was read, set aside, kept and checked."""
+    curated = root / "data" / "curated"
+    images = _read_csv(curated / "images.csv")
+    validation = read_json(root / "data" / "validation" / "validation.json")
+    return {
+        "splits": dict(Counter(row["split"] for row in images)),
+        "rejected": [row for row in images if row["split"] == "rejected"],
+        "quarantine": _read_csv(root / "data" / "ingested" / "quarantine.csv"),
+        "patches": sum(len(np.load(shard, mmap_mode="r")) for shard in curated.glob("train-*.npy")),
+        "validation": validation,
+    }
