@@ -1,0 +1,427 @@
+"""Releases on the real embedded Triton server, with the registry on SQLite."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from flows.platform import triton
+from flows.platform.processes import free_port
+from flows.release.champion import release_lock
+from flows.release.ledger import Ledger
+from flows.release.lineage import Lineage
+from flows.release.package import open_package
+from flows.release.registry import Registry
+from flows.release.rollback import roll_back
+from flows.release.rollout import Outcome, release_package
+from relume.errors import (
+    ConfigError,
+    GateRefusedError,
+    ModelMissingError,
+    ParityError,
+    ReleaseError,
+    ServerUnreachableError,
+)
+from relume.files import sha256_folder, write_json
+from relume.serving import repository as models
+from relume.serving.onnx_restorer import OnnxRestorer
+from relume.serving.triton_client import TritonRestorer
+from relume.serving.triton_control import TritonControl
+from tests.flows.release.synthetic import make_package, make_photographs
+
+LINEAGE = Lineage(run_commit="c" * 40, params={"training": {"seed": 7}}, files={"dvc.lock": "stages: {}\n"})
+SETTINGS = {
+    "product": "denoise",
+    "seed": 7,
+    "images": 2,
+    "crop": 128,
+    "min_gain_over_noisy_db": {25: 2.0, 50: 5.0},
+    "min_gain_over_nlm_db": {50: 0.0},
+    "max_regression_db": 0.3,
+    "max_image_regression_db": 0.5,
+    "latency_ms_per_tile": 5000,
+    "served_parity": {"max_difference": 1, "min_psnr": 60},
+}
+# Denoisers of photographs at sigma 25 and 50 that are at most 0.3 dB apart.
+BLURS = (0.8, 0.9, 1.0)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory) -> Path:
+    """An MLflow store with its tables made: making them takes seconds, so each test gets a copy."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    Registry(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, empty_store) -> Path:
+    """A RELUME_HOME with the embedded server's environment; the server is stopped however the test ends."""
+    folder = tmp_path / "home"
+    (folder / "mlflow").mkdir(parents=True)
+    shutil.copyfile(empty_store, folder / "mlflow" / "mlflow.db")
+    environment = Path(".relume/triton/env").resolve()
+    if not (environment / "stamp").is_file():
+        pytest.fail(f"the embedded Triton server is not installed: {triton.INSTALL}")
+    (folder / "triton").mkdir()
+    (folder / "triton" / "env").symlink_to(environment)
+    monkeypatch.setenv("RELUME_HOME", str(folder))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield folder
+    triton.stop()
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A checkout with settings and held-out photographs, and no package yet."""
+    folder = tmp_path / "checkout"
+    make_photographs(folder / "data" / "curated" / "held_out" / "test")
+    (folder / "params.yaml").write_text(yaml.safe_dump({"release": SETTINGS}))
+    return folder
+
+
+@pytest.fixture
+def picture() -> np.ndarray:
+    """A picture of noise, larger than a tile."""
+    return np.random.default_rng(3).integers(0, 256, (90, 130, 3), np.uint8)
+
+
+def put_package(root: Path, **options) -> None:
+    """Replaces the checkout's package."""
+    shutil.rmtree(root / "package", ignore_errors=True)
+    make_package(root / "package", **options)
+
+
+def release(root: Path, **options) -> Outcome:
+    """Replaces the checkout's package and releases it."""
+    put_package(root, **options)
+    return release_package(root, lineage=LINEAGE)
+
+
+def served(picture: np.ndarray, name: str = "denoise") -> np.ndarray:
+    """The picture restored by what the server has under a name."""
+    with TritonRestorer(triton.start().grpc, name) as restorer:
+        return restorer.restore(picture)
+
+
+def expected(root: Path, picture: np.ndarray) -> np.ndarray:
+    """The picture restored in process by the checkout's package."""
+    return OnnxRestorer(root / "package" / "serving").restore(picture)
+
+
+def moved(home: Path) -> dict:
+    """Everything that a release moves: what is served, by what files, the aliases, and the ledger's word."""
+    with TritonControl(triton.start().grpc) as control:
+        serving = control.product_release("denoise")
+        loaded = {name for name, state in control.models().items() if state == "READY"}
+    registry = Registry()
+    return {
+        "serving": serving,
+        "loaded": loaded,
+        "files": sha256_folder(home / "triton" / "models"),
+        "champion": registry.by_alias("denoise", "champion"),
+        "previous": registry.by_alias("denoise", "previous"),
+        "current": Ledger().current("denoise"),
+    }
+
+
+def events() -> list[str]:
+    """The ledger's events."""
+    return [entry.event for entry in Ledger().entries()]
+
+
+def test_the_first_release(home, root, picture):
+    """A first release starts the server, serves the package's very results and writes both ledger lines."""
+    outcome = release(root)
+    assert outcome.promoted
+    assert np.array_equal(served(picture), expected(root, picture))
+    assert events() == ["registered", "promoting", "promoted"]
+    registry = Registry()
+    assert registry.by_alias("denoise", "champion").package == open_package(root / "package").sha256
+    assert registry.by_alias("denoise", "previous") is None
+    assert registry.by_alias("denoise", "candidate") is None
+    assert (home / "reports" / "gate" / f"{outcome.release.model}.txt").is_file()
+    assert {row["max_difference"] for row in outcome.parity} <= {0, 1}
+    assert len(outcome.parity) == 7
+
+
+def test_releasing_the_same_package_again_moves_nothing(home, root):
+    """A package that serves already is not released again, and that is no error."""
+    release(root)
+    before = moved(home)
+    outcome = release_package(root, lineage=LINEAGE)
+    assert not outcome.promoted
+    assert moved(home) == before
+    assert events() == ["registered", "promoting", "promoted"]
+
+
+def test_a_release_under_load_fails_no_request(home, root, picture):
+    """While two releases follow each other, four clients of the product get only whole results, none an error."""
+    release(root, blur=BLURS[0])
+    answers = [expected(root, picture)]
+    errors, seen, end = [], [], threading.Event()
+
+    def client() -> None:
+        with TritonRestorer(triton.start().grpc) as restorer:
+            while not end.is_set():
+                try:
+                    seen.append(restorer.restore(picture))
+                except Exception as error:
+                    errors.append(error)
+
+    clients = [threading.Thread(target=client) for _ in range(4)]
+    for thread in clients:
+        thread.start()
+    try:
+        for blur in BLURS[1:]:
+            outcome = release(root, blur=blur)
+            answers.append(expected(root, picture))
+    finally:
+        end.set()
+        for thread in clients:
+            thread.join()
+    assert errors == []
+    kinds = [next((i for i, answer in enumerate(answers) if np.array_equal(result, answer)), None) for result in seen]
+    assert set(kinds) == {0, 1, 2}
+    first = Ledger().entries()[0].release.model
+    assert outcome.retired == [first]
+    assert first not in models.releases(home / "triton" / "models")
+    assert len(models.releases(home / "triton" / "models")) == 2
+
+
+def test_a_refused_candidate_moves_nothing(home, root, picture):
+    """A candidate that does not denoise is registered and refused, and what serves is what served."""
+    release(root)
+    good, before = expected(root, picture), moved(home)
+    with pytest.raises(GateRefusedError, match="gain over the champion, sigma 50"):
+        release(root, blur=0)
+    assert moved(home) == before
+    assert np.array_equal(served(picture), good)
+    assert events()[3:] == ["registered", "refused"]
+    assert Registry().by_alias("denoise", "candidate").package == open_package(root / "package").sha256
+
+
+def replace_model_py(root: Path, find: str, replacement: str) -> None:
+    """Changes the served model.py of the checkout's package and makes the package whole again."""
+    path = root / "package" / "serving" / "triton" / "denoise" / "1" / "model.py"
+    text = path.read_text()
+    assert find in text
+    path.write_text(text.replace(find, replacement))
+    stated = {"product": "denoise", "architecture": "blur", "figures": {}}
+    write_json(
+        root / "package" / "package.json",
+        stated | {"sha256": sha256_folder(root / "package", exclude=("package.json",))},
+    )
+
+
+@pytest.mark.parametrize(
+    ("find", "replacement", "error", "message"),
+    [
+        ("np.split(restored", "np.split(restored | 16", ParityError, "does not give what the package gives"),
+        ("def initialize(self, args):", "def initialize(self, args):\n        1 / 0", ReleaseError, "cannot serve"),
+    ],
+    ids=["other results", "cannot be loaded"],
+)
+def test_a_release_that_does_not_serve_right_is_undone(home, root, picture, find, replacement, error, message):
+    """A release that serves other results than in process, or none, is taken away; the champion serves on."""
+    release(root, blur=BLURS[0])
+    good, before = expected(root, picture), moved(home)
+    put_package(root, blur=BLURS[1])
+    replace_model_py(root, find, replacement)
+    with pytest.raises(error, match=message):
+        release_package(root, lineage=LINEAGE)
+    assert moved(home) == before
+    assert np.array_equal(served(picture), good)
+    assert events()[3:] == ["registered", "promoting", "abandoned"]
+    assert Ledger().unfinished() == ()
+
+
+def test_a_first_release_that_fails_leaves_nothing_served(home, root):
+    """When the very first release fails on the server, the product is not served and not in the repository."""
+    put_package(root)
+    replace_model_py(root, "np.split(restored", "np.split(restored | 16")
+    with pytest.raises(ParityError):
+        release_package(root, lineage=LINEAGE)
+    assert models.products(home / "triton" / "models") == {}
+    assert models.releases(home / "triton" / "models") == []
+    assert Registry().by_alias("denoise", "champion") is None
+
+
+def test_an_unreachable_server_moves_nothing(home, root):
+    """A given server that does not answer stops the release before the package is even registered."""
+    put_package(root)
+    with pytest.raises(ServerUnreachableError, match="nothing was moved"):
+        release_package(root, server=f"grpc://127.0.0.1:{free_port()}", lineage=LINEAGE)
+    assert events() == []
+    assert Registry().find("denoise", open_package(root / "package").sha256) is None
+    assert triton.status().server is None
+    with pytest.raises(ConfigError, match="gRPC"):
+        release_package(root, server="http://127.0.0.1:8000", lineage=LINEAGE)
+
+
+def test_a_given_server_is_used(home, root, picture):
+    """A running server named by its address is released to."""
+    put_package(root)
+    outcome = release_package(root, server=triton.start().grpc, lineage=LINEAGE)
+    assert outcome.server == triton.start().grpc
+    assert np.array_equal(served(picture), expected(root, picture))
+
+
+def _release_and_die(root: Path, event: str) -> None:
+    """Releases, and dies by SIGKILL at the moment a ledger line is to be written."""
+    append = Ledger.append
+
+    def dying(self, what, *args, **details):
+        if what == event:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return append(self, what, *args, **details)
+
+    Ledger.append = dying
+    if event == "rolled_back":
+        roll_back(root)
+    else:
+        release_package(root, lineage=LINEAGE)
+
+
+def die_at(root: Path, event: str) -> None:
+    """Runs a release or rollback in a process that is killed at a ledger line."""
+    process = multiprocessing.get_context("spawn").Process(target=_release_and_die, args=(root, event))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_crash_before_promoted_is_undone_by_the_next_release(home, root, picture):
+    """Killed after the switch, before `promoted`: the next release first serves the champion again, then goes on."""
+    release(root, blur=BLURS[0])
+    champion, good = Ledger().current("denoise"), expected(root, picture)
+    put_package(root, blur=BLURS[1])
+    die_at(root, "promoted")
+    assert [entry.event for entry in Ledger().unfinished()] == ["promoting"]
+    assert not np.array_equal(served(picture), good)
+    assert Ledger().current("denoise") == champion
+    with pytest.raises(GateRefusedError):
+        release(root, blur=0)
+    assert np.array_equal(served(picture), good)
+    assert Registry().by_alias("denoise", "champion").number == champion.version
+    assert events()[3:] == ["registered", "promoting", "abandoned", "registered", "refused"]
+    outcome = release(root, blur=BLURS[1])
+    assert outcome.promoted
+    assert np.array_equal(served(picture), expected(root, picture))
+
+
+def test_a_crash_of_the_first_promotion_is_undone(home, root):
+    """Killed before the first `promoted`: the package is released anew by the same command."""
+    put_package(root)
+    die_at(root, "promoted")
+    outcome = release_package(root, lineage=LINEAGE)
+    assert outcome.promoted
+    assert len(outcome.repaired) == 1
+    assert events() == ["registered", "promoting", "abandoned", "registered", "promoting", "promoted"]
+
+
+def test_rollback_undoes_a_promotion_that_was_cut_short(home, root, picture):
+    """After a crash in a promotion, rollback leads to the champion, not behind it."""
+    release(root, blur=BLURS[0])
+    release(root, blur=BLURS[1])
+    champion, good = Ledger().current("denoise"), expected(root, picture)
+    put_package(root, blur=BLURS[2])
+    die_at(root, "promoted")
+    assert roll_back(root) == champion
+    assert np.array_equal(served(picture), good)
+
+
+def test_a_rollback_that_was_cut_short_is_finished(home, root, picture):
+    """Killed before `rolled_back`: the same command finishes the rollback and goes no further back."""
+    release(root, blur=BLURS[0])
+    first, good = Ledger().current("denoise"), expected(root, picture)
+    release(root, blur=BLURS[1])
+    die_at(root, "rolled_back")
+    assert roll_back(root) == first
+    assert np.array_equal(served(picture), good)
+    assert Ledger().unfinished() == ()
+
+
+def test_rollback(home, root, picture):
+    """Rollback serves the release before, moves the aliases, unloads what it left, and then has nowhere to go."""
+    first = release(root, blur=BLURS[0]).release
+    good = expected(root, picture)
+    second = release(root, blur=BLURS[1]).release
+    assert not np.array_equal(served(picture), good)
+    assert roll_back(root) == first
+    assert np.array_equal(served(picture), good)
+    registry = Registry()
+    assert registry.by_alias("denoise", "champion").number == first.version
+    assert registry.by_alias("denoise", "previous") is None
+    with TritonControl(triton.start().grpc) as control:
+        assert control.models().get(second.model) != "READY"
+    with pytest.raises(ModelMissingError, match="no earlier release"):
+        roll_back(root)
+    assert np.array_equal(served(picture), good)
+    assert release(root, blur=BLURS[1]).release == second
+
+
+def test_rollback_before_any_release(home, root):
+    """With nothing released there is one clear message, and no server is started for it."""
+    with pytest.raises(ModelMissingError, match="relume release"):
+        roll_back(root)
+    assert triton.status().server is None
+
+
+def test_rollback_without_the_registry(home, root, picture, monkeypatch):
+    """An MLflow server that does not answer does not hold a rollback up; the next release sets the aliases."""
+    first = release(root, blur=BLURS[0]).release
+    good = expected(root, picture)
+    release(root, blur=BLURS[1])
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+        assert roll_back(root) == first
+    assert np.array_equal(served(picture), good)
+    with pytest.raises(GateRefusedError):
+        release(root, blur=0)
+    assert Registry().by_alias("denoise", "champion").number == first.version
+
+
+def test_a_lost_repository_comes_back_from_the_registry(home, root, picture):
+    """With the model repository deleted, rollback fetches the earlier package from the registry and serves it."""
+    release(root, blur=BLURS[0])
+    good = expected(root, picture)
+    release(root, blur=BLURS[1])
+    triton.stop()
+    shutil.rmtree(home / "triton" / "models")
+    shutil.rmtree(home / "packages", ignore_errors=True)
+    roll_back(root)
+    assert np.array_equal(served(picture), good)
+
+
+def test_a_restarted_server_serves_the_champion(home, root, picture):
+    """Stopped and started again, the server serves the product with no other step."""
+    release(root)
+    triton.stop()
+    triton.start()
+    assert np.array_equal(served(picture), expected(root, picture))
+
+
+def test_one_release_at_a_time(home, root):
+    """While another process holds the release lock, a release is refused at once and moves nothing."""
+    put_package(root)
+    with release_lock(), pytest.raises(ReleaseError, match="going on"):
+        release_package(root, lineage=LINEAGE)
+    assert events() == []
+
+
+def test_a_damaged_package_is_refused(home, root):
+    """A package whose files do not have the hash that it states is refused before anything starts."""
+    put_package(root)
+    (root / "package" / "model" / "model.json").write_text("{}")
+    with pytest.raises(ReleaseError, match="damaged"):
+        release_package(root, lineage=LINEAGE)
+    assert triton.status().server is None
