@@ -122,10 +122,10 @@ def _outcome(table: str, item: Any) -> Outcome:
 
 
 def _observed(item: Any) -> str:
-    if item.exception_info and item.exception_info.get("raised_exception"):
-        return str(item.exception_info.get("exception_message"))
     found = item.result
     if "observed_value" in found:
         return str(found["observed_value"])
+    if "unexpected_count" not in found:  # the column is missing, or cannot be compared
+        return "; ".join(sorted({problem["exception_message"] for problem in item.exception_info.values()}))
     text = f"{found['unexpected_count']} of {found['element_count']} unexpected"
     return f"{text}, such as {found['partial_unexpected_list'][:3]}" if found["unexpected_count"] else text
