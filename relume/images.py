@@ -295,7 +295,6 @@ def _unsupported(why: str, where: object) -> ImageError:
 def _damaged(data: bytes, kind: str, error: Exception, where: object) -> ImageError:
     """Names damage: `truncated` when the end of the file is missing, `corrupt` for anything else."""
     end_is_missing = {
-        "PNG": b"IEND" not in data,
         "JPEG": b"\xff\xd9" not in data,
         "WEBP": int.from_bytes(data[4:8], "little") + 8 > len(data),
     }
@@ -330,15 +329,13 @@ def _open(data: bytes, where: object) -> tuple[Any, Header]:
         raise _damaged(data, kind, error, where) from error
     if problem:
         raise _unsupported(problem, where)
-    if kind == "PNG" and b"IEND" not in data:
-        raise _damaged(data, kind, EOFError("the end chunk is missing"), where)
     return opened, header
 
 
 def _header(opened: Any, data: bytes, kind: str) -> tuple[Header, str | None]:
     """The header, and why the pixels cannot be read if they cannot."""
     mode, (width, height), problem = opened.mode, opened.size, None
-    orientation = opened.getexif().get(_ORIENTATION, 1)
+    orientation = _exif(opened, data, kind).get(_ORIENTATION, 1)
     bit_depth = {"1": 1, "I;16": 16, "I;16B": 16, "I": 32, "F": 32}.get(mode, 8)
     if kind == "PNG":
         bit_depth = data[24]  # the IHDR chunk: Pillow gives 16-bit RGB as 8 bits
@@ -371,6 +368,26 @@ def _header(opened: Any, data: bytes, kind: str) -> tuple[Header, str | None]:
         bit_depth=bit_depth,
         orientation=orientation,
     ), problem
+
+
+def _exif(opened: Any, data: bytes, kind: str) -> Any:
+    """The EXIF tags, found without decoding pixels.
+
+    Pillow decodes a PNG to find them, as they may stand behind the pixels; so its chunks are walked here.
+    """
+    if kind != "PNG":
+        return opened.getexif()
+    from PIL import Image
+
+    place, name = 8, b""
+    while name != b"IEND":
+        if place + 8 > len(data):
+            raise EOFError("the end chunk is missing")
+        length, name = struct.unpack_from(">I4s", data, place)
+        if name == b"eXIf":
+            opened.info["exif"] = b"Exif\0\0" + data[place + 8 : place + 8 + length]
+        place += 12 + length
+    return Image.Image.getexif(opened)
 
 
 def _pixels(opened: Any, header: Header) -> np.ndarray:
