@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from flows.platform.processes import free_port, running_process, start_process, stop_process
-from relume.errors import RelumeError, ServiceError
+from relume.errors import RelumeError, ServerRefusedError, ServerUnreachableError, ServiceError
 from relume.files import read_json, write_json
 from relume.home import relume_home
 from relume.serving import repository as models
@@ -225,13 +225,21 @@ def mend() -> list[str]:
                 if product.answers:
                     continue
                 try:
-                    control.reload_release(now.server.repository, product.release)
-                    control.load_product(now.server.repository, name)
+                    _mend_product(control, now.server.repository, name, product.release)
                 except RelumeError as error:
                     _log.warning("%s cannot be served: %s", name, error.why or error)
                 else:
                     mended.append(name)
     return mended
+
+
+def _mend_product(control: TritonControl, repository: str, product: str, release: str) -> None:
+    """Loads a product; only if that does not help, starts its release anew."""
+    try:
+        control.load_product(repository, product)
+    except (ServerRefusedError, ServerUnreachableError):
+        control.reload_release(repository, release)
+        control.load_product(repository, product)
 
 
 def supervise(end: threading.Event, *, repository: str | Path | None = None, interval: float = 5.0) -> None:
@@ -312,6 +320,5 @@ def _environment() -> dict[str, str]:
     foreign = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
     return {name: value for name, value in os.environ.items() if name not in foreign} | {
         "PATH": f"{folder() / 'env' / 'bin'}:{os.environ.get('PATH', '/usr/bin:/bin')}",
-        "PYTHONDONTWRITEBYTECODE": "1",  # the repository holds released bytes and nothing else
         "AWS_EC2_METADATA_DISABLED": "true",
     }

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from relume.errors import ModelMissingError, ReleaseError
-from relume.files import atomic_folder, sha256_folder, write_text
+from relume.files import atomic_folder, sha256_file, write_text
 from relume.serving.config_pbtxt import product_config
 from relume.serving.served_model import MODEL_FOLDER, read_serving
 
@@ -38,7 +38,8 @@ def publish_release(served: str | Path, repository: str | Path, release: str) ->
     if not _NAME.fullmatch(release):
         raise ReleaseError("Not a name for a release", where=release, why="it may hold a-z, 0-9, dot, _ and -")
     if target.exists():
-        if sha256_folder(target) != sha256_folder(source):
+        # The server's Python leaves its byte code beside model.py, whatever its environment says.
+        if _hashes(source) != {name: hash for name, hash in _hashes(target).items() if "__pycache__" not in name}:
             raise ReleaseError(
                 "Another model was released under this name",
                 where=target,
@@ -49,6 +50,10 @@ def publish_release(served: str | Path, repository: str | Path, release: str) ->
     with atomic_folder(target) as temporary:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
     return target
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256_file(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def releases(repository: str | Path) -> list[str]:

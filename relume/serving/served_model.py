@@ -69,9 +69,12 @@ def read_serving(folder: str | Path) -> Serving:
         ModelMissingError: There is no served model in the folder.
         ModelFormatError: serving.json has other keys or values.
     """
-    path = Path(folder) / "serving.json"
-    if not path.is_file() or not onnx_path(folder).is_file():
-        raise ModelMissingError("No served model", where=folder, next_step="dvc repro export")
+    path, model = Path(folder) / "serving.json", Path(folder) / MODEL_FOLDER
+    for file in (path, model / "config.pbtxt", model / "1" / "model.onnx", model / "1" / "model.py"):
+        if not file.is_file():
+            raise ModelMissingError(
+                "Not a served model", where=folder, why=f"{file} is missing", next_step="dvc repro export"
+            )
     values = read_json(path)
     known = {field.name for field in fields(Serving)}
     if set(values) != known or not all(isinstance(values[key], int) for key in ("tile", "halo")):

@@ -84,15 +84,23 @@ class TritonRestorer:
             ServerUnreachableError: The server does not answer.
             ModelMissingError: The server has no such product.
         """
-        try:
-            release, config = self.product, self._transport.model_config(self.product)
-            if steps := config.get("ensemble_scheduling", {}).get("step"):
-                release = steps[0]["model_name"]
-                config = self._transport.model_config(release)
-        except ServerRefusedError as error:
-            raise ModelMissingError(
-                "The Triton server does not serve this model", where=release, why=error.why, next_step="relume release"
-            ) from None
+        previous, release = None, self.product
+        while True:
+            try:
+                config = self._transport.model_config(self.product)
+                if steps := config.get("ensemble_scheduling", {}).get("step"):
+                    release = steps[0]["model_name"]
+                    config = self._transport.model_config(release)
+                break
+            except ServerRefusedError as error:
+                if release == previous:  # else it may have been switched away from and unloaded between the calls
+                    raise ModelMissingError(
+                        "The Triton server does not serve this model",
+                        where=release,
+                        why=error.why,
+                        next_step="relume release",
+                    ) from None
+                previous = release
         return ServedRelease(
             release=release,
             tile=_parameter(config, "tile"),

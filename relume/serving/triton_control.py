@@ -68,16 +68,13 @@ class TritonControl:
         try:
             self._load(release)
             self.probe(release, timeout=self._load_timeout)
-        except (ServerRefusedError, ServerUnreachableError) as error:
+        except ServerRefusedError as error:
+            self._call("unload_model", release, timeout=self._load_timeout)
+            raise _not_served(release, error) from None
+        except ServerUnreachableError as error:
             if not self.live():
                 raise
-            self._call("unload_model", release, timeout=self._load_timeout)
-            raise ReleaseError(
-                "The Triton server cannot serve the release",
-                where=release,
-                why=error.why,
-                next_step="what was served before is served on; mend the model and run `relume release` again",
-            ) from None
+            raise _not_served(release, error) from None  # an unload would wait for the load that hangs
 
     def switch_product(self, repository: str | Path, product: str, release: str) -> None:
         """Makes clients of a product get another release; no request fails or waits for it.
@@ -192,7 +189,7 @@ class TritonControl:
         try:
             return getattr(self._client, method)(*args, client_timeout=timeout)
         except InferenceServerException as error:
-            status, why = error.status() or "", error.message()
+            status, why = error.status() or "", error.message().partition("\n\nAt:\n")[0]  # without the traceback
             next_step = "relume status"
             if "DEADLINE_EXCEEDED" in status:
                 why = f"{method} did not end in {timeout:.0f} s"
@@ -205,3 +202,12 @@ class TritonControl:
             raise ServerUnreachableError(
                 "The Triton server does not answer", where=f"grpc://{self.address}", why=why, next_step=next_step
             ) from None
+
+
+def _not_served(release: str, error: RelumeError) -> ReleaseError:
+    return ReleaseError(
+        "The Triton server cannot serve the release",
+        where=release,
+        why=error.why,
+        next_step="what was served before is served on; mend the model and run `relume release` again",
+    )

@@ -1,0 +1,97 @@
+"""Restoring through a real Triton server: every way gives the bytes that ONNX Runtime gives in process."""
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flows.platform import triton
+from relume.errors import ModelMissingError, ServerRefusedError
+from relume.serving.onnx_restorer import OnnxRestorer
+from relume.serving.triton_client import TritonRestorer
+from relume.serving.triton_transport import GrpcTransport
+
+
+def photograph(height, width):
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def client_regions():
+    return [path.name for path in Path("/dev/shm").glob(f"relume-tiles-{os.getpid()}-*")]
+
+
+@pytest.mark.parametrize("shared_memory", [True, False], ids=["shared memory", "connection"])
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+@pytest.mark.parametrize("size", [(1, 1), (20, 90), (32, 32), (211, 157)])
+def test_equal_bytes(server, served, protocol, shared_memory, size):
+    """gRPC and HTTP, with and without shared memory, give exactly what ONNX Runtime gives in process."""
+    image = photograph(*size)
+    with TritonRestorer(getattr(server, protocol), shared_memory=shared_memory) as restorer:
+        restored = restorer.restore(image)
+    np.testing.assert_array_equal(restored, OnnxRestorer(served["blur"], threads=1).restore(image))
+    assert not client_regions()
+
+
+def test_many_clients(server, served):
+    """Requests of many clients that Triton batches together come back to the client that sent them."""
+    images = [photograph(60 + index, 100) for index in range(12)]
+
+    def restore(image):
+        with TritonRestorer(server.grpc, batch=2) as restorer:
+            return restorer.restore(image)
+
+    with ThreadPoolExecutor(6) as pool:
+        restored = list(pool.map(restore, images))
+    in_process = OnnxRestorer(served["blur"], threads=1)
+    for image, result in zip(images, restored, strict=True):
+        np.testing.assert_array_equal(result, in_process.restore(image))
+
+
+def test_a_release_by_its_own_name(server, control, served):
+    """A release can be asked for by its own name, beside the product."""
+    control.load_release("denoise-sharpen")
+    image = photograph(50, 70)
+    with TritonRestorer(server.grpc, product="denoise-sharpen") as restorer:
+        restored = restorer.restore(image)
+    np.testing.assert_array_equal(restored, OnnxRestorer(served["sharpen"], threads=1).restore(image))
+
+
+def test_unknown_product(server):
+    """A product that the server does not have is named, with the command that releases one."""
+    with TritonRestorer(server.http, product="derain") as restorer, pytest.raises(ModelMissingError, match="derain"):
+        restorer.restore(photograph(20, 20))
+
+
+def test_refused_shared_memory(server, served, monkeypatch, caplog):
+    """When the server cannot open the region, tiles go through the connection, with a warning and the same result."""
+    register = GrpcTransport.register
+    monkeypatch.setattr(GrpcTransport, "register", lambda self, name, key, size: register(self, name, "/nowhere", size))
+    image = photograph(80, 80)
+    with caplog.at_level(logging.WARNING), TritonRestorer(server.grpc) as restorer:
+        restored = restorer.restore(image)
+    np.testing.assert_array_equal(restored, OnnxRestorer(served["blur"], threads=1).restore(image))
+    assert "No shared memory" in caplog.text
+    assert not client_regions()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_failing_requests(server, control, protocol):
+    """When the model's process dies, the client gets its error, and no region is left on either side."""
+    process = triton.status()
+    for stub in stubs_of(process.pid):
+        stub.kill()
+    with TritonRestorer(getattr(server, protocol)) as restorer, pytest.raises(ServerRefusedError, match="not healthy"):
+        restorer.restore(photograph(200, 200))
+    assert not client_regions()
+    assert not control._client.get_system_shared_memory_status().regions
+    assert triton.mend() == ["denoise"]
+
+
+def stubs_of(pid):
+    """The processes that the server runs models in."""
+    import psutil
+
+    return [child for child in psutil.Process(pid).children(recursive=True) if "stub" in child.name()]

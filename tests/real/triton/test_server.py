@@ -1,0 +1,183 @@
+"""The embedded server as a process: starts, deaths, restarts and what they leave behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from flows.platform import triton
+from relume.errors import ServiceError
+from relume.serving.triton_client import TritonRestorer
+from relume.serving.triton_control import TritonControl
+from tests.tiny_onnx import BLUR, convolve
+
+IMAGE = np.random.default_rng(9).integers(0, 256, (80, 70, 3), np.uint8)
+
+
+def restores(server):
+    with TritonRestorer(server.grpc) as restorer:
+        return np.array_equal(restorer.restore(IMAGE), convolve(IMAGE, BLUR))
+
+
+def regions():
+    return list(Path("/dev/shm").glob(f"{triton._shared_memory_prefix()}*"))
+
+
+def kill(pid):
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while triton.status().pid == pid and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_listens_on_loopback_only(server):
+    """Every port that the server opens is one of 127.0.0.1."""
+    listening = [
+        connection.laddr
+        for connection in psutil.Process(triton.status().pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert {address.ip.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+    assert {address.port for address in listening} == {server.grpc_port, server.http_port, server.metrics_port}
+
+
+def test_start_twice(server):
+    """Starting a server that runs gives the running one; with another repository it is refused."""
+    pid = triton.status().pid
+    assert triton.start() == server
+    assert triton.status().pid == pid
+    with pytest.raises(ServiceError, match="another model repository"):
+        triton.start(Path(server.repository).parent / "others")
+
+
+def test_restart_serves_the_product_again(server):
+    """After a stop and a start the product is served by the same release, without any other step."""
+    assert triton.stop()
+    assert triton.status().state == "stopped"
+    assert not regions()
+    again = triton.start()
+    assert restores(again)
+    assert triton.status().products["denoise"] == triton.ProductStatus(
+        release="denoise-blur", served="denoise-blur", answers=True
+    )
+
+
+def test_stop_leaves_nothing(server):
+    """A stop ends the server and the models' processes and removes its shared memory and records."""
+    pid = triton.status().pid
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    assert len(processes) > 1
+    assert triton.stop()
+    assert not [process for process in processes if process.is_running() and process.status() != "zombie"]
+    assert not regions()
+    assert not triton.stop()
+
+
+def test_killed_server(server):
+    """A server ended by SIGKILL is seen as dead; the next start leaves no region of the old one and serves again."""
+    pid = triton.status().pid
+    stubs = psutil.Process(pid).children(recursive=True)
+    assert stubs
+    kill(pid)
+    left = regions()
+    assert left, "this test needs an unclean end"
+    assert triton.status().state == "dead"
+    again = triton.start()
+    assert restores(again)
+    assert not set(left) & set(regions())
+    assert not [stub for stub in stubs if stub.is_running() and stub.status() != "zombie"]
+
+
+def test_killed_model(server):
+    """A model whose process died still reads READY; status says that it does not answer, and mend starts it anew."""
+    (stub,) = [
+        child
+        for child in psutil.Process(triton.status().pid).children(recursive=True)
+        if "denoise-blur" in " ".join(child.cmdline())
+    ]
+    stub.kill()
+    status = triton.status()
+    with TritonControl(server.grpc) as control:
+        assert control.models()["denoise-blur"] == "READY"
+    assert status.state == "ready"
+    assert not status.products["denoise"].answers
+    assert triton.mend() == ["denoise"]
+    assert triton.status().products["denoise"].answers
+    assert restores(server)
+
+
+def test_outlives_the_command_that_started_it(server):
+    """A server started by a command that ends, and whose process group is killed, goes on."""
+    triton.stop()
+    code = "from flows.platform import triton; triton.start(); import os; os.killpg(0, 9)"
+    ended = subprocess.run([sys.executable, "-c", code], start_new_session=True, timeout=60)
+    assert ended.returncode == -signal.SIGKILL
+    status = triton.status()
+    assert status.state == "ready"
+    assert status.products["denoise"].answers
+    assert restores(status.server)
+
+
+def test_supervised(server):
+    """In the foreground a server that is killed is started again, and ends when it is told to."""
+    end = threading.Event()
+    supervisor = threading.Thread(target=triton.supervise, args=(end,), kwargs={"interval": 0.2})
+    supervisor.start()
+    try:
+        pid = triton.status().pid
+        kill(pid)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            status = triton.status()
+            if status.products and status.products["denoise"].answers:
+                break
+            time.sleep(0.1)
+        assert status.pid not in (None, pid)
+        assert restores(status.server)
+    finally:
+        end.set()
+        supervisor.join(30)
+    assert triton.status().state == "stopped"
+
+
+def test_broken_product_does_not_keep_the_server_down(server, caplog):
+    """A server whose product cannot be loaded starts, says so, and shows it in its status."""
+    triton.stop()
+    config = Path(server.repository) / "denoise" / "config.pbtxt"
+    good = config.read_text()
+    config.write_text(good.replace('key: "image" value: "image"', 'key: "picture" value: "image"'))
+    try:
+        triton.start()
+        assert "denoise cannot be served" in caplog.text
+        product = triton.status().products["denoise"]
+        assert (product.served, product.answers) == (None, False)
+    finally:
+        config.write_text(good)
+    assert triton.mend() == ["denoise"]
+
+
+def test_not_installed(tmp_path, monkeypatch):
+    """Without the server's environment the error names the command that installs it."""
+    monkeypatch.setenv("RELUME_HOME", str(tmp_path))
+    assert triton.status().state == "not installed"
+    with pytest.raises(ServiceError, match=r"infra/triton/install\.sh"):
+        triton.start()
+
+
+def test_dies_at_once(tmp_path, monkeypatch, triton_environment):
+    """A server that ends while it starts is an error that names its log, and leaves nothing behind."""
+    monkeypatch.setenv("RELUME_HOME", str(tmp_path))
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "env").symlink_to(triton_environment)
+    monkeypatch.setattr(triton, "_command", lambda server: ["/bin/sh", "-c", "echo no room; exit 3"])
+    with pytest.raises(ServiceError, match=r"no room[\s\S]*triton\.log"):
+        triton.start()
+    assert triton.status().state != "ready"
+    assert not triton.stop()

@@ -1,0 +1,164 @@
+"""Releases on a real Triton server: switched under load, and refused when broken while the old one serves on."""
+
+import itertools
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from relume.errors import ReleaseError, ServerRefusedError
+from relume.serving import repository as models
+from relume.serving.served_model import onnx_path
+from relume.serving.triton_client import TritonRestorer
+from relume.serving.triton_control import TritonControl
+from tests.tiny_onnx import BLUR, IDENTITY, SHARPEN, convolve, write_onnx, write_tiny_model
+
+IMAGE = np.random.default_rng(5).integers(0, 256, (150, 170, 3), np.uint8)
+EXPECTED = {name: convolve(IMAGE, kernel) for name, kernel in [("blur", BLUR), ("sharpen", SHARPEN)]}
+
+
+class Load:
+    """Clients that restore one picture over and over and note which release it came from."""
+
+    def __init__(self, urls):
+        self.seen, self.errors, self._end = [], [], threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(url,)) for url in urls]
+
+    def _run(self, url):
+        try:
+            with TritonRestorer(url, batch=2) as restorer:
+                while not self._end.is_set():
+                    restored = restorer.restore(IMAGE)
+                    matching = [name for name, expected in EXPECTED.items() if np.array_equal(restored, expected)]
+                    self.seen.append(matching[0] if matching else "a mixture")
+        except Exception as error:
+            self.errors.append(error)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self._end.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def wait_for(self, count):
+        """Waits until so many more pictures were restored."""
+        target, deadline = len(self.seen) + count, time.monotonic() + 60
+        while len(self.seen) < target and not self.errors and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_switch_under_load(server, control, protocol):
+    """Six switches under four clients, each with a load before and an unload after: no request fails, and every
+    picture comes whole from one release."""
+    with Load([getattr(server, protocol)] * 4) as load:
+        names = itertools.cycle(["sharpen", "blur"])
+        for name, previous in zip(names, itertools.cycle(["blur", "sharpen"]), strict=False):
+            load.wait_for(8)
+            control.load_release(f"denoise-{name}")
+            control.switch_product(server.repository, "denoise", f"denoise-{name}")
+            control.unload(f"denoise-{previous}")
+            if len(load.seen) > 6 * 8 or load.errors:
+                break
+        load.wait_for(8)
+    assert not load.errors
+    assert set(load.seen) == {"blur", "sharpen"}
+    assert load.seen[-1] == models.products(server.repository)["denoise"].removeprefix("denoise-")
+
+
+def broken(kind, served, folder):
+    """A served model that must not go live."""
+    shutil.copytree(served["blur"], folder)
+    if kind == "corrupt":
+        onnx_path(folder).write_bytes(onnx_path(folder).read_bytes()[:-40])
+    elif kind == "not onnx":
+        onnx_path(folder).write_bytes(b"this is no model" * 50)
+    elif kind == "other shape":
+        write_onnx(onnx_path(folder), tile=48, kernel=IDENTITY)
+    elif kind == "bad config":
+        (folder / "triton/denoise/config.pbtxt").write_text("this is no configuration {")
+    elif kind == "dies at its start":
+        onnx_path(folder).with_name("model.py").write_text("import os; os._exit(3)")
+    elif kind == "fails on a tile":
+        path = onnx_path(folder).with_name("model.py")
+        path.write_text(path.read_text().replace("np.concatenate(tiles)", "tiles[0][:, :2]"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["corrupt", "not onnx", "other shape", "bad config", "dies at its start", "fails on a tile"],
+)
+def test_broken_release_is_refused(server, control, served, tmp_path, kind):
+    """A broken release is refused by name while the old one serves every request, and is not left loaded."""
+    release = f"denoise-{kind.replace(' ', '-')}"
+    models.publish_release(broken(kind, served, tmp_path / "broken"), server.repository, release)
+    with Load([server.grpc] * 2) as load:
+        load.wait_for(2)
+        with pytest.raises(ReleaseError, match=release):
+            control.load_release(release)
+        load.wait_for(4)
+    assert not load.errors
+    assert set(load.seen) == {"blur"}
+    assert control.models().get(release, "UNAVAILABLE") == "UNAVAILABLE"
+    assert control.product_release("denoise") == "denoise-blur"
+    models.remove_release(server.repository, release)
+
+
+def test_load_that_hangs(server, served, tmp_path):
+    """A release whose load does not end is given up after the time limit, while the old one serves every request."""
+    folder = broken("corrupt", served, tmp_path / "broken")
+    onnx_path(folder).with_name("model.py").write_text("import time; time.sleep(8)")
+    models.publish_release(folder, server.repository, "denoise-hangs")
+    with Load([server.grpc] * 2) as load, TritonControl(server.grpc, load_timeout=1) as control:
+        load.wait_for(2)
+        with pytest.raises(ReleaseError, match="did not end in 1 s"):
+            control.load_release("denoise-hangs")
+        load.wait_for(4)
+    assert not load.errors
+    assert set(load.seen) == {"blur"}
+
+
+def test_switch_to_a_release_that_is_not_loaded(server, control, served):
+    """A product is only switched to a release that is loaded; until then it stays where it was, on disk as well."""
+    models.publish_release(served["identity"], server.repository, "denoise-not-loaded")
+    with pytest.raises(ReleaseError, match="not loaded"):
+        control.switch_product(server.repository, "denoise", "denoise-not-loaded")
+    assert models.products(server.repository) == {"denoise": "denoise-blur"}
+
+
+def test_failed_switch_is_taken_back(server, control, monkeypatch):
+    """When the product does not work after the switch, it is switched back, on the server and on disk."""
+    control.load_release("denoise-sharpen")
+    probe, calls = control.probe, []
+
+    def fails_once(model, **options):
+        calls.append(model)
+        if len(calls) == 1:
+            raise ServerRefusedError("refused", why="no tile came back")
+        probe(model, **options)
+
+    monkeypatch.setattr(control, "probe", fails_once)
+    with pytest.raises(ReleaseError, match="no tile came back"):
+        control.switch_product(server.repository, "denoise", "denoise-sharpen")
+    assert models.products(server.repository)["denoise"] == control.product_release("denoise") == "denoise-blur"
+
+
+def test_release_with_another_tile(server, control, tmp_path):
+    """A product can be switched to a release with another tile; a client that was there before follows."""
+    with TritonRestorer(server.grpc) as restorer:
+        np.testing.assert_array_equal(restorer.restore(IMAGE), EXPECTED["blur"])
+        models.publish_release(
+            write_tiny_model(tmp_path / "large", tile=48, halo=3, kernel=SHARPEN), server.repository, "denoise-large"
+        )
+        control.load_release("denoise-large")
+        control.switch_product(server.repository, "denoise", "denoise-large")
+        np.testing.assert_array_equal(restorer.restore(IMAGE), EXPECTED["sharpen"])
+        assert restorer.served().tile == 48
+    control.switch_product(server.repository, "denoise", "denoise-blur")

@@ -1,0 +1,108 @@
+"""The model repository: releases that never change and products that point to one."""
+
+import shutil
+
+import pytest
+
+from relume.errors import ModelMissingError, ReleaseError
+from relume.files import sha256_folder
+from relume.serving.repository import (
+    products,
+    publish_release,
+    releases,
+    remove_product,
+    remove_release,
+    write_product,
+)
+from relume.serving.served_model import MODEL_FOLDER
+from tests.tiny_onnx import SHARPEN, write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A served model."""
+    return write_tiny_model(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture
+def repository(tmp_path, served):
+    """A repository with the releases denoise-1 and denoise-2."""
+    for release in ("denoise-1", "denoise-2"):
+        publish_release(served, tmp_path / "models", release)
+    return tmp_path / "models"
+
+
+def test_publish(repository, served):
+    """A published release holds the bytes of the served model, and nothing else is left in the repository."""
+    assert sha256_folder(repository / "denoise-1") == sha256_folder(served / MODEL_FOLDER)
+    assert sorted(path.name for path in repository.iterdir()) == ["denoise-1", "denoise-2"] == releases(repository)
+
+
+def test_publish_again(repository, served):
+    """The same release published again changes nothing."""
+    before = (repository / "denoise-1" / "1" / "model.onnx").stat().st_mtime_ns
+    (repository / "denoise-1" / "1" / "__pycache__").mkdir()
+    (repository / "denoise-1" / "1" / "__pycache__" / "model.pyc").write_bytes(b"left by the server")
+    publish_release(served, repository, "denoise-1")
+    assert (repository / "denoise-1" / "1" / "model.onnx").stat().st_mtime_ns == before
+
+
+def test_publish_another_model_under_a_used_name(repository, tmp_path):
+    """A release's name is never given to other bytes."""
+    other = write_tiny_model(tmp_path / "other", kernel=SHARPEN)
+    before = sha256_folder(repository / "denoise-1")
+    with pytest.raises(ReleaseError, match="never changed"):
+        publish_release(other, repository, "denoise-1")
+    assert sha256_folder(repository / "denoise-1") == before
+
+
+@pytest.mark.parametrize("name", ["../denoise", ".hidden", "", "De noise"])
+def test_publish_under_an_impossible_name(repository, served, name):
+    """A name that is no plain folder name is refused."""
+    with pytest.raises(ReleaseError):
+        publish_release(served, repository, name)
+
+
+def test_interrupted_publish(repository, served, monkeypatch):
+    """A copy that breaks off leaves neither the release nor anything that Triton would take for one."""
+
+    def breaks_off(source, target, **options):
+        shutil.copyfile(served / "serving.json", target / "half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(shutil, "copytree", breaks_off)
+    with pytest.raises(OSError, match="disk full"):
+        publish_release(served, repository, "denoise-3")
+    assert sorted(path.name for path in repository.iterdir()) == ["denoise-1", "denoise-2"]
+
+
+def test_product_points_to_a_release(repository):
+    """A product points to the release written last, and is no release itself."""
+    write_product(repository, "denoise", "denoise-1")
+    write_product(repository, "denoise", "denoise-2")
+    assert products(repository) == {"denoise": "denoise-2"}
+    assert releases(repository) == ["denoise-1", "denoise-2"]
+
+
+def test_product_of_a_missing_release(repository):
+    """A product cannot point to a release that is not there; it goes on pointing to what it did."""
+    write_product(repository, "denoise", "denoise-1")
+    with pytest.raises(ModelMissingError, match="denoise-9"):
+        write_product(repository, "denoise", "denoise-9")
+    assert products(repository) == {"denoise": "denoise-1"}
+
+
+def test_product_with_the_name_of_a_release(repository):
+    """A product cannot overwrite a release."""
+    with pytest.raises(ReleaseError):
+        write_product(repository, "denoise-1", "denoise-2")
+
+
+def test_remove(repository):
+    """A release in use stays; out of use it goes, whole."""
+    write_product(repository, "denoise", "denoise-1")
+    with pytest.raises(ReleaseError, match="in use"):
+        remove_release(repository, "denoise-1")
+    remove_product(repository, "denoise")
+    remove_release(repository, "denoise-1")
+    assert sorted(path.name for path in repository.iterdir()) == ["denoise-2"]

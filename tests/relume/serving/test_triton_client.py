@@ -1,0 +1,155 @@
+"""The client's own decisions, with a server that is played by a few lines; real servers are in tests/real/triton."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relume.errors import ConfigError, ModelMissingError, ServerRefusedError, ServerUnreachableError
+from relume.serving import triton_client
+from relume.serving.shared_tiles import SharedTiles, is_this_host, remove_orphans
+from relume.serving.triton_client import TritonRestorer
+from relume.serving.triton_transport import QueueFullError, connect
+
+IMAGE = np.random.default_rng(3).integers(0, 256, (60, 50, 3), np.uint8)
+
+
+class PlayedServer:
+    """A server whose product adds a number, and which `after` a number of requests becomes another release."""
+
+    host = "triton.example"
+
+    def __init__(self):
+        self.release, self.tile, self.requests = "denoise-1", 32, 0
+        self.switch_after, self.next_tile = 10**9, 32
+        self.refusals: list[Exception] = []
+
+    def model_config(self, model):
+        if model == "denoise":
+            return {"ensemble_scheduling": {"step": [{"model_name": self.release}]}}
+        if model != self.release:
+            raise ServerRefusedError("refused", why="unknown model")
+        return {
+            "max_batch_size": 8,
+            "parameters": {"tile": {"string_value": str(self.tile)}, "halo": {"string_value": "2"}},
+        }
+
+    def infer(self, model, tiles_NCHW, slot=None):
+        self.requests += 1
+        if self.requests > self.switch_after:
+            self.release, self.tile = "denoise-2", self.next_tile
+        if self.refusals:
+            raise self.refusals.pop()
+        if tiles_NCHW.shape[-1] != self.tile:
+            raise ServerRefusedError("refused", why="unexpected shape")
+        return tiles_NCHW // 2 if self.release == "denoise-1" else tiles_NCHW // 4
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """The played server, found at any address."""
+    played = PlayedServer()
+    monkeypatch.setattr(triton_client, "connect", lambda url, timeout: played)
+    return played
+
+
+@pytest.mark.parametrize("next_tile", [32, 24])
+def test_switch_within_a_photograph(server, next_tile):
+    """A photograph during which the product is switched comes whole from the new release, also with another tile."""
+    server.switch_after, server.next_tile = 2, next_tile
+    restored = TritonRestorer("any:1", batch=1).restore(IMAGE)
+    np.testing.assert_array_equal(restored, IMAGE // 4)
+
+
+def test_refusal_of_an_unchanged_release(server):
+    """An error of a release that was not switched away is given to the caller and not tried for ever."""
+    server.refusals = [ServerRefusedError("refused", why="out of memory")]
+    with pytest.raises(ServerRefusedError, match="out of memory"):
+        TritonRestorer("any:1").restore(IMAGE)
+
+
+def test_full_queue_is_waited_out(server):
+    """A request refused because the queue is full is sent again."""
+    server.refusals = [QueueFullError("refused", why="exceeds maximum queue size") for _ in range(2)]
+    np.testing.assert_array_equal(TritonRestorer("any:1").restore(IMAGE), IMAGE // 2)
+
+
+def test_full_queue_within_the_time_limit(server):
+    """A queue that stays full longer than a request may take is an error."""
+    server.refusals = [QueueFullError("refused", why="exceeds maximum queue size") for _ in range(1000)]
+    with pytest.raises(QueueFullError):
+        TritonRestorer("any:1", timeout=0.2).restore(IMAGE)
+
+
+def test_unknown_product(server):
+    """A product that the server does not have is named."""
+    with pytest.raises(ModelMissingError, match="derain"):
+        TritonRestorer("any:1", product="derain").restore(IMAGE)
+
+
+@pytest.mark.parametrize("url", ["localhost", "ftp://localhost:1", "http://localhost", "grpc://:8001", "host:port"])
+def test_impossible_address(url):
+    """An address without scheme, host or port that can be used is refused, with the form it should have."""
+    with pytest.raises(ConfigError, match="HOST:PORT"):
+        connect(url, timeout=1)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_nobody_listens(scheme):
+    """Where nothing listens, the error names the address and the command that starts a server."""
+    with socket.socket() as bound:  # bound and not listening: nobody else can take the port
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        with (
+            TritonRestorer(f"{scheme}://127.0.0.1:{port}") as restorer,
+            pytest.raises(ServerUnreachableError, match=f"127.0.0.1:{port}") as caught,
+        ):
+            restorer.restore(IMAGE)
+    assert "relume serve" in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_silent_server(scheme):
+    """A server that takes the connection and never answers is given up after the time limit."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with (
+            TritonRestorer(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}", timeout=0.5) as restorer,
+            pytest.raises(ServerUnreachableError),
+        ):
+            restorer.restore(IMAGE)
+
+
+def test_this_host():
+    """Loopback and this machine's name are this host; other addresses are not."""
+    assert all(map(is_this_host, ["localhost", "127.0.0.1", "127.1.2.3", "::1", socket.gethostname()]))
+    assert not any(map(is_this_host, ["10.0.0.1", "triton.example", "8.8.8.8"]))
+
+
+def test_region_of_a_killed_process():
+    """A region whose process and resource tracker were killed is removed; one in use is not."""
+    code = (
+        "import os, signal, sys; from relume.serving.shared_tiles import SharedTiles;"
+        "print(SharedTiles(1, 100).name, flush=True); os.killpg(0, signal.SIGKILL)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, start_new_session=True)
+    left = Path("/dev/shm") / ended.stdout.strip()
+    own = SharedTiles(1, 100)
+    try:
+        assert left.name.startswith("relume-tiles-")
+        assert left.exists()
+        remove_orphans()
+        assert not left.exists()
+        assert (Path("/dev/shm") / own.name).exists()
+    finally:
+        own.close()
+    assert f"-{os.getpid()}-" in own.name
+    assert not (Path("/dev/shm") / own.name).exists()
