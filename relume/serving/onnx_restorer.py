@@ -82,5 +82,6 @@ class OnnxRestorer:
             tile=self.serving.tile,
             halo=self.serving.halo,
             batch=self._batch,
+            in_flight=1,
             on_progress=on_progress,
         )

@@ -32,9 +32,11 @@ class SharedTiles:
         self.name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self.size = 2 * slots * size
         self._memory = SharedMemory(self.name, create=True, size=self.size)
+        buffer = self._memory.buf
+        assert buffer is not None  # it is until the region is closed
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for index in range(slots):
-            self._free.put(Slot(self.name, self._memory, 2 * index * size, (2 * index + 1) * size))
+            self._free.put(Slot(self.name, buffer, 2 * index * size, (2 * index + 1) * size))
 
     @contextlib.contextmanager
     def slot(self) -> Iterator["Slot"]:
@@ -54,21 +56,21 @@ class SharedTiles:
 class Slot:
     """Room for the tiles of one request and for their answer."""
 
-    def __init__(self, region: str, memory: SharedMemory, input_offset: int, output_offset: int):
-        self._region, self._memory = region, memory
+    def __init__(self, region: str, buffer: memoryview, input_offset: int, output_offset: int):
+        self._region, self._buffer = region, buffer
         self._input_offset, self._output_offset = input_offset, output_offset
 
     def put(self, image: Any, restored: Any, tiles_NCHW: np.ndarray) -> None:
         """Copies tiles in and makes tritonclient's input and output point here."""
         size = tiles_NCHW.nbytes
-        # No name is given to a view of the memory: a view that outlives an error would keep the region open.
-        self._memory.buf[self._input_offset : self._input_offset + size] = memoryview(tiles_NCHW).cast("B")
+        # No name is given to a part of the buffer: one that outlives an error would keep the region open.
+        self._buffer[self._input_offset : self._input_offset + size] = tiles_NCHW.data.cast("B")
         image.set_shared_memory(self._region, size, self._input_offset)
         restored.set_shared_memory(self._region, size, self._output_offset)
 
     def get(self, shape: tuple[int, ...]) -> np.ndarray:
         """Copies the answer out."""
-        answer = bytes(self._memory.buf[self._output_offset : self._output_offset + int(np.prod(shape))])
+        answer = bytes(self._buffer[self._output_offset : self._output_offset + int(np.prod(shape))])
         return np.frombuffer(answer, np.uint8).reshape(shape)
 
 

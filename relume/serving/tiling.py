@@ -10,8 +10,9 @@ The weights are separable and lie on a grid, so their sum is the product of two 
 these sums beforehand: the blended picture needs no weight image.
 """
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -103,21 +104,22 @@ def restore_tiled(
     tile: int,
     halo: int,
     batch: int = 4,
-    in_flight: int = 1,
+    in_flight: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Restores a photograph tile by tile.
 
     Holds the photograph, its result, one band of tile rows in float32 and the batches in flight, never the whole
-    photograph in float. The next batch is cut and the last one blended while others are in flight.
+    photograph in float. With batches in flight, the next is cut and the last one blended meanwhile.
 
     Args:
         image_HWC: uint8 (H, W, 3) RGB, any size from 1x1.
-        restore_batch: The backend. Called from threads of its own, from up to `in_flight` at a time.
+        restore_batch: The backend.
         tile: Side of a tile in pixels.
         halo: Context in pixels, see the module's text.
         batch: Tiles in a batch at most; the last batch may hold fewer.
-        in_flight: Batches given to `restore_batch` at a time.
+        in_flight: Batches given to `restore_batch` at a time, each from a thread of its own. 0 calls it in the
+            caller's thread, as torch needs: the number of threads set for it holds in that thread alone.
         on_progress: Called after each batch with the tiles done and the tiles in all.
 
     Returns:
@@ -140,28 +142,15 @@ def restore_tiled(
     total = len(rows.starts) * len(columns.starts)
     canvas = _Canvas(height, width, rows, columns, tile)
 
-    executor = ThreadPoolExecutor(in_flight, thread_name_prefix="restore-tiles")
-    flying: deque[Future[np.ndarray]] = deque()
     done = 0
-
-    def land() -> None:
-        nonlocal done
-        restored_NCHW = flying.popleft().result()
-        for tile_CHW in restored_NCHW:
-            canvas.add(tile_CHW)
-        done += len(restored_NCHW)
-        if on_progress:
-            on_progress(done, total)
-
-    try:
-        for tiles_NCHW in _batches(image_HWC, rows, columns, tile, batch):
-            if len(flying) > in_flight:
-                land()
-            flying.append(executor.submit(restore_batch, tiles_NCHW))
-        while flying:
-            land()
-    finally:
-        executor.shutdown(cancel_futures=True)
+    batches = _batches(image_HWC, rows, columns, tile, batch)
+    with contextlib.closing(_overlapped(batches, restore_batch, in_flight)) as restored_batches:
+        for restored_NCHW in restored_batches:
+            for tile_CHW in restored_NCHW:
+                canvas.add(tile_CHW)
+            done += len(restored_NCHW)
+            if on_progress:
+                on_progress(done, total)
     return canvas.image_HWC
 
 
@@ -176,6 +165,26 @@ def _batches(image_HWC: np.ndarray, rows: Axis, columns: Axis, tile: int, batch:
         for tile_CHW, (top, left) in zip(tiles_NCHW, chosen, strict=True):
             tile_CHW[:] = image_HWC[top : top + tile, left : left + tile].transpose(2, 0, 1)
         yield tiles_NCHW
+
+
+def _overlapped(
+    batches: Iterator[np.ndarray], restore_batch: RestoreBatch, in_flight: int
+) -> Generator[np.ndarray, None, None]:
+    """The restored batches in their order, with one more batch cut while `in_flight` are with the backend."""
+    if in_flight == 0:
+        yield from map(restore_batch, batches)
+        return
+    executor = ThreadPoolExecutor(in_flight, thread_name_prefix="restore-tiles")
+    flying: deque[Future[np.ndarray]] = deque()
+    try:
+        for batch_NCHW in batches:
+            if len(flying) > in_flight:
+                yield flying.popleft().result()
+            flying.append(executor.submit(restore_batch, batch_NCHW))
+        while flying:
+            yield flying.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 class _Canvas:

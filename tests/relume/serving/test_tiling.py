@@ -28,7 +28,7 @@ def box_maximum(image: np.ndarray, radius: int, axes: tuple[int, int]) -> np.nda
 
 
 @settings(max_examples=60, deadline=None)
-@given(height=sides, width=sides, tile_halo=tiles, batch=st.integers(1, 5), in_flight=st.integers(1, 3))
+@given(height=sides, width=sides, tile_halo=tiles, batch=st.integers(1, 5), in_flight=st.integers(0, 3))
 def test_identity(height, width, tile_halo, batch, in_flight):
     """A network that changes nothing gives back every picture exactly, whatever its size."""
     image, (tile, halo) = photograph(height, width), tile_halo
@@ -127,6 +127,13 @@ def test_batches_in_flight():
     count = count_tiles(64, 96, tile=16, halo=1)
     assert count % 4 == 0
     restore_tiled(photograph(64, 96), network, tile=16, halo=1, batch=1, in_flight=4)
+
+
+def test_own_thread():
+    """Unless batches are to be in flight, the backend runs in the caller's thread."""
+    threads = set()
+    restore_tiled(photograph(60, 60), lambda x: threads.add(threading.get_ident()) or x, tile=32, halo=2)
+    assert threads == {threading.get_ident()}
 
 
 def test_progress():
