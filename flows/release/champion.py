@@ -16,12 +16,16 @@ from relume.serving import repository as models
 from relume.serving.triton_control import TritonControl
 
 
+class ReleaseInProgressError(ReleaseError):
+    """Another release or rollback is going on in this RELUME_HOME."""
+
+
 @contextlib.contextmanager
 def release_lock() -> Iterator[None]:
     """Holds the right to move what is served; a second release, rollback or repair is refused at once.
 
     Raises:
-        ReleaseError: Another one holds it.
+        ReleaseInProgressError: Another one holds it.
     """
     path = relume_home() / "release.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +33,7 @@ def release_lock() -> Iterator[None]:
         with FileLock(path, timeout=0):
             yield
     except Timeout:
-        raise ReleaseError(
+        raise ReleaseInProgressError(
             "Another release or rollback is going on", where=path, next_step="wait for it, then try again"
         ) from None
 
@@ -165,6 +169,30 @@ class Champion:
             previous=previous.version if previous else None,
             candidate=candidate,
         )
+
+
+def serve_champions() -> list[Release]:
+    """Starts the embedded server and serves by it what the ledger says, repairing what a crash left.
+
+    While a release or rollback is going on in another process, the server is started and left to it.
+
+    Returns:
+        The releases that serve; empty before the first release.
+
+    Raises:
+        ServiceError: The server does not start.
+        ReleaseError: A champion cannot be served.
+    """
+    ledger = Ledger()
+    products = sorted({entry.release.product for entry in ledger.entries()})
+    with reach_server(None) as (_, control):
+        try:
+            with release_lock():
+                for product in products:
+                    Champion(product, control, ledger).set_right()
+        except ReleaseInProgressError:
+            pass
+    return [release for product in products if (release := ledger.current(product))]
 
 
 def stored_package(release: Release, registry: Registry) -> Package:

@@ -1,0 +1,231 @@
+"""What is installed, running and missing on this machine, each with the command that mends it."""
+
+import dataclasses
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.platform.status import Status, read_status
+from relume.home import relume_home
+
+PYTHON = ((3, 11), (3, 12))
+FREE_GIB = 5.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What.
+        ok: Whether it is there.
+        required: Whether relume cannot do its main job without it.
+        detail: What was found.
+        mend: The command that mends it; empty when it is there.
+    """
+
+    name: str
+    ok: bool
+    required: bool
+    detail: str
+    mend: str = ""
+
+
+def examine(root: Path = Path()) -> list[Finding]:
+    """Looks at everything; changes and starts nothing.
+
+    Args:
+        root: The top of the checkout.
+    """
+    status = read_status(root)
+    return [
+        _python(),
+        _packages(root),
+        *_programs(),
+        _checkout(root),
+        _disk(),
+        _libpython(),
+        _triton_environment(status),
+        *_data_and_model(root),
+        *_services(status),
+        *_serving(status),
+        _accelerator(),
+    ]
+
+
+def exit_code(findings: list[Finding]) -> int:
+    """0 when all that is required is there, else 1."""
+    return int(any(finding.required and not finding.ok for finding in findings))
+
+
+def render(findings: list[Finding]) -> str:
+    """The findings as plain text; what is missing is followed by its command."""
+    lines = []
+    for finding in findings:
+        mark = "ok" if finding.ok else "MISSING" if finding.required else "-"
+        lines.append(f"{mark:<8} {finding.name:<22} {finding.detail}")
+        if finding.mend and not finding.ok:
+            lines.append(f"{'':<8} {'':<22} next: {finding.mend}")
+    missing = sum(finding.required and not finding.ok for finding in findings)
+    lines += ["", f"{missing} required missing" if missing else "All that is required is there."]
+    return "\n".join(lines) + "\n"
+
+
+def _python() -> Finding:
+    version = sys.version_info[:2]
+    return Finding(
+        name="python",
+        ok=version in PYTHON,
+        required=True,
+        detail=f"{sys.version.split()[0]} in {sys.prefix}",
+        mend="python3.11 -m venv .venv, then make setup",
+    )
+
+
+def _packages(root: Path) -> Finding:
+    """Compares what is installed with the tested set, for the packages that relume itself asks for."""
+    lock = root / "constraints.txt"
+    pins = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)", lock.read_text())) if lock.is_file() else {}
+    pins = {_normal(name): version for name, version in pins.items()}
+    wrong = []
+    for requirement in _requirements():
+        if "extra ==" in requirement:
+            continue
+        name = re.match(r"[\w.-]+", requirement)[0]
+        try:
+            installed = importlib.metadata.version(name).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{name} is missing")
+            continue
+        if (pin := pins.get(_normal(name))) and pin != installed:
+            wrong.append(f"{name} {installed} instead of {pin}")
+    return Finding(
+        name="packages",
+        ok=not wrong,
+        required=True,
+        detail=", ".join(wrong) or "the tested set",
+        mend="make setup",
+    )
+
+
+def _requirements() -> list[str]:
+    try:
+        return importlib.metadata.requires("relume") or []
+    except importlib.metadata.PackageNotFoundError:
+        return ["relume"]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _programs() -> Iterator[Finding]:
+    environment = str(Path(sys.executable).parent)
+    for program, mend in (("git", "sudo apt-get install git"), ("dvc", "make setup")):
+        found = shutil.which(program, path=f"{environment}:{os.environ.get('PATH', '')}")
+        yield Finding(name=program, ok=found is not None, required=True, detail=found or "not found", mend=mend)
+
+
+def _checkout(root: Path) -> Finding:
+    missing = [name for name in ("dvc.yaml", "params.yaml", ".dvc/config", ".git") if not (root / name).exists()]
+    return Finding(
+        name="checkout",
+        ok=not missing,
+        required=True,
+        detail=f"lacks {', '.join(missing)}" if missing else str(root.resolve()),
+        mend="cd to the top of a relume clone",
+    )
+
+
+def _disk() -> Finding:
+    place = relume_home()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 2**30
+    return Finding(
+        name="disk space",
+        ok=free >= FREE_GIB,
+        required=True,
+        detail=f"{free:.0f} GiB free at {place}",
+        mend=f"free {FREE_GIB:.0f} GiB, or set RELUME_HOME to a larger disk",
+    )
+
+
+def _libpython() -> Finding:
+    name = f"libpython{sysconfig.get_python_version()}.so.1.0"
+    folders = (sysconfig.get_config_var("LIBDIR"), "/usr/lib/x86_64-linux-gnu", "/usr/lib64")
+    found = next((path for folder in folders if folder and (path := Path(folder) / name).exists()), None)
+    return Finding(
+        name="libpython",
+        ok=found is not None,
+        required=True,
+        detail=str(found or f"{name} not found; the embedded Triton server needs it"),
+        mend=f"sudo apt-get install libpython{sysconfig.get_python_version()}",
+    )
+
+
+def _triton_environment(status: Status) -> Finding:
+    from flows.platform import triton
+
+    state = next(service.state for service in status.services if service.name == "triton")
+    return Finding(
+        name="embedded Triton",
+        ok=triton.installed(),
+        required=True,
+        detail=f"installed, {state}" if triton.installed() else "not installed",
+        mend=triton.INSTALL,
+    )
+
+
+def _data_and_model(root: Path) -> Iterator[Finding]:
+    for name, path, mend in (
+        ("photographs", "data/curated/images.csv", "relume pipeline run"),
+        ("package", "package/package.json", "relume pipeline run"),
+    ):
+        there = (root / path).is_file()
+        yield Finding(name=name, ok=there, required=False, detail=path if there else "not made yet", mend=mend)
+
+
+def _services(status: Status) -> Iterator[Finding]:
+    for service in status.services:
+        yield Finding(
+            name=service.name,
+            ok=service.state in ("running", "external"),
+            required=False,
+            detail=" ".join(part for part in (service.state, service.address) if part),
+            mend="relume up",
+        )
+
+
+def _serving(status: Status) -> Iterator[Finding]:
+    champions = [product for product in status.products if product.champion]
+    if not champions:
+        yield Finding(name="champion", ok=False, required=False, detail="none yet", mend="relume release")
+    for product in champions:
+        yield Finding(
+            name=f"champion {product.product}",
+            ok=product.served == product.champion.model and product.answers,
+            required=False,
+            detail=f"{product.champion.model}, served by {product.served or 'nothing'}",
+            mend="relume up",
+        )
+    for problem in status.problems:
+        yield Finding(name="problem", ok=False, required=True, detail=problem)
+
+
+def _accelerator() -> Finding:
+    """Asks the driver and not torch, whose import takes seconds."""
+    program = shutil.which("nvidia-smi")
+    names = ""
+    if program:
+        asked = [program, "--query-gpu=name", "--format=csv,noheader"]
+        names = subprocess.run(asked, capture_output=True, text=True).stdout.strip().replace("\n", ", ")
+    return Finding(
+        name="GPU", ok=bool(names), required=False, detail=names or f"none; {os.cpu_count()} CPU cores are used"
+    )

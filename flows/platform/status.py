@@ -1,0 +1,258 @@
+"""What is running and what serves, read from records and loopback end points; nothing heavy is imported.
+
+The ledger, not MLflow, says what is champion and candidate, so the answer is there with nothing running.
+"""
+
+import dataclasses
+import json
+import os
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.platform.processes import running_process
+from flows.platform.services import answers, folder, prefect_address
+from flows.release.ledger import Entry, Ledger, Release
+from flows.release.registry import redacted
+from relume.errors import LedgerError, RelumeError
+
+EXTERNAL = {"mlflow": "MLFLOW_TRACKING_URI", "prefect": "PREFECT_API_URL"}
+HEALTH = {"mlflow": "/health", "prefect": "/api/health"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServiceStatus:
+    """One background service.
+
+    Attributes:
+        name: `mlflow`, `prefect`, `worker` or `triton`.
+        state: `running`, `silent` (it runs but does not answer), `stopped`, `dead` (it ended by itself),
+            `not installed`, or `external` (the environment names one).
+        address: Where it listens, while it runs.
+        log: File with its output.
+    """
+
+    name: str
+    state: str
+    address: str | None = None
+    log: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProductStatus:
+    """One product.
+
+    Attributes:
+        product: Its name.
+        champion: The release that the ledger says serves, or None.
+        previous: The release that a rollback goes to, or None.
+        candidate: The ledger's last line about a release that was not promoted, or None.
+        served: The release that the running server uses, or None.
+        answers: Whether the server restored a tile just now.
+        last: The last line of the ledger about it.
+    """
+
+    product: str
+    champion: Release | None
+    previous: Release | None
+    candidate: Entry | None
+    served: str | None
+    answers: bool
+    last: Entry
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Status:
+    """Everything that `relume status` shows.
+
+    Attributes:
+        services: The background services.
+        products: Every product of the ledger.
+        unfinished: Promotions and rollbacks that were cut short.
+        schedule: The deployments of prefect.yaml, `name`, `cron`, and `next` once the Prefect server knows it.
+        problems: What is wrong, as sentences with the command that mends it.
+    """
+
+    services: list[ServiceStatus]
+    products: list[ProductStatus]
+    unfinished: list[Entry]
+    schedule: list[dict[str, str]]
+    problems: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """The status as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def read_status(root: Path = Path()) -> Status:
+    """Looks at everything; works with nothing running, and never starts anything.
+
+    Args:
+        root: The top of the checkout.
+    """
+    services = [_service(name) for name in ("mlflow", "prefect", "worker")]
+    triton, served = _triton()
+    ledger, problems = Ledger(), []
+    try:
+        products = [_product(ledger, name, served) for name in _products(ledger)]
+        unfinished = list(ledger.unfinished())
+    except LedgerError as error:
+        products, unfinished, problems = [], [], [str(error)]
+    else:
+        if ledger.torn():
+            problems.append("The ledger ends in half a line, left by a crash; the next release replaces it.")
+    problems += _problems(products, unfinished, triton)
+    return Status(
+        services=[*services, triton],
+        products=products,
+        unfinished=unfinished,
+        schedule=_schedule(root),
+        problems=problems,
+    )
+
+
+def render(status: Status) -> str:
+    """The status as plain text."""
+    lines = ["Services"]
+    for service in status.services:
+        lines.append(f"  {service.name:<9} {service.state:<14} {service.address or ''}".rstrip())
+        if service.state in ("silent", "dead") and service.log:
+            lines.append(f"  {'':<9} log: {service.log}")
+    for product in status.products:
+        lines += ["", f"Product {product.product}", *_product_lines(product)]
+    if not status.products:
+        lines += ["", "Nothing was released yet", "  next: relume pipeline run, then relume release"]
+    lines += ["", "Schedule"]
+    for deployment in status.schedule:
+        following = f"next {deployment['next']}" if "next" in deployment else "not active: relume up"
+        lines.append(f"  {deployment['name']:<9} {deployment['cron']:<14} {following}")
+    if status.problems:
+        lines += ["", "Problems", *(f"  {problem}" for problem in status.problems)]
+    return "\n".join(lines) + "\n"
+
+
+def _product_lines(product: ProductStatus) -> list[str]:
+    served = product.served or "nothing"
+    if product.served and not product.answers:
+        served += ", which does not answer"
+    lines = [
+        f"  champion  {_release(product.champion)}",
+        f"  previous  {_release(product.previous)}",
+        f"  served    {served}",
+    ]
+    if product.candidate:
+        lines.append(f"  candidate {_release(product.candidate.release)}, {product.candidate.event}")
+        lines += [f"            {failed}" for failed in product.candidate.details.get("failed", [])]
+    lines.append(f"  last      {product.last.event} {product.last.release.model}, {product.last.time}")
+    return lines
+
+
+def _release(release: Release | None) -> str:
+    return f"{release.model} (version {release.version})" if release else "none"
+
+
+def _service(name: str) -> ServiceStatus:
+    log = folder() / f"{name}.log"
+    if name in EXTERNAL and (address := os.environ.get(EXTERNAL[name])):
+        return ServiceStatus(name=name, state="external", address=redacted(address))
+    record = running_process(folder(), name)
+    if record is None:
+        state = "dead" if (folder() / f"{name}.json").is_file() else "stopped"
+        return ServiceStatus(name=name, state=state, log=str(log) if log.is_file() else None)
+    healthy = name not in HEALTH or answers(f"{record.address}{HEALTH[name]}")
+    return ServiceStatus(name=name, state="running" if healthy else "silent", address=record.address, log=str(log))
+
+
+def _triton() -> tuple[ServiceStatus, dict[str, tuple[str | None, bool]]]:
+    """The server, and by product the release it uses and whether that answers."""
+    from flows.platform import triton
+
+    try:
+        found = triton.status(timeout=2.0)
+    except RelumeError:  # it went away while it was asked
+        return ServiceStatus(name="triton", state="silent"), {}
+    service = ServiceStatus(
+        name="triton",
+        state="running" if found.state == "ready" else found.state,
+        address=found.server.grpc if found.server else None,
+        log=found.log,
+    )
+    return service, {name: (product.served, product.answers) for name, product in found.products.items()}
+
+
+def _products(ledger: Ledger) -> list[str]:
+    return sorted({entry.release.product for entry in ledger.entries()})
+
+
+def _product(ledger: Ledger, name: str, served: dict[str, tuple[str | None, bool]]) -> ProductStatus:
+    release, answering = served.get(name, (None, False))
+    return ProductStatus(
+        product=name,
+        champion=ledger.current(name),
+        previous=ledger.previous(name),
+        candidate=ledger.candidate(name),
+        served=release,
+        answers=answering,
+        last=[entry for entry in ledger.entries() if entry.release.product == name][-1],
+    )
+
+
+def _problems(products: list[ProductStatus], unfinished: list[Entry], triton: ServiceStatus) -> list[str]:
+    problems = [
+        f"{entry.event} {entry.release.model}, begun {entry.time}, was cut short; "
+        "relume serve, relume release or relume rollback sets it right."
+        for entry in unfinished
+    ]
+    for product in products:
+        if triton.state == "running" and product.champion:
+            if product.served != product.champion.model:
+                problems.append(f"{product.product} is not served by its champion; relume up sets it right.")
+            elif not product.answers:
+                problems.append(f"{product.product} does not answer; relume up loads it again.")
+    return problems
+
+
+def _schedule(root: Path) -> list[dict[str, str]]:
+    path = root / "prefect.yaml"
+    if not path.is_file():
+        return []
+    upcoming = _next_runs()
+    return [
+        {"name": deployment["name"], "cron": schedule["cron"]}
+        | ({"next": upcoming[deployment["name"]]} if deployment["name"] in upcoming else {})
+        for deployment in yaml.safe_load(path.read_text())["deployments"]
+        for schedule in deployment.get("schedules", [])
+    ]
+
+
+def _next_runs() -> dict[str, str]:
+    """The next scheduled start by deployment name, from the running local Prefect server."""
+    api = prefect_address()
+    if api is None:
+        return {}
+    try:
+        names = {found["id"]: found["name"] for found in _ask(f"{api}/deployments/filter", {})}
+        runs = _ask(
+            f"{api}/flow_runs/filter",
+            {
+                "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+                "sort": "EXPECTED_START_TIME_ASC",
+                "limit": 50,
+            },
+        )
+    except (OSError, ValueError):
+        return {}
+    upcoming: dict[str, str] = {}
+    for run in runs:
+        if run["deployment_id"] in names:
+            upcoming.setdefault(names[run["deployment_id"]], run["expected_start_time"][:16].replace("T", " ") + " UTC")
+    return upcoming
+
+
+def _ask(url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=3.0) as response:
+        return json.load(response)

@@ -1,0 +1,52 @@
+"""Scheduled retraining: list the sources, bring the graph up to date, release what is new.
+
+Importing this module imports Prefect. `prefect.yaml` deploys it; `relume up` starts the worker that runs it.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+import flows.pipeline
+import flows.release
+from flows.release.ledger import Ledger
+from flows.release.package import Package, open_package
+from relume.sources import write_sources
+
+
+@flow(name="retrain", persist_result=False)
+def retrain(repository: str = ".", server: str | None = None) -> dict[str, Any]:
+    """Scans the sources, runs the graph, and releases the package if it was never judged before.
+
+    Args:
+        repository: The top of the checkout.
+        server: gRPC address of a running Triton server; the embedded one, started if need be, when None.
+
+    Returns:
+        `sources`: what changed in them; `package`: hash of the package; `release`: the outcome of the release,
+        or None when this package served before or was refused before.
+
+    Raises:
+        RelumeError: As the pipeline and the release. A candidate that the gate refuses fails the run, so that
+            somebody looks at it.
+    """
+    root = Path(repository).resolve()
+    changed = task(_scan, name="scan sources", cache_policy=NO_CACHE)(root)
+    flows.pipeline.run(root)
+    package = open_package(root / "package")
+    outcome = None if judged(Ledger(), package) else flows.release.run(root, server=server)
+    return {"sources": changed, "package": package.sha256, "release": outcome}
+
+
+def judged(ledger: Ledger, package: Package) -> bool:
+    """Whether a package was promoted or refused before; one whose release was cut short was not."""
+    return any(
+        entry.event in ("promoted", "refused") and entry.release.package == package.sha256 for entry in ledger.entries()
+    )
+
+
+def _scan(root: Path) -> dict[str, Any]:
+    return dataclasses.asdict(write_sources(path=root / "sources.json"))
