@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 ARCHITECTURES = {
     "nafnet": ("relume.models.nafnet", "NAFNet"),
     "restormer": ("relume.models.restormer", "Restormer"),
+    "dncnn": ("relume.models.dncnn", "DnCNN"),
+    "ffdnet": ("relume.models.ffdnet", "FFDNet"),
+    "drunet": ("relume.models.drunet", "DRUNet"),
+    "hyperres": ("relume.models.hyperres", "HyperRes"),
+    "adafm": ("relume.models.adafm", "AdaFM"),
+    "cfsnet": ("relume.models.cfsnet", "CFSNet"),
+    "cresmd": ("relume.models.cresmd", "CResMD"),
+    "dni": ("relume.models.dni", "DNI"),
+    "level_estimator": ("relume.models.level_estimator", "LevelEstimator"),
     "ensemble": ("relume.models.ensemble", "Ensemble"),
 }
 

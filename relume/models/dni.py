@@ -1,0 +1,97 @@
+"""DNI: deep network interpolation, one network between two others of the same architecture.
+
+Source: Wang et al., "Deep Network Interpolation for Continuous Imagery Effect Transition", CVPR 2019
+(arXiv 1811.10515). The two must be related: the second is fine-tuned from the first.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from relume.errors import ModelFormatError
+from relume.models.levels import coefficient_between
+from relume.models.registry import Variant, build
+
+
+def interpolate(
+    first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], strength: float
+) -> dict[str, torch.Tensor]:
+    """(1 − strength) · first + strength · second for every floating-point entry (eq. 2).
+
+    Args:
+        first: State dict of the first network.
+        second: State dict of the second, fine-tuned from the first.
+        strength: 0 gives the first, 1 the second; values beyond extrapolate.
+
+    Returns:
+        A state dict; entries that are not floating point, such as index tables, are those of the first.
+
+    Raises:
+        ModelFormatError: The two have other keys or shapes.
+    """
+    unlike = sorted(
+        key
+        for key in first.keys() | second.keys()
+        if key not in first or key not in second or first[key].shape != second[key].shape
+    )
+    if unlike:
+        raise ModelFormatError(
+            "State dicts of two architectures cannot be interpolated",
+            why=f"they differ in {', '.join(unlike[:8])}",
+            next_step="take a network and its own fine-tuned version",
+        )
+    return {
+        key: torch.lerp(value, second[key], strength) if value.is_floating_point() else value
+        for key, value in first.items()
+    }
+
+
+class DNI(nn.Module):
+    """Two networks and the line between their weights, with the level as a slider.
+
+    Args:
+        architecture: A name of `relume.models.registry`.
+        arguments: The constructor arguments of both networks.
+        levels: Noise levels that the first and the second were trained at, in [0, 255].
+
+    A call has one set of weights: with a level per image, the images are restored one after the other. In ONNX
+    the level is one for the batch, (1,).
+    """
+
+    def __init__(self, *, architecture: str, arguments: dict[str, Any], levels: tuple[float, float] = (15, 75)):
+        super().__init__()
+        self.levels = levels
+        self.first = build(architecture, arguments)
+        self.second = build(architecture, arguments)
+        self.second.load_state_dict(self.first.state_dict())
+
+    def forward(self, image: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """Denoises at a stated level: at `levels[0]` as the first network, at `levels[1]` as the second.
+
+        Args:
+            image: (N, C, H, W) in [0, 1]; any H and W.
+            level: Sigma in [0, 255], (N,) or (1,); outside `levels` the weights go on linearly.
+
+        Returns:
+            (N, C, H, W), not clamped.
+        """
+        if level.shape[0] > 1:
+            pairs = zip(image.split(1), level.split(1), strict=True)
+            return torch.cat([self(one, its_level) for one, its_level in pairs])
+        strength = coefficient_between(level, self.levels)
+        second = dict(self.second.named_parameters())
+        weights = {
+            name: torch.lerp(parameter, second[name], strength.to(parameter.dtype))
+            for name, parameter in self.first.named_parameters()
+        }
+        return torch.func.functional_call(self.first, weights, (image,))
+
+
+VARIANTS = {
+    "dni-demo": Variant(
+        architecture="dni",
+        arguments={"architecture": "dncnn", "arguments": {"width": 16, "layers": 6}},
+        about="seconds on a CPU",
+    ),
+}

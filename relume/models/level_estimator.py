@@ -1,0 +1,81 @@
+"""The level estimator: a small CNN that reads the noise level off the picture, for blind restoration.
+
+Source: Aharon and Ben-Artzi, "Hypernetwork-Based Adaptive Image Restoration", arXiv 2206.05970; layers and parameter
+count as in the authors' published weights (the paper's text has five convolutions). Written without their code: the
+names of the state-dict keys and the activations (ReLU) are ours.
+Deviation: the published estimator looks at one random crop of 128 x 128 pixels; this one averages over the whole
+picture and is deterministic.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from relume.models.registry import Variant
+
+TILE = 128  # pixels; the linear layers fix it
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(ReLU(conv(x)))."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        return x + self.conv2(self.conv1(x).relu())
+
+
+def _mirrored(x: torch.Tensor, dim: int) -> torch.Tensor:
+    """Cuts an axis to a multiple of the tile, or continues a shorter one by mirroring it as often as needed."""
+    size = x.shape[dim]
+    if size >= TILE:
+        return x.narrow(dim, 0, size // TILE * TILE)
+    index = torch.arange(TILE, device=x.device) % (2 * size)
+    return x.index_select(dim, torch.where(index < size, index, 2 * size - 1 - index))
+
+
+class LevelEstimator(nn.Module):
+    """Strided convolution, four residual blocks each followed by 2x2 max pooling, three linear layers.
+
+    Args:
+        width: Channels.
+        channels: Image channels.
+    """
+
+    def __init__(self, *, width: int = 64, channels: int = 3):
+        super().__init__()
+        self.intro = nn.Conv2d(channels, width, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(4))
+        self.linear = nn.Sequential(
+            nn.Linear(16 * width, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1)
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Estimates the level of each image, the mean over its tiles of 128 x 128 pixels.
+
+        Args:
+            image: (N, C, H, W) in [0, 1]; any H and W. What does not fill a tile is left out.
+
+        Returns:
+            (N,), sigma in [0, 255], not clamped.
+        """
+        x = _mirrored(_mirrored(image, 2), 3)
+        rows, columns = x.shape[2] // TILE, x.shape[3] // TILE
+        x = x.unflatten(3, (columns, TILE)).unflatten(2, (rows, TILE))  # (N, C, rows, TILE, columns, TILE)
+        x = x.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)  # (N · tiles, C, TILE, TILE)
+        x = self.intro(x)
+        for block in self.blocks:
+            x = F.max_pool2d(block(x), 2)
+        return self.linear(x.flatten(1)).unflatten(0, (-1, rows * columns)).mean(dim=(1, 2))
+
+
+VARIANTS = {
+    "level-estimator": Variant(
+        architecture="level_estimator", arguments={}, about="noise level of a picture", parameters=330_561
+    ),
+    "level-estimator-demo": Variant(architecture="level_estimator", arguments={"width": 8}, about="seconds on a CPU"),
+}

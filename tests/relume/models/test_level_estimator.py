@@ -1,0 +1,66 @@
+"""The level estimator: the published size, the picture it looks at, and what every network owes."""
+
+import torch
+from torch import nn
+
+from relume.models.level_estimator import TILE, VARIANTS, LevelEstimator
+from relume.models.registry import build
+
+from . import contract
+
+
+def demo():
+    """The demo size."""
+    return build("level_estimator", VARIANTS["level-estimator-demo"].arguments)
+
+
+def test_published_parameter_count():
+    """It has the 330,561 parameters of the published weights."""
+    assert sum(parameter.numel() for parameter in LevelEstimator().parameters()) == 330_561
+
+
+def test_estimate_is_the_mean_over_the_tiles():
+    """A picture of two by three tiles gives the mean of the six tiles' estimates; the ragged border is left out."""
+    network = contract.randomised(demo)
+    image = contract.images(2, 3, 2 * TILE + 5, 3 * TILE + 127)
+    with torch.no_grad():
+        tiles = [
+            network(image[:, :, TILE * row : TILE * (row + 1), TILE * column : TILE * (column + 1)])
+            for row in range(2)
+            for column in range(3)
+        ]
+        assert torch.allclose(network(image), torch.stack(tiles).mean(dim=0), atol=1e-6)
+
+
+def test_a_small_picture_is_mirrored():
+    """A picture smaller than a tile is continued by mirroring, as often as needed."""
+    network = contract.randomised(demo)
+    image = contract.images(2, 3, 60, TILE)
+    mirrored = torch.cat([image, image.flip(2), image], dim=2)[:, :, :TILE]
+    with torch.no_grad():
+        assert torch.allclose(network(image), network(mirrored), atol=1e-6)
+        assert network(contract.images(3, 3, 1, 2)).shape == (3,)
+
+
+def test_gradients_and_one_whole_graph():
+    """Every parameter has a gradient, and TorchDynamo captures one graph."""
+    contract.check_gradients(demo)
+    contract.check_fullgraph(demo)
+
+
+class Scaled(nn.Module):
+    """The image times its estimate, a picture for the checks that expect one."""
+
+    def __init__(self):
+        super().__init__()
+        self.estimator = demo()
+
+    def forward(self, image):
+        """(N, 3, H, W) to the same shape."""
+        return image * self.estimator(image).view(-1, 1, 1, 1)
+
+
+def test_number_formats_and_onnx():
+    """Same estimate in channels_last, nearly in bfloat16, and in ONNX Runtime below and above the size of a tile."""
+    contract.check_channels_last_and_bfloat16(Scaled)
+    contract.check_onnx(Scaled, [(48, 64), (256, 130)])
