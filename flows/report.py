@@ -89,7 +89,7 @@ def _title(system: str) -> str:
 def _table(systems: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the figures, the baselines first, the final model last; the best PSNR of a column is marked."""
     bases = sorted(name for name in systems if name.startswith("base:"))
-    order = ["noisy", "nlm", *bases, "average", "ensemble", "final"]
+    order = [name for name in ("noisy", "nlm", *bases, "average", "ensemble", "final") if name in systems]
     levels = sorted(systems["noisy"], key=lambda level: float(level.removeprefix("sigma_")))
     best = {level: max(figures[level]["psnr"] for figures in systems.values()) for level in levels}
     return [

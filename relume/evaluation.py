@@ -8,6 +8,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,6 @@ from relume.export import ServedNetwork
 from relume.images import read_image
 from relume.metrics import psnr, ssim
 from relume.serving.tiling import restore_tiled
-
-PROTOCOLS = ("clipped", "unclipped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +114,7 @@ def evaluate(
     halo: int,
     seed: int,
 ) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
-    """Runs all systems on all photographs, levels and protocols.
+    """Runs all systems on all photographs and levels; in the literature's protocol the baselines and `final` only.
 
     Args:
         clean: Held-out photographs by id, uint8 (H, W, 3).
@@ -131,36 +130,32 @@ def evaluate(
     served = {name: tiled(network, tile=tile, halo=halo, batch=2) for name, network in networks.items()}
     for image_id, reference in clean.items():
         for sigma in sigmas:
-            for protocol in PROTOCOLS:
-                noisy = noisy_photograph(reference, image_id, sigma, protocol, seed)
-                images = {"noisy": to_8_bit(noisy)}
-                for name, network in networks.items():
-                    if protocol == "clipped":
-                        images[name] = served[name](images["noisy"])
-                    else:
-                        images[name] = restore_whole(network, noisy)
-                bases = [image for name, image in images.items() if name.startswith("base:")]
-                if bases:
-                    images["average"] = np.rint(np.mean(bases, axis=0)).astype(np.uint8)
-                # The 8-bit filter sees the clipped input in both protocols: it takes nothing else.
-                images["nlm"] = non_local_means(images["noisy"], sigma)
-                scores = [
-                    Score(
-                        system=name,
-                        image_id=image_id,
-                        sigma=sigma,
-                        protocol=protocol,
-                        # The unclipped input itself is measured as the literature does, before any rounding.
-                        psnr=_float_psnr(noisy, reference) if name == "noisy" else psnr(image, reference),
-                        ssim=ssim(image, reference),
-                    )
-                    for name, image in images.items()
-                ]
-                yield scores, images
+            noisy = noisy_photograph(reference, image_id, sigma, "clipped", seed)
+            images = {"noisy": to_8_bit(noisy), "nlm": non_local_means(to_8_bit(noisy), sigma)}
+            images |= {name: restore(images["noisy"]) for name, restore in served.items()}
+            bases = [image for name, image in images.items() if name.startswith("base:")]
+            if bases:
+                images["average"] = np.rint(np.mean(bases, axis=0)).astype(np.uint8)
+            yield _scores(images, reference, noisy, image_id=image_id, sigma=sigma, protocol="clipped"), images
+
+            noisy = noisy_photograph(reference, image_id, sigma, "unclipped", seed)
+            # Non-local means takes 8-bit input only, so in both protocols its input and result are the same.
+            images = {"noisy": to_8_bit(noisy), "nlm": images["nlm"]}
+            images |= {name: restore_whole(network, noisy) for name, network in networks.items() if name == "final"}
+            yield _scores(images, reference, noisy, image_id=image_id, sigma=sigma, protocol="unclipped"), images
 
 
-def _float_psnr(image: np.ndarray, reference: np.ndarray) -> float:
-    return psnr(image * np.float32(255), reference)
+def _scores(images: dict[str, np.ndarray], reference: np.ndarray, noisy: np.ndarray, **where: Any) -> list[Score]:
+    """Scores of 8-bit images; the noisy input itself is measured as it is, before any rounding."""
+    return [
+        Score(
+            system=name,
+            psnr=psnr(noisy * np.float32(255) if name == "noisy" else image, reference),
+            ssim=ssim(image, reference),
+            **where,
+        )
+        for name, image in images.items()
+    ]
 
 
 def summarize(scores: list[Score]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
