@@ -168,9 +168,16 @@ class Photographs:
 
 
 def read_manifest(folder: str | Path) -> list[Photograph]:
-    """Reads the manifest of an ingested folder."""
+    """Reads the manifest of an ingested folder.
+
+    Raises:
+        SourceError: There is none.
+    """
+    path = Path(folder) / "manifest.csv"
+    if not path.is_file():
+        raise SourceError("Nothing was ingested", where=path, next_step="dvc repro ingest")
     numbers = [field.name for field in fields(Photograph) if field.type is int]
-    with open(Path(folder) / "manifest.csv", newline="") as file:
+    with open(path, newline="") as file:
         return [Photograph(**{**row, **{name: int(row[name]) for name in numbers}}) for row in csv.DictReader(file)]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from relume.curation.settings import ValidateSettings
+from relume.errors import SourceError
 
 _MANIFEST = ["image_id", "address", "width", "height", "channels", "bit_depth", "mode", "bytes", "sha256", "shard"]
 _PATCHES = ["patch_id", "image_id", "split", "shard", "row", "y", "x", "size", "sharpness", "flat_fraction"]
@@ -27,10 +28,17 @@ _DEFECT = "this is a defect of relume: run `dvc repro --force ingest curate`, an
 
 
 def load_tables(ingested: str | Path, curated: str | Path) -> dict[str, Any]:
-    """Reads the prepared data into one pandas frame a table, with the columns that relate tables."""
+    """Reads the prepared data into one pandas frame a table, with the columns that relate tables.
+
+    Raises:
+        SourceError: A folder is missing.
+    """
     import pandas as pd
 
     ingested, curated = Path(ingested), Path(curated)
+    for path in (ingested / "manifest.csv", curated / "images.csv"):
+        if not path.is_file():
+            raise SourceError("There is nothing to validate", where=path, next_step="dvc repro validate")
     manifest = pd.read_csv(ingested / "manifest.csv", dtype={"image_id": str})
     quarantine = pd.read_csv(ingested / "quarantine.csv")
     files = pd.concat([manifest[["address"]], quarantine[["address", "reason"]]], ignore_index=True)
