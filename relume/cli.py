@@ -1,0 +1,254 @@
+"""The `relume` command: thin, and the one file of this package that may reach up to the flows.
+
+Everything heavy is imported inside the commands, so that `relume --help` answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relume import __version__
+from relume.errors import RelumeError
+
+
+class RelumeGroup(click.Group):
+    """Prints a RelumeError as one message on standard error and ends with its exit code."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except RelumeError as error:
+            click.echo(f"error: {error}", err=True)
+            context.exit(error.exit_code)
+
+
+@click.group(
+    cls=RelumeGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="""\b
+Examples:
+  relume restore noisy.jpg -o clean.png
+  relume pipeline run --source ~/Pictures
+  relume release
+  relume status
+""",
+)
+@click.version_option(__version__, prog_name="relume")
+def main() -> None:
+    """From photographs to a restoration service that can be trusted, and back by one command."""
+
+
+@main.command()
+@click.argument("source", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(), help="File to write; its suffix chooses the format.")
+@click.option("--server", help="Restore through Triton, HOST:PORT (gRPC) or http://HOST:PORT.")
+def restore(source: str, output: str, server: str | None) -> None:
+    """Restore a picture.
+
+    \b
+    Examples:
+      relume restore noisy.jpg -o clean.png
+      relume restore noisy.jpg -o clean.png --server 127.0.0.1:8001
+    """
+    from flows.restore import restore_file
+
+    terminal = sys.stderr.isatty()
+
+    def progress(done: int, total: int) -> None:
+        if terminal:
+            click.echo(f"\r{done}/{total} tiles", nl=done == total, err=True)
+
+    result = restore_file(source, output, server=server, on_progress=progress)
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{result.target}  {result.width}x{result.height}  {result.seconds:.1f} s  by {result.model}")
+
+
+@main.group()
+def data() -> None:
+    """List the photographs that the graph starts from."""
+
+
+@data.command("scan")
+@click.argument("sources", nargs=-1)
+def data_scan(sources: tuple[str, ...]) -> None:
+    """List SOURCES into sources.json; without any, those that it names already.
+
+    \b
+    Examples:
+      relume data scan                      what the known sources hold now
+      relume data scan ~/Pictures           a folder
+      relume data scan s3://bucket/prefix   an S3 prefix
+      relume data scan package://           the photographs inside installed packages
+    """
+    _scan(sources)
+
+
+def _scan(sources: tuple[str, ...]) -> None:
+    from relume.sources import write_sources
+
+    change = write_sources(sources or None)
+    click.echo(
+        f"sources.json: {change.files} photographs,"
+        f" {len(change.added)} new, {len(change.modified)} changed, {len(change.removed)} gone"
+    )
+
+
+@main.group()
+def pipeline() -> None:
+    """Run or check the graph of dvc.yaml."""
+
+
+@pipeline.command("run")
+@click.argument("stages", nargs=-1)
+@click.option("--source", multiple=True, help="Your own photographs: a folder or s3://bucket/prefix; may be repeated.")
+def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
+    """Run the graph as a Prefect flow; STAGES and what they need, or everything.
+
+    \b
+    Examples:
+      relume pipeline run
+      relume pipeline run --source ~/Pictures
+      relume pipeline run evaluate
+    """
+    import flows.pipeline
+
+    if source:
+        _scan(source)
+    flows.pipeline.run(stages=list(stages) or None)
+    if not stages:
+        from flows.report import write_report
+        from relume.home import relume_home
+
+        path = write_report(relume_home() / "reports" / "index.html")
+        click.echo(f"\nreport  {_short(path)}\nnext    relume release")
+
+
+@pipeline.command("lint")
+@click.option("--fix", is_flag=True, help="Write the code that each stage runs into its deps.")
+def pipeline_lint(fix: bool) -> None:
+    """Check the graph's rules without running anything."""
+    import flows.lint
+    from flows.graph import read_graph
+
+    if fix and flows.lint.fix():
+        click.echo("dvc.yaml: code deps written")
+    graph = read_graph(Path())
+    flows.lint.require_sound(graph)
+    click.echo(f"dvc.yaml: {len(graph.stages)} stages, no problem")
+
+
+@main.command()
+@click.option("--server", help="gRPC address of a running Triton; by default the embedded one, started if need be.")
+def release(server: str | None) -> None:
+    """Register the package, gate it against the champion, and serve it.
+
+    Nothing is moved when the gate refuses it or when Triton cannot be reached.
+    """
+    import flows.release
+
+    outcome = flows.release.run(server=server)
+    for sentence in outcome["repaired"]:
+        click.echo(f"repaired: {sentence}")
+    model = outcome["release"]["model"]
+    click.echo(f"{model} {'serves now' if outcome['promoted'] else 'serves already'} at {outcome['server']}")
+    click.echo(f"next    relume restore noisy.jpg -o clean.png --server {outcome['server']}")
+
+
+@main.command()
+@click.option("--server", help="gRPC address of a running Triton; by default the embedded one.")
+def rollback(server: str | None) -> None:
+    """Serve the release before the current one again."""
+    from flows.release.rollback import roll_back
+
+    click.echo(f"{roll_back(server=server).model} serves now")
+
+
+@main.command()
+def serve() -> None:
+    """Serve the champion with the embedded Triton until Ctrl-C."""
+    import signal
+    import threading
+
+    from flows.platform import services
+
+    end = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: end.set())
+    services.serve(end)
+
+
+@main.command()
+def up() -> None:
+    """Start the local platform in the background: MLflow, Prefect with the schedule, Triton."""
+    from flows.platform import services
+
+    reports = services.up()
+    _print_services(reports)
+    if any(report.state == "failed" for report in reports):
+        sys.exit(1)
+    click.echo("next    relume status")
+
+
+@main.command()
+def down() -> None:
+    """Stop everything that `relume up` or `relume release` left running."""
+    from flows.platform import services
+
+    _print_services(services.down())
+
+
+def _print_services(reports: list) -> None:
+    for report in reports:
+        click.echo(f"{report.name:<8} {report.state:<9} {report.address or ''} {report.detail}".rstrip())
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def status(as_json: bool) -> None:
+    """Show services, champion, candidate and schedule."""
+    from flows.platform.status import read_status, render
+
+    found = read_status()
+    if as_json:
+        import json
+
+        click.echo(json.dumps(found.as_json(), indent=2))
+    else:
+        click.echo(render(found), nl=False)
+
+
+@main.command()
+def doctor() -> None:
+    """Say what is installed, running and missing, with the command that mends each."""
+    from flows.platform import doctor
+
+    findings = doctor.examine()
+    click.echo(doctor.render(findings), nl=False)
+    sys.exit(doctor.exit_code(findings))
+
+
+@main.command()
+def demo() -> None:
+    """Run the main job on the built-in photographs: the graph, a release, a picture through Triton, a report."""
+    from flows.demo import run_demo
+
+    run_demo(Path())
+
+
+@main.command()
+@click.option("-o", "--output", type=click.Path(), help="HTML file; by default below RELUME_HOME.")
+def report(output: str | None) -> None:
+    """Write the report of the last run as one HTML file."""
+    from flows.report import write_report
+    from relume.home import relume_home
+
+    click.echo(_short(write_report(output or relume_home() / "reports" / "index.html")))
+
+
+def _short(path: Path) -> Path:
+    """A path relative to the current folder where that is shorter."""
+    path, here = path.resolve(), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
