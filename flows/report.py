@@ -28,8 +28,9 @@ def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, A
     Args:
         path: The HTML file.
         root: The checkout, with the outs of `evaluate`, `export` and `package`.
-        facts: What only the run knows, shown when given: `stages` (rows of name, seconds and whether it came
-            from the cache), `release` (name, version and gate checks), `served` (name, noisy and restored picture).
+        facts: What only the run knows, shown when given: `stages` (rows of `stage`, `outcome` and `seconds`),
+            `release` (`model`, `version` and the gate's `checks`), `served` (`product`, `release`, `size`, and the
+            `noisy` and `restored` picture).
 
     Returns:
         `path`.

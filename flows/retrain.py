@@ -26,8 +26,8 @@ def retrain(repository: str = ".", server: str | None = None) -> dict[str, Any]:
         server: gRPC address of a running Triton server; the embedded one, started if need be, when None.
 
     Returns:
-        `sources`: what changed in them; `package`: hash of the package; `release`: the outcome of the release,
-        or None when this package served before or was refused before.
+        `sources`: what changed in them; `pipeline`: the result of the pipeline flow; `package`: hash of the
+        package; `release`: the outcome of the release, or None when this package served before or was refused before.
 
     Raises:
         RelumeError: As the pipeline and the release. A candidate that the gate refuses fails the run, so that
@@ -35,10 +35,10 @@ def retrain(repository: str = ".", server: str | None = None) -> dict[str, Any]:
     """
     root = Path(repository).resolve()
     changed = task(_scan, name="scan sources", cache_policy=NO_CACHE)(root)
-    flows.pipeline.run(root)
+    ran = flows.pipeline.run(root)
     package = open_package(root / "package")
     outcome = None if judged(Ledger(), package) else flows.release.run(root, server=server)
-    return {"sources": changed, "package": package.sha256, "release": outcome}
+    return {"sources": changed, "pipeline": ran, "package": package.sha256, "release": outcome}
 
 
 def judged(ledger: Ledger, package: Package) -> bool:

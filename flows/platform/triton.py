@@ -134,14 +134,14 @@ def start(
     path = Path(repository or default_repository()).resolve()
     folder().mkdir(parents=True, exist_ok=True)
     with FileLock(folder() / "server.lock"):
-        if running := _running():
-            if running.repository != str(path):
+        if found := running():
+            if found.repository != str(path):
                 raise ServiceError(
                     "The Triton server runs with another model repository",
-                    where=running.repository,
+                    where=found.repository,
                     next_step="relume down",
                 )
-            return running
+            return found
         if not installed():
             raise ServiceError("The embedded Triton server is not installed", where=folder() / "env", next_step=INSTALL)
         _clean_up()
@@ -181,7 +181,7 @@ def stop() -> bool:
     if not folder().is_dir():
         return False
     with FileLock(folder() / "server.lock"):
-        ran = _running() is not None
+        ran = running() is not None
         _clean_up()
     return ran
 
@@ -194,7 +194,7 @@ def status(*, timeout: float = 5.0) -> TritonStatus:
     Args:
         timeout: Seconds a product may take to answer.
     """
-    server, process = _running(), running_process(folder(), _NAME)
+    server, process = running(), running_process(folder(), _NAME)
     found: dict[str, ProductStatus] = {}
     if server is None or process is None:
         state = "not installed" if not installed() else "stopped"
@@ -256,7 +256,7 @@ def supervise(end: threading.Event, *, repository: str | Path | None = None, int
     starts: list[float] = []
     try:
         while True:
-            if _running() is None:
+            if running() is None:
                 starts = [moment for moment in starts if time.monotonic() - moment < 60] + [time.monotonic()]
                 if len(starts) > 3:
                     raise ServiceError("The Triton server ends again and again", next_step=f"read {_log_file()}")
@@ -269,7 +269,8 @@ def supervise(end: threading.Event, *, repository: str | Path | None = None, int
         stop()
 
 
-def _running() -> TritonServer | None:
+def running() -> TritonServer | None:
+    """Where the embedded server listens, or None when it does not run."""
     record = folder() / "server.json"
     if not record.is_file() or running_process(folder(), _NAME) is None:
         return None

@@ -1,0 +1,111 @@
+"""The main job on embedded defaults, as a new user sees it: graph, release, a picture through Triton, report."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from flows.report import write_report
+from relume.files import read_json
+from relume.home import relume_home
+
+SIGMA = 25.0  # of the noise on the picture that is sent to Triton
+
+
+def run_demo(root: Path) -> None:
+    """Runs the retraining flow on the sources of the checkout, shows its result, and leaves no process running.
+
+    Args:
+        root: The top of a relume checkout.
+
+    Raises:
+        RelumeError: As the flow; Triton is stopped in any case if it was started here.
+    """
+    from flows.platform import triton
+    from flows.prefect_settings import use_local_prefect
+
+    started = time.monotonic()
+    root = root.resolve()
+    use_local_prefect(relume_home())
+    from flows.retrain import retrain
+
+    already_up = triton.running() is not None
+    try:
+        result = retrain(str(root))
+        served = _through_triton(root)
+    finally:
+        if not already_up:
+            triton.stop()
+    report = write_report(
+        relume_home() / "reports" / "index.html",
+        root=root,
+        facts={"stages": result["pipeline"]["stages"], "release": _release_facts(result["release"]), "served": served},
+    )
+    print(_summary(root, result, served, report, time.monotonic() - started), flush=True)
+
+
+def _through_triton(root: Path) -> dict[str, Any]:
+    """Sends a noisy held-out photograph to the product on Triton and keeps both pictures as files."""
+    from flows.platform import triton
+    from flows.restore import PRODUCT
+    from relume.evaluation import noisy_photograph, photographs, to_8_bit
+    from relume.images import save_image
+    from relume.metrics import psnr
+    from relume.serving.triton_client import TritonRestorer
+
+    image_id, clean = max(
+        photographs(root / "data" / "curated" / "held_out" / "test").items(), key=lambda item: item[1].size
+    )
+    noisy = to_8_bit(noisy_photograph(clean, image_id, SIGMA, "clipped", seed=0))
+    with TritonRestorer(triton.start().grpc, PRODUCT) as restorer:
+        release = restorer.served().release
+        restored = restorer.restore(noisy)
+    folder = relume_home() / "reports" / "demo"
+    for name, image in {"noisy": noisy, "restored": restored, "clean": clean}.items():
+        save_image(folder / f"{name}.png", image)
+    height, width = clean.shape[:2]
+    return {
+        "product": PRODUCT,
+        "release": release,
+        "size": f"{width} x {height}",
+        "noisy": noisy,
+        "restored": restored,
+        "gain": psnr(restored, clean) - psnr(noisy, clean),
+        "folder": folder,
+    }
+
+
+def _release_facts(outcome: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What the report shows of a release; None when the package was judged before."""
+    if outcome is None:
+        return None
+    return {**outcome["release"], "checks": outcome["gate"].get("checks", [])}
+
+
+def _summary(root: Path, result: dict[str, Any], served: dict[str, Any], report: Path, seconds: float) -> str:
+    metrics = read_json(root / "reports" / "metrics.json")["clipped"]
+    levels = sorted(metrics["noisy"], key=lambda level: float(level.removeprefix("sigma_")))
+    titles = {"noisy": "noisy input", "nlm": "non-local means", "average": "plain average", "ensemble": "ensemble head"}
+    rows = [("", *(f"sigma {level.removeprefix('sigma_')}" for level in levels))]
+    for system in ("noisy", "nlm", "average", "ensemble", "final"):
+        title = titles.get(system, "fine-tuned, released")
+        rows.append((title, *(f"{metrics[system][level]['psnr']:.2f} dB" for level in levels)))
+    table = "\n".join(f"  {title:<22}" + "".join(f"{cell:>11}" for cell in cells) for title, *cells in rows)
+    return f"""
+Held-out photographs, PSNR
+{table}
+
+Released   {served["release"]}
+Restored   {_short(served["folder"] / "restored.png", root)} by Triton ({served["gain"]:+.1f} dB over noisy.png)
+Report     {_short(report, root)}
+Took       {seconds / 60:.1f} minutes; no process was left running
+
+Next
+  . .venv/bin/activate
+  relume restore {_short(served["folder"] / "noisy.png", root)} -o clean.png
+  relume pipeline run --source MY_PHOTOS && relume release
+  relume up && relume status
+"""
+
+
+def _short(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path
