@@ -22,6 +22,11 @@ ARCHITECTURES = {
     "cresmd": ("relume.models.cresmd", "CResMD"),
     "dni": ("relume.models.dni", "DNI"),
     "level_estimator": ("relume.models.level_estimator", "LevelEstimator"),
+    "bias_adapted": ("relume.inference.bias_adaptation", "BiasAdapted"),
+    "swinir": ("relume.models.swinir", "SwinIR"),
+    "masked": ("relume.models.masked", "MaskedDenoiser"),
+    "hat": ("relume.models.hat", "HAT"),
+    "xformer": ("relume.models.xformer", "Xformer"),
     "ensemble": ("relume.models.ensemble", "Ensemble"),
 }
 
