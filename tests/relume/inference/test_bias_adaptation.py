@@ -51,7 +51,7 @@ def test_a_step_changes_only_the_biases(demo):
 
 
 def test_published_size():
-    """Restormer's denoiser gets 139,779 biases, 26,251,447 parameters in all, as published; 1,560 channels stay without."""
+    """Restormer's denoiser gets 139,779 biases, 26,251,447 parameters in all, as published; 1,560 stay away."""
     with torch.device("meta"):
         network = build("restormer", {})
         assert sum(bias.numel() for bias in add_biases(network, RESTORMER_WITHOUT)) == 139_779
