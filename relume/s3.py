@@ -81,7 +81,7 @@ def _make_client() -> Any:
         connect_timeout=5,
         read_timeout=60,
     )
-    return boto3.client("s3", config=config)
+    return boto3.session.Session().client("s3", config=config)  # the default session would keep old credentials
 
 
 def _split(address: str) -> tuple[str, str]:

