@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from relume.errors import ModelMissingError, RelumeError, ServerRefusedError
+from relume.errors import ModelMissingError, ServerRefusedError, ServerUnreachableError
 from relume.serving.shared_tiles import SharedTiles, is_this_host
 from relume.serving.tiling import RestoreBatch, restore_tiled
 from relume.serving.triton_transport import QueueFullError, Transport, connect
@@ -160,17 +160,20 @@ class TritonRestorer:
     @contextlib.contextmanager
     def _backend(self, served: ServedRelease, batch: int) -> Iterator[RestoreBatch]:
         """The way to restore a batch: through shared memory registered for this photograph, or the connection."""
-        tiles = SharedTiles(self._in_flight, batch * 3 * served.tile**2) if self._shared_memory else None
+        if not self._shared_memory:
+            yield self.restore_batch
+            return
+        tiles = SharedTiles(self._in_flight, batch * 3 * served.tile**2)
         try:
-            if tiles and self._register(tiles):
-                yield lambda tiles_NCHW: self._restore_shared(tiles, tiles_NCHW)
+            if self._register(tiles):
+                try:
+                    yield lambda tiles_NCHW: self._restore_shared(tiles, tiles_NCHW)
+                finally:
+                    self._unregister(tiles)
             else:
                 yield self.restore_batch
         finally:
-            if tiles:
-                with contextlib.suppress(RelumeError):  # a server that is gone has forgotten the region
-                    self._transport.unregister(tiles.name)
-                tiles.close()
+            tiles.close()
 
     def _register(self, tiles: SharedTiles) -> bool:
         try:
@@ -179,6 +182,19 @@ class TritonRestorer:
             _log.warning("No shared memory with the Triton server, tiles go through the connection: %s", error.why)
             self._shared_memory = False
         return self._shared_memory
+
+    def _unregister(self, tiles: SharedTiles) -> None:
+        """Makes the server forget a region, which it refuses until it has put its last request away."""
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                return self._transport.unregister(tiles.name)
+            except ServerUnreachableError:
+                return None  # a server that is gone has forgotten it
+            except ServerRefusedError as error:
+                if time.monotonic() > deadline:
+                    return _log.warning("The Triton server keeps a region of shared memory: %s", error.why)
+                time.sleep(0.01)
 
     def _restore_shared(self, tiles: SharedTiles, tiles_NCHW: np.ndarray) -> np.ndarray:
         with tiles.slot() as slot:

@@ -35,8 +35,9 @@ def test_equal_bytes(server, served, protocol, shared_memory, size):
     assert not client_regions()
 
 
-def test_many_clients(server, served):
-    """Requests of many clients that Triton batches together come back to the client that sent them."""
+def test_many_clients(server, control, served):
+    """Requests of many clients that Triton batches together come back to the client that sent them; afterwards the
+    server holds none of their regions."""
     images = [photograph(60 + index, 100) for index in range(12)]
 
     def restore(image):
@@ -45,6 +46,7 @@ def test_many_clients(server, served):
 
     with ThreadPoolExecutor(6) as pool:
         restored = list(pool.map(restore, images))
+    assert not control._client.get_system_shared_memory_status().regions
     in_process = OnnxRestorer(served["blur"], threads=1)
     for image, result in zip(images, restored, strict=True):
         np.testing.assert_array_equal(result, in_process.restore(image))
