@@ -48,11 +48,13 @@ class Graph:
     Args:
         root: The checkout.
         cache: DVC's cache folder.
+        remote: Name of DVC's default remote, or None.
         stages: Stages by name, in that order.
     """
 
     root: Path
     cache: Path
+    remote: str | None
     stages: dict[str, Stage]
 
     def with_upstream(self, names: list[str]) -> dict[str, Stage]:
@@ -112,7 +114,12 @@ def read_graph(repository: str | Path = ".") -> Graph:
                     upstream=tuple(node.name for node in before),
                     inputs=tuple(out.def_path for node in before for out in node.outs if _overlaps(out.def_path, deps)),
                 )
-            return Graph(root=root, cache=Path(repo.cache.local_cache_dir), stages=stages)
+            return Graph(
+                root=root,
+                cache=Path(repo.cache.local_cache_dir),
+                remote=repo.config["core"].get("remote"),
+                stages=stages,
+            )
     except NotDvcRepoError:
         raise GraphError("Not a DVC repository", where=root, next_step=f"dvc init, in {root}") from None
     except DvcException as error:

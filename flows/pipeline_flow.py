@@ -21,9 +21,10 @@ from prefect.futures import PrefectFuture
 from flows.graph import Graph, Stage, read_graph
 from flows.lint import require_sound
 from flows.lock import merge, read_lock, write_lock
+from flows.prefect_settings import note_server
 from flows.run_commit import commit_run, git
 from flows.runners import Run, Runner, Step, StepCancelled, StepFailed, StepResult
-from flows.runners.subprocess import SubprocessRunner
+from flows.runners.subprocess import SubprocessRunner, end_leftovers
 from flows.terminal import RunPrinter
 from relume import files
 from relume.errors import RelumeError, UserError
@@ -65,11 +66,15 @@ def pipeline(repository: str, stages: list[str] | None = None) -> dict[str, Any]
     os.environ.setdefault("RELUME_HOME", str(root / ".relume"))
     home = Path(os.environ["RELUME_HOME"]).resolve()
     with _driver_lock(home, root):
+        note_server(home)
+        end_leftovers(home)
         graph = read_graph(root)
         require_sound(graph)
         chosen = graph.with_upstream(stages or list(graph.stages))
         name = str(FlowRunContext.get().flow_run.id)
-        run = Run(name=name, root=root, commit=commit_run(root, name), cache=graph.cache, home=home)
+        run = Run(
+            name=name, root=root, commit=commit_run(root, name), cache=graph.cache, remote=graph.remote, home=home
+        )
         printer = RunPrinter(list(chosen))
         printer.say(f"run {name} of commit {run.commit[:12]}, {len(chosen)} stages")
         with _tracked(run, printer) as environment:

@@ -4,6 +4,10 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
+
+from relume.files import read_json, write_json
+
 
 def use_local_prefect(home: Path) -> None:
     """Sets what Prefect reads from the environment when it is first imported; what is set already stays.
@@ -31,3 +35,43 @@ def use_local_prefect(home: Path) -> None:
         settings["PREFECT_PROFILES_PATH"] = str(profiles)
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    _end_orphaned_server(home)
+
+
+def note_server(home: Path) -> None:
+    """Writes down the ephemeral server of this process, if it has one.
+
+    It ends with the process, but not when the process is killed; the next run ends it then.
+
+    Args:
+        home: RELUME_HOME.
+    """
+    for child in psutil.Process().children():
+        if any("prefect.server.api.server:create_app" in word for word in child.cmdline()):
+            driver = psutil.Process()
+            record = {"server": [child.pid, child.create_time()], "driver": [driver.pid, driver.create_time()]}
+            write_json(_record(home), record)
+
+
+def _record(home: Path) -> Path:
+    return home / "prefect" / "ephemeral-server.json"
+
+
+def _end_orphaned_server(home: Path) -> None:
+    if not _record(home).is_file():
+        return
+    record = read_json(_record(home))
+    server, driver = (_living(*record[role]) for role in ("server", "driver"))
+    if driver is None:
+        if server is not None:
+            server.terminate()
+        _record(home).unlink()
+
+
+def _living(pid: int, created: float) -> psutil.Process | None:
+    """The process, if the one of that number is still the one that was created then."""
+    try:
+        process = psutil.Process(pid)
+        return process if process.create_time() == created else None
+    except psutil.NoSuchProcess:
+        return None

@@ -17,6 +17,7 @@ class Run:
         root: The checkout of the driver.
         commit: Full hash of the run's commit.
         cache: DVC's cache folder of the driver.
+        remote: Name of DVC's default remote, or None when all that there is lies in the cache.
         home: RELUME_HOME.
     """
 
@@ -24,6 +25,7 @@ class Run:
     root: Path
     commit: str
     cache: Path
+    remote: str | None
     home: Path
 
     @property

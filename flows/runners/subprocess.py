@@ -27,11 +27,10 @@ GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
 PROCESS = "process"  # name of the record of a step's process
 TAIL = 12  # lines of the log in an error message
 
-# What DVC says to a person at a prompt, and its warning at each stage on a machine without a remote.
+# What DVC says to a person at a prompt.
 _NOISE = re.compile(
-    r"Failed to pull run cache|dvc remote add|dvc push|dvc config core\.autostage|git add dvc\.lock|^Running stage"
-    r"|To track the changes with git|To enable auto staging|(Generating|Updating) lock file|^WARNING: '.*' is empty"
-    r"|No remote provided|^Data and pipelines are up to date|^Pulling data for stage"
+    r"dvc push|dvc config core\.autostage|git add dvc\.lock|To track the changes with git|To enable auto staging"
+    r"|^Running stage|(Generating|Updating) lock file|^Data and pipelines are up to date|^Pulling data for stage"
 )
 _EXITED = re.compile(r"failed to run: .*, exited with (\d+)")
 
@@ -112,8 +111,10 @@ class SubprocessRunner:
         seen = _Output()
         # The deps first. Left to `repro --pull` or `--allow-missing`, DVC (3.67) takes a missing dep for the
         # one that the stage's old entry names, and so a stage for unchanged although the one before it changed.
-        commands = [["pull", "--quiet", *step.stage.inputs]] if step.stage.inputs else []
-        commands.append(["repro", "--single-item", "--pull", step.stage.name])
+        # Without a remote, `repro --pull` fails on a hit in the run cache.
+        bring, pull = ("pull", ["--pull"]) if step.run.remote else ("checkout", [])
+        commands = [[bring, "--quiet", *step.stage.inputs]] if step.stage.inputs else []
+        commands.append(["repro", "--single-item", *pull, step.stage.name])
         for command in commands:
             if why := self._dvc(step, clone, command, seen):
                 raise self._failure(step, why, seen)
@@ -143,7 +144,7 @@ class SubprocessRunner:
         return why
 
     def _read(self, step: Step, process: subprocess.Popen, seen: "_Output") -> None:
-        with open(step.log, "a", encoding="utf-8") as log:
+        with open(step.log, "a", encoding="utf-8") as log, process.stdout:
             for line in process.stdout:
                 log.write(line)
                 log.flush()
@@ -205,7 +206,9 @@ def _clone(step: Step) -> Path:
     clone.parent.mkdir(parents=True)
     git(step.run.root, "clone", "--quiet", "--shared", "--no-checkout", "--no-tags", str(step.run.root), str(clone))
     git(clone, "checkout", "--quiet", "--detach", step.run.commit)
-    (clone / "dvc.lock").write_text(step.lock)
+    (clone / "dvc.lock").unlink(missing_ok=True)
+    if step.lock:
+        (clone / "dvc.lock").write_text(step.lock)
     # Links first: outs are large, and files that are linked to the cache are read-only, which protects it.
     config = f'[cache]\n    dir = {step.run.cache}\n    type = "hardlink,symlink,copy"\n'
     driver = step.run.root / ".dvc" / "config.local"
@@ -232,3 +235,17 @@ def _environment(step: Step) -> dict[str, str]:
             "SHELL": "/bin/sh",
         }
     )
+
+
+def end_leftovers(home: Path) -> None:
+    """Ends the processes and removes the clones that earlier runs left, killed or failed ones.
+
+    Call it only while holding the driver's lock: with it, every clone there is belongs to a run that is over.
+
+    Args:
+        home: RELUME_HOME.
+    """
+    for record in (home / "runs").glob(f"*/*/{PROCESS}.json"):
+        stop_process(record.parent, PROCESS, grace=GRACE_SECONDS)
+    for clone in (home / "runs").glob("*/*/clone"):
+        shutil.rmtree(clone.parent)

@@ -199,7 +199,7 @@ def make_toy(root: Path, home: Path) -> Toy:
     toy.write("dvc.yaml", DVC_YAML)
     toy.write("params.yaml", PARAMS_YAML)
     toy.write("sources.json", json.dumps({"files": []}))
-    toy.write("components/__init__.py", "")
+    toy.write("components/__init__.py", '"""The steps."""\n')
     toy.write("components/work.py", WORK)
     for name, text in STEPS.items():
         toy.write(f"components/{name}/__init__.py", f'"""Step {name}."""\n')

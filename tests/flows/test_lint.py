@@ -1,0 +1,170 @@
+from dataclasses import replace
+
+import pytest
+
+from flows.graph import read_graph
+from flows.lint import Code, check, code_deps, fix, require_sound
+from relume.errors import ConfigError, GraphError, UserError
+
+
+def problems(toy):
+    """What the linter says of the repository as it is."""
+    return [str(problem) for problem in check(read_graph(toy.root))]
+
+
+def edit(toy, path, old, new):
+    """Replaces text of a file that must be there."""
+    text = (toy.root / path).read_text()
+    assert old in text
+    toy.write(path, text.replace(old, new))
+
+
+def with_registry(toy):
+    """Gives the toy a registry of model families, reached from `pretrain` and `last`."""
+    toy.write("relume/__init__.py", "")
+    toy.write("relume/models/__init__.py", "")
+    toy.write("relume/models/registry.py", "import importlib\nFAMILIES = {'nafnet': 'relume.models.nafnet'}\n")
+    toy.write("relume/models/layers.py", "")
+    toy.write("relume/models/nafnet.py", "from relume.models import layers\n")
+    toy.write("relume/models/restormer.py", "")
+    toy.write("relume/models/ensemble.py", "")
+    for step in ("pretrain", "last"):
+        path = f"components/{step}/__main__.py"
+        toy.write(path, "from relume.models import registry\n" + (toy.root / path).read_text())
+    edit(toy, "params.yaml", "one: {width", "one: {architecture: nafnet, width")
+    edit(toy, "params.yaml", "two: {width", "two: {architecture: restormer, width")
+
+
+def test_a_sound_graph_has_no_problems(toy):
+    """What `fix` wrote passes."""
+    assert problems(toy) == []
+
+
+def test_code_that_a_stage_runs_but_does_not_list_is_a_problem(toy):
+    """A new import makes each stage that reaches it fail the check, by name, until `fix` adds it."""
+    toy.write("components/palette.py", "")
+    edit(toy, "components/work.py", "import os", "from components import palette\nimport os")
+    found = problems(toy)
+    assert len(found) == 4
+    assert all("not among its deps: components/palette.py" in problem for problem in found)
+    assert fix(toy.root)
+    assert problems(toy) == []
+
+
+def test_code_that_a_stage_lists_but_does_not_run_is_a_problem(toy):
+    """An import that went away leaves a dep that would retrain for nothing."""
+    edit(toy, "components/last/__main__.py", "from components.work import work\n", "def work(*a): ...\n")
+    assert problems(toy) == [
+        "last: code among its deps that it does not run: components/work.py (relume pipeline lint --fix)"
+    ]
+
+
+def test_fix_writes_once_and_keeps_the_rest(toy):
+    """A second fix changes nothing; comments, order and layout of dvc.yaml are as written."""
+    before = (toy.root / "dvc.yaml").read_text()
+    assert not fix(toy.root)
+    toy.write("components/palette.py", "")
+    edit(toy, "components/last/__main__.py", "import pathlib", "import pathlib, components.palette")
+    assert fix(toy.root)
+    after = (toy.root / "dvc.yaml").read_text()
+    assert [line for line in after.splitlines() if "palette" not in line] == before.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("source", "reached"),
+    [
+        ("from components.far import x", True),
+        ("def f():\n    import components.far", True),
+        ("from . import far", True),
+        ("from .far import x", True),
+        ("script = 'far.py'", True),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import components.far", False),
+        ("text = 'components.far'", False),
+    ],
+)
+def test_the_closure_follows_what_can_run(toy, source, reached):
+    """Imports at any depth, relative ones and neighbours named as files count; type-only imports and names do not."""
+    toy.write("components/far.py", "import components.farther\n")
+    toy.write("components/farther.py", "import json, numpy\n")
+    toy.write("components/near.py", source + "\n")
+    closure = Code(toy.root).closure(["components/near.py"])
+    expected = {"components/__init__.py", "components/near.py"}
+    assert closure == expected | ({"components/far.py", "components/farther.py"} if reached else set())
+
+
+def test_importing_a_module_runs_its_packages(toy):
+    """The `__init__.py` of every package on the way is in the closure."""
+    toy.write("relume/__init__.py", "import relume.errors\n")
+    toy.write("relume/errors.py", "")
+    toy.write("relume/models/__init__.py", "")
+    toy.write("relume/models/layers.py", "")
+    toy.write("components/near.py", "from relume.models.layers import Layer\n")
+    closure = Code(toy.root).closure(["components/near.py"])
+    assert closure >= {"relume/__init__.py", "relume/errors.py", "relume/models/__init__.py", "relume/models/layers.py"}
+
+
+def test_a_base_depends_on_its_own_family_alone(toy):
+    """With lazily loaded families, an edit of one family concerns its own base and the stages after all bases."""
+    with_registry(toy)
+    fix(toy.root)
+    graph, code = read_graph(toy.root), Code(toy.root)
+    families = {"relume/models/nafnet.py", "relume/models/restormer.py", "relume/models/ensemble.py"}
+    needed = {name: code_deps(graph, stage, code) & families for name, stage in graph.stages.items()}
+    assert needed == {
+        "first": set(),
+        "pretrain@one": {"relume/models/nafnet.py"},
+        "pretrain@two": {"relume/models/restormer.py"},
+        "last": families,
+    }
+    assert "relume/models/restormer.py" not in graph.stages["pretrain@one"].deps
+    assert "relume/models/layers.py" in graph.stages["pretrain@one"].deps
+    assert "relume/models/${item.architecture}.py" in (toy.root / "dvc.yaml").read_text()
+    assert problems(toy) == []
+
+
+def test_an_unknown_architecture_is_refused_by_name(toy):
+    """A base whose family has no file is an error that names the key."""
+    with_registry(toy)
+    edit(toy, "params.yaml", "restormer", "resformer")
+    with pytest.raises(ConfigError, match=r"pretrain.bases.two.architecture='resformer'"):
+        check(read_graph(toy.root))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("python -m components.first", "python -m components.typo", "component components.typo does not exist"),
+        ("python -m components.first", "echo hello", "runs no component: echo hello"),
+        ("python -m components.first", "python -m components.first --to /tmp/x", "leads out of the checkout: /tmp/x"),
+        (
+            "- data/first\n    meta",
+            "- data/first\n      - ../elsewhere:\n          cache: false\n    meta",
+            "../elsewhere",
+        ),
+        ("{image: toy, cpu: 1,", "{cpu: 1,", "meta lacks image"),
+        ("memory: 1Gi", "memory: lots", "meta.memory is 'lots'"),
+        ("cpu: 1", "cpu: 0", "meta.cpu is 0"),
+        ("retries: 0", "retries: -1", "meta.retries is -1"),
+        ("gpu: 0", "gpu: true", "meta.gpu is True"),
+        ("gpu: 0", "gpus: 0", "unknown keys: gpus"),
+    ],
+)
+def test_each_rule_has_its_message(toy, old, new, said):
+    """Component, paths and every field of meta are checked, and the message says what is wrong."""
+    edit(toy, "dvc.yaml", old, new)
+    assert any(said in problem for problem in problems(toy))
+
+
+def test_all_problems_are_told_at_once(toy):
+    """The error of an unsound graph lists every broken rule with its stage."""
+    graph = read_graph(toy.root)
+    broken = {name: replace(stage, meta={**stage.meta, "cpu": 0}) for name, stage in graph.stages.items()}
+    with pytest.raises(GraphError, match=r"breaks 4 of its rules(.|\n)*first: (.|\n)*last: "):
+        require_sound(replace(graph, stages=broken))
+
+
+def test_code_that_does_not_parse_is_named(toy):
+    """A syntax error in a step is an error with file and line."""
+    toy.write("components/work.py", "def work(:\n")
+    with pytest.raises(UserError, match=r"components/work.py:1"):
+        check(read_graph(toy.root))
