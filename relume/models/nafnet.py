@@ -7,7 +7,7 @@ State-dict keys and values are those of the official implementation. No deviatio
 import torch
 from torch import nn
 
-from relume.models.layers import ChannelLayerNorm, pad_to_multiple
+from relume.models.layers import ChannelLayerNorm, PointwiseConv, channels_last, in_halves, pad_to_multiple, pointwise
 from relume.models.registry import Variant
 
 
@@ -18,6 +18,11 @@ class SimpleGate(nn.Module):
         """(N, 2C, H, W) to (N, C, H, W)."""
         first, second = x.chunk(2, dim=1)
         return first * second
+
+
+def scaled(x: torch.Tensor, convolution: PointwiseConv, scale: torch.Tensor) -> torch.Tensor:
+    """scale · convolution(x), with the scale (1, C, 1, 1) in the weights instead of on every pixel."""
+    return pointwise(x, convolution.weight * scale.view(-1, 1, 1, 1), convolution.bias * scale.view(-1))
 
 
 class NAFBlock(nn.Module):
@@ -31,14 +36,14 @@ class NAFBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, 2 * channels, 1)
+        self.conv1 = PointwiseConv(channels, 2 * channels)
         self.conv2 = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
-        self.conv3 = nn.Conv2d(channels, channels, 1)
+        self.conv3 = PointwiseConv(channels, channels)
         # Simplified channel attention: a linear map of the global mean, without a sigmoid (eq. 6).
         self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, channels, 1))
         self.sg = SimpleGate()
-        self.conv4 = nn.Conv2d(channels, 2 * channels, 1)
-        self.conv5 = nn.Conv2d(channels, channels, 1)
+        self.conv4 = PointwiseConv(channels, 2 * channels)
+        self.conv5 = PointwiseConv(channels, channels)
         self.norm1 = ChannelLayerNorm(channels, eps=1e-6)
         self.norm2 = ChannelLayerNorm(channels, eps=1e-6)
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
@@ -46,9 +51,11 @@ class NAFBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        gated = self.sg(self.conv2(self.conv1(self.norm1(x))))
-        x = x + self.beta * self.conv3(gated * self.sca(gated))
-        return x + self.gamma * self.conv5(self.sg(self.conv4(self.norm2(x))))
+        first, second = in_halves(self.norm1(x), self.conv1, self.conv2)
+        gated = first * second
+        x = x + scaled(gated * self.sca(gated), self.conv3, self.beta)
+        first, second = in_halves(self.norm2(x), self.conv4)
+        return x + scaled(first * second, self.conv5, self.gamma)
 
 
 class NAFNet(nn.Module):
@@ -93,7 +100,7 @@ class NAFNet(nn.Module):
         """(N, C, H, W) in [0, 1] to the same shape, not clamped; any H and W."""
         height, width = image.shape[-2:]
         padded = pad_to_multiple(image, self.size_multiple, mode="constant")
-        x = self.intro(padded)
+        x = channels_last(self.intro(padded))
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             x = encoder(x)
