@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 ARCHITECTURES = {
     "nafnet": ("relume.models.nafnet", "NAFNet"),
+    "baseline": ("relume.models.nafnet", "Baseline"),
     "restormer": ("relume.models.restormer", "Restormer"),
     "dncnn": ("relume.models.dncnn", "DnCNN"),
     "ffdnet": ("relume.models.ffdnet", "FFDNet"),

@@ -132,6 +132,7 @@ def check_onnx(
     network = randomised(build)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3  # errors
     for size in sizes:
         buffer, names = io.BytesIO(), ["image", *inputs]
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
