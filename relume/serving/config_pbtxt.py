@@ -5,7 +5,8 @@ the server, so that an exported model holds nothing of the place it was made at.
 """
 
 MAX_BATCH = 8
-"""Tiles in one execution at most; bounds the server's memory, which stays at what the largest request took."""
+"""Tiles in one request at most, and in one execution of the onnxruntime backend; bounds the server's memory, which
+stays at what the largest request took."""
 
 _TENSORS = """\
 max_batch_size: {max_batch}

@@ -170,7 +170,7 @@ def _batches(image_HWC: np.ndarray, rows: Axis, columns: Axis, tile: int, batch:
 def _overlapped(
     batches: Iterator[np.ndarray], restore_batch: RestoreBatch, in_flight: int
 ) -> Generator[np.ndarray, None, None]:
-    """The restored batches in their order, with one more batch cut while `in_flight` are with the backend."""
+    """The restored batches in their order; for each batch that is with the backend, the next is cut and waits."""
     if in_flight == 0:
         yield from map(restore_batch, batches)
         return
@@ -178,7 +178,7 @@ def _overlapped(
     flying: deque[Future[np.ndarray]] = deque()
     try:
         for batch_NCHW in batches:
-            if len(flying) > in_flight:
+            if len(flying) == 2 * in_flight:
                 yield flying.popleft().result()
             flying.append(executor.submit(restore_batch, batch_NCHW))
         while flying:

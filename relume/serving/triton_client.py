@@ -58,7 +58,7 @@ class TritonRestorer:
         product: str = "denoise",
         *,
         timeout: float = 60.0,
-        batch: int = 4,
+        batch: int = 2,
         in_flight: int = 3,
         shared_memory: bool = True,
     ):
