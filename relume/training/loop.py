@@ -60,10 +60,12 @@ class TrainingState:
                 parameter.copy_(tensors[f"weight.{name}"])
                 self.average[name].copy_(tensors[f"average.{name}"])
                 if facts["step"]:
-                    self.optimizer.state[parameter] = {
-                        moment: tensors[f"{moment}.{name}"].to(parameter.device if moment != "step" else "cpu")
-                        for moment in ("step", "exp_avg", "exp_avg_sq")
+                    # In the parameter's own memory format: other strides take other kernels, and other last bits.
+                    moments = {
+                        moment: torch.empty_like(parameter).copy_(tensors[f"{moment}.{name}"])
+                        for moment in ("exp_avg", "exp_avg_sq")
                     }
+                    self.optimizer.state[parameter] = {"step": tensors[f"step.{name}"], **moments}
         self.step, self.history, self.losses = facts["step"], facts["history"], facts["losses"]
         return True
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from relume.errors import TrainingDivergedError
+from relume.models.nafnet import NAFNet
 from relume.training.batches import NoisyCrops, PatchShards
 from relume.training.checkpoint import Checkpoint, checkpoint_key
 from relume.training.config import Degradation, OptimizerSettings, Phase, StageSettings, TrainingSettings
@@ -31,15 +32,15 @@ class Interrupted(Exception):
 
 
 class TinyNetwork(nn.Module):
-    """A convolution that is trained and one that is frozen."""
+    """A frozen convolution before a trained network with every kind of layer of our base models."""
 
     def __init__(self):
         super().__init__()
-        self.frozen = nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False)
-        self.trained = nn.Conv2d(4, 3, 3, padding=1)
+        self.frozen = nn.Conv2d(3, 3, 3, padding=1).requires_grad_(False)
+        self.trained = NAFNet(width=4, encoder_blocks=[1], middle_blocks=1, decoder_blocks=[1])
 
     def forward(self, image):
-        return image + self.trained(self.frozen(image))
+        return self.trained(self.frozen(image))
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_only_trainable_parameters_change(shards, tmp_path):
     start = TinyNetwork().state_dict()
     end, _ = run(shards, Checkpoint(tmp_path, "c"))
     assert torch.equal(start["frozen.weight"], end["frozen.weight"])
-    assert not torch.equal(start["trained.weight"], end["trained.weight"])
+    assert not torch.equal(start["trained.intro.weight"], end["trained.intro.weight"])
 
 
 def test_the_kept_weights_are_the_moving_average(shards, tmp_path):
@@ -99,11 +100,11 @@ def test_the_kept_weights_are_the_moving_average(shards, tmp_path):
     weights, save = [], TrainingState.save
 
     def spy(state, to):
-        weights.append(state.parameters["trained.weight"].detach().clone())
+        weights.append(state.parameters["trained.intro.weight"].detach().clone())
         save(state, to)
 
     torch.manual_seed(0)
-    expected = TinyNetwork().trained.weight.detach().clone()
+    expected = TinyNetwork().trained.intro.weight.detach().clone()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainingState, "save", spy)
         torch.manual_seed(0)
@@ -121,7 +122,7 @@ def test_the_kept_weights_are_the_moving_average(shards, tmp_path):
     for step, value in enumerate(weights, start=1):
         decay = min(STAGE.optimizer.ema, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value
-    torch.testing.assert_close(network.trained.weight.detach(), expected)
+    torch.testing.assert_close(network.trained.intro.weight.detach(), expected)
 
 
 def test_training_lowers_the_loss(shards, tmp_path):
@@ -137,15 +138,15 @@ def test_validation_sees_the_average_and_leaves_training_alone(shards, tmp_path)
     many, _ = run(
         shards,
         Checkpoint(tmp_path, "a"),
-        validate=lambda network: seen.append(network.trained.weight.detach().clone()) or 0.0,
+        validate=lambda network: seen.append(network.trained.intro.weight.detach().clone()) or 0.0,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(globals(), "TRAINING", TRAINING.model_copy(update={"validations": 1}))
         once, _ = run(shards, Checkpoint(tmp_path, "b"))
     assert len(seen) == 3
-    assert torch.equal(seen[-1], many["trained.weight"])
+    assert torch.equal(seen[-1], many["trained.intro.weight"])
     assert not torch.equal(seen[0], seen[-1])
-    assert torch.equal(once["trained.weight"], many["trained.weight"])
+    assert torch.equal(once["trained.intro.weight"], many["trained.intro.weight"])
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_message(shards, tmp_path):

@@ -1,0 +1,37 @@
+# make demo    the whole main job on the built-in photographs
+# make test    the tests
+# Set PYTHON to choose an interpreter; pip's own settings (PIP_EXTRA_INDEX_URL and the like) are respected.
+
+.PHONY: demo test test-all check format setup setup-dev triton clean
+
+demo: triton
+	.venv/bin/relume demo
+
+test: triton setup-dev
+	.venv/bin/python -m pytest -m "not exhaustive"
+
+test-all: triton setup-dev
+	.venv/bin/python -m pytest
+
+check: setup-dev
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/relume pipeline lint
+	.venv/bin/python -m pytest -q tests/test_imports.py
+
+format: setup-dev
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+setup:
+	sh infra/setup.sh
+
+setup-dev:
+	sh infra/setup.sh dev
+
+triton: setup
+	sh infra/triton/install.sh
+
+clean:
+	rm -rf .relume data models reports package dvc.lock

@@ -1,0 +1,187 @@
+"""The training steps as processes: killed with SIGKILL at any moment, each ends like one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import yaml
+
+from relume.files import sha256_folder
+from relume.images import save_image
+from relume.models.artifact import load_card
+
+ROOT = Path(__file__).parents[2]
+OPTIMIZER = {"lr": 2e-3, "min_lr": 1e-5, "warmup": 5}
+TINY = {
+    "training": {
+        "seed": 7,
+        "threads": 1,
+        "precision": "32-true",
+        "degradation": {"sigma": [0, 50], "clipped_fraction": 0.5},
+        "checkpoint_seconds": 0.05,
+        "validations": 4,
+    },
+    "pretrain": {
+        "bases": {
+            "nafnet": {
+                "architecture": "nafnet",
+                "arguments": {"width": 4, "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]},
+                "loss": "psnr",
+                "optimizer": OPTIMIZER,
+                "phases": [{"steps": 80, "patch": 16, "batch": 4}, {"steps": 40, "patch": 32, "batch": 2}],
+            },
+            "restormer": {
+                "architecture": "restormer",
+                "arguments": {"width": 4, "blocks": [1, 1, 1, 1], "refinement_blocks": 1, "heads": [1, 1, 1, 1]},
+                "loss": "charbonnier",
+                "optimizer": OPTIMIZER,
+                "phases": [{"steps": 20, "patch": 16, "batch": 2}],
+            },
+        }
+    },
+    "ensemble_head": {
+        "head": {"width": 4, "blocks": 1},
+        "loss": "l1",
+        "optimizer": OPTIMIZER,
+        "phases": [{"steps": 60, "patch": 16, "batch": 2}],
+    },
+    "mine_hard": {"sigma": 50, "draws": 1, "fraction": 0.25, "batch": 8},
+    "finetune_hard": {
+        "other_fraction": 0.5,
+        "loss": "psnr",
+        "optimizer": OPTIMIZER,
+        "phases": [{"steps": 60, "patch": 16, "batch": 2}],
+    },
+}
+STEPS = {
+    "pretrain nafnet": (["pretrain", "--base", "nafnet"], "models/bases/nafnet"),
+    "pretrain restormer": (["pretrain", "--base", "restormer"], "models/bases/restormer"),
+    "ensemble_head": (["ensemble_head"], "models/ensemble"),
+    "mine_hard": (["mine_hard"], "data/hard_patches"),
+    "finetune_hard": (["finetune_hard"], "models/final"),
+}
+
+
+class Checkout:
+    """A folder with what the training steps read, in which they are run as processes."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        curated = folder / "data" / "curated"
+        photograph = skimage.data.astronaut()
+        patches = [photograph[y : y + 32, x : x + 32] for y in range(0, 192, 32) for x in range(0, 192, 32)]
+        curated.mkdir(parents=True)
+        np.save(curated / "train-00000.npy", np.stack(patches))
+        save_image(curated / "held_out" / "validation" / "00ff.png", photograph[300:364, 200:264])
+        (folder / "params.yaml").write_text(yaml.safe_dump(TINY))
+
+    def start(self, step: str) -> subprocess.Popen:
+        """Starts a step's process."""
+        return subprocess.Popen(
+            [sys.executable, "-m", f"components.{STEPS[step][0][0]}", *STEPS[step][0][1:]],
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "RELUME_HOME": str(self.folder / "home")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, step: str) -> str:
+        """Runs a step to its end and returns what it printed."""
+        process = self.start(step)
+        output = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, output
+        return output
+
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints of unfinished trainings."""
+        return list((self.folder / "home" / "checkpoints").glob("*.safetensors"))
+
+    def result(self, step: str) -> str:
+        """The hash of what a step wrote."""
+        return sha256_folder(self.folder / STEPS[step][1])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A checkout in which every training step ran without being disturbed."""
+    checkout = Checkout(tmp_path_factory.mktemp("whole"))
+    for step in STEPS:
+        checkout.run(step)
+    return checkout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["pretrain nafnet", "ensemble_head", "finetune_hard"])
+def test_a_killed_training_ends_with_the_same_bytes(whole, tmp_path, step):
+    """Killed at a random moment after its first checkpoint and started again, the artifact is the same."""
+    checkout = Checkout(tmp_path)
+    for other in ("data/hard_patches", "models"):
+        source = whole.folder / other
+        subprocess.run(["cp", "-r", source, checkout.folder / other], check=True)
+    subprocess.run(["rm", "-r", checkout.folder / STEPS[step][1]], check=True)
+    process = checkout.start(step)
+    while not checkout.checkpoints() and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(random.Random(step).uniform(0, 0.4))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (checkout.folder / STEPS[step][1]).exists()
+    output = checkout.run(step)
+    assert "goes on from step" in output
+    assert checkout.result(step) == whole.result(step)
+    assert not checkout.checkpoints()
+
+
+@pytest.mark.slow
+def test_the_ensemble_holds_its_bases_unchanged(whole):
+    """The head's training leaves the weights of the base models as they were, bit for bit."""
+    from relume.models.artifact import load_model
+
+    ensemble = load_model(whole.folder / "models" / "ensemble").state_dict()
+    for number, base in enumerate(["nafnet", "restormer"]):
+        state = load_model(whole.folder / "models" / "bases" / base).state_dict()
+        assert state
+        assert all(value.equal(ensemble[f"bases.{number}.{key}"]) for key, value in state.items())
+
+
+@pytest.mark.slow
+def test_hard_patches_are_those_with_the_largest_loss(whole):
+    """The quarter marked hard has larger losses than all others, and ranks follow the losses."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(whole.folder / "data/hard_patches/hard.parquet").to_pandas()
+    assert table["hard"].sum() == 9
+    assert table.loc[table["hard"], "loss"].min() >= table.loc[~table["hard"], "loss"].max()
+    assert table.sort_values("rank")["loss"].is_monotonic_decreasing
+
+
+@pytest.mark.slow
+def test_an_artifact_says_where_it_comes_from(whole):
+    """The card names the stage and the settings, and nothing of time, machine or place."""
+    card = load_card(whole.folder / "models" / "final")
+    assert card.provenance["stage"] == "finetune_hard"
+    assert card.provenance["settings"]["stage"]["phases"] == TINY["finetune_hard"]["phases"]
+    assert str(whole.folder) not in json.dumps(vars(card))
+
+
+def test_a_wrong_setting_is_refused_before_anything_is_trained(tmp_path):
+    """An unknown key ends with exit code 2 and a message that names it."""
+    checkout = Checkout(tmp_path)
+    params = json.loads(json.dumps(TINY))
+    params["pretrain"]["bases"]["nafnet"]["optimizer"]["learning_rate"] = 1
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    process = checkout.start("pretrain nafnet")
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 2
+    assert "params.yaml: pretrain.bases.nafnet" in output
+    assert "learning_rate" in output
+    assert "Traceback" not in output

@@ -1,0 +1,74 @@
+"""Evaluation: which input each protocol gives, and what the summary means."""
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+from relume.evaluation import Score, evaluate, noisy_photograph, non_local_means, summarize, to_8_bit
+from relume.metrics import psnr
+
+IMAGE_ID = "00ff"
+
+
+@pytest.fixture(scope="module")
+def clean():
+    """A small photograph."""
+    return skimage.data.chelsea()[100:180, 150:250]
+
+
+class Identity(torch.nn.Module):
+    """Gives back what it gets, so that every figure must be that of the input."""
+
+    def forward(self, image):
+        return image
+
+
+@pytest.fixture(scope="module")
+def scores(clean):
+    """All scores of two identities as base models and as the final model."""
+    networks = {"base:a": Identity(), "base:b": Identity(), "final": Identity()}
+    runs = evaluate({IMAGE_ID: clean}, networks, sigmas=(25,), tile=64, halo=8, seed=3)
+    return {(score.protocol, score.system): score for row, _ in runs for score in row}
+
+
+def test_an_identity_scores_what_the_noisy_input_scores(scores):
+    """Through tiles and 8-bit tensors nothing is lost: base, average and final equal the noisy input."""
+    for system in ("base:a", "average", "final"):
+        assert scores["clipped", system].psnr == pytest.approx(scores["clipped", "noisy"].psnr, abs=1e-4)
+    assert scores["clipped", "final"].ssim == scores["clipped", "noisy"].ssim
+
+
+def test_the_protocols_differ_as_they_must(scores, clean):
+    """Unclipped noise has exactly its own PSNR; clipping takes error away, so the clipped input scores higher."""
+    expected = 20 * np.log10(255 / 25)
+    assert scores["unclipped", "noisy"].psnr == pytest.approx(expected, abs=0.15)
+    assert scores["clipped", "noisy"].psnr > scores["unclipped", "noisy"].psnr
+    # Only the output of the literature's protocol is clamped, not its input.
+    assert scores["unclipped", "final"].psnr > scores["unclipped", "noisy"].psnr
+
+
+def test_non_local_means_denoises(clean):
+    """The baseline gains at least 3 dB at sigma 25: it is run at a sensible strength."""
+    noisy = to_8_bit(noisy_photograph(clean, IMAGE_ID, 25, "clipped", 3))
+    assert psnr(non_local_means(noisy, 25), clean) > psnr(noisy, clean) + 3
+
+
+def test_noise_belongs_to_the_photograph_and_level(clean):
+    """The same photograph has the same noise wherever it is met; another level or photograph has other noise."""
+    first = noisy_photograph(clean, IMAGE_ID, 25, "clipped", 3)
+    assert np.array_equal(first, noisy_photograph(clean, IMAGE_ID, 25, "clipped", 3))
+    unclipped = noisy_photograph(clean, IMAGE_ID, 25, "unclipped", 3)
+    assert np.array_equal(to_8_bit(first), to_8_bit(unclipped))
+    assert not np.array_equal(first, noisy_photograph(clean, "0100", 25, "clipped", 3))
+    other = noisy_photograph(clean, IMAGE_ID, 50, "unclipped", 3) - clean / np.float32(255)
+    assert not np.allclose(other, 2 * (unclipped - clean / np.float32(255)), atol=1e-3)
+
+
+def test_the_summary_is_the_mean_over_photographs():
+    """Two photographs of 30 and 32 dB make 31."""
+    rows = [
+        Score(system="final", image_id=name, sigma=25, protocol="clipped", psnr=value, ssim=value / 100)
+        for name, value in [("a", 30.0), ("b", 32.0)]
+    ]
+    assert summarize(rows) == {"clipped": {"final": {"sigma_25": {"psnr": 31.0, "ssim": 0.31}}}}
