@@ -14,6 +14,11 @@ ARCHITECTURES = {
     "nafnet": ("relume.models.nafnet", "NAFNet"),
     "baseline": ("relume.models.nafnet", "Baseline"),
     "restormer": ("relume.models.restormer", "Restormer"),
+    "nafnet_local": ("relume.models.tlc", "NAFNetLocal"),
+    "restormer_local": ("relume.models.tlc", "RestormerLocal"),
+    "promptir": ("relume.models.promptir", "PromptIR"),
+    "dynet": ("relume.models.dynet", "DyNet"),
+    "mambairv2": ("relume.models.mambairv2", "MambaIRv2"),
     "dncnn": ("relume.models.dncnn", "DnCNN"),
     "ffdnet": ("relume.models.ffdnet", "FFDNet"),
     "drunet": ("relume.models.drunet", "DRUNet"),
@@ -28,6 +33,8 @@ ARCHITECTURES = {
     "masked": ("relume.models.masked", "MaskedDenoiser"),
     "hat": ("relume.models.hat", "HAT"),
     "xformer": ("relume.models.xformer", "Xformer"),
+    "src_b": ("relume.models.fusion.src_b", "SRCB"),
+    "weighted_average": ("relume.models.fusion.averages", "WeightedAverage"),
     "ensemble": ("relume.models.ensemble", "Ensemble"),
 }
 
