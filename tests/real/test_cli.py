@@ -1,0 +1,151 @@
+"""The command line as a user types it: real processes, their output and their exit codes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+
+from relume.images import read_image, save_image
+from tests.tiny_onnx import BLUR, convolve, write_tiny_model
+
+RELUME = Path(sys.executable).with_name("relume")
+VERBS = ["data scan", "demo", "doctor", "down", "pipeline lint", "pipeline run", "release", "report", "restore"]
+VERBS += ["rollback", "serve", "status", "up"]
+
+
+class Shell:
+    """Runs `relume` in a folder of its own with a home of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RELUME", "MLFLOW"))}
+        return subprocess.run(
+            [RELUME, *map(str, arguments)],
+            cwd=self.folder,
+            env=environment | {"RELUME_HOME": str(self.folder / "home")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+
+@pytest.fixture
+def relume(tmp_path):
+    """A user's shell in an empty folder that holds one noisy photograph."""
+    save_image(tmp_path / "noisy.jpg", skimage.data.chelsea()[:90, :130])
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def exported(relume):
+    """The folder holds an exported model: a blur."""
+    write_tiny_model(relume.folder / "models" / "exported", tile=64, halo=8)
+    return relume
+
+
+def refused(result: subprocess.CompletedProcess, code: int, *words: str) -> None:
+    """A refusal is one message with a next step on standard error, and no traceback."""
+    assert result.returncode == code, result.stderr
+    assert result.stderr.startswith("error: ")
+    assert "next: " in result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(relume, verb):
+    """`--help` of a verb says what it does."""
+    result = relume(*verb.split(), "--help")
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"Usage: relume {verb}")
+
+
+def test_help_shows_examples_and_every_verb(relume):
+    """`relume --help` lists the verbs and begins with something to type."""
+    text = relume("--help").stdout
+    assert "relume restore noisy.jpg -o clean.png" in text
+    assert {verb.split()[0] for verb in VERBS} <= set(text.split())
+
+
+def test_a_picture_is_restored_in_process(exported):
+    """The output is what the model computes, written in the format of its suffix."""
+    result = exported("restore", "noisy.jpg", "-o", "out/clean.png")
+    assert result.returncode == 0, result.stderr
+    assert "130x90" in result.stdout
+    noisy, clean = (read_image(exported.folder / name).pixels for name in ("noisy.jpg", "out/clean.png"))
+    assert np.abs(clean.astype(int) - convolve(noisy, BLUR)).max() <= 1
+
+
+def test_before_any_model_it_says_what_to_run(relume):
+    """Without a model the user is told the command that makes one, and no output appears."""
+    refused(relume("restore", "noisy.jpg", "-o", "clean.png"), 2, "no model yet", "make demo")
+    assert not (relume.folder / "clean.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "empty"), (b"not a picture at all", "picture"), (None, "No such picture")],
+)
+def test_a_bad_picture_is_refused(exported, content, words):
+    """An empty file, something else, or nothing there: exit code 2, and an earlier output survives."""
+    if content is not None:
+        (exported.folder / "bad.jpg").write_bytes(content)
+    (exported.folder / "clean.png").write_bytes(b"an earlier result")
+    refused(exported("restore", "bad.jpg", "-o", "clean.png"), 2, "bad.jpg")
+    assert (exported.folder / "clean.png").read_bytes() == b"an earlier result"
+    assert sorted(path.name for path in exported.folder.glob(".*")) == []
+
+
+def test_a_truncated_picture_is_refused(exported):
+    """Half a JPEG is not restored as if it were a picture."""
+    data = (exported.folder / "noisy.jpg").read_bytes()
+    (exported.folder / "half.jpg").write_bytes(data[: len(data) // 2])
+    refused(exported("restore", "half.jpg", "-o", "clean.png"), 2, "half.jpg")
+
+
+def test_an_unknown_output_format_is_refused_before_the_work(exported):
+    """The suffix is checked first."""
+    refused(exported("restore", "noisy.jpg", "-o", "clean.xyz"), 2, "clean.xyz")
+
+
+def test_a_server_that_is_not_there(exported):
+    """An address that nothing listens at is a failure, not a user's mistake: exit code 1."""
+    refused(exported("restore", "noisy.jpg", "-o", "clean.png", "--server", "127.0.0.1:1"), 1, "127.0.0.1:1")
+
+
+def test_a_source_that_is_not_there_is_refused(relume):
+    """`data scan` of a missing or empty folder changes nothing."""
+    refused(relume("data", "scan", "nowhere"), 2, "nowhere")
+    (relume.folder / "empty").mkdir()
+    refused(relume("data", "scan", "empty"), 2, "empty")
+    assert not (relume.folder / "sources.json").exists()
+
+
+def test_scanning_a_folder_lists_its_photographs(relume):
+    """The list holds the picture, and a second scan finds nothing new."""
+    assert "1 photographs, 1 new" in relume("data", "scan", ".").stdout
+    assert "1 photographs, 0 new" in relume("data", "scan").stdout
+
+
+def test_nothing_to_release_report_or_roll_back(relume):
+    """Before the pipeline ran, each says which command to run first."""
+    (relume.folder / "params.yaml").write_text((Path(__file__).parents[2] / "params.yaml").read_text())
+    refused(relume("release"), 2, "relume pipeline run")
+    refused(relume("report"), 2, "relume pipeline run")
+    refused(relume("rollback"), 2, "relume release")
+
+
+def test_status_works_with_nothing_running(relume):
+    """It shows every service as stopped or not installed, and what to do first."""
+    result = relume("status")
+    assert result.returncode == 0
+    for service in ("mlflow", "prefect", "worker", "triton"):
+        assert service in result.stdout
+    assert "Nothing was released yet" in result.stdout
