@@ -7,20 +7,20 @@ _SECONDS = 5.0
 
 
 class Progress:
-    """Prints how many of a step's items are done; call it as `progress(done, total)`.
+    """Prints how many of a step's items are done; call it as `progress("measured", done, total)`.
 
     Args:
-        name: The step and what it counts, such as `ingest photographs`.
+        name: The step.
     """
 
     def __init__(self, name: str):
         self._name, self._terminal = name, sys.stdout.isatty()
         self._started = self._printed = time.monotonic()
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, what: str, done: int, total: int) -> None:
         now, last = time.monotonic(), done == total
         if not last and now - self._printed < (0.1 if self._terminal else _SECONDS):
             return
         self._printed = now
-        text = f"{self._name}  {done}/{total}  {now - self._started:.0f} s"
+        text = f"{self._name}  {done}/{total} {what}  {now - self._started:.0f} s"
         print(f"\r\x1b[K{text}" if self._terminal else text, end="\n" if last or not self._terminal else "", flush=True)

@@ -11,6 +11,7 @@ An image file becomes (H, W, 3) RGB, uint8 for up to 8 bits a channel and uint16
 
 import io
 import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,12 @@ _SUFFIX_FORMAT = {
 }
 JPEG_QUALITY = 95
 _SUPPORTED = "use PNG, JPEG, WebP, TIFF, BMP or GIF"
+
+# What Pillow raises on damaged bytes: seen, or declared by the modules it reads with.
+_DECODERS_RAISE = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError),
+    *(struct.error, zlib.error),
+)
 
 # TIFF tags, by the numbers of the TIFF 6.0 specification and, for the last, of DNG 1.0.
 _SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _PLANAR, _EXTRA_SAMPLES, _DNG_VERSION = 254, 258, 262, 284, 338, 50706
@@ -142,7 +149,7 @@ def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, 
     profile = opened.info.get("icc_profile") if header.mode.startswith(("RGB", "P")) else None
     try:
         pixels = _deep_pixels(data, header) if header.bit_depth == 16 else _pixels(opened, header)
-    except Exception as error:  # decoders raise anything on damaged bytes; the ImageError keeps the cause
+    except _DECODERS_RAISE as error:
         raise _damaged(data, header.format, error, where) from error
     return Picture(pixels=np.ascontiguousarray(pixels), header=header, icc_profile=profile)
 
@@ -325,7 +332,7 @@ def _open(data: bytes, where: object) -> tuple[Any, Header]:
     try:
         opened = readers[kind](io.BytesIO(data))
         header, problem = _header(opened, data, kind)
-    except Exception as error:  # as above: readers raise anything on damaged bytes
+    except _DECODERS_RAISE as error:
         raise _damaged(data, kind, error, where) from error
     if problem:
         raise _unsupported(problem, where)
@@ -403,7 +410,11 @@ def _deep_pixels(data: bytes, header: Header) -> np.ndarray:
     """Decodes 16-bit PNG and TIFF with OpenCV, because Pillow drops their lower eight bits."""
     import cv2
 
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error says what it would print
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError(error.err) from error
     if pixels is None or pixels.dtype != np.uint16:
         raise ValueError("the 16-bit pixels cannot be decoded")
     if pixels.ndim == 2:
@@ -434,8 +445,6 @@ def _turn(pixels: np.ndarray, header: Header) -> np.ndarray:
 
 
 def _encode_deep_png(pixels: np.ndarray, icc_profile: bytes | None) -> bytes:
-    import zlib
-
     import cv2
 
     data = cv2.imencode(".png", pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()

@@ -14,7 +14,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def ingest(
     max_megapixels: float,
     min_side: int,
     shard_megabytes: float,
-    progress: Callable[[int, int], None],
+    progress: Callable[[str, int, int], None],
 ) -> tuple[int, dict[str, int]]:
     """Decodes every listed file into an ingested folder.
 
@@ -76,7 +76,7 @@ def ingest(
         max_megapixels: Larger pictures are quarantined as `decompression_bomb`.
         min_side: Pictures with a shorter side are quarantined as `too_small`, in pixels.
         shard_megabytes: A shard is closed when it holds this much.
-        progress: Told how many files of how many are done.
+        progress: Told what is counted, how many are done, and of how many.
 
     Returns:
         The number of photographs, and the number of quarantined files by reason.
@@ -86,7 +86,7 @@ def ingest(
     """
     budget = Budget(_MEGAPIXELS_AT_ONCE)
 
-    def prepare(entry: Mapping[str, Any]) -> tuple[dict[str, Any], bytes] | ImageError:
+    def prepare(entry: Mapping[str, Any]) -> tuple[Photograph, bytes] | ImageError:
         data = open_source(entry["address"], expect=entry["hash"])
         try:
             header = read_header(data)
@@ -96,34 +96,36 @@ def ingest(
         except ImageError as error:
             return error
         sha256 = hashlib.sha256(data).hexdigest()
-        return {
-            "image_id": sha256[:16],
-            "address": entry["address"],
-            "width": header.width,
-            "height": header.height,
-            "channels": header.channels,
-            "bit_depth": header.bit_depth,
-            "mode": header.mode,
-            "bytes": len(data),
-            "sha256": sha256,
-        }, png
+        return Photograph(
+            image_id=sha256[:16],
+            address=entry["address"],
+            width=header.width,
+            height=header.height,
+            channels=header.channels,
+            bit_depth=header.bit_depth,
+            mode=header.mode,
+            bytes=len(data),
+            sha256=sha256,
+            shard="",  # known when it is written
+        ), png
 
     entries = listing["files"]
     photographs: dict[str, Photograph] = {}
     quarantine: list[tuple[str, str, str]] = []
     with _ShardWriter(folder, int(shard_megabytes * 1e6)) as shards:
         for done, (entry, result) in enumerate(zip(entries, map_in_order(prepare, entries), strict=True), start=1):
+            progress("files", done, len(entries))
             address = entry["address"]
             if isinstance(result, ImageError):
                 detail = result.what if result.why is None else f"{result.what}: {result.why}"
                 quarantine.append((address, result.reason, " ".join(detail.split())))
-            elif (twin := photographs.get(result[0]["image_id"])) is not None:
+                continue
+            photograph, png = result
+            if (twin := photographs.get(photograph.image_id)) is not None:
                 quarantine.append((address, "duplicate_file", f"same bytes as {twin.address}"))
-            else:
-                facts, png = result
-                shard = shards.add(f"{facts['image_id']}.png", png)
-                photographs[facts["image_id"]] = Photograph(**facts, shard=shard)
-            progress(done, len(entries))
+                continue
+            shard = shards.add(f"{photograph.image_id}.png", png)
+            photographs[photograph.image_id] = replace(photograph, shard=shard)
 
     _write_csv(folder / "manifest.csv", _COLUMNS, [asdict(photograph).values() for photograph in photographs.values()])
     _write_csv(folder / "quarantine.csv", ["address", "reason", "detail"], quarantine)
@@ -176,9 +178,12 @@ def read_manifest(folder: str | Path) -> list[Photograph]:
     path = Path(folder) / "manifest.csv"
     if not path.is_file():
         raise SourceError("Nothing was ingested", where=path, next_step="dvc repro ingest")
-    numbers = [field.name for field in fields(Photograph) if field.type is int]
+    convert = {field.name: int if field.type is int else str for field in fields(Photograph)}
     with open(path, newline="") as file:
-        return [Photograph(**{**row, **{name: int(row[name]) for name in numbers}}) for row in csv.DictReader(file)]
+        rows: list[dict[str, Any]] = [
+            {name: convert[name](value) for name, value in row.items()} for row in csv.DictReader(file)
+        ]
+    return [Photograph(**row) for row in rows]
 
 
 _COLUMNS = [field.name for field in fields(Photograph)]

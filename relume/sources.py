@@ -25,8 +25,8 @@ from relume.files import read_json, write_json
 PACKAGES = "package://"
 
 # Photographs inside installed packages; drawings, diagrams and text pages beside them are left out.
-# Terms: scikit-image's data/README.txt (CC0 or public domain, mostly), scikit-learn's
-# images/README.txt (CC BY 2.0), matplotlib's sample_data/README.txt (public domain).
+# Terms: scikit-image states them in the docstrings of skimage.data (CC0 or public domain, mostly),
+# scikit-learn in datasets/images/README.txt (CC BY 2.0); matplotlib's is a work of the US Navy (public domain).
 BUILT_IN = (
     "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
     "skimage/data/astronaut.png",
@@ -89,7 +89,8 @@ def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
     Raises:
         SourceError: A source is missing, empty, unreachable or refuses the credentials.
     """
-    names, files = [], {}
+    names: list[str] = []
+    files: dict[str, dict[str, Any]] = {}
     for source in map(str, sources):
         if source == PACKAGES:
             name, entries = source, _scan_packages()
@@ -102,7 +103,8 @@ def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
                 next_step=f"give a folder, s3://bucket/prefix or {PACKAGES}",
             )
         else:
-            folder = (_path(source) if source.startswith("file://") else Path(source).expanduser()).absolute()
+            folder = _path(source) if source.startswith("file://") else Path(source).expanduser()
+            folder = Path(os.path.abspath(folder))  # `a/../b` becomes `b`, links stay as they are
             name, entries = _address(folder), _scan_folder(folder)
         names.append(name)
         files.update((entry["address"], entry) for entry in entries)
@@ -120,7 +122,7 @@ def write_sources(sources: Sequence[str | Path] | None = None, path: str | Path 
         What changed.
     """
     path = Path(path)
-    before = read_sources(path) if path.exists() else {"sources": [PACKAGES], "files": []}
+    before: dict[str, Any] = read_sources(path) if path.exists() else {"sources": [PACKAGES], "files": []}
     now = scan(before["sources"] if sources is None else sources)
     if now != before or not path.exists():
         write_json(path, now)

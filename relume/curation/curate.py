@@ -50,7 +50,7 @@ class _Measured:
 
 
 def curate(
-    ingested: str | Path, folder: Path, settings: CurateSettings, *, progress: Callable[[int, int], None]
+    ingested: str | Path, folder: Path, settings: CurateSettings, *, progress: Callable[[str, int, int], None]
 ) -> dict[str, int]:
     """Fills a curated folder.
 
@@ -58,7 +58,7 @@ def curate(
         ingested: What `ingest` filled.
         folder: An empty folder to fill.
         settings: Thresholds, fractions and sizes.
-        progress: Told how many photographs of how many were measured.
+        progress: Told what is counted, how many are done, and of how many.
 
     Returns:
         The number of photographs by side of the split (`train`, `validation`, `test`), by reason for
@@ -72,7 +72,7 @@ def curate(
     reasons = {item.photograph.image_id: item.reason for item in measured}
     accepted = [item for item in measured if not item.reason]
 
-    scene_of = _group(accepted, reasons)
+    scene_of = _group(accepted, reasons, progress)
     accepted = [item for item in accepted if not reasons[item.photograph.image_id]]
     cluster_of = _cluster(accepted, settings)
     in_colour = dict.fromkeys(scene_of.values(), False)
@@ -108,7 +108,7 @@ def curate(
 
 
 def _measure_all(
-    photographs: Photographs, settings: CurateSettings, progress: Callable[[int, int], None]
+    photographs: Photographs, settings: CurateSettings, progress: Callable[[str, int, int], None]
 ) -> list[_Measured]:
     budget = Budget(_MEGAPIXELS_AT_ONCE)
 
@@ -119,7 +119,7 @@ def _measure_all(
     measured = []
     for item in map_in_order(measure, photographs.manifest):
         measured.append(item)
-        progress(len(measured), len(photographs.manifest))
+        progress("photographs measured", len(measured), len(photographs.manifest))
     return measured
 
 
@@ -156,9 +156,12 @@ def _preference(item: _Measured) -> tuple[bool, int, float, str]:
     return photograph.channels < 3, -photograph.width * photograph.height, -item.quality.sharpness, photograph.image_id
 
 
-def _group(accepted: Sequence[_Measured], reasons: dict[str, str]) -> dict[str, str]:
+def _group(
+    accepted: Sequence[_Measured], reasons: dict[str, str], progress: Callable[[str, int, int], None]
+) -> dict[str, str]:
     """The scene of each photograph, named by its smallest image_id; names near duplicates in `reasons`."""
-    scenes = find_scenes([item.fingerprint for item in accepted if item.fingerprint is not None])
+    fingerprints = [item.fingerprint for item in accepted if item.fingerprint is not None]
+    scenes = find_scenes(fingerprints, progress=lambda done, total: progress("pairs compared", done, total))
     for pair in scenes.near_duplicates:
         keep, drop = sorted((accepted[position] for position in pair), key=_preference)
         if not reasons[keep.photograph.image_id]:

@@ -52,6 +52,7 @@ def clusters(descriptors: np.ndarray, count: int, seed: int) -> np.ndarray:
         return np.zeros(len(descriptors), np.int64)
     cv2.setRNGSeed(seed)
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-6)
-    _, labels, _ = cv2.kmeans(descriptors, count, None, criteria, 10, cv2.KMEANS_PP_CENTERS)
+    labels = np.zeros((len(descriptors), 1), np.int32)
+    cv2.kmeans(descriptors, count, labels, criteria, 10, cv2.KMEANS_PP_CENTERS)
     _, first, inverse = np.unique(labels.ravel(), return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]

@@ -9,7 +9,7 @@ On 547 photographs of BSDS and the classic test sets this finds every overlap th
 them, and one pair that is none: two photographs of a tiger.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,7 @@ def fingerprint(pixels: np.ndarray) -> Fingerprint:
     thumbnail = cv2.resize(small, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA).ravel()
     thumbnail = thumbnail - thumbnail.mean()
     thumbnail /= max(float(np.linalg.norm(thumbnail)), 1e-6)
-    sift = cv2.SIFT_create(nfeatures=_KEYPOINTS, contrastThreshold=0.02)
+    sift = cv2.SIFT.create(nfeatures=_KEYPOINTS, contrastThreshold=0.02)
     keypoints, descriptors = sift.detectAndCompute(np.rint(small).astype(np.uint8), None)
     if descriptors is None:
         descriptors = np.zeros((0, 128), np.uint8)
@@ -82,8 +82,14 @@ def fingerprint(pixels: np.ndarray) -> Fingerprint:
     return Fingerprint(thumbnail=thumbnail, points=points, descriptors=descriptors.astype(np.uint8))
 
 
-def find_scenes(fingerprints: Sequence[Fingerprint]) -> Scenes:
+def find_scenes(
+    fingerprints: Sequence[Fingerprint], *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Scenes:
     """Finds the scenes among photographs.
+
+    Args:
+        fingerprints: Of all photographs.
+        progress: Told how many pairs of how many were compared.
 
     The time grows with the number of photographs times 16, but for the products that find the neighbours.
     """
@@ -104,7 +110,9 @@ def find_scenes(fingerprints: Sequence[Fingerprint]) -> Scenes:
         same = _same_scene(a, b)
         return first, second, same, same and similarity >= _NEAR_DUPLICATE
 
-    for first, second, same, near in map_in_order(compare, _candidates(fingerprints)):
+    candidates = _candidates(fingerprints)
+    for done, (first, second, same, near) in enumerate(map_in_order(compare, candidates), start=1):
+        progress(done, len(candidates))
         if same:
             low, high = sorted((root(first), root(second)))
             parent[high] = low
@@ -113,10 +121,10 @@ def find_scenes(fingerprints: Sequence[Fingerprint]) -> Scenes:
     return Scenes(scene=[root(position) for position in range(len(fingerprints))], near_duplicates=near_duplicates)
 
 
-def _candidates(fingerprints: Sequence[Fingerprint]) -> Iterator[tuple[int, int, float]]:
+def _candidates(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
     """Pairs of near neighbours, each once, with the correlation of their thumbnails."""
     if len(fingerprints) < 2:
-        return
+        return []
     thumbnails = np.stack([fingerprint.thumbnail for fingerprint in fingerprints])
     pairs = set()
     for vectors in (thumbnails, _word_vectors(fingerprints)):
@@ -129,8 +137,7 @@ def _candidates(fingerprints: Sequence[Fingerprint]) -> Iterator[tuple[int, int,
                 for row, others in enumerate(nearest)
                 for other in others.tolist()
             }
-    for first, second in sorted(pairs):
-        yield first, second, float(thumbnails[first] @ thumbnails[second])
+    return [(first, second, float(thumbnails[first] @ thumbnails[second])) for first, second in sorted(pairs)]
 
 
 def _word_vectors(fingerprints: Sequence[Fingerprint]) -> np.ndarray:
@@ -170,15 +177,20 @@ def _root(descriptors: np.ndarray) -> np.ndarray:
 def _same_scene(a: Fingerprint, b: Fingerprint) -> bool:
     import cv2
 
-    matches = cv2.BFMatcher().knnMatch(a.descriptors.astype(np.float32), b.descriptors.astype(np.float32), k=2)
-    good = [best for best, second in matches if best.distance < _RATIO * second.distance]
-    if len(good) < _MIN_INLIERS:
+    from_a, from_b = a.descriptors.astype(np.float32), b.descriptors.astype(np.float32)
+    # Squared distances are whole numbers below 2**24, so float32 holds them exactly on every machine.
+    distances = (from_a**2).sum(axis=1)[:, None] + (from_b**2).sum(axis=1) - 2 * from_a @ from_b.T
+    rows = np.arange(len(distances))
+    best = distances.argmin(axis=1)
+    nearest = distances[rows, best]
+    distances[rows, best] = np.inf
+    good = nearest < _RATIO**2 * distances.min(axis=1)
+    if good.sum() < _MIN_INLIERS:
         return False
-    from_points = a.points[[match.queryIdx for match in good]]
-    to_points = b.points[[match.trainIdx for match in good]]
+    from_points, to_points = a.points[good], b.points[best[good]]
     _, mask = cv2.findHomography(from_points, to_points, cv2.RANSAC, _REPROJECTION)
     if mask is None:
         return False
     # Several keypoints may match one: an agreement counts once a place.
     inliers = len(np.unique(to_points[mask.ravel() == 1], axis=0))
-    return inliers >= max(_MIN_INLIERS, _MIN_INLIER_SHARE * len(good))
+    return inliers >= max(_MIN_INLIERS, _MIN_INLIER_SHARE * good.sum())

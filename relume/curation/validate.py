@@ -70,7 +70,7 @@ def validate(
         outcomes += [_outcome(table, item) for item in result.results]
     with atomic_folder(docs) as folder:
         backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)}
-        site = {
+        site: Any = {
             "class_name": "SiteBuilder",
             "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
             "store_backend": backend,

@@ -46,7 +46,7 @@ def photos(tmp_path):
 
 def run(listing, folder, **limits):
     folder.mkdir()
-    return ingest(listing, folder, **{**LIMITS, **limits}, progress=lambda done, total: None)
+    return ingest(listing, folder, **{**LIMITS, **limits}, progress=lambda *counted: None)
 
 
 def rows(path):

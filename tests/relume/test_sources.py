@@ -16,6 +16,13 @@ from relume.images import decode
 from relume.sources import BUILT_IN, PACKAGES, open_source, read_sources, scan, write_sources
 
 
+def test_a_folder_typed_in_any_way_is_one_source(photos, monkeypatch):
+    """A relative path, one with dots, and the recorded address all list the same absolute addresses."""
+    monkeypatch.chdir(photos / "2024")
+    expected = scan([photos])
+    assert scan([".."]) == scan([photos / "2024" / ".."]) == scan(expected["sources"]) == expected
+
+
 @pytest.fixture
 def photos(tmp_path):
     """A folder with two pictures, one of them deep down and oddly named, beside files that are none."""

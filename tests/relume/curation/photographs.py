@@ -22,5 +22,5 @@ def ingest_arrays(pictures: dict[str, np.ndarray], folder: Path) -> Path:
         save_image(folder / "photos" / name, pixels)
     (folder / "ingested").mkdir()
     limits = {"max_megapixels": 100.0, "min_side": 16, "shard_megabytes": 100.0}
-    ingest(scan([folder / "photos"]), folder / "ingested", **limits, progress=lambda done, total: None)
+    ingest(scan([folder / "photos"]), folder / "ingested", **limits, progress=lambda *counted: None)
     return folder / "ingested"

@@ -19,7 +19,7 @@ SETTINGS = settings(patch=96, stride=64, clusters=3, patches_per_cluster=20, min
 
 def run(ingested, folder):
     folder.mkdir()
-    return curate(ingested, folder, SETTINGS, progress=lambda done, total: None)
+    return curate(ingested, folder, SETTINGS, progress=lambda *counted: None)
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def prepared(tmp_path_factory):
         folder / "ingested",
         folder / "curated",
         settings(patch=96, stride=64, min_test=1, max_flat_fraction=1.0),
-        progress=lambda done, total: None,
+        progress=lambda *counted: None,
     )
     return folder
 
