@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from relume.models.layers import pad_to_multiple
+from relume.models.layers import channels_last, pad_to_multiple
 from relume.models.registry import Variant
 from relume.models.swinir import DIV2K_MEAN, Embedding, convolve
 from relume.models.window_attention import (
     DropPath,
     FeedForward,
+    TokenLinear,
     WindowAttention,
     Windows,
     attend,
@@ -31,7 +32,7 @@ from relume.models.window_attention import (
 
 
 def overlap_position_index(window: int, overlapping: int) -> torch.Tensor:
-    """(T, K) bias-table row for each of a window's tokens and each of an overlapping window's, as the checkpoints hold it.
+    """(T, K) bias-table row for each pair of a window's and an overlapping window's token, as the checkpoints hold it.
 
     The offsets are counted from window - overlapping + 1 and not from the smallest one, so that some are negative. They
     count from the end of the table, and all rows are used. Trained tables depend on it.
@@ -109,7 +110,7 @@ class HybridBlock(nn.Module):
         mixed = self.drop_path(self.attn(rows, windows, self.shift, index), windows)
         x = x + mixed.index_select(0, windows.place).view(x.shape)
         x = torch.add(x, convolve(self.conv_block, normed), alpha=self.conv_scale)
-        return x + self.drop_path.of_images(self.mlp(self.norm2(x)))
+        return x + self.drop_path.of_images(self.mlp(self.norm2(x).view(rows.shape)).view(x.shape))
 
 
 class OverlappingBlock(nn.Module):
@@ -128,8 +129,8 @@ class OverlappingBlock(nn.Module):
         self.heads, self.window, self.overlapping = heads, window, window + int(window * overlap)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((window + self.overlapping - 1) ** 2, heads))
         self.norm1 = nn.LayerNorm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = TokenLinear(channels, 3 * channels)
+        self.proj = TokenLinear(channels, channels)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = FeedForward(channels, hidden)
 
@@ -143,7 +144,7 @@ class OverlappingBlock(nn.Module):
             index: From `overlap_position_index`, made positive.
         """
         channels = x.shape[-1]
-        tokens = self.qkv(self.norm1(x)).view(-1, 3 * channels)
+        tokens = self.qkv(self.norm1(x).view(-1, channels))
         query = (
             tokens[:, :channels]
             .index_select(0, windows.order)
@@ -154,7 +155,7 @@ class OverlappingBlock(nn.Module):
         key, value = others.view(query.shape[0], -1, 2, self.heads, channels // self.heads).unbind(2)
         mixed = attend(query, key, value, position_bias(self.relative_position_bias_table, index))
         x = x + self.proj(mixed.view(-1, channels)).index_select(0, windows.place).view(x.shape)
-        return x + self.mlp(self.norm2(x))
+        return x + self.mlp(self.norm2(x).view(-1, channels)).view(x.shape)
 
 
 def overlapping_tokens(shape: torch.Size, window: int, overlapping: int, device: torch.device) -> torch.Tensor:
@@ -290,7 +291,7 @@ class HAT(nn.Module):
         """(N, C, H, W) in [0, 1] to (N, C, upscale·H, upscale·W), not clamped; any H and W."""
         height, width = image.shape[-2] * self.upscale, image.shape[-1] * self.upscale
         padded = pad_to_multiple(image, self.window, mode="reflect")
-        shallow = convolve(self.conv_first, (padded - self.image_mean).permute(0, 2, 3, 1)).contiguous()
+        shallow = channels_last(self.conv_first(padded - self.image_mean)).permute(0, 2, 3, 1)
         grids = (
             divide(shallow.shape, self.window, 0, image.device),
             divide(shallow.shape, self.window, self.window // 2, image.device),

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from relume.models.layers import pad_to_multiple
+from relume.models.layers import channels_last, pad_to_multiple
 from relume.models.registry import Variant
 from relume.models.swinir import DIV2K_MEAN, Embedding, ResidualSwinGroup, SwinBlocks, convolve, tail
 from relume.models.window_attention import divide, drop_path_rates, initialise
@@ -108,7 +108,7 @@ class MaskedDenoiser(nn.Module):
         if input_keep is not None and self.masked == "pixels":
             image = torch.where(input_keep > 0, image, -0.1)
         padded = pad_to_multiple(image, self.window, mode="reflect")
-        x = convolve(self.conv_first, (padded - self.image_mean).permute(0, 2, 3, 1))
+        x = channels_last(self.conv_first(padded - self.image_mean)).permute(0, 2, 3, 1)
         if input_keep is not None and self.masked == "tokens":
             x = x * pad_to_multiple(input_keep, self.window, mode="reflect").permute(0, 2, 3, 1).to(x.dtype)
         if attention_keep is None and self.attention_mask_ratio > 0:

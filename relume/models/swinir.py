@@ -8,7 +8,7 @@ the image at hand, never the stored ones. Deviation: none in the result; see `re
 import torch
 from torch import nn
 
-from relume.models.layers import pad_to_multiple
+from relume.models.layers import channels_last, pad_to_multiple
 from relume.models.registry import Variant
 from relume.models.window_attention import SwinBlock, Windows, divide, drop_path_rates, initialise, run_blocks
 
@@ -135,7 +135,7 @@ class SwinIR(nn.Module):
         """(N, C, H, W) in [0, 1] to the same shape, not clamped; any H and W, padded by reflection."""
         height, width = image.shape[-2:]
         padded = pad_to_multiple(image, self.window, mode="reflect")
-        shallow = convolve(self.conv_first, ((padded - self.image_mean) * self.image_range).permute(0, 2, 3, 1))
+        shallow = channels_last(self.conv_first((padded - self.image_mean) * self.image_range)).permute(0, 2, 3, 1)
         grids = (
             divide(shallow.shape, self.window, 0, image.device),
             divide(shallow.shape, self.window, self.window // 2, image.device),

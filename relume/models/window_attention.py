@@ -127,6 +127,20 @@ def position_bias(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return table.t().index_select(1, index.flatten()).unflatten(1, index.shape)
 
 
+class TokenLinear(nn.Linear):
+    """`Linear` over rows; in float32 on a CPU by oneDNN, where PyTorch's own path (MKL) takes about twice as long."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """(R, inputs) to (R, outputs)."""
+        plain = torch.compiler.is_compiling() or rows.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+        if plain or rows.dtype != torch.float32:
+            return super().forward(rows)
+        # Rows are the pixels of one channels_last image, and a linear map is a 1x1 convolution of it.
+        image = rows.view(1, -1, 1, self.in_features).permute(0, 3, 1, 2)
+        mapped = torch.mkldnn_convolution(image, self.weight[:, :, None, None], self.bias, [0, 0], [1, 1], [1, 1], 1)
+        return mapped.permute(0, 2, 3, 1).reshape(-1, self.out_features)
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention inside windows: softmax(q·kᵀ/√d + bias)·v.
 
@@ -143,8 +157,8 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         if index:
             self.register_buffer("relative_position_index", relative_position_index(window))
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = TokenLinear(channels, 3 * channels)
+        self.proj = TokenLinear(channels, channels)
 
     def forward(
         self, rows: torch.Tensor, windows: Windows, shift: int, index: torch.Tensor | None = None
@@ -165,12 +179,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int, hidden: int):
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc1 = TokenLinear(channels, hidden)
+        self.fc2 = TokenLinear(hidden, channels)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., C) to (..., C)."""
-        return self.fc2(F.gelu(self.fc1(x)))
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """(R, C) to (R, C)."""
+        return self.fc2(F.gelu(self.fc1(rows)))
 
 
 class DropPath(nn.Module):

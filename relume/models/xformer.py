@@ -10,14 +10,41 @@ the network: the latent is never shifted, the other levels always are. Both late
 one batch.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from relume.models.layers import pad_to_multiple
+from relume.models.layers import PointwiseConv, channels_last, pad_to_multiple
 from relume.models.registry import Variant
 from relume.models.restormer import PatchEmbed, Resample, TransformerBlock
-from relume.models.window_attention import SwinBlock, divide, drop_path_rates, initialise, run_blocks
+from relume.models.window_attention import SwinBlock, Windows, divide, drop_path_rates, initialise, run_blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What the Swin blocks of one level need to know of a feature's size.
+
+    Attributes:
+        grids: The plain and the shifted window grid of the feature padded to whole windows.
+        inside: (N·H·W, 1) with 1 for the feature's own tokens and 0 for padding; None where nothing is padded.
+    """
+
+    grids: tuple[Windows, Windows]
+    inside: torch.Tensor | None
+
+
+def frame(x: torch.Tensor, window: int) -> Frame:
+    """The frame of a feature (N, C, H, W)."""
+    images, _, height, width = x.shape
+    bottom, right = -height % window, -width % window
+    inside = None
+    if bottom or right:
+        inside = F.pad(x.new_ones(images, height, width), (0, right, 0, bottom)).view(-1, 1)
+    shape = torch.Size((images, height + bottom, width + right, 1))
+    plain, shifted = (divide(shape, window, shift, x.device) for shift in (0, window // 2))
+    return Frame(grids=(plain, shifted), inside=inside)
 
 
 class SpatialBlocks(nn.ModuleList):
@@ -51,20 +78,12 @@ class SpatialBlocks(nn.ModuleList):
             for i, rate in enumerate(drop_paths)
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, frame: Frame) -> torch.Tensor:
         """(N, C, H, W) to the same; zeros pad the normalised feature to whole windows and take part as tokens."""
         height, width = x.shape[-2:]
-        bottom, right = -height % self.window, -width % self.window
-        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, right, 0, bottom))
-        keeps = None
-        if bottom or right:
-            inside = F.pad(x.new_ones(x.shape[0], height, width), (0, right, 0, bottom)).view(-1, 1)
-            keeps = [inside] * len(self)
-        grids = (
-            divide(padded.shape, self.window, 0, x.device),
-            divide(padded.shape, self.window, self.window // 2, x.device),
-        )
-        return run_blocks(self, padded, grids, keeps)[:, :height, :width].permute(0, 3, 1, 2)
+        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, -width % self.window, 0, -height % self.window))
+        keeps = None if frame.inside is None else [frame.inside] * len(self)
+        return run_blocks(self, padded, frame.grids, keeps)[:, :height, :width].permute(0, 3, 1, 2)
 
 
 class Xformer(nn.Module):
@@ -105,6 +124,7 @@ class Xformer(nn.Module):
         channels: int = 3,
     ):
         super().__init__()
+        self.window = window
         rates = drop_path_rates(drop_path, sum(spatial_blocks))
 
         def channel(level: int, factor: int, count: int) -> nn.Sequential:
@@ -137,13 +157,13 @@ class Xformer(nn.Module):
         self.encoder_level3 = channel(2, 4, channel_blocks[2])
         self.down3_4 = Resample(4 * width, up=False)
         self.up4_3 = Resample(8 * width, up=True)
-        self.reduce_chan_level3 = nn.Conv2d(8 * width, 4 * width, 1, bias=bias)
+        self.reduce_chan_level3 = PointwiseConv(8 * width, 4 * width, bias=bias)
         self.decoder_level3 = channel(2, 4, channel_blocks[2])
         self.up3_2 = Resample(4 * width, up=True)
-        self.reduce_chan_level2 = nn.Conv2d(4 * width, 2 * width, 1, bias=bias)
+        self.reduce_chan_level2 = PointwiseConv(4 * width, 2 * width, bias=bias)
         self.decoder_level2 = channel(1, 2, channel_blocks[1])
         self.up2_1 = Resample(2 * width, up=True)
-        self.reduce_chan_level1 = nn.Conv2d(2 * width, width, 1, bias=bias)
+        self.reduce_chan_level1 = PointwiseConv(2 * width, width, bias=bias)
         self.decoder_level1 = channel(0, 1, channel_blocks[0])
 
         self.encoder1 = spatial(0)
@@ -154,13 +174,13 @@ class Xformer(nn.Module):
         self.d3_4 = Resample(4 * width, up=False)
         self.s_latent = spatial(3)
         self.u4_3 = Resample(8 * width, up=True)
-        self.reduce3 = nn.Conv2d(8 * width, 4 * width, 1, bias=bias)
+        self.reduce3 = PointwiseConv(8 * width, 4 * width, bias=bias)
         self.decoder3 = spatial(2)
         self.u3_2 = Resample(4 * width, up=True)
-        self.reduce2 = nn.Conv2d(4 * width, 2 * width, 1, bias=bias)
+        self.reduce2 = PointwiseConv(4 * width, 2 * width, bias=bias)
         self.decoder2 = spatial(1)
         self.u2_1 = Resample(2 * width, up=True)
-        self.reduce1 = nn.Conv2d(2 * width, width, 1, bias=bias)
+        self.reduce1 = PointwiseConv(2 * width, width, bias=bias)
         self.decoder1 = spatial(0)
 
         self.refinement = channel(0, 2, refinement_blocks)
@@ -175,26 +195,30 @@ class Xformer(nn.Module):
         """(N, C, H, W) in [0, 1] to the same shape, not clamped; any H and W."""
         height, width = image.shape[-2:]
         padded = pad_to_multiple(image, self.size_multiple, mode="reflect")
-        embedded = self.patch_embed(padded)
-        c1, s1 = self.encoder_level1(embedded), self.encoder1(embedded)
+        embedded = channels_last(self.patch_embed(padded))
+        frame1 = frame(embedded, self.window)
+        c1, s1 = self.encoder_level1(embedded), self.encoder1(embedded, frame1)
         c, s = self.exchange(0, self.down1_2(c1), self.d1_2(s1))
-        c2, s2 = self.encoder_level2(c), self.encoder2(s)
+        frame2 = frame(s, self.window)
+        c2, s2 = self.encoder_level2(c), self.encoder2(s, frame2)
         c, s = self.exchange(1, self.down2_3(c2), self.d2_3(s2))
-        c3, s3 = self.encoder_level3(c), self.encoder3(s)
+        frame3 = frame(s, self.window)
+        c3, s3 = self.encoder_level3(c), self.encoder3(s, frame3)
 
-        latent = self.s_latent(torch.cat([self.down3_4(c3), self.d3_4(s3)]))
+        latent = torch.cat([self.down3_4(c3), self.d3_4(s3)])
+        latent = self.s_latent(latent, frame(latent, self.window))
         c, s = latent[: image.shape[0]], latent[image.shape[0] :]
 
         c = self.decoder_level3(self.reduce_chan_level3(torch.cat([self.up4_3(c), c3], dim=1)))
-        s = self.decoder3(self.reduce3(torch.cat([self.u4_3(s), s3], dim=1)))
+        s = self.decoder3(self.reduce3(torch.cat([self.u4_3(s), s3], dim=1)), frame3)
         c = self.reduce_chan_level2(torch.cat([self.up3_2(c), c2], dim=1))
         s = self.reduce2(torch.cat([self.u3_2(s), s2], dim=1))
         c, s = self.exchange(2, c, s)
-        c, s = self.decoder_level2(c), self.decoder2(s)
+        c, s = self.decoder_level2(c), self.decoder2(s, frame2)
         c = self.reduce_chan_level1(torch.cat([self.up2_1(c), c1], dim=1))
         s = self.reduce1(torch.cat([self.u2_1(s), s1], dim=1))
         c, s = self.exchange(3, c, s)
-        c, s = self.decoder_level1(c), self.decoder1(s)
+        c, s = self.decoder_level1(c), self.decoder1(s, frame1)
         restored = self.output(self.refinement(torch.cat([c, s], dim=1))) + padded
         return restored[:, :, :height, :width]
 
@@ -217,7 +241,7 @@ VARIANTS = {
         arguments={
             "width": 12,
             "channel_blocks": [1, 1, 1],
-            "spatial_blocks": [2, 2, 2, 1],
+            "spatial_blocks": [2, 1, 1, 1],
             "refinement_blocks": 1,
             "heads": [1, 2, 2, 4],
             "window": 8,
