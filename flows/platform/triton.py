@@ -245,6 +245,8 @@ def _mend_product(control: TritonControl, repository: str, product: str, release
 def supervise(end: threading.Event, *, repository: str | Path | None = None, interval: float = 5.0) -> None:
     """Keeps the server up until `end` is set, then stops it; the main part of a server in the foreground.
 
+    It ends as well when another command stops the server.
+
     Args:
         end: Set it to stop, from a signal handler for example.
         repository: The model repository, by default RELUME_HOME/triton/models.
@@ -254,15 +256,19 @@ def supervise(end: threading.Event, *, repository: str | Path | None = None, int
         ServiceError: The server does not start, or ended three times in a minute.
     """
     starts: list[float] = []
+    looked = False
     try:
         while True:
             if running() is None:
+                if looked and not (folder() / "server.json").exists():
+                    return
                 starts = [moment for moment in starts if time.monotonic() - moment < 60] + [time.monotonic()]
                 if len(starts) > 3:
                     raise ServiceError("The Triton server ends again and again", next_step=f"read {_log_file()}")
                 start(repository)
             elif mended := mend():
                 _log.warning("%s did not answer and was loaded again", ", ".join(mended))
+            looked = True
             if end.wait(interval):
                 return
     finally:

@@ -49,9 +49,9 @@ PYTHON
 if [ -z "$(library)" ]; then
     install="apt-get install -y --no-install-recommends libpython$version"
     if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-        apt-get update -q && $install
+        { apt-get update -q && $install; } || true
     elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then
-        sudo -n apt-get update -q && sudo -n $install
+        { sudo -n apt-get update -q && sudo -n $install; } || true
     fi
     [ -n "$(library)" ] || fail "libpython$version.so.1.0 is missing, which the Triton server embeds" "sudo $install"
 fi

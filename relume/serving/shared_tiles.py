@@ -26,12 +26,20 @@ class SharedTiles:
     Args:
         slots: Requests in flight.
         size: Bytes of the tiles of one request.
+
+    Raises:
+        OSError: There is no room for the region.
     """
 
     def __init__(self, slots: int, size: int):
         self.name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self.size = 2 * slots * size
         self._memory = SharedMemory(self.name, create=True, size=self.size)
+        try:
+            _reserve(self.name, self.size)
+        except OSError:
+            self.close()
+            raise
         buffer = self._memory.buf
         assert buffer is not None  # it is until the region is closed
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
@@ -51,6 +59,15 @@ class SharedTiles:
         """Removes the region."""
         self._memory.close()
         self._memory.unlink()
+
+
+def _reserve(name: str, size: int) -> None:
+    """Takes the memory of a region now: where it runs out later, writing to it would kill the process."""
+    descriptor = os.open(f"/dev/shm/{name}", os.O_RDWR)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
 
 
 class Slot:

@@ -160,40 +160,51 @@ class TritonRestorer:
     @contextlib.contextmanager
     def _backend(self, served: ServedRelease, batch: int) -> Iterator[RestoreBatch]:
         """The way to restore a batch: through shared memory registered for this photograph, or the connection."""
-        if not self._shared_memory:
+        tiles = self._share(self._in_flight, batch * 3 * served.tile**2) if self._shared_memory else None
+        if tiles is None:
             yield self.restore_batch
             return
-        tiles = SharedTiles(self._in_flight, batch * 3 * served.tile**2)
         try:
-            if self._register(tiles):
-                try:
-                    yield lambda tiles_NCHW: self._restore_shared(tiles, tiles_NCHW)
-                finally:
-                    self._unregister(tiles)
-            else:
-                yield self.restore_batch
+            yield lambda tiles_NCHW: self._restore_shared(tiles, tiles_NCHW)
         finally:
+            self._unregister(tiles)
             tiles.close()
 
-    def _register(self, tiles: SharedTiles) -> bool:
+    def _share(self, slots: int, size: int) -> SharedTiles | None:
+        """Makes a region and tells the server of it; where either cannot be, there is none from now on."""
+        try:
+            tiles = SharedTiles(slots, size)
+        except OSError as error:
+            self._share_no_more(error)
+            return None
         try:
             self._transport.register(tiles.name, f"/{tiles.name}", tiles.size)
         except ServerRefusedError as error:
-            _log.warning("No shared memory with the Triton server, tiles go through the connection: %s", error.why)
-            self._shared_memory = False
-        return self._shared_memory
+            tiles.close()
+            self._share_no_more(error.why)
+            return None
+        except BaseException:
+            tiles.close()
+            raise
+        return tiles
+
+    def _share_no_more(self, why: object) -> None:
+        _log.warning("No shared memory with the Triton server, tiles go through the connection: %s", why)
+        self._shared_memory = False
 
     def _unregister(self, tiles: SharedTiles) -> None:
         """Makes the server forget a region, which it refuses until it has put its last request away."""
         deadline = time.monotonic() + 5
         while True:
             try:
-                return self._transport.unregister(tiles.name)
+                self._transport.unregister(tiles.name)
+                return
             except ServerUnreachableError:
-                return None  # a server that is gone has forgotten it
+                return  # a server that is gone has forgotten it
             except ServerRefusedError as error:
                 if time.monotonic() > deadline:
-                    return _log.warning("The Triton server keeps a region of shared memory: %s", error.why)
+                    _log.warning("The Triton server keeps a region of shared memory: %s", error.why)
+                    return
                 time.sleep(0.01)
 
     def _restore_shared(self, tiles: SharedTiles, tiles_NCHW: np.ndarray) -> np.ndarray:

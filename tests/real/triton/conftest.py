@@ -1,6 +1,7 @@
 """The real Triton server of this checkout's environment, with a home and a repository of its own."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def home(tmp_path_factory, triton_environment):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RELUME_HOME", str(home))
         yield home
+        if pid := triton.status().pid:
+            os.kill(pid, signal.SIGKILL)  # an orderly end would wait for models whose process a test killed
         triton.stop()
 
 

@@ -1,5 +1,6 @@
 """Restoring through a real Triton server: every way gives the bytes that ONNX Runtime gives in process."""
 
+import errno
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +77,21 @@ def test_refused_shared_memory(server, served, monkeypatch, caplog):
         restored = restorer.restore(image)
     np.testing.assert_array_equal(restored, OnnxRestorer(served["blur"], threads=1).restore(image))
     assert "No shared memory" in caplog.text
+    assert not client_regions()
+
+
+def test_no_room_for_shared_memory(server, served, monkeypatch, caplog):
+    """When /dev/shm is full, tiles go through the connection, with a warning and the same result."""
+
+    def full(descriptor, offset, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    image = photograph(80, 80)
+    with caplog.at_level(logging.WARNING), TritonRestorer(server.grpc) as restorer:
+        restored = restorer.restore(image)
+    np.testing.assert_array_equal(restored, OnnxRestorer(served["blur"], threads=1).restore(image))
+    assert "No space left on device" in caplog.text
     assert not client_regions()
 
 

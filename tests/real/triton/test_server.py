@@ -80,21 +80,6 @@ def test_stop_leaves_nothing(server):
     assert not triton.stop()
 
 
-def test_killed_server(server):
-    """A server ended by SIGKILL is seen as dead; the next start leaves no region of the old one and serves again."""
-    pid = triton.status().pid
-    stubs = psutil.Process(pid).children(recursive=True)
-    assert stubs
-    kill(pid)
-    left = regions()
-    assert left, "this test needs an unclean end"
-    assert triton.status().state == "dead"
-    again = triton.start()
-    assert restores(again)
-    assert not set(left) & set(regions())
-    assert not [stub for stub in stubs if stub.is_running() and stub.status() != "zombie"]
-
-
 def test_killed_model(server):
     """A model whose process died still reads READY; status says that it does not answer, and mend starts it anew."""
     (stub,) = [
@@ -111,6 +96,21 @@ def test_killed_model(server):
     assert triton.mend() == ["denoise"]
     assert triton.status().products["denoise"].answers
     assert restores(server)
+
+
+def test_killed_server(server):
+    """A server ended by SIGKILL is seen as dead; the next start leaves no region of the old one and serves again."""
+    pid = triton.status().pid
+    stubs = psutil.Process(pid).children(recursive=True)
+    assert stubs
+    kill(pid)
+    left = regions()
+    assert left, "this test needs an unclean end"
+    assert triton.status().state == "dead"
+    again = triton.start()
+    assert restores(again)
+    assert not set(left) & set(regions())
+    assert not [stub for stub in stubs if stub.is_running() and stub.status() != "zombie"]
 
 
 def test_outlives_the_command_that_started_it(server):
@@ -141,6 +141,22 @@ def test_supervised(server):
             time.sleep(0.1)
         assert status.pid not in (None, pid)
         assert restores(status.server)
+    finally:
+        end.set()
+        supervisor.join(30)
+    assert triton.status().state == "stopped"
+
+
+def test_supervised_and_stopped_by_another_command(server):
+    """A server in the foreground that another command stops is not started again."""
+    end = threading.Event()
+    supervisor = threading.Thread(target=triton.supervise, args=(end,), kwargs={"interval": 0.2})
+    supervisor.start()
+    try:
+        time.sleep(0.5)
+        assert triton.stop()
+        supervisor.join(30)
+        assert not supervisor.is_alive()
     finally:
         end.set()
         supervisor.join(30)
