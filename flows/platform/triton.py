@@ -294,7 +294,8 @@ def _shared_memory_prefix() -> str:
 
 def _clean_up() -> None:
     """Ends what is left of a server and removes its shared memory and records."""
-    stop_process(folder(), _NAME, grace=_EXIT_SECONDS + 5)
+    # Models' processes that outlived their server have nothing to finish.
+    stop_process(folder(), _NAME, grace=_EXIT_SECONDS + 5 if running_process(folder(), _NAME) else 0)
     for path in Path("/dev/shm").glob(f"{_shared_memory_prefix()}*"):
         path.unlink(missing_ok=True)
     remove_orphans()
