@@ -62,19 +62,19 @@ class TransposedAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        qkv = self.qkv_dwconv(self.qkv(x)).flatten(2)  # (N, 3C, HW)
-        query, key, value = qkv.chunk(3, dim=1)
-        attention = self.attention(self.split_heads(query), self.split_heads(key))
-        # The projection is applied to the small attention maps instead of to every pixel.
-        projection = self.project_out.weight.view(-1, self.heads, attention.shape[-1]).transpose(0, 1)
-        mix = (projection @ attention).transpose(1, 2).flatten(2)  # (N, C, C)
-        if torch.compiler.is_compiling():
-            mixed = mix @ value
-        else:  # so that the result lies in channels_last memory
-            mixed = (value.transpose(1, 2) @ mix.transpose(1, 2)).transpose(1, 2)
-        if self.project_out.bias is not None:
-            mixed = mixed + self.project_out.bias.view(-1, 1)
-        return mixed.unflatten(-1, x.shape[-2:])
+        query, key, value = self.qkv_dwconv(self.qkv(x)).chunk(3, dim=1)
+        weights = self.weights(*self.moments(query, key))
+        return self.project(value, weights)
+
+    def moments(self, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Sums over the pixels of (N, C, H, W): of query times key and of the square of either.
+
+        Returns:
+            The products (N, heads, C/heads, C/heads), query's squares (N, heads, C/heads, 1) and key's, transposed.
+        """
+        query, key = (self.split_heads(x.flatten(2)) for x in (query, key))
+        squares = [x.square().sum(dim=-1, keepdim=True) for x in (query, key)]
+        return query @ key.transpose(-2, -1), squares[0], squares[1].transpose(-2, -1)
 
     def split_heads(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, HW) to (N, heads, C/heads, HW)."""
@@ -83,12 +83,27 @@ class TransposedAttention(nn.Module):
             return x
         return x.transpose(-2, -1).contiguous().transpose(-2, -1)  # matmul's own copy would transpose
 
-    def attention(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """Cosine similarities of the channels as weights, (N, heads, C/heads, C/heads)."""
-        # Dividing the products by the norms spares two passes over query and key.
-        scales = [x.square().sum(dim=-1, keepdim=True).clamp_min(1e-24).rsqrt() for x in (query, key)]
-        cosines = query @ key.transpose(-2, -1) * scales[0] * scales[1].transpose(-2, -1)
-        return (cosines * self.temperature).softmax(dim=-1)
+    def weights(self, products: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """The attention maps from their `moments`: softmax of the cosines times the temperature."""
+        # Scaling the products spares the passes over all pixels that normalise query and key.
+        scale = queries.clamp_min(1e-24).rsqrt() * self.temperature
+        return (products * scale * keys.clamp_min(1e-24).rsqrt()).softmax(dim=-1)
+
+    def project(self, value: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """project_out(weights · value), (N, C, H, W), for maps (N, heads, C/heads, C/heads).
+
+        The projection is applied to the small maps instead of to every pixel.
+        """
+        projection = self.project_out.weight.view(-1, self.heads, weights.shape[-1]).transpose(0, 1)
+        mix = (projection @ weights).transpose(1, 2).flatten(2)  # (N, C, C)
+        pixels = value.flatten(2)
+        if torch.compiler.is_compiling():
+            mixed = mix @ pixels
+        else:  # so that the result lies in channels_last memory
+            mixed = (pixels.transpose(1, 2) @ mix.transpose(1, 2)).transpose(1, 2)
+        if self.project_out.bias is not None:
+            mixed = mixed + self.project_out.bias.view(-1, 1)
+        return mixed.unflatten(-1, value.shape[-2:])
 
 
 class GatedFeedForward(nn.Module):
@@ -174,6 +189,7 @@ class Restormer(nn.Module):
     """
 
     size_multiple = 8
+    padding = "reflect"
 
     def __init__(
         self,
@@ -215,16 +231,20 @@ class Restormer(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) in [0, 1] to the same shape, not clamped; any H and W."""
+        return self.deepest_features(image)[0]
+
+    def deepest_features(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `forward` gives, and the latent (N, 8 · width, H/8, W/8), sides rounded up, for ensembles."""
         height, width = image.shape[-2:]
-        padded = pad_to_multiple(image, self.size_multiple, mode="reflect")
+        padded = pad_to_multiple(image, self.size_multiple, mode=self.padding)
         level1 = self.encoder_level1(channels_last(self.patch_embed(padded)))
         level2 = self.encoder_level2(self.down1_2(level1))
         level3 = self.encoder_level3(self.down2_3(level2))
-        x = self.up4_3(self.latent(self.down3_4(level3)))
-        x = self.decoder_level3(self.reduce_chan_level3(torch.cat([x, level3], dim=1)))
+        latent = self.latent(self.down3_4(level3))
+        x = self.decoder_level3(self.reduce_chan_level3(torch.cat([self.up4_3(latent), level3], dim=1)))
         x = self.decoder_level2(self.reduce_chan_level2(torch.cat([self.up3_2(x), level2], dim=1)))
         x = self.decoder_level1(torch.cat([self.up2_1(x), level1], dim=1))
-        return (self.output(self.refinement(x)) + padded)[:, :, :height, :width]
+        return (self.output(self.refinement(x)) + padded)[:, :, :height, :width], latent
 
 
 VARIANTS = {
