@@ -1,6 +1,8 @@
 """The one graph of dvc.yaml, read once from DVC into plain values."""
 
+import contextlib
 import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,14 +49,10 @@ class Graph:
 
     Args:
         root: The checkout.
-        cache: DVC's cache folder.
-        remote: Name of DVC's default remote, or None.
         stages: Stages by name, in that order.
     """
 
     root: Path
-    cache: Path
-    remote: str | None
     stages: dict[str, Stage]
 
     def with_upstream(self, names: list[str]) -> dict[str, Stage]:
@@ -78,48 +76,75 @@ class Graph:
         return {name: stage for name, stage in self.stages.items() if name in wanted}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """Where DVC keeps the outs of a checkout.
+
+    Args:
+        cache: The cache folder.
+        remote: Name of the default remote, or None.
+    """
+
+    cache: Path
+    remote: str | None
+
+
 def _overlaps(out: str, deps: tuple[str, ...]) -> bool:
     return any(f"{out}/".startswith(f"{dep}/") or f"{dep}/".startswith(f"{out}/") for dep in deps)
 
 
 def read_graph(repository: str | Path = ".") -> Graph:
-    """Reads the graph of a checkout. The only place that uses DVC's Python interface.
+    """Reads the graph of a checkout.
+
+    This module is the only one that uses DVC's Python interface, and for reading alone.
 
     Raises:
         GraphError: The folder is no DVC repository, or DVC refuses dvc.yaml or params.yaml.
     """
     import networkx
     from dvc.dependency import ParamsDependency
-    from dvc.exceptions import DvcException, NotDvcRepoError
-    from dvc.repo import Repo
 
     root = Path(repository).resolve()
     if not (root / "dvc.yaml").is_file():
         raise GraphError("No pipeline graph", where=root / "dvc.yaml", next_step="go to the top of a relume checkout")
+    with _repo(root) as repo:
+        graph = repo.index.graph
+        order = [stage for stage in networkx.dfs_postorder_nodes(graph) if stage.path == str(root / "dvc.yaml")]
+        stages = {}
+        for stage in order:
+            deps = tuple(dep.def_path for dep in stage.deps if not isinstance(dep, ParamsDependency))
+            before = sorted(graph.successors(stage), key=order.index)
+            stages[stage.name] = Stage(
+                name=stage.name,
+                command=stage.cmd,
+                deps=deps,
+                outs=tuple(out.def_path for out in stage.outs),
+                params=tuple(key for dep in stage.params for key in dep.params),
+                meta=dict(stage.meta or {}),
+                upstream=tuple(node.name for node in before),
+                inputs=tuple(out.def_path for node in before for out in node.outs if _overlaps(out.def_path, deps)),
+            )
+        return Graph(root=root, stages=stages)
+
+
+def read_store(repository: str | Path = ".") -> Store:
+    """Reads where DVC keeps the outs of a checkout.
+
+    Raises:
+        GraphError: The folder is no DVC repository.
+    """
+    with _repo(Path(repository).resolve()) as repo:
+        return Store(cache=Path(repo.cache.local_cache_dir), remote=repo.config["core"].get("remote"))
+
+
+@contextlib.contextmanager
+def _repo(root: Path) -> Iterator[Any]:
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.repo import Repo
+
     try:
         with Repo(str(root)) as repo:
-            graph = repo.index.graph
-            order = [stage for stage in networkx.dfs_postorder_nodes(graph) if stage.path == str(root / "dvc.yaml")]
-            stages = {}
-            for stage in order:
-                deps = tuple(dep.def_path for dep in stage.deps if not isinstance(dep, ParamsDependency))
-                before = sorted(graph.successors(stage), key=order.index)
-                stages[stage.name] = Stage(
-                    name=stage.name,
-                    command=stage.cmd,
-                    deps=deps,
-                    outs=tuple(out.def_path for out in stage.outs),
-                    params=tuple(key for dep in stage.params for key in dep.params),
-                    meta=dict(stage.meta or {}),
-                    upstream=tuple(node.name for node in before),
-                    inputs=tuple(out.def_path for node in before for out in node.outs if _overlaps(out.def_path, deps)),
-                )
-            return Graph(
-                root=root,
-                cache=Path(repo.cache.local_cache_dir),
-                remote=repo.config["core"].get("remote"),
-                stages=stages,
-            )
+            yield repo
     except NotDvcRepoError:
         raise GraphError("Not a DVC repository", where=root, next_step=f"dvc init, in {root}") from None
     except DvcException as error:

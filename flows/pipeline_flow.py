@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from prefect.cache_policies import INPUTS, RUN_ID
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 
-from flows.graph import Graph, Stage, read_graph
+from flows.graph import Graph, Stage, read_graph, read_store
 from flows.lint import require_sound
 from flows.lock import merge, read_lock, write_lock
-from flows.prefect_settings import note_server
-from flows.run_commit import commit_run, git
+from flows.report import write_report
+from flows.run_commit import clone_commit, commit_run, git
 from flows.runners import Run, Runner, Step, StepCancelled, StepFailed, StepResult
 from flows.runners.subprocess import SubprocessRunner, end_leftovers
 from flows.terminal import RunPrinter
@@ -66,15 +67,11 @@ def pipeline(repository: str, stages: list[str] | None = None) -> dict[str, Any]
     os.environ.setdefault("RELUME_HOME", str(root / ".relume"))
     home = Path(os.environ["RELUME_HOME"]).resolve()
     with _driver_lock(home, root):
-        note_server(home)
         end_leftovers(home)
-        graph = read_graph(root)
-        require_sound(graph)
-        chosen = graph.with_upstream(stages or list(graph.stages))
         name = str(FlowRunContext.get().flow_run.id)
-        run = Run(
-            name=name, root=root, commit=commit_run(root, name), cache=graph.cache, remote=graph.remote, home=home
-        )
+        run = Run(name=name, root=root, commit=commit_run(root, name), store=read_store(root), home=home)
+        graph = _graph_of(run)
+        chosen = graph.with_upstream(stages or list(graph.stages))
         printer = RunPrinter(list(chosen))
         printer.say(f"run {name} of commit {run.commit[:12]}, {len(chosen)} stages")
         with _tracked(run, printer) as environment:
@@ -100,8 +97,8 @@ def _run_stages(
         raise
     write_lock(run.root, merge(read_lock(run.root), [result.entry for result in results], list(graph.stages)))
     _checkout(run.root, [out for result in results for out in chosen[result.stage].outs])
-    _publish(chosen, results, failures, run)
     summary = [{"stage": r.stage, "outcome": r.outcome, "seconds": round(r.seconds, 2)} for r in results]
+    _publish(chosen, summary, failures, run)
     if failures:
         left = [stage for stage in chosen if stage not in failures and stage not in {r.stage for r in results}]
         for stage in left:
@@ -109,6 +106,18 @@ def _run_stages(
         raise _failure(failures)
     printer.say(f"run {run.name} done, dvc.lock is written")
     return {"run": run.name, "commit": run.commit, "stages": summary}
+
+
+def _graph_of(run: Run) -> Graph:
+    """The graph of the run's commit, checked: in a retried run the working tree may have moved on."""
+    with tempfile.TemporaryDirectory(prefix="relume-graph-") as folder:
+        clone = Path(folder) / "clone"
+        clone_commit(run.root, run.commit, clone)
+        # Else DVC keeps a folder for this short-lived repository in /var/tmp for ever.
+        (clone / ".dvc" / "config.local").write_text(f"[core]\n    site_cache_dir = {folder}/dvc\n")
+        graph = read_graph(clone)
+        require_sound(graph)
+        return graph
 
 
 def _submit(
@@ -137,6 +146,9 @@ def _submit(
         lock = merge(base, [result["entry"] for result in upstream], list(chosen))
         try:
             result = runner.run(Step(run=run, stage=chosen[stage], lock=lock))
+        except StepCancelled:
+            printer.cancelled(stage)
+            raise
         except StepFailed as failure:
             attempts[stage] -= 1
             printer.failed(stage, again=attempts[stage] > 0 and _mendable(failure))
@@ -206,17 +218,19 @@ def _checkout(root: Path, outs: list[str]) -> None:
         )
 
 
-def _publish(chosen: dict[str, Stage], results: list[StepResult], failures: dict[str, BaseException], run: Run) -> None:
-    """Shows the run in Prefect: a table of its stages, and a link to the report of the evaluation."""
-    ended = {result.stage: (result.outcome, round(result.seconds, 2)) for result in results}
+def _publish(
+    chosen: dict[str, Stage], summary: list[dict[str, Any]], failures: dict[str, BaseException], run: Run
+) -> None:
+    """Shows the run in Prefect: a table of its stages, and a link to the report, which is written here."""
+    ended = {row["stage"]: row for row in summary}
     table = []
     for name in chosen:
-        outcome, seconds = ended.get(name, ("failed" if name in failures else "not run", None))
-        table.append({"stage": name, "outcome": outcome, "seconds": seconds})
+        outcome = "failed" if name in failures else "not run"
+        table.append(ended.get(name) or {"stage": name, "outcome": outcome, "seconds": None})
     create_table_artifact(table, key="stages", description=f"The stages of run {run.name}, commit {run.commit}")
-    report = run.root / "reports" / "evaluation"
-    if report.is_dir():
-        create_link_artifact(report.as_uri(), link_text="Evaluation", key="evaluation")
+    if not failures and (run.root / "package" / "package.json").is_file():
+        report = write_report(run.home / "reports" / "index.html", root=run.root, facts={"stages": summary})
+        create_link_artifact(report.as_uri(), link_text="Report", key="report")
 
 
 @contextlib.contextmanager

@@ -1,32 +1,37 @@
-"""Prefect's settings on a laptop: its ephemeral API on SQLite below RELUME_HOME, unless the user chose a server."""
+"""Prefect on a laptop: its API on SQLite below RELUME_HOME beside the flow, unless there is a server to report to."""
 
+import atexit
 import os
 import sys
+import tomllib
 from pathlib import Path
 
 import psutil
 
-from relume.files import read_json, write_json
+from flows.platform import services
+from flows.platform.processes import free_port, start_process, stop_process
+
+START_SECONDS = 120.0  # 10 to 19 s on an idle machine
 
 
 def use_local_prefect(home: Path) -> None:
     """Sets what Prefect reads from the environment when it is first imported; what is set already stays.
 
-    A server is chosen by Prefect's own means: `PREFECT_API_URL`, or a profile in ~/.prefect. Without
-    either, Prefect's ephemeral API runs beside the flow and keeps its state in `home`/prefect.
+    A server is chosen by Prefect's own means, `PREFECT_API_URL` or a profile in ~/.prefect. Without either,
+    flows report to the server of `relume up` while it runs, else to one of their own, which ends with this
+    process. It is Prefect's ephemeral server in a session of its own: Prefect would start it in ours, where
+    Ctrl-C reaches it before the flow has told it how it ended, and the flow then hangs for minutes.
 
     Args:
         home: RELUME_HOME.
+
+    Raises:
+        ServiceError: The server does not start.
     """
     if "prefect" in sys.modules:  # a worker or an enclosing flow has made the choice
         return
-    settings = {
-        "DO_NOT_TRACK": "1",
+    settings = services.TELEMETRY_OFF | {
         "PREFECT_HOME": str(home / "prefect"),
-        # 10 to 19 s on an idle machine; the default of 20 s fails under load.
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # The flow prints its own summary; Prefect's log goes to its API.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     }
@@ -35,43 +40,57 @@ def use_local_prefect(home: Path) -> None:
         settings["PREFECT_PROFILES_PATH"] = str(profiles)
     for name, value in settings.items():
         os.environ.setdefault(name, value)
-    _end_orphaned_server(home)
+    if "PREFECT_API_URL" not in os.environ and not _profile_has_server():
+        os.environ["PREFECT_API_URL"] = services.prefect_address() or _start_server(home / "prefect" / "servers")
 
 
-def note_server(home: Path) -> None:
-    """Writes down the ephemeral server of this process, if it has one.
-
-    It ends with the process, but not when the process is killed; the next run ends it then.
-
-    Args:
-        home: RELUME_HOME.
-    """
-    for child in psutil.Process().children():
-        if any("prefect.server.api.server:create_app" in word for word in child.cmdline()):
-            driver = psutil.Process()
-            record = {"server": [child.pid, child.create_time()], "driver": [driver.pid, driver.create_time()]}
-            write_json(_record(home), record)
+def _profile_has_server() -> bool:
+    path = Path(os.environ.get("PREFECT_PROFILES_PATH") or Path(os.environ["PREFECT_HOME"]) / "profiles.toml")
+    if not path.is_file():
+        return False
+    profiles = tomllib.loads(path.read_text())
+    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
+    return "PREFECT_API_URL" in profiles.get("profiles", {}).get(active, {})
 
 
-def _record(home: Path) -> Path:
-    return home / "prefect" / "ephemeral-server.json"
+def _start_server(folder: Path) -> str:
+    """Starts the server of this process and gives the address of its API."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for record in folder.glob("*.json"):
+        if not _owner_lives(record.stem):
+            _stop(folder, record.stem)
+    name = f"{os.getpid()}-{_created(os.getpid())}"
+    atexit.register(_stop, folder, name)
+    address = f"http://127.0.0.1:{free_port()}"
+    command = [
+        *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
+        *("--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--log-level", "error"),
+    ]
+    start_process(
+        name,
+        command,
+        folder=folder,
+        ready=lambda: services.answers(f"{address}/api/health"),
+        timeout=START_SECONDS,
+        address=address,
+        # No UI and none of the server's background services.
+        env=os.environ | {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1", "PREFECT_UI_ENABLED": "0"},
+    )
+    return f"{address}/api"
 
 
-def _end_orphaned_server(home: Path) -> None:
-    if not _record(home).is_file():
-        return
-    record = read_json(_record(home))
-    server, driver = (_living(*record[role]) for role in ("server", "driver"))
-    if driver is None:
-        if server is not None:
-            server.terminate()
-        _record(home).unlink()
+def _stop(folder: Path, name: str) -> None:
+    stop_process(folder, name)
+    (folder / f"{name}.log").unlink(missing_ok=True)
 
 
-def _living(pid: int, created: float) -> psutil.Process | None:
-    """The process, if the one of that number is still the one that was created then."""
+def _owner_lives(name: str) -> bool:
+    pid, _, created = name.partition("-")
+    return _created(int(pid)) == int(created)
+
+
+def _created(pid: int) -> int | None:
     try:
-        process = psutil.Process(pid)
-        return process if process.create_time() == created else None
+        return int(psutil.Process(pid).create_time())
     except psutil.NoSuchProcess:
         return None

@@ -110,3 +110,16 @@ def commit_run(repository: str | Path, run: str) -> str:
         commit = git(root, "commit-tree", tree, *parents, "-m", f"The working tree of run {run}")
     git(root, "update-ref", ref, commit)
     return commit
+
+
+def clone_commit(root: Path, commit: str, folder: Path) -> None:
+    """Makes a private clone at a commit, which shares the objects of the repository.
+
+    Args:
+        root: The repository; it must stay while the clone is used.
+        commit: Any commit in it, on a branch or not.
+        folder: Where the clone goes; it must not exist.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    git(root, "clone", "--quiet", "--shared", "--no-checkout", "--no-tags", str(root), str(folder))
+    git(folder, "checkout", "--quiet", "--detach", commit)

@@ -41,6 +41,10 @@ class RunPrinter:
         """Says that a stage failed, and whether it is tried again; why is the error's to say at the end."""
         self._row(stage, "failed, is tried again" if again else "failed")
 
+    def cancelled(self, stage: str) -> None:
+        """Says that a stage ended because the run was ended."""
+        self._row(stage, "ended with the run")
+
     def not_run(self, stage: str) -> None:
         """Says that a stage did not run because one before it failed."""
         self._row(stage, "not run")

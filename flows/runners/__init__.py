@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from flows.graph import Stage
+from flows.graph import Stage, Store
 from relume.errors import StageFailedError
 
 
@@ -16,16 +16,14 @@ class Run:
         name: Name of the run; its ref is refs/relume/runs/<name>, its folder RELUME_HOME/runs/<name>.
         root: The checkout of the driver.
         commit: Full hash of the run's commit.
-        cache: DVC's cache folder of the driver.
-        remote: Name of DVC's default remote, or None when all that there is lies in the cache.
+        store: DVC's cache and default remote of the driver.
         home: RELUME_HOME.
     """
 
     name: str
     root: Path
     commit: str
-    cache: Path
-    remote: str | None
+    store: Store
     home: Path
 
     @property

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flows.lock import entry_of
 from flows.platform.processes import record_process, stop_process
-from flows.run_commit import git
+from flows.run_commit import clone_commit
 from flows.runners import Step, StepCancelled, StepFailed, StepResult
 from relume.errors import UserError
 from relume.home import tracking_uri
@@ -112,7 +112,7 @@ class SubprocessRunner:
         # The deps first. Left to `repro --pull` or `--allow-missing`, DVC (3.67) takes a missing dep for the
         # one that the stage's old entry names, and so a stage for unchanged although the one before it changed.
         # Without a remote, `repro --pull` fails on a hit in the run cache.
-        bring, pull = ("pull", ["--pull"]) if step.run.remote else ("checkout", [])
+        bring, pull = ("pull", ["--pull"]) if step.run.store.remote else ("checkout", [])
         commands = [[bring, "--quiet", *step.stage.inputs]] if step.stage.inputs else []
         commands.append(["repro", "--single-item", *pull, step.stage.name])
         for command in commands:
@@ -203,14 +203,12 @@ def _clone(step: Step) -> Path:
     stop_process(step.folder, PROCESS, grace=GRACE_SECONDS)  # of a driver that was killed
     shutil.rmtree(step.folder, ignore_errors=True)
     clone = step.folder / "clone"
-    clone.parent.mkdir(parents=True)
-    git(step.run.root, "clone", "--quiet", "--shared", "--no-checkout", "--no-tags", str(step.run.root), str(clone))
-    git(clone, "checkout", "--quiet", "--detach", step.run.commit)
+    clone_commit(step.run.root, step.run.commit, clone)
     (clone / "dvc.lock").unlink(missing_ok=True)
     if step.lock:
         (clone / "dvc.lock").write_text(step.lock)
     # Links first: outs are large, and files that are linked to the cache are read-only, which protects it.
-    config = f'[cache]\n    dir = {step.run.cache}\n    type = "hardlink,symlink,copy"\n'
+    config = f'[cache]\n    dir = {step.run.store.cache}\n    type = "hardlink,symlink,copy"\n'
     driver = step.run.root / ".dvc" / "config.local"
     (clone / ".dvc" / "config.local").write_text((driver.read_text() if driver.is_file() else "") + config)
     return clone

@@ -146,10 +146,10 @@ class Toy:
             text=True,
         )
 
-    def run(self, *stages: str, code: int = 0) -> tuple[dict, str, str]:
+    def run(self, *stages: str, code: int = 0, seconds: float = 200) -> tuple[dict, str, str]:
         """Runs the flow to its end, which must be `code`; gives its result, what it printed, and its errors."""
         process = self.start(*stages)
-        out, errors = process.communicate(timeout=200)
+        out, errors = process.communicate(timeout=seconds)
         assert process.returncode == code, out + errors
         result = next((json.loads(line[7:]) for line in out.splitlines() if line.startswith("RESULT ")), {})
         return result, out, errors

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from flows.graph import read_graph
+from flows.graph import read_graph, read_store
 from flows.lock import merge
 from flows.run_commit import commit_run
 from flows.runners import Run, Step, StepCancelled, StepFailed
@@ -18,9 +18,7 @@ from tests.flows.toy import wait_until
 def step_of(toy, stage, run="r1", lock=""):
     """A step of the repository as it is now."""
     graph = read_graph(toy.root)
-    of = Run(
-        name=run, root=toy.root, commit=commit_run(toy.root, run), cache=graph.cache, remote=graph.remote, home=toy.home
-    )
+    of = Run(name=run, root=toy.root, commit=commit_run(toy.root, run), store=read_store(toy.root), home=toy.home)
     return Step(run=of, stage=graph.stages[stage], lock=lock)
 
 

@@ -1,0 +1,66 @@
+"""The real graph at a scale of seconds a stage, in a repository of its own."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import flows
+from tests.flows.toy import Toy
+
+# Sizes only: every stage does what it does at demo scale.
+OVERLAY: dict[str, Any] = {
+    "validate": {"min_train_patches": 10},
+    "curate": {"stride": 192},
+    "training": {"validations": 1},
+    "pretrain": {
+        "bases": {
+            "nafnet": {
+                "arguments": {"width": 4, "encoder_blocks": [1, 1], "middle_blocks": 1, "decoder_blocks": [1, 1]},
+                "optimizer": {"warmup": 1},
+                "phases": [{"steps": 4, "patch": 32, "batch": 2}],
+            },
+            "restormer": {
+                "arguments": {"width": 4, "blocks": [1, 1, 1, 1], "refinement_blocks": 1, "heads": [1, 1, 1, 1]},
+                "optimizer": {"warmup": 1},
+                "phases": [{"steps": 4, "patch": 32, "batch": 2}],
+            },
+        }
+    },
+    "ensemble_head": {
+        "head": {"width": 4, "blocks": 1},
+        "optimizer": {"warmup": 1},
+        "phases": [{"steps": 3, "patch": 32, "batch": 2}],
+    },
+    "mine_hard": {"draws": 1},
+    "finetune_hard": {"optimizer": {"warmup": 1}, "phases": [{"steps": 3, "patch": 32, "batch": 2}]},
+    "evaluate": {"threads": 1, "sigmas": [50]},
+    "export": {"threads": 1, "sizes": [[192, 192]]},
+}
+
+
+def overlaid(value: Any, overlay: Any) -> Any:
+    """`value` with the entries of `overlay` put over it; mappings are merged, all else replaced."""
+    if isinstance(value, dict) and isinstance(overlay, dict):
+        return value | {key: overlaid(value.get(key), entry) for key, entry in overlay.items()}
+    return overlay
+
+
+def make_tiny(root: Path, home: Path) -> Toy:
+    """Copies the files of this checkout that git would keep, with the tiny params, and commits them."""
+    source = Path(flows.__file__).parents[1]
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listed, cwd=source, check=True, capture_output=True, text=True).stdout.split("\0")
+    for name in filter(None, names):
+        if (source / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, root / name)
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    (root / "params.yaml").write_text(yaml.safe_dump(overlaid(params, OVERLAY), sort_keys=False))
+    home.mkdir(parents=True)
+    tiny = Toy(root, home)
+    tiny.shell("git", "init", "--quiet", "--initial-branch", "main")
+    tiny.commit()
+    return tiny
