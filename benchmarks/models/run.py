@@ -5,7 +5,8 @@
 
 Both get the same weights and the same image on the same machine. They run in turn, the one that begins alternating,
 so that a slow moment meets both; the figure is the median of the ratios of neighbours. Ours runs in channels_last
-memory, as `load_model` gives it; the transcription in PyTorch's default layout, as published.
+memory, as `load_model` gives it; the transcription in PyTorch's default layout, as published. Cases measured earlier
+stay in the results, each with its own date and conditions.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.models.case import Case
-from relume.files import write_json
+from relume.files import read_json, write_json
 from relume.models.registry import build
 
 FOLDER = Path(__file__).parent
@@ -114,20 +115,19 @@ def main() -> None:
         )
     if options.results:
         options.results.parent.mkdir(parents=True, exist_ok=True)
-        write_json(
-            options.results,
-            {
-                "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-                "hardware": torch.cuda.get_device_name() if options.device != "cpu" else processor(),
-                "cores": os.cpu_count(),
-                "threads": options.threads,
-                "device": options.device,
-                "repeats": options.repeats,
-                "versions": {"python": platform.python_version(), "torch": torch.__version__},
-                "ratio": "published / ours, median over neighbouring runs",
-                "rows": rows,
-            },
-        )
+        earlier = read_json(options.results) if options.results.exists() else {}
+        conditions = {
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "hardware": torch.cuda.get_device_name() if options.device != "cpu" else processor(),
+            "cores": os.cpu_count(),
+            "threads": options.threads,
+            "device": options.device,
+            "repeats": options.repeats,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        }
+        found = {f"{row.pop('case')} at {row.pop('size')}": {**row, **conditions} for row in rows}
+        write_json(options.results, dict(sorted({**earlier, **found}.items())))
 
 
 if __name__ == "__main__":

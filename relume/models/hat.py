@@ -9,6 +9,9 @@ stage is empty, and it is used for denoising that way; `residual=True` adds the 
 usually learn around, and changes no key.
 """
 
+from functools import lru_cache
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -158,6 +161,18 @@ class OverlappingBlock(nn.Module):
         return x + self.mlp(self.norm2(x).view(-1, channels)).view(x.shape)
 
 
+@lru_cache(maxsize=64)
+def overlapping_order(height: int, width: int, window: int, overlapping: int) -> np.ndarray:
+    """The pixels of one image in the order of overlapping windows, (windows · overlapping²,), -1 beyond the image."""
+    margin = (overlapping - window) // 2
+    padded = np.full((height + 2 * margin, width + 2 * margin), -1)
+    padded[margin : margin + height, margin : margin + width] = np.arange(height * width).reshape(height, width)
+    reach = np.arange(overlapping)
+    down, across = ((np.arange(0, side, window)[:, None] + reach).reshape(-1) for side in (height, width))
+    cut = padded[down][:, across].reshape(height // window, overlapping, width // window, overlapping)
+    return cut.transpose(0, 2, 1, 3).reshape(-1)
+
+
 def overlapping_tokens(shape: torch.Size, window: int, overlapping: int, device: torch.device) -> torch.Tensor:
     """Image tokens of (N, H, W, C) in the order of overlapping windows, as `divide` orders plain ones.
 
@@ -165,16 +180,10 @@ def overlapping_tokens(shape: torch.Size, window: int, overlapping: int, device:
         (windows · N · overlapping²,) rows of the tokens counted through (N, H, W); N·H·W stands for beyond the image.
     """
     images, height, width = shape[:3]
-    margin = (overlapping - window) // 2
-    tokens = torch.arange(images * height * width, device=device).view(images, height, width)
-    padded = F.pad(tokens, (margin, margin, margin, margin), value=-1)
-    padded = torch.where(padded < 0, images * height * width, padded)
-    reach = torch.arange(overlapping, device=device)
-    down = torch.arange(0, height, window, device=device).unsqueeze(1) + reach  # (windows down, overlapping)
-    across = torch.arange(0, width, window, device=device).unsqueeze(1) + reach
-    cut = padded.index_select(1, down.flatten()).index_select(2, across.flatten())
-    cut = cut.view(images, height // window, overlapping, width // window, overlapping)
-    return cut.permute(1, 3, 0, 2, 4).flatten()
+    pixels = torch.from_numpy(overlapping_order(height, width, window, overlapping)).to(device)
+    pixels = pixels.view(-1, 1, overlapping**2)
+    tokens = pixels + torch.arange(images, device=device).view(1, -1, 1) * (height * width)
+    return torch.where(pixels < 0, images * height * width, tokens).flatten()
 
 
 class HybridBlocks(nn.Module):

@@ -13,7 +13,9 @@ Two formulations differ from the published code, not in the result:
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -44,33 +46,35 @@ class Windows:
     images: int
 
 
+@lru_cache(maxsize=64)
+def window_order(height: int, width: int, window: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels of one image in the order of its windows, (windows · window²,), and the inverse permutation.
+
+    A shifted grid begins with the windows inside, then come those of the last column, the last row and the corner.
+    """
+    grid = np.roll(np.arange(height * width).reshape(height, width), (-shift, -shift), (0, 1))
+    grid = grid.reshape(height // window, window, width // window, window).transpose(0, 2, 1, 3)
+    kinds = [grid[:-1, :-1], grid[:-1, -1], grid[-1, :-1], grid[-1, -1]] if shift else [grid]
+    order = np.concatenate([kind.reshape(-1) for kind in kinds])
+    return order, np.argsort(order)
+
+
 def divide(shape: torch.Size, window: int, shift: int, device: torch.device) -> Windows:
     """The window grid of features (N, H, W, C), H and W multiples of `window`, moved by `shift` pixels."""
     images, height, width = shape[:3]
-    down, across = height // window, width // window
-    tokens = torch.arange(images * height * width, device=device)
-    grid = tokens.view(images, height, width)
-    if shift:
-        grid = grid.roll((-shift, -shift), dims=(1, 2))
-    grid = grid.reshape(images, down, window, across, window).permute(1, 3, 0, 2, 4)
-    if shift:
-        kinds = [
-            (grid[:-1, :-1], (down - 1) * (across - 1), (False, False)),
-            (grid[:-1, -1], down - 1, (False, True)),
-            (grid[-1, :-1], across - 1, (True, False)),
-            (grid[-1, -1], 1, (True, True)),
-        ]
-        order = torch.cat([part.flatten() for part, _, _ in kinds])
-    else:
-        kinds = [(grid, down * across, (False, False))]
-        order = grid.flatten()
+    down, across, area = height // window, width // window, window**2
+    order, place = (torch.from_numpy(table).to(device) for table in window_order(height, width, window, shift))
+    image = torch.arange(images, device=device)
+    order = order.view(-1, 1, area) + image.view(1, -1, 1) * (height * width)
+    place = place // area * area * images + place % area + image.view(-1, 1) * area
+    inside, column, row = (down - 1) * (across - 1), down - 1, across - 1
+    kinds = [(inside, (False, False)), (column, (False, True)), (row, (True, False)), (1, (True, True))]
     spans, start = [], 0
-    for _, count, joins in kinds:
+    for count, joins in kinds if shift else [(down * across, (False, False))]:
         if count:
             spans.append((start * images, (start + count) * images, joins))
             start += count
-    place = torch.zeros_like(order).scatter(0, order, tokens)
-    return Windows(order=order, place=place, spans=spans, area=window**2, images=images)
+    return Windows(order=order.flatten(), place=place.flatten(), spans=spans, area=area, images=images)
 
 
 def relative_position_index(window: int) -> torch.Tensor:

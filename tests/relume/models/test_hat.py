@@ -130,6 +130,7 @@ def test_one_graph():
     contract.check_fullgraph(demo)
 
 
+@pytest.mark.slow
 def test_onnx():
     """ONNX Runtime computes the same at two tile sizes and two batches."""
     contract.check_onnx(demo, [(16, 16), (32, 24)])

@@ -160,11 +160,13 @@ def test_one_graph():
     contract.check_fullgraph(demo)
 
 
+@pytest.mark.slow
 def test_onnx_with_seeded_masks():
     """ONNX Runtime computes the same, the seeded masks included, at two tile sizes and two batches."""
     contract.check_onnx(demo, [(16, 16), (32, 24)])
 
 
+@pytest.mark.slow
 def test_onnx_with_masks_as_inputs():
     """Both masks can be inputs of the graph."""
 
