@@ -34,6 +34,7 @@ ARCHITECTURES = {
     "hat": ("relume.models.hat", "HAT"),
     "xformer": ("relume.models.xformer", "Xformer"),
     "src_b": ("relume.models.fusion.src_b", "SRCB"),
+    "snucv": ("relume.models.fusion.snucv", "SNUCV"),
     "weighted_average": ("relume.models.fusion.averages", "WeightedAverage"),
     "ensemble": ("relume.models.ensemble", "Ensemble"),
 }
