@@ -19,6 +19,8 @@ import psutil
 from relume.errors import ServiceError
 from relume.files import read_json, write_json
 
+KILL_SECONDS = 5.0
+
 # Popen objects of processes started by this interpreter, by start mark: without a wait their end leaves a zombie.
 _children: dict[str, subprocess.Popen] = {}
 
@@ -171,13 +173,11 @@ def stop_process(folder: Path, name: str, *, grace: float = 10.0) -> bool:
         return False
     members = _session(record)
     _signal(members, signal.SIGTERM)
-    end = time.monotonic() + grace
-    while (left := _session(record)) and time.monotonic() < end:
-        time.sleep(0.05)
-    _signal(left, signal.SIGKILL)
-    psutil.wait_procs(left, timeout=5)
+    if not _gone(record, grace):
+        _signal(_session(record), signal.SIGKILL)
+        _gone(record, KILL_SECONDS)
     if child := _children.pop(record.started, None):
-        child.wait()
+        child.poll()
     (folder / f"{name}.json").unlink(missing_ok=True)
     return bool(members)
 
@@ -211,13 +211,14 @@ def _read_record(folder: Path, name: str) -> ProcessRecord | None:
 
 
 def _start_mark(pid: int) -> str | None:
-    """Boot id and start tick of a process, or None if there is none. A zombie counts as none."""
+    """Boot id and start tick of a living process, or None if there is none."""
     try:
         # The name in parentheses may hold spaces; the fields after it start with the state (field 3).
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # A zombie is dead only when its threads are: they may outlive the first one for some time.
+        if fields[0] == "Z" and len(list(Path(f"/proc/{pid}/task").iterdir())) <= 1:
+            return None
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    if fields[0] == "Z":
         return None
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{fields[19]}"
 
@@ -239,11 +240,21 @@ def _session(record: ProcessRecord) -> list[psutil.Process]:
     members = []
     for process in psutil.process_iter():
         try:
-            if os.getsid(process.pid) == record.pid and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getsid(process.pid) == record.pid and _start_mark(process.pid) is not None:
                 members.append(process)
         except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
             continue
     return members
+
+
+def _gone(record: ProcessRecord, seconds: float) -> bool:
+    """Waits until nothing of the record's session lives, by looking: a blocking wait would hang on a thread."""
+    end = time.monotonic() + seconds
+    while _session(record):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:

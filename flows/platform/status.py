@@ -71,14 +71,15 @@ class Status:
         services: The background services.
         products: Every product of the ledger.
         unfinished: Promotions and rollbacks that were cut short.
-        schedule: The deployments of prefect.yaml, `name`, `cron`, and `next` once the Prefect server knows it.
+        schedule: The deployments of prefect.yaml: `name`, `cron`, and `next`, the next start, `active` while the
+            Prefect server has not planned it yet, or None when it does not know of the deployment.
         problems: What is wrong, as sentences with the command that mends it.
     """
 
     services: list[ServiceStatus]
     products: list[ProductStatus]
     unfinished: list[Entry]
-    schedule: list[dict[str, str]]
+    schedule: list[dict[str, str | None]]
     problems: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -126,8 +127,7 @@ def render(status: Status) -> str:
         lines += ["", "Nothing was released yet", "  next: relume pipeline run, then relume release"]
     lines += ["", "Schedule"]
     for deployment in status.schedule:
-        following = f"next {deployment['next']}" if "next" in deployment else "not active: relume up"
-        lines.append(f"  {deployment['name']:<9} {deployment['cron']:<14} {following}")
+        lines.append(f"  {deployment['name']:<9} {deployment['cron']:<14} {deployment['next'] or 'stopped: relume up'}")
     if status.problems:
         lines += ["", "Problems", *(f"  {problem}" for problem in status.problems)]
     return "\n".join(lines) + "\n"
@@ -214,21 +214,20 @@ def _problems(products: list[ProductStatus], unfinished: list[Entry], triton: Se
     return problems
 
 
-def _schedule(root: Path) -> list[dict[str, str]]:
+def _schedule(root: Path) -> list[dict[str, str | None]]:
     path = root / "prefect.yaml"
     if not path.is_file():
         return []
     upcoming = _next_runs()
     return [
-        {"name": deployment["name"], "cron": schedule["cron"]}
-        | ({"next": upcoming[deployment["name"]]} if deployment["name"] in upcoming else {})
+        {"name": deployment["name"], "cron": schedule["cron"], "next": upcoming.get(deployment["name"])}
         for deployment in yaml.safe_load(path.read_text())["deployments"]
         for schedule in deployment.get("schedules", [])
     ]
 
 
 def _next_runs() -> dict[str, str]:
-    """The next scheduled start by deployment name, from the running local Prefect server."""
+    """What the running local Prefect server plans, by deployment name."""
     api = prefect_address()
     if api is None:
         return {}
@@ -244,10 +243,10 @@ def _next_runs() -> dict[str, str]:
         )
     except (OSError, ValueError):
         return {}
-    upcoming: dict[str, str] = {}
-    for run in runs:
+    upcoming = dict.fromkeys(names.values(), "active")
+    for run in reversed(runs):
         if run["deployment_id"] in names:
-            upcoming.setdefault(names[run["deployment_id"]], run["expected_start_time"][:16].replace("T", " ") + " UTC")
+            upcoming[names[run["deployment_id"]]] = f"next {run['expected_start_time'][:16].replace('T', ' ')} UTC"
     return upcoming
 
 

@@ -103,10 +103,10 @@ def test_servers_of_the_environment_are_external(tmp_path, monkeypatch):
 
 
 def test_the_schedule_of_prefect_yaml():
-    """Without a Prefect server the deployments of prefect.yaml are shown as not active."""
+    """Without a Prefect server the deployments of prefect.yaml are shown as stopped."""
     status = read_status(Path())
     assert [deployment["name"] for deployment in status.schedule] == ["retrain"]
-    assert "not active: relume up" in render(status)
+    assert "stopped: relume up" in render(status)
 
 
 def test_nothing_heavy_is_imported():

@@ -1,0 +1,141 @@
+"""The local platform for real: MLflow, Prefect with a worker and the deployment, Triton."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.platform import services, triton
+from flows.platform.processes import running_process
+from flows.platform.services import ServiceReport, down, up
+from flows.platform.status import read_status, render
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """A RELUME_HOME with the embedded server's environment; everything is stopped however the test ends."""
+    folder = tmp_path / "home"
+    environment = Path(".relume/triton/env").resolve()
+    if not (environment / "stamp").is_file():
+        pytest.fail(f"the embedded Triton server is not installed: {triton.INSTALL}")
+    (folder / "triton").mkdir(parents=True)
+    (folder / "triton" / "env").symlink_to(environment)
+    monkeypatch.setenv("RELUME_HOME", str(folder))
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    yield folder
+    down()
+
+
+def by_name(reports: list[ServiceReport]) -> dict[str, ServiceReport]:
+    """Reports by service."""
+    return {report.name: report for report in reports}
+
+
+def post(url: str, body: dict) -> list[dict]:
+    """The answer of a Prefect filter end point."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return json.load(response)
+
+
+def alive(pids: set[int]) -> list[psutil.Process]:
+    """Those of the processes that still run; a zombie waits for its parent only."""
+    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def listeners(pids: set[int]) -> set[str]:
+    """The addresses that processes listen on."""
+    return {
+        connection.laddr.ip
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.pid in pids
+    }
+
+
+def test_up_status_down(home):
+    """`up` starts all four on loopback with the schedule active, a second `up` changes nothing, `down` ends all."""
+    reports = by_name(up())
+    assert {name: report.state for name, report in reports.items()} == dict.fromkeys(
+        ("mlflow", "prefect", "worker", "triton"), "started"
+    )
+    status = read_status()
+    assert {service.state for service in status.services} == {"running"}
+    assert status.schedule[0]["cron"] == "0 3 * * *"
+    assert status.schedule[0]["next"] is not None
+    deadline = time.monotonic() + 60
+    while (planned := read_status().schedule[0]["next"]) == "active" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert planned.endswith("03:00 UTC")
+
+    (deployment,) = post(f"{services.prefect_address()}/deployments/filter", {})
+    assert deployment["work_pool_name"] == "relume"
+    (pull,) = deployment["pull_steps"]
+    assert pull["prefect.deployments.steps.set_working_directory"]["directory"] == str(Path.cwd())
+    workers = post(f"{services.prefect_address()}/work_pools/relume/workers/filter", {})
+    assert [worker["status"] for worker in workers] == ["ONLINE"]
+
+    leaders = [running_process(services.folder(), name).pid for name in ("mlflow", "prefect", "worker")]
+    leaders.append(running_process(triton.folder(), "triton").pid)
+    everyone = {child.pid for pid in leaders for child in [psutil.Process(pid), *psutil.Process(pid).children(True)]}
+    assert listeners(everyone) <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    assert len([pid for pid in everyone if "mlflow" in " ".join(psutil.Process(pid).cmdline())]) <= 3
+
+    again = by_name(up())
+    assert {report.state for report in again.values()} == {"running"}
+    assert again["mlflow"].address == reports["mlflow"].address
+
+    assert {report.state for report in down()} == {"stopped"}
+    assert [process.cmdline() for process in alive(everyone)] == []
+    assert {service.state for service in read_status().services} == {"stopped"}
+    assert {report.state for report in down()} == {"skipped"}
+
+
+def test_a_service_that_fails_does_not_keep_the_others_down(home):
+    """With MLflow's store destroyed the others start, and MLflow's report names its log."""
+    (home / "mlflow").mkdir()
+    with sqlite3.connect(home / "mlflow" / "mlflow.db") as database:
+        database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        database.execute("INSERT INTO alembic_version VALUES ('from the future')")
+    database.close()
+    reports = by_name(up())
+    assert reports["mlflow"].state == "failed"
+    assert str(services.folder() / "mlflow.log") in reports["mlflow"].detail
+    assert {reports[name].state for name in ("prefect", "worker", "triton")} == {"started"}
+
+
+def test_a_taken_port_is_avoided_and_a_dead_service_is_started_again(home):
+    """With somebody on MLflow's usual port another is used and recorded; killed, the service is dead, then up again."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with contextlib.suppress(OSError):  # somebody else listens there already
+            taken.bind(("127.0.0.1", services.MLFLOW_PORT))
+            taken.listen()
+        report = services._start_mlflow()
+    assert report.address != f"http://127.0.0.1:{services.MLFLOW_PORT}"
+    assert services.answers(f"{report.address}/health")
+    os.killpg(running_process(services.folder(), "mlflow").pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while running_process(services.folder(), "mlflow") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert "mlflow    dead" in render(read_status())
+    assert services._start_mlflow().state == "started"
+
+
+def test_a_tracking_server_of_the_environment_is_used(home, monkeypatch):
+    """With MLFLOW_TRACKING_URI set no MLflow server is started, and its password is not shown."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:1")
+    report = services._start_mlflow()
+    assert (report.state, report.address) == ("external", "http://127.0.0.1:1")
+    assert running_process(services.folder(), "mlflow") is None
