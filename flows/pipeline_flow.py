@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import prefect.runtime
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import INPUTS, RUN_ID
-from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 
 from flows.graph import Graph, Stage, read_graph, read_store
@@ -68,7 +68,7 @@ def pipeline(repository: str, stages: list[str] | None = None) -> dict[str, Any]
     home = Path(os.environ["RELUME_HOME"]).resolve()
     with _driver_lock(home, root):
         end_leftovers(home)
-        name = str(FlowRunContext.get().flow_run.id)
+        name = str(prefect.runtime.flow_run.id)
         run = Run(name=name, root=root, commit=commit_run(root, name), store=read_store(root), home=home)
         graph = _graph_of(run)
         chosen = graph.with_upstream(stages or list(graph.stages))
@@ -81,7 +81,7 @@ def pipeline(repository: str, stages: list[str] | None = None) -> dict[str, Any]
 def _run_stages(
     graph: Graph, chosen: dict[str, Stage], run: Run, printer: RunPrinter, environment: dict[str, str]
 ) -> dict[str, Any]:
-    loggers: dict[str, logging.LoggerAdapter] = {}
+    loggers: dict[str, logging.Logger | logging.LoggerAdapter] = {}
 
     def on_line(stage: str, line: str) -> None:
         printer.line(stage, line)
@@ -126,7 +126,7 @@ def _submit(
     base: str,
     runner: Runner,
     printer: RunPrinter,
-    loggers: dict[str, logging.LoggerAdapter],
+    loggers: dict[str, logging.Logger | logging.LoggerAdapter],
 ) -> dict[str, PrefectFuture]:
     """Submits a task for each stage; a task takes the results of those before it, which wires them."""
     attempts = {name: stage.meta["retries"] + 1 for name, stage in chosen.items()}
@@ -159,7 +159,8 @@ def _submit(
     futures: dict[str, PrefectFuture] = {}
     for name, stage in chosen.items():
         this = run_stage.with_options(name=name, task_run_name=name, retries=stage.meta["retries"])
-        futures[name] = this.submit(name, run.commit, [futures[before] for before in stage.upstream])
+        upstream: Any = [futures[before] for before in stage.upstream]  # Prefect puts their results in their place
+        futures[name] = this.submit(name, run.commit, upstream)
     return futures
 
 
@@ -188,11 +189,12 @@ def _collect(
 
 
 def _failure(failures: dict[str, BaseException]) -> BaseException:
-    if len(failures) == 1 or not all(isinstance(failure, StepFailed) for failure in failures.values()):
+    failed = [failure for failure in failures.values() if isinstance(failure, StepFailed)]
+    if len(failures) == 1 or len(failed) < len(failures):
         return next(iter(failures.values()))
     return StepFailed(
         f"{len(failures)} stages failed",
-        exit_code=max(failure.exit_code for failure in failures.values()),
+        exit_code=max(failure.exit_code for failure in failed),
         where=", ".join(failures),
         why="".join(f"\n{failure}" for failure in failures.values()),
         next_step="mend them, then: relume pipeline run",

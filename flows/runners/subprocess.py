@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from flows.lock import entry_of
 from flows.platform.processes import record_process, stop_process
@@ -100,8 +101,12 @@ class SubprocessRunner:
             cached = self._reproduce(step, clone)
             entry = entry_of((clone / "dvc.lock").read_text(), step.stage.name)
             shutil.rmtree(step.folder)
-            outcome = "cached" if cached else "ran"
-            return StepResult(stage=step.stage.name, outcome=outcome, seconds=time.monotonic() - start, entry=entry)
+            return StepResult(
+                stage=step.stage.name,
+                outcome="cached" if cached else "ran",
+                seconds=time.monotonic() - start,
+                entry=entry,
+            )
 
     def cancel(self) -> None:
         """See `flows.runners.Runner.cancel`."""
@@ -135,7 +140,7 @@ class SubprocessRunner:
             start_new_session=True,  # so that the whole stage can be ended at once
         )
         record_process(PROCESS, process, folder=step.folder, command=command, log=step.log)
-        reader = threading.Thread(target=self._read, args=(step, process, seen), daemon=True)
+        reader = threading.Thread(target=self._read, args=(step, process.stdout, seen), daemon=True)
         reader.start()
         why = self._wait(step, process)
         reader.join(timeout=GRACE_SECONDS)
@@ -143,9 +148,9 @@ class SubprocessRunner:
             why = f"its command ended with {seen.exited}"
         return why
 
-    def _read(self, step: Step, process: subprocess.Popen, seen: "_Output") -> None:
-        with open(step.log, "a", encoding="utf-8") as log, process.stdout:
-            for line in process.stdout:
+    def _read(self, step: Step, output: IO[str], seen: "_Output") -> None:
+        with open(step.log, "a", encoding="utf-8") as log, output:
+            for line in output:
                 log.write(line)
                 log.flush()
                 line = line.rstrip()
