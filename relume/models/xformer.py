@@ -193,8 +193,25 @@ class Xformer(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) in [0, 1] to the same shape, not clamped; any H and W."""
+        return self.deepest_features(image)[0]
+
+    def deepest_features(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `forward` gives, and both latents (N, 16 · width, H/8, W/8), sides rounded up, for ensembles."""
         height, width = image.shape[-2:]
         padded = pad_to_multiple(image, self.size_multiple, mode="reflect")
+        correction, latent = self.branches(padded)
+        return (padded + correction)[:, :, :height, :width], latent
+
+    def branches(self, padded: torch.Tensor, joined: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Runs both branches.
+
+        Args:
+            padded: (N, channels of `patch_embed`, H, W), sides multiples of 8.
+            joined: Features (N, 8 · width, H/8, W/8) that are added to the input of both latents, for ensembles.
+
+        Returns:
+            The correction (N, C, H, W), and both latents joined (N, 16 · width, H/8, W/8).
+        """
         embedded = channels_last(self.patch_embed(padded))
         frame1 = frame(embedded, self.window)
         c1, s1 = self.encoder_level1(embedded), self.encoder1(embedded, frame1)
@@ -206,8 +223,11 @@ class Xformer(nn.Module):
         c3, s3 = self.encoder_level3(c), self.encoder3(s, frame3)
 
         latent = torch.cat([self.down3_4(c3), self.d3_4(s3)])
+        if joined is not None:
+            latent = latent + torch.cat([joined, joined])
         latent = self.s_latent(latent, frame(latent, self.window))
-        c, s = latent[: image.shape[0]], latent[image.shape[0] :]
+        c, s = latent[: padded.shape[0]], latent[padded.shape[0] :]
+        deepest = torch.cat([c, s], dim=1)
 
         c = self.decoder_level3(self.reduce_chan_level3(torch.cat([self.up4_3(c), c3], dim=1)))
         s = self.decoder3(self.reduce3(torch.cat([self.u4_3(s), s3], dim=1)), frame3)
@@ -219,8 +239,7 @@ class Xformer(nn.Module):
         s = self.reduce1(torch.cat([self.u2_1(s), s1], dim=1))
         c, s = self.exchange(3, c, s)
         c, s = self.decoder_level1(c), self.decoder1(s, frame1)
-        restored = self.output(self.refinement(torch.cat([c, s], dim=1))) + padded
-        return restored[:, :, :height, :width]
+        return self.output(self.refinement(torch.cat([c, s], dim=1))), deepest
 
 
 VARIANTS = {
