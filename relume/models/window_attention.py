@@ -9,7 +9,7 @@ Two formulations differ from the published code, not in the result:
   window grid, into the order of windows; rolling, partitioning and their inverses need no copies of their own, and
   everything that works per token (normalisation, linear maps) runs in whatever order the rows stand.
 - A shifted grid has four kinds of windows: inside, and in the last column, the last row, the last corner. Their masks
-  depend on the window and the shift alone, so that no mask grows with the image and no size is baked into an export.
+  depend on the window and the shift alone, so that neither memory nor an exported graph holds a mask per window.
 """
 
 from dataclasses import dataclass
