@@ -248,6 +248,46 @@ def report(output: str | None) -> None:
     click.echo(_short(write_report(output or relume_home() / "reports" / "index.html")))
 
 
+@main.group()
+def models() -> None:
+    """The networks: their sizes, their sources, and official weights."""
+
+
+@models.command("list")
+def models_list() -> None:
+    """List every named configuration."""
+    from relume.models.table import list_models
+
+    for entry in list_models():
+        click.echo(f"{entry.name:<34} {entry.parameters:>13,}  {entry.about}")
+
+
+@models.command("show")
+@click.argument("name")
+def models_show(name: str) -> None:
+    """Show all that is known of one: size, cost, inputs, source, published figures."""
+    from relume.models.table import render_sheet, show_model
+
+    click.echo(render_sheet(show_model(name)))
+
+
+@models.command("import")
+@click.argument("checkpoint", type=click.Path())
+@click.option("--architecture", required=True, help="A name of `relume models list`, or an architecture.")
+@click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the model artifact to write.")
+def models_import(checkpoint: str, architecture: str, output: str) -> None:
+    """Turn an official .pth CHECKPOINT into a model artifact.
+
+    \b
+    Example:
+      relume models import gaussian_color_denoising_blind.pth --architecture restormer-denoise -o models/restormer
+    """
+    from relume.models.checkpoint_import import import_checkpoint
+
+    card = import_checkpoint(checkpoint, architecture=architecture, output=output)
+    click.echo(f"{output}  {card.architecture}, recognised as {card.provenance['variant']}")
+
+
 def _short(path: Path) -> Path:
     """A path relative to the current folder where that is shorter."""
     path, here = path.resolve(), Path.cwd()

@@ -14,7 +14,7 @@ from tests.tiny_onnx import BLUR, convolve, write_tiny_model
 
 RELUME = Path(sys.executable).with_name("relume")
 VERBS = ["data scan", "demo", "doctor", "down", "pipeline lint", "pipeline run", "release", "report", "restore"]
-VERBS += ["rollback", "serve", "status", "up"]
+VERBS += ["rollback", "serve", "status", "up", "models list", "models show", "models import"]
 
 
 class Shell:
@@ -149,3 +149,20 @@ def test_status_works_with_nothing_running(relume):
     for service in ("mlflow", "prefect", "worker", "triton"):
         assert service in result.stdout
     assert "Nothing was released yet" in result.stdout
+
+
+def test_an_official_checkpoint_becomes_an_artifact(relume):
+    """A .pth file with its weights under `params` is imported by the name of its network; a wrong name is refused."""
+    import torch
+
+    from relume.models.artifact import load_card
+    from relume.models.registry import build, variants
+
+    variant = variants()["nafnet-demo"]
+    state = build(variant.architecture, variant.arguments).state_dict()
+    torch.save({"params": state}, relume.folder / "official.pth")
+    result = relume("models", "import", "official.pth", "--architecture", "nafnet-demo", "-o", "imported")
+    assert result.returncode == 0, result.stderr
+    assert load_card(relume.folder / "imported").provenance["state_dict"] == "params"
+    refused(relume("models", "import", "official.pth", "--architecture", "restormer-demo", "-o", "x"), 2, "nafnet-demo")
+    assert not (relume.folder / "x").exists()
