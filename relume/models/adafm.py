@@ -26,8 +26,8 @@ class FeatureModification(nn.Module):
     def __init__(self, channels: int, kernel: int):
         super().__init__()
         self.transformer = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
-        nn.init.zeros_(self.transformer.weight)
-        nn.init.zeros_(self.transformer.bias)
+        for parameter in self.transformer.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor, coefficient: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) and (N or 1, 1, 1, 1) to (N, C, H, W)."""

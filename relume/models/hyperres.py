@@ -122,7 +122,12 @@ class HyperRes(nn.Module):
         self.conv3 = Shared(nn.Conv2d(width, 4 * width, 3, padding=1))
         self.conv4 = Shared(nn.Conv2d(width, width, 3, padding=1))
         self.conv5 = Shared(nn.Conv2d(width, channels, 3, padding=1))
-        self._arguments = {"width": width, "blocks": blocks, "channels": channels}
+        self.width, self.channels = width, channels
+
+    @property
+    def blocks(self) -> list[HyperBlock]:
+        """The generated blocks in their order."""
+        return [block for block in self.res_blocks_meta if isinstance(block, HyperBlock)]
 
     def _tail(self, x: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
         x = F.pixel_shuffle(self.conv3(self.conv2(x) + head), 2).relu()
@@ -143,7 +148,7 @@ class HyperRes(nn.Module):
         height, width = image.shape[-2:]
         level = (level / 255).to(image.dtype)
         head = x = self.conv1(pad_to_multiple(image, self.size_multiple, mode="reflect"))
-        for block in list(self.res_blocks_meta)[1:]:
+        for block in self.blocks:
             x = block(x, level)
         return self._tail(x, head)[:, :, :height, :width]
 
@@ -161,7 +166,7 @@ class HyperRes(nn.Module):
         levels = (levels / 255).to(images.dtype)
         head = self.conv1(pad_to_multiple(images.flatten(0, 1), self.size_multiple, mode="reflect"))
         x = head.unflatten(0, (count, batch)).transpose(0, 1).flatten(1, 2)  # (N, K · C, H/2, W/2)
-        for block in list(self.res_blocks_meta)[1:]:
+        for block in self.blocks:
             x = block.forward_many(x, levels)
         x = x.unflatten(1, (count, -1)).transpose(0, 1).flatten(0, 1)  # (K · N, C, H/2, W/2)
         return self._tail(x, head)[:, :, :height, :width].unflatten(0, (count, batch))
@@ -173,18 +178,27 @@ class HyperRes(nn.Module):
         Args:
             level: Sigma in [0, 255].
         """
-        network = AdaFM(**self._arguments, kernel=0).to(self.conv1.module.weight.device)
-        first, trunk, third, _, _, fourth, _, fifth = network.model
-        blocks = list(self.res_blocks_meta)[1:]
-        shared = {self.conv1: first, self.conv2: trunk.sub[len(blocks)], self.conv3: third}
-        for source, target in (shared | {self.conv4: fourth, self.conv5: fifth}).items():
-            target.load_state_dict(source.module.state_dict())
-        at = torch.tensor([level / 255], device=first.weight.device)
-        for block, target in zip(blocks, trunk.sub, strict=False):
-            for source, convolution in ((block.hy_conv1, target.res[0]), (block.hy_conv2, target.res[3])):
-                kernel, bias = source.generate(at)
-                convolution.weight.copy_(kernel)
-                convolution.bias.copy_(bias)
+        blocks, device = self.blocks, self.blocks[0].hy_conv1.fc.weight.device
+        network = AdaFM(width=self.width, blocks=len(blocks), kernel=0, channels=self.channels).to(device)
+        state = network.state_dict()
+
+        def store(key: str, weight: torch.Tensor, bias: torch.Tensor) -> None:
+            state[f"{key}.weight"], state[f"{key}.bias"] = weight, bias
+
+        at = torch.tensor([level / 255], device=device)
+        for index, block in enumerate(blocks):
+            store(f"model.1.sub.{index}.res.0", *block.hy_conv1.generate(at))
+            store(f"model.1.sub.{index}.res.3", *block.hy_conv2.generate(at))
+        shared = {
+            "model.0": self.conv1,
+            f"model.1.sub.{len(blocks)}": self.conv2,
+            "model.2": self.conv3,
+            "model.5": self.conv4,
+            "model.7": self.conv5,
+        }
+        for key, convolution in shared.items():
+            store(key, *convolution.module.parameters())
+        network.load_state_dict(state)
         return network.train(self.training)
 
 

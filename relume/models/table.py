@@ -95,7 +95,7 @@ def inputs_of(network: "nn.Module") -> tuple[str, ...]:
     """Names of the inputs that a network needs; those of the wrapped network for wrappers that pass inputs on."""
     parameters = inspect.signature(network.forward).parameters.values()
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-        return inputs_of(network.network)
+        return inputs_of(network.get_submodule("network"))
     return tuple(parameter.name for parameter in parameters if parameter.default is parameter.empty)
 
 

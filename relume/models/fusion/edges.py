@@ -59,11 +59,10 @@ def fuse_edges(
     Returns:
         float32 (H, W, C).
     """
-    edges = join_edges(edges_of(restormer, thresholds), edges_of(hat, thresholds), mask).astype(np.float32)
+    weight = join_edges(edges_of(restormer, thresholds), edges_of(hat, thresholds), mask).astype(np.float32)
     if dilation:
-        edges = cv2.dilate(edges, np.ones((2 * dilation + 1, 2 * dilation + 1), np.uint8))
+        weight = np.asarray(cv2.dilate(weight, np.ones((2 * dilation + 1, 2 * dilation + 1), np.uint8)))
     if feather:
-        edges = cv2.GaussianBlur(edges, (0, 0), feather)
-    weight = edges[:, :, None] / 2  # of the difference to the mean
+        weight = np.asarray(cv2.GaussianBlur(weight, (0, 0), feather))
     mean = (restormer.astype(np.float32) + hat) / 2
-    return mean + weight * (hat.astype(np.float32) - restormer)
+    return mean + weight[:, :, None] * (hat - mean)

@@ -93,18 +93,16 @@ class SNUCV(nn.Module):
         channels: int = 3,
     ):
         super().__init__()
-        members = [
-            MambaIRv2(**mambairv2, channels=channels),
-            Xformer(**xformer, channels=channels),
-            Restormer(**restormer, channels=channels),
-        ]
-        flat, both_latents, latent = (
-            members[0].conv_last.in_channels,
-            16 * members[1].patch_embed.proj.out_channels,
-            8 * members[2].patch_embed.proj.out_channels,
+        mamba = MambaIRv2(**mambairv2, channels=channels)
+        hybrid = Xformer(**xformer, channels=channels)
+        transposed = Restormer(**restormer, channels=channels)
+        self.members = nn.ModuleList([mamba, hybrid, transposed])
+        widths = (
+            mamba.conv_last.in_channels,
+            16 * hybrid.patch_embed.proj.out_channels,
+            8 * transposed.patch_embed.proj.out_channels,
         )
-        self.members = nn.ModuleList(members)
-        self.head = EnsembleXformer(results=3, features=flat + both_latents + latent, channels=channels, **head)
+        self.head = EnsembleXformer(results=3, features=sum(widths), channels=channels, **head)
 
     def train(self, mode: bool = True) -> "SNUCV":
         """Frozen members stay in eval mode, so that nothing of theirs moves."""
@@ -115,7 +113,8 @@ class SNUCV(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) in [0, 1] to the same shape, not clamped; any H and W."""
-        results, features = zip(*(member.deepest_features(image) for member in self.members), strict=True)
+        found = [member.deepest_features(image) for member in self.members]  # type: ignore[operator]
+        results, features = zip(*found, strict=True)
         return self.head(image, list(results), list(features))
 
 

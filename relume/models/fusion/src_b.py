@@ -36,8 +36,8 @@ class FeatureFusion(nn.Module):
         self.feature_weights = nn.Parameter(torch.ones(2, width, 1, 1))
         self.mix = nn.Conv2d(width, width, 3, padding=1)
         self.ending = nn.Conv2d(width, channels, 3, padding=1)
-        nn.init.zeros_(self.ending.weight)
-        nn.init.zeros_(self.ending.bias)
+        for parameter in self.ending.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, structure: torch.Tensor, detail: torch.Tensor) -> torch.Tensor:
         """Two results (N, C, H, W) to one."""
