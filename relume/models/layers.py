@@ -52,11 +52,13 @@ def channels_last(x: torch.Tensor) -> torch.Tensor:
 
 
 def pointwise(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """1x1 convolution; on a CPU by oneDNN even on one thread, where PyTorch itself takes a path half as fast."""
-    plain = torch.compiler.is_compiling() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu")
-    if plain or x.dtype != torch.float32:
-        return F.conv2d(x, weight, bias)
-    return torch.mkldnn_convolution(x, weight, bias, [0, 0], [1, 1], [1, 1], 1)
+    """1x1 convolution, on one CPU thread two to three times as fast as `conv2d` left to itself.
+
+    Dilation means nothing to a 1x1 kernel, but with it PyTorch takes oneDNN, forward and backward, where
+    it else takes a path of its own on one thread. An exported graph holds the plain convolution.
+    """
+    dilation = 2 if x.device.type == "cpu" and not torch.compiler.is_compiling() else 1
+    return F.conv2d(x, weight, bias, dilation=dilation)
 
 
 class PointwiseConv(nn.Conv2d):

@@ -29,9 +29,9 @@ from relume.models.window_attention import (
     relative_position_index,
 )
 
-# Steps of a chunk of the scan. Unrolled in an exported graph, so few; otherwise as many as keep the states of all
-# chunks of a 128 x 128 patch inside a processor's cache.
-EXPORTED_STEPS, STEPS = 32, 256
+# Steps of a chunk of the scan: few in an exported graph, which holds each of them; otherwise as many as keep the
+# states of all chunks of a 128 x 128 patch in a processor's cache (measured).
+EXPORTED_STEPS, STEPS = 32, 128
 
 
 def carry_over(decays: torch.Tensor, states: torch.Tensor) -> torch.Tensor:

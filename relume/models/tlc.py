@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from relume.models.layers import channels_last
 from relume.models.nafnet import VARIANTS as NAFNET_VARIANTS
 from relume.models.nafnet import NAFBlock, NAFNet
 from relume.models.registry import Variant
@@ -55,9 +56,10 @@ class LocalMean(nn.Module):
         height, width = min(self.window, x.shape[-2]), min(self.window, x.shape[-1])
         if (height, width) == x.shape[-2:]:
             return x.mean(dim=(2, 3), keepdim=True)
+        x = x.contiguous()  # a running sum of channels_last memory takes three times as long
         for axis, length in ((-1, width), (-2, height)):
             x = self.running_mean(x, axis, length)
-        return x
+        return channels_last(x)
 
     @staticmethod
     def running_mean(x: torch.Tensor, axis: int, length: int) -> torch.Tensor:
