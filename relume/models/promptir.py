@@ -88,7 +88,7 @@ class PromptedUShape(nn.Module):
         def interaction(inputs: int) -> TransformerBlock:
             return TransformerBlock(inputs, heads[2], expansion, bias, bias_free_norm)
 
-        self.patch_embed = PatchEmbed(channels, width, bias)
+        self.patch_embed = PatchEmbed(channels, width)
         self.prompt1 = PromptGeneration(fine, prompt_sizes[0], 2 * width)
         self.prompt2 = PromptGeneration(middle, prompt_sizes[1], 4 * width)
         self.prompt3 = PromptGeneration(coarse, prompt_sizes[2], 8 * width)

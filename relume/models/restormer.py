@@ -145,11 +145,11 @@ class TransformerBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """The first 3x3 convolution, under the key `proj` of the checkpoints."""
+    """The first 3x3 convolution, without a bias in every published configuration; key `proj` of the checkpoints."""
 
-    def __init__(self, image_channels: int, channels: int, bias: bool):
+    def __init__(self, image_channels: int, channels: int):
         super().__init__()
-        self.proj = nn.Conv2d(image_channels, channels, 3, padding=1, bias=bias)
+        self.proj = nn.Conv2d(image_channels, channels, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, image channels, H, W) to (N, C, H, W)."""
@@ -210,7 +210,7 @@ class Restormer(nn.Module):
                 *(TransformerBlock(factor * width, heads[level], expansion, bias, bias_free_norm) for _ in range(count))
             )
 
-        self.patch_embed = PatchEmbed(channels, width, bias)
+        self.patch_embed = PatchEmbed(channels, width)
         self.encoder_level1 = stack(0, 1, blocks[0])
         self.down1_2 = Resample(width, up=False)
         self.encoder_level2 = stack(1, 2, blocks[1])

@@ -148,7 +148,7 @@ class Xformer(nn.Module):
         exchanged = [2 * width, 4 * width, 2 * width, width]
         self.Convs = nn.ModuleList(nn.Conv2d(c, c, 3, padding=1) for c in exchanged)
         self.DWconvs = nn.ModuleList(nn.Conv2d(c, c, 3, padding=1, groups=c) for c in exchanged)
-        self.patch_embed = PatchEmbed(channels, width, bias)
+        self.patch_embed = PatchEmbed(channels, width)
 
         self.encoder_level1 = channel(0, 1, channel_blocks[0])
         self.down1_2 = Resample(width, up=False)
