@@ -74,7 +74,9 @@ class StageRun:
     """
 
     def __init__(self, stage: str, params: dict[str, Any]):
-        self.stage, self.params, self._run, self._client = stage, params, None, None
+        self.stage, self.params = stage, params
+        self._run: str | None = None
+        self._client: Any = None
 
     def __enter__(self) -> "StageRun":
         self._try(self._start)

@@ -67,16 +67,16 @@ def restore_file(
         from relume.serving.onnx_restorer import OnnxRestorer
 
         model, folder = served_model(Path(root))
-        restorer = OnnxRestorer(folder)
+        in_process = OnnxRestorer(folder)
         started = time.perf_counter()
-        restored = restorer.restore(pixels, on_progress=on_progress)
+        restored = in_process.restore(pixels, on_progress=on_progress)
     else:
         from relume.serving.triton_client import TritonRestorer
 
-        with TritonRestorer(server, PRODUCT) as restorer:
-            model = restorer.served().release
+        with TritonRestorer(server, PRODUCT) as triton:
+            model = triton.served().release
             started = time.perf_counter()
-            restored = restorer.restore(pixels, on_progress=on_progress)
+            restored = triton.restore(pixels, on_progress=on_progress)
     seconds = time.perf_counter() - started
     save_image(target, restored, icc_profile=picture.icc_profile)
     height, width = restored.shape[:2]

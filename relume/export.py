@@ -6,6 +6,7 @@ import logging
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,7 +122,7 @@ def measure_parity(picture: str, first: np.ndarray, second: np.ndarray, *, tile:
     )
 
 
-def parity_report(measurements: list[Parity], *, min_psnr: float, max_difference: int) -> dict[str, object]:
+def parity_report(measurements: list[Parity], *, min_psnr: float, max_difference: int) -> dict[str, Any]:
     """A JSON-able report with the limits and whether every picture is within them."""
     passed = all(m.psnr >= min_psnr and m.max_difference <= max_difference for m in measurements)
     return {

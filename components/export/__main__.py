@@ -87,9 +87,9 @@ def _pictures(sizes: tuple[tuple[int, int], ...]) -> dict[str, np.ndarray]:
         noisy = noisy_photograph(crop, image_id, 50, "clipped", seed=0)
         pictures[f"{image_id} {crop.shape[0]}x{crop.shape[1]}"] = to_8_bit(noisy)
     pictures["black 96x96"] = np.zeros((96, 96, 3), dtype=np.uint8)
-    pictures["black and white 96x96"] = np.where(np.indices((96, 96)).sum(0)[..., None] % 2, 255, 0).astype(
-        np.uint8
-    ).repeat(3, axis=2)
+    pictures["black and white 96x96"] = (
+        np.where(np.indices((96, 96)).sum(0)[..., None] % 2, 255, 0).astype(np.uint8).repeat(3, axis=2)
+    )
     return pictures
 
 
