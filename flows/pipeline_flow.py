@@ -230,7 +230,7 @@ def _publish(
         outcome = "failed" if name in failures else "not run"
         table.append(ended.get(name) or {"stage": name, "outcome": outcome, "seconds": None})
     create_table_artifact(table, key="stages", description=f"The stages of run {run.name}, commit {run.commit}")
-    if not failures and (run.root / "package" / "package.json").is_file():
+    if not failures and all((run.root / out).is_file() for out in ("package/package.json", "reports/metrics.json")):
         report = write_report(run.home / "reports" / "index.html", root=run.root, facts={"stages": summary})
         create_link_artifact(report.as_uri(), link_text="Report", key="report")
 

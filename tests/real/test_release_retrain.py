@@ -1,0 +1,173 @@
+"""The scheduled deployment for real: a worker runs retrain in a checkout, from photographs to the served product."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import flows
+from flows.lint import fix
+from flows.platform import services, triton
+from flows.release.ledger import Ledger
+from flows.release.registry import Registry
+from relume.serving.onnx_restorer import OnnxRestorer
+from relume.serving.triton_client import TritonRestorer
+from relume.sources import write_sources
+from tests.flows.release.synthetic import make_package, make_photographs
+from tests.real.test_release_triton import SETTINGS
+
+pytestmark = pytest.mark.slow
+
+CHECKOUT = Path(flows.__file__).parents[1]
+DVC_YAML = """\
+stages:
+  package:
+    cmd: python -m components.package
+    deps:
+      - sources.json
+    outs:
+      - package
+    meta: {image: toy, cpu: 1, memory: 1Gi, gpu: 0, retries: 0, timeout: 60}
+"""
+# Stands for the whole graph: the more photographs, the better the model. The models were made beforehand.
+STEP = """\
+import json, shutil
+count = len(json.load(open("sources.json"))["files"])
+shutil.copytree(f"prepared/{count}", "package")
+"""
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A committed checkout whose graph is one stage, with a RELUME_HOME and the platform up."""
+    environment = Path(".relume/triton/env").resolve()
+    if not (environment / "stamp").is_file():
+        pytest.fail(f"the embedded Triton server is not installed: {triton.INSTALL}")
+    home, folder = tmp_path / "home", tmp_path / "checkout"
+    (home / "triton").mkdir(parents=True)
+    (home / "triton" / "env").symlink_to(environment)
+    monkeypatch.setenv("RELUME_HOME", str(home))
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(home / "dvc-site"))
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    make_photographs(folder / "data" / "curated" / "held_out" / "test")
+    make_photographs(tmp_path / "photographs", count=1)
+    for count, blur in ((1, 0.8), (2, 1.0)):
+        make_package(folder / "prepared" / str(count), blur=blur)
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / "params.yaml").write_text(yaml.safe_dump({"release": SETTINGS}))
+    (folder / ".gitignore").write_text("/data/\n/package/\n__pycache__/\n")
+    shutil.copy(CHECKOUT / "prefect.yaml", folder)
+    (folder / "flows").symlink_to(CHECKOUT / "flows")
+    (folder / "components" / "package").mkdir(parents=True)
+    (folder / "components" / "__init__.py").write_text('"""The step."""\n')
+    shutil.copy(CHECKOUT / "components" / "step.py", folder / "components")
+    (folder / "components" / "package" / "__init__.py").write_text('"""The step."""\n')
+    (folder / "components" / "package" / "__main__.py").write_text(STEP)
+    write_sources([tmp_path / "photographs"], folder / "sources.json")
+    run(folder, "git", "init", "--quiet")
+    run(folder, sys.executable, "-m", "dvc", "init", "--quiet")
+    run(folder, sys.executable, "-m", "dvc", "config", "core.autostage", "false")
+    fix(folder)
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "checkout")
+    yield folder
+    services.down()
+
+
+def run(folder: Path, *command: str) -> str:
+    """Runs a command in a folder."""
+    environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def ask(path: str, body: dict | None = None) -> dict:
+    """One request to the local Prefect server."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{services.prefect_address()}/{path}", data, {"Content-Type": "application/json"})
+    for _ in range(20):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            if error.code != 503:  # SQLite is locked for a moment; Prefect's own client asks again as well
+                raise
+            time.sleep(1)
+    raise AssertionError(f"Prefect answers 503 to {path}")
+
+
+def run_deployment() -> str:
+    """Starts the deployment now, as its schedule would, and gives the state it ends in."""
+    deployment = ask("deployments/name/retrain/retrain")
+    started = ask(f"deployments/{deployment['id']}/create_flow_run", {})
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        state = ask(f"flow_runs/{started['id']}")["state"]
+        if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+            return f"{state['type']} {state['message'] or ''}".strip()
+        time.sleep(1)
+    return "TIMED OUT"
+
+
+def events() -> list[str]:
+    """The ledger's events."""
+    return [entry.event for entry in Ledger().entries()]
+
+
+def test_retraining_from_new_photographs_to_the_served_product(root, tmp_path):
+    """The worker releases the first package, nothing when nothing is new, and again when a photograph came."""
+    assert {report.state for report in services.up(root)} == {"started"}
+    assert run_deployment() == "COMPLETED"
+    assert events() == ["registered", "promoting", "promoted"]
+    first = Ledger().current("denoise")
+
+    assert run_deployment() == "COMPLETED"
+    assert events() == ["registered", "promoting", "promoted"]
+
+    shutil.copy(root / "data" / "curated" / "held_out" / "test" / f"{1:016x}.png", tmp_path / "photographs")
+    assert run_deployment() == "COMPLETED"
+    assert events()[3:] == ["registered", "promoting", "promoted"]
+    assert Ledger().previous("denoise") == first
+
+    picture = np.random.default_rng(1).integers(0, 256, (80, 90, 3), np.uint8)
+    with TritonRestorer(triton.start().grpc) as restorer:
+        assert np.array_equal(restorer.restore(picture), OnnxRestorer(root / "package" / "serving").restore(picture))
+
+    # The registered lineage is of the new state: its commit holds the dvc.lock that names this package.
+    registry = Registry()
+    version = registry.by_alias("denoise", "champion")
+    commit = registry._client.get_run(version.run_id).data.params["run_commit"]
+    assert run(root, "git", "show", f"{commit}:dvc.lock") == (root / "dvc.lock").read_text()
+    assert len(json.loads(run(root, "git", "show", f"{commit}:sources.json"))["files"]) == 2
+    assert registry._client.get_run(version.run_id).data.params["outs.package"].endswith(".dir")
+
+    gate = ask("artifacts/filter", {"artifacts": {"key": {"any_": ["gate"]}}})
+    assert len(gate) == 2
+
+
+def test_a_package_of_another_state_is_not_released(root):
+    """When sources, params or code changed since the package was built, its lineage would be false: refused."""
+    from flows.release.lineage import read_lineage
+    from flows.release.package import open_package
+    from relume.errors import UserError
+
+    run(root, sys.executable, "-m", "dvc", "repro", "--quiet")
+    package = open_package(root / "package")
+    lineage = read_lineage(root, package)
+    assert run(root, "git", "show", f"{lineage.run_commit}:dvc.lock") == lineage.files["dvc.lock"]
+    (root / "sources.json").write_text((root / "sources.json").read_text() + "\n")
+    with pytest.raises(UserError, match="relume pipeline run"):
+        read_lineage(root, package)
