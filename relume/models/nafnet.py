@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from relume.models.layers import ChannelLayerNorm, PointwiseConv, channels_last, in_halves, pad_to_multiple, pointwise
+from relume.models.layers import ChannelLayerNorm, PointwiseConv, channels_last, pad_to_multiple, pointwise
 from relume.models.registry import Variant
 
 
@@ -54,11 +54,9 @@ class NAFBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        first, second = in_halves(self.norm1(x), self.conv1, self.conv2)
-        gated = first * second
+        gated = self.sg(self.conv2(self.conv1(self.norm1(x))))
         x = x + scaled(gated * self.sca(gated), self.conv3, self.beta)
-        first, second = in_halves(self.norm2(x), self.conv4)
-        return x + scaled(first * second, self.conv5, self.gamma)
+        return x + scaled(self.sg(self.conv4(self.norm2(x))), self.conv5, self.gamma)
 
 
 class BaselineBlock(nn.Module):

@@ -43,7 +43,7 @@ def test_published_parameter_counts(name):
 
 @torch.no_grad()
 def test_block_follows_the_equations():
-    """A block computed by halves, with scales inside its weights, equals the paper's equations in their order."""
+    """A block with its scales inside the weights equals the paper's equations in their order."""
     block = contract.randomised(lambda: NAFBlock(6)).double()
     x = contract.images(2, 6, 9, 7).double()
     wide = block.conv2(F.conv2d(block.norm1(x), block.conv1.weight, block.conv1.bias))
