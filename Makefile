@@ -2,10 +2,17 @@
 # make test    the tests
 # Set PYTHON to choose an interpreter; pip's own settings (PIP_EXTRA_INDEX_URL and the like) are respected.
 
-.PHONY: demo test test-all check format setup setup-dev triton clean
+.PHONY: demo recording test test-all check format setup setup-dev triton clean
 
 demo: triton
 	.venv/bin/relume demo
+
+# The demo as it prints and draws, kept in docs/.
+recording: triton
+	.venv/bin/relume demo | tee docs/demo.txt
+	.venv/bin/python -c "from flows.report import write_picture_sheet as sheet; sheet('docs/pictures/held_out.jpg')"
+	cp .relume/reports/demo/noisy.png docs/pictures/to_triton.png
+	cp .relume/reports/demo/restored.png docs/pictures/from_triton.png
 
 test: triton setup-dev
 	.venv/bin/python -m pytest -m "not exhaustive"

@@ -165,6 +165,23 @@ def _served(served: dict[str, Any] | None) -> dict[str, Any] | None:
     return {**served, "noisy": _embedded(served["noisy"]), "restored": _embedded(served["restored"])}
 
 
+def write_picture_sheet(path: str | Path, *, root: str | Path = ".") -> None:
+    """Writes the held-out photographs as one picture: a row each, noisy, non-local means, restored and clean.
+
+    Args:
+        path: The picture file.
+        root: The checkout, with the outs of `evaluate`.
+    """
+    from relume.images import save_image
+
+    folder = Path(root) / "reports" / "evaluation" / "pictures"
+    rows = []
+    for clean in sorted(folder.glob("*_clean.png")):
+        names = [clean.name.replace("_clean", f"_{system}") for system in ("noisy", "nlm", "final", "clean")]
+        rows.append(np.concatenate([_centre(_read_picture(folder / name)) for name in names], axis=1))
+    save_image(path, np.concatenate(rows))
+
+
 def _read_picture(path: Path) -> np.ndarray:
     from relume.images import read_image
 
@@ -172,8 +189,12 @@ def _read_picture(path: Path) -> np.ndarray:
 
 
 def _crop(image: np.ndarray) -> str:
+    return _embedded(_centre(image))
+
+
+def _centre(image: np.ndarray) -> np.ndarray:
     top, left = (max(0, side - CROP) // 2 for side in image.shape[:2])
-    return _embedded(image[top : top + CROP, left : left + CROP])
+    return image[top : top + CROP, left : left + CROP]
 
 
 def _embedded(image: np.ndarray) -> str:

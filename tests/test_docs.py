@@ -1,0 +1,44 @@
+"""What the documents say is there."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from relume.cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])
+
+
+def verbs(command: click.Command) -> set[str]:
+    """Every verb of the command line, groups with their subcommands."""
+    found = set()
+    for name, child in command.commands.items():
+        found |= {f"{name} {verb}" for verb in verbs(child)} if isinstance(child, click.Group) else {name}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    """Every relative link and picture of a page exists."""
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_exist(page):
+    """Every `relume ...` between backticks begins with a verb that there is."""
+    known = verbs(main)
+    for command in re.findall(r"`relume ((?:[a-z]+ ?)+)", page.read_text()):
+        words = command.split()
+        assert {words[0], " ".join(words[:2])} & (known | {name.split()[0] for name in known}), command
+
+
+def test_the_readme_shows_what_the_demo_printed():
+    """The summary in the README stands, to the letter, in the recording of the demo."""
+    block = re.search(r"<!-- demo:begin -->\n```\n(.+?)\n```\n<!-- demo:end -->", (ROOT / "README.md").read_text(), re.S)
+    assert block
+    assert block[1] in (ROOT / "docs" / "demo.txt").read_text()
