@@ -34,7 +34,7 @@ def retrain(repository: str = ".", server: str | None = None) -> dict[str, Any]:
             somebody looks at it.
     """
     root = Path(repository).resolve()
-    changed = task(_scan, name="scan sources", cache_policy=NO_CACHE)(root)
+    changed = task(name="scan sources", cache_policy=NO_CACHE)(_scan)(root)
     ran = flows.pipeline.run(root)
     package = open_package(root / "package")
     outcome = None if judged(Ledger(), package) else flows.release.run(root, server=server)

@@ -97,7 +97,7 @@ def _packages(root: Path) -> Finding:
     for requirement in _requirements():
         if "extra ==" in requirement:
             continue
-        name = re.match(r"[\w.-]+", requirement)[0]
+        name = re.split(r"[^\w.-]", requirement)[0]
         try:
             installed = importlib.metadata.version(name).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
@@ -204,15 +204,15 @@ def _services(status: Status) -> Iterator[Finding]:
 
 
 def _serving(status: Status) -> Iterator[Finding]:
-    champions = [product for product in status.products if product.champion]
+    champions = [(product, product.champion.model) for product in status.products if product.champion]
     if not champions:
         yield Finding(name="champion", ok=False, required=False, detail="none yet", mend="relume release")
-    for product in champions:
+    for product, model in champions:
         yield Finding(
             name=f"champion {product.product}",
-            ok=product.served == product.champion.model and product.answers,
+            ok=product.served == model and product.answers,
             required=False,
-            detail=f"{product.champion.model}, served by {product.served or 'nothing'}",
+            detail=f"{model}, served by {product.served or 'nothing'}",
             mend="relume up",
         )
     for problem in status.problems:

@@ -38,7 +38,7 @@ def release(repository: str = ".", server: str | None = None) -> dict[str, Any]:
 
 def _task_step(name: str, function: Callable[..., Any], *args: Any) -> Any:
     """Carries a step out as a task. Steps move what is served, so their results are never taken from a cache."""
-    result = task(function, name=name, cache_policy=NO_CACHE, persist_result=False)(*args)
+    result = task(name=name, cache_policy=NO_CACHE, persist_result=False)(function)(*args)
     if isinstance(result, GateReport):
         create_table_artifact(result.as_json()["checks"], key="gate", description=result.table().splitlines()[0])
     return result

@@ -174,9 +174,12 @@ class Registry:
         try:
             return self._client.create_experiment(EXPERIMENT, artifact_location=place)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            # Another process may have been faster.
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or not (
+                found := self._client.get_experiment_by_name(EXPERIMENT)
+            ):
                 raise
-            return self._client.get_experiment_by_name(EXPERIMENT).experiment_id  # another process was faster
+            return found.experiment_id
 
     def _unfinished_run(self, package: Package) -> str | None:
         """A run that an earlier, interrupted registration of this package left."""
@@ -227,7 +230,7 @@ class Registry:
 
     @contextlib.contextmanager
     def _reaching(self) -> Iterator[None]:
-        """Turns MLflow's connection errors into one message that does not show a password."""
+        """Turns MLflow's errors into one message that does not show a password."""
         import requests
         from mlflow.exceptions import MlflowException
 
@@ -235,7 +238,12 @@ class Registry:
             yield
         except (requests.ConnectionError, MlflowException) as error:
             if not self.uri.startswith("http") or "API request to" not in str(error):
-                raise
+                raise ReleaseError(
+                    "MLflow refused",
+                    where=redacted(self.uri),
+                    why=redacted(str(error)).splitlines()[0][:300],
+                    next_step="check MLFLOW_TRACKING_URI and the store it names",
+                ) from error
             raise ServerUnreachableError(
                 "The MLflow server does not answer",
                 where=redacted(self.uri),

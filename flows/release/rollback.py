@@ -33,12 +33,12 @@ def roll_back(root: Path = Path(), *, server: str | None = None) -> Release:
     """
     product = load_settings(root).product
     ledger = Ledger()
-    if ledger.current(product) is None:
+    if ledger.current(product) is None and not ledger.unfinished():
         raise ModelMissingError("Nothing was released yet", where=product, next_step="relume release")
     with release_lock(), reach_server(server) as (address, control):
         champion = Champion(product, control, ledger)
-        if not champion.set_right():
-            current, target = ledger.current(product), ledger.previous(product)
+        repaired, current, target = champion.set_right(), ledger.current(product), ledger.previous(product)
+        if current is not None and not repaired:
             if target is None:
                 raise ModelMissingError(
                     "There is no earlier release to go back to", where=current.model, next_step="relume status"
@@ -50,9 +50,12 @@ def roll_back(root: Path = Path(), *, server: str | None = None) -> Release:
                 ledger.append("abandoned", target, reason="the server could not serve it")
                 raise
             ledger.append("rolled_back", target, left=current.model)
+            current = target
+        if current is None:  # the very first promotion was cut short, and undone
+            raise ModelMissingError("Nothing was released yet", where=product, next_step="relume release")
         champion.retire()
         _move_aliases(champion)
-        return ledger.current(product)
+        return current
 
 
 def _move_aliases(champion: Champion) -> None:

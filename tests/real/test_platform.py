@@ -17,6 +17,7 @@ from flows.platform import services, triton
 from flows.platform.processes import running_process
 from flows.platform.services import ServiceReport, down, up
 from flows.platform.status import read_status, render
+from tests.real.embedded_triton import link_server
 
 pytestmark = pytest.mark.slow
 
@@ -25,11 +26,7 @@ pytestmark = pytest.mark.slow
 def home(tmp_path, monkeypatch) -> Path:
     """A RELUME_HOME with the embedded server's environment; everything is stopped however the test ends."""
     folder = tmp_path / "home"
-    environment = Path(".relume/triton/env").resolve()
-    if not (environment / "stamp").is_file():
-        pytest.fail(f"the embedded Triton server is not installed: {triton.INSTALL}")
-    (folder / "triton").mkdir(parents=True)
-    (folder / "triton" / "env").symlink_to(environment)
+    link_server(folder)
     monkeypatch.setenv("RELUME_HOME", str(folder))
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
         monkeypatch.delenv(name, raising=False)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import yaml
 
-import flows
 from flows.lint import fix
 from flows.platform import services, triton
 from flows.release.ledger import Ledger
@@ -23,11 +22,11 @@ from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.triton_client import TritonRestorer
 from relume.sources import write_sources
 from tests.flows.release.synthetic import make_package, make_photographs
+from tests.real.embedded_triton import CHECKOUT, link_server
 from tests.real.test_release_triton import SETTINGS
 
 pytestmark = pytest.mark.slow
 
-CHECKOUT = Path(flows.__file__).parents[1]
 DVC_YAML = """\
 stages:
   package:
@@ -49,12 +48,8 @@ shutil.copytree(f"prepared/{count}", "package")
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A committed checkout whose graph is one stage, with a RELUME_HOME and the platform up."""
-    environment = Path(".relume/triton/env").resolve()
-    if not (environment / "stamp").is_file():
-        pytest.fail(f"the embedded Triton server is not installed: {triton.INSTALL}")
     home, folder = tmp_path / "home", tmp_path / "checkout"
-    (home / "triton").mkdir(parents=True)
-    (home / "triton" / "env").symlink_to(environment)
+    link_server(home)
     monkeypatch.setenv("RELUME_HOME", str(home))
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(home / "dvc-site"))

@@ -34,6 +34,7 @@ from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
 from tests.flows.release.synthetic import make_package, make_photographs
+from tests.real.embedded_triton import link_server
 
 LINEAGE = Lineage(run_commit="c" * 40, params={"training": {"seed": 7}}, files={"dvc.lock": "stages: {}\n"})
 SETTINGS = {
@@ -68,11 +69,7 @@ def home(tmp_path, monkeypatch, empty_store) -> Path:
     folder = tmp_path / "home"
     (folder / "mlflow").mkdir(parents=True)
     shutil.copyfile(empty_store, folder / "mlflow" / "mlflow.db")
-    environment = Path(".relume/triton/env").resolve()
-    if not (environment / "stamp").is_file():
-        pytest.fail(f"the embedded Triton server is not installed: {triton.INSTALL}")
-    (folder / "triton").mkdir()
-    (folder / "triton" / "env").symlink_to(environment)
+    link_server(folder)
     monkeypatch.setenv("RELUME_HOME", str(folder))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yield folder

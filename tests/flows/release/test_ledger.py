@@ -102,6 +102,19 @@ def test_candidate_is_the_newest_not_promoted(ledger):
     ledger.append("registered", B)
     ledger.append("refused", B, failed=["psnr"])
     assert (ledger.candidate("denoise").event, ledger.candidate("denoise").release) == ("refused", B)
+    ledger.append("registered", C)
+    ledger.append("promoting", C)
+    ledger.append("abandoned", C)
+    assert (ledger.candidate("denoise").event, ledger.candidate("denoise").release) == ("abandoned", C)
+
+
+def test_a_rollback_that_failed_makes_no_candidate(ledger):
+    """The target of a rollback that could not be served is an earlier release and no candidate."""
+    promote(ledger, A, B)
+    ledger.append("rolling_back", A)
+    ledger.append("abandoned", A)
+    assert ledger.candidate("denoise") is None
+    assert ledger.current("denoise") == B
 
 
 @pytest.mark.parametrize("victim", [0, 1, 3])
