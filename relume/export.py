@@ -6,13 +6,16 @@ import logging
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from relume.files import atomic_file
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET = 20
 
@@ -70,7 +73,7 @@ def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: in
         temporary.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def _strip(model: "onnx.ModelProto") -> None:  # noqa: F821 (onnx is imported where it is used)
+def _strip(model: "onnx.ModelProto") -> None:
     """Removes what names the code's place: documentation strings, metadata, stack traces."""
     model.doc_string = ""
     del model.metadata_props[:]

@@ -37,7 +37,7 @@ class FeatureModification(nn.Module):
 class Modulated(nn.Sequential):
     """Layers in a row, of which the modification layers are given the coefficient."""
 
-    def forward(self, x: torch.Tensor, coefficient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def forward(self, x: torch.Tensor, coefficient: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) and (N or 1, 1, 1, 1) to (N, C, H, W)."""
         for layer in self:
             x = layer(x, coefficient) if isinstance(layer, FeatureModification | ResidualBlock) else layer(x)

@@ -10,7 +10,7 @@ order (a stable sort), where the official order of ties depends on the device. T
 `selective_scan`; no CUDA package is needed. Mirrored padding also covers images smaller than half a window.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -400,7 +400,7 @@ class MambaIRv2(nn.Module):
         self.register_buffer("relative_position_index_SA", relative_position_index(window))
         self.conv_first = nn.Conv2d(channels, width, 3, padding=1)
         self.patch_embed = Embedding(width)
-        options = {
+        options: dict[str, Any] = {
             "window": window,
             "states": states,
             "tokens": tokens,

@@ -52,8 +52,8 @@ def window_order(height: int, width: int, window: int, shift: int) -> tuple[np.n
 
     A shifted grid begins with the windows inside, then come those of the last column, the last row and the corner.
     """
-    grid = np.roll(np.arange(height * width).reshape(height, width), (-shift, -shift), (0, 1))
-    grid = grid.reshape(height // window, window, width // window, window).transpose(0, 2, 1, 3)
+    pixels = np.roll(np.arange(height * width).reshape(height, width), (-shift, -shift), (0, 1))
+    grid = pixels.reshape(height // window, window, width // window, window).transpose(0, 2, 1, 3)
     kinds = [grid[:-1, :-1], grid[:-1, -1], grid[-1, :-1], grid[-1, -1]] if shift else [grid]
     order = np.concatenate([kind.reshape(-1) for kind in kinds])
     return order, np.argsort(order)
@@ -268,7 +268,8 @@ def run_blocks(
     Returns:
         (N, H, W, C).
     """
-    rows, here = x.reshape(-1, x.shape[-1]), None
+    rows = x.reshape(-1, x.shape[-1])
+    here: Windows | None = None
     for number, block in enumerate(blocks):
         there = grids[block.shift > 0]
         if there is not here:
@@ -277,6 +278,7 @@ def run_blocks(
             here = there
         keep = None if keeps is None else keeps[number].index_select(0, here.order)
         rows = block(rows, here, keep)
+    assert here is not None, "there is at least one block"
     return rows.index_select(0, here.place).view(x.shape)
 
 

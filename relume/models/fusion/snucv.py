@@ -34,7 +34,7 @@ class EnsembleXformer(Xformer):
     def __init__(self, *, results: int, features: int, channels: int, **options: Any):
         super().__init__(channels=channels, **options)
         width = self.patch_embed.proj.out_channels
-        self.patch_embed = PatchEmbed((results + 1) * channels, width, bias=self.patch_embed.proj.bias is not None)
+        self.patch_embed = PatchEmbed((results + 1) * channels, width)
         self.reduce_features = nn.Conv2d(features, 8 * width, 1)
         nn.init.zeros_(self.output.weight)
 
@@ -113,7 +113,7 @@ class SNUCV(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) in [0, 1] to the same shape, not clamped; any H and W."""
-        found = [member.deepest_features(image) for member in self.members]  # type: ignore[operator]
+        found = [member.deepest_features(image) for member in self.members]
         results, features = zip(*found, strict=True)
         return self.head(image, list(results), list(features))
 
