@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import nn
 
 from relume.models.nafnet import NAFNet
 from relume.models.registry import build
@@ -167,11 +168,23 @@ class TestContract:
         contract.check_fullgraph(lambda: build(architecture, arguments | {"train_size": 16}))
 
 
+class Layer(nn.Module):
+    """Local attention alone, on features in the place of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = LocalTransposedAttention(4, 2, False, 16)
+
+    def forward(self, image):
+        """As the attention's."""
+        return self.attention(image)
+
+
 @pytest.mark.parametrize(
     ("build_layer", "channels"),
     [
         (lambda: build("nafnet_local", TINY_NAFNET | {"train_size": 16}), 3),
-        (lambda: LocalTransposedAttention(4, 2, False, 16), 4),
+        (Layer, 4),
     ],
 )
 def test_onnx(build_layer, channels):
