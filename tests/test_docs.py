@@ -39,6 +39,7 @@ def test_commands_exist(page):
 
 def test_the_readme_shows_what_the_demo_printed():
     """The summary in the README stands, to the letter, in the recording of the demo."""
-    block = re.search(r"<!-- demo:begin -->\n```\n(.+?)\n```\n<!-- demo:end -->", (ROOT / "README.md").read_text(), re.S)
+    readme = (ROOT / "README.md").read_text()
+    block = re.search(r"<!-- demo:begin -->\n```\n(.+?)\n```\n<!-- demo:end -->", readme, re.S)
     assert block
     assert block[1] in (ROOT / "docs" / "demo.txt").read_text()

@@ -1,4 +1,7 @@
-"""The architectures by name. A family is imported only when it is built, so that an edit of one family concerns only the stages that use it."""
+"""The architectures by name.
+
+A family is imported only when it is built, so that an edit of one family concerns only the stages that use it.
+"""
 
 import importlib
 import inspect
