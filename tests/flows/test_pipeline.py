@@ -58,6 +58,7 @@ def test_chosen_stages_run_with_what_they_need_and_the_rest_stays(built):
     assert (built.root / "dvc.lock").read_text() == lock
 
 
+@pytest.mark.slow
 def test_a_failed_stage_keeps_what_finished(toy):
     """The other branch is finished and in dvc.lock, downstream does not run, and the error says what to do next."""
     toy.tell("fail", "pretrain@two", 2)
@@ -76,6 +77,7 @@ def test_a_failed_stage_keeps_what_finished(toy):
     assert toy.outcomes() == {"first": "cached", "pretrain@one": "cached", "pretrain@two": "ran", "last": "ran"}
 
 
+@pytest.mark.slow
 def test_a_failure_is_tried_again_as_often_as_meta_says(toy):
     """A stage with one retry that fails once is run twice and the run is well; its log holds both."""
     toy.tell("fail", "pretrain@two", "once 1")
@@ -132,6 +134,7 @@ def test_ending_the_run_ends_its_stages(toy, end):
     assert toy.ran() == ["first"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_finished_by_the_next(toy):
     """After kill -9 of the flow a new run ends what was left and repeats no finished stage."""
     toy.tell("sleep", "pretrain@two", 100)

@@ -78,6 +78,7 @@ def test_a_failed_stage_is_failed_on_the_server(toy, api):
     assert "last" not in toy.ran()
 
 
+@pytest.mark.slow
 def test_a_killed_run_that_is_retried_does_not_repeat_finished_stages(toy, api):
     """After kill -9, `prefect flow-run retry` finishes the very run: same commit, finished stages from its results."""
     toy.tell("sleep", "last", 300)
