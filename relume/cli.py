@@ -119,11 +119,9 @@ def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
         _scan(source)
     flows.pipeline.run(stages=list(stages) or None)
     if not stages:
-        from flows.report import write_report
         from relume.home import relume_home
 
-        path = write_report(relume_home() / "reports" / "index.html")
-        click.echo(f"\nreport  {_short(path)}\nnext    relume release")
+        click.echo(f"report  {_short(relume_home() / 'reports' / 'index.html')}\nnext    relume release")
 
 
 @pipeline.command("lint")

@@ -56,9 +56,7 @@ def main() -> None:
     with StageRun("evaluate", params.model_dump(mode="json")) as run, atomic_folder("reports/evaluation") as folder:
         for image_id, image in clean.items():
             save_image(folder / "pictures" / f"{image_id}_clean.png", image)
-        runs = evaluate(
-            clean, networks, sigmas=params.sigmas, tile=params.tile, halo=params.halo, seed=params.seed
-        )
+        runs = evaluate(clean, networks, sigmas=params.sigmas, tile=params.tile, halo=params.halo, seed=params.seed)
         for row, images in runs:
             scores += row
             first = row[0]

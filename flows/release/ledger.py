@@ -128,9 +128,9 @@ class Ledger:
         """The last line, `registered`, `refused` or `abandoned`, of the newest release that was not promoted."""
         found = None
         for entry in self._of(product):
-            if entry.event in ("registered", "refused"):
-                found = entry
-            elif found and entry.event == "abandoned" and entry.release == found.release:
+            if entry.event in ("registered", "refused") or (
+                found and entry.event == "abandoned" and entry.release == found.release
+            ):
                 found = entry
             elif found and entry.event == "promoted" and entry.release.package == found.release.package:
                 found = None
