@@ -175,7 +175,8 @@ def serve() -> None:
     end = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: end.set())
-    services.serve(end)
+    services.serve(end, click.echo)
+    click.echo("stopped")
 
 
 @main.command()

@@ -90,8 +90,12 @@ def down() -> list[ServiceReport]:
     return reports
 
 
-def serve(end: threading.Event) -> None:
+def serve(end: threading.Event, say: Callable[[str], None]) -> None:
     """Serves the champion in the foreground until `end` is set, and keeps the server up.
+
+    Args:
+        end: Set it to stop.
+        say: Told what serves where, once it does.
 
     Raises:
         ModelMissingError: Nothing was released yet.
@@ -100,9 +104,13 @@ def serve(end: threading.Event) -> None:
     from flows.platform import triton
     from flows.release.champion import serve_champions
 
-    if not serve_champions():
+    champions = serve_champions()
+    server = triton.running()
+    if not champions or server is None:
         triton.stop()
         raise ModelMissingError("Nothing was released yet", next_step="relume release")
+    for release in champions:
+        say(f"{release.product} is served by {release.model} at {server.grpc} and {server.http}")
     triton.supervise(end)
 
 

@@ -108,9 +108,9 @@ def installed() -> bool:
 def start(
     repository: str | Path | None = None,
     *,
-    grpc_port: int | None = None,
-    http_port: int | None = None,
-    metrics_port: int | None = None,
+    grpc_port: int = 8001,
+    http_port: int = 8000,
+    metrics_port: int = 8002,
     timeout: float = 60.0,
 ) -> TritonServer:
     """Starts the server in the background and loads the products of its repository.
@@ -120,7 +120,7 @@ def start(
 
     Args:
         repository: The model repository, by default RELUME_HOME/triton/models; it may be empty.
-        grpc_port: Port of 127.0.0.1; a free one by default or when it is taken.
+        grpc_port: Port of 127.0.0.1, Triton's usual one by default; any free one when it is taken.
         http_port: As above.
         metrics_port: As above.
         timeout: Seconds for the server to answer.
