@@ -82,7 +82,7 @@ def _history_csv(history: list[dict[str, float]]) -> str:
 
 
 def _reporter(name: str, run: StageRun) -> Callable[[int, int, dict[str, float]], None]:
-    """Prints progress: one line rewritten on a terminal, else a line at each validation; and tracks the figures."""
+    """Prints progress, a bar on a terminal, else a line at each validation; and tracks the figures."""
     started, terminal = time.monotonic(), sys.stdout.isatty()
 
     def report(step: int, steps: int, figures: dict[str, float]) -> None:
@@ -91,6 +91,9 @@ def _reporter(name: str, run: StageRun) -> Callable[[int, int, dict[str, float]]
         elif not terminal:
             return
         text = f"{name}  {step}/{steps}  {time.monotonic() - started:.0f} s"
+        if terminal:
+            done = 30 * step // steps
+            text = f"{text}  {'━' * done}{'╌' * (30 - done)}"
         if figures:
             text += f"  loss {figures['loss']:.4f}  validation {figures['psnr']:.2f} dB"
         print(f"\r\x1b[K{text}" if terminal else text, end="\n" if figures else "", flush=True)

@@ -15,6 +15,7 @@ from relume.files import read_json, write_text
 SYSTEMS = {
     "noisy": "noisy input",
     "nlm": "OpenCV non-local means (told sigma)",
+    "bm3d": "BM3D (told sigma)",
     "average": "plain average of the base models",
     "ensemble": "ensemble head",
     "final": "ensemble head, hard-mining fine-tune",
@@ -90,7 +91,7 @@ def _title(system: str) -> str:
 def _table(systems: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the figures, the baselines first, the final model last; the best PSNR of a column is marked."""
     bases = sorted(name for name in systems if name.startswith("base:"))
-    order = [name for name in ("noisy", "nlm", *bases, "average", "ensemble", "final") if name in systems]
+    order = [name for name in ("noisy", "nlm", "bm3d", *bases, "average", "ensemble", "final") if name in systems]
     levels = sorted(systems["noisy"], key=lambda level: float(level.removeprefix("sigma_")))
     best = {level: max(figures[level]["psnr"] for figures in systems.values()) for level in levels}
     return [

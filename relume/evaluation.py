@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from relume.degradations import add_gaussian_noise, counter_rng
+from relume.errors import ConfigError
 from relume.export import ServedNetwork
 from relume.images import read_image
 from relume.metrics import psnr, ssim
@@ -86,6 +87,29 @@ def non_local_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.fastNlMeansDenoisingColored(np.ascontiguousarray(noisy), None, strength, strength, 7, 21)
 
 
+def block_matching(noisy: np.ndarray, sigma: float) -> np.ndarray:
+    """BM3D, uint8 (H, W, 3) to the same; about 200 s a megapixel.
+
+    Args:
+        noisy: 8-bit photograph.
+        sigma: The true noise level, [0, 255] scale, which this baseline is told.
+
+    Raises:
+        ConfigError: The package is not installed: its licence is for non-commercial use only, so it is an extra.
+
+    Source: Dabov et al., IEEE TIP 2007, in its authors' package.
+    """
+    try:
+        import bm3d
+    except ImportError:
+        raise ConfigError(
+            "BM3D is not installed",
+            where="evaluate.bm3d in params.yaml",
+            next_step="pip install -c constraints.txt '.[bm3d]', or set evaluate.bm3d to false",
+        ) from None
+    return to_8_bit(bm3d.bm3d_rgb(noisy.astype(np.float64) / 255, sigma / 255))
+
+
 def tiled(network: nn.Module, *, tile: int, halo: int, batch: int) -> Callable[[np.ndarray], np.ndarray]:
     """A function that restores an 8-bit photograph as it is served: tiles in and out as uint8."""
     served = ServedNetwork(network).eval()
@@ -113,6 +137,7 @@ def evaluate(
     tile: int,
     halo: int,
     seed: int,
+    bm3d: bool = False,
 ) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
     """Runs all systems on all photographs and levels; in the literature's protocol the baselines and `final` only.
 
@@ -123,6 +148,7 @@ def evaluate(
         tile: Side of a served tile in pixels.
         halo: Context of a served tile in pixels.
         seed: Of the noise.
+        bm3d: Whether BM3D is measured as well.
 
     Yields:
         For each photograph, level and protocol: the scores, and the 8-bit images by system name.
@@ -131,7 +157,11 @@ def evaluate(
     for image_id, reference in clean.items():
         for sigma in sigmas:
             noisy = noisy_photograph(reference, image_id, sigma, "clipped", seed)
-            images = {"noisy": to_8_bit(noisy), "nlm": non_local_means(to_8_bit(noisy), sigma)}
+            # They take 8-bit input only, so in both protocols their input and result are the same.
+            filtered = {"nlm": non_local_means(to_8_bit(noisy), sigma)}
+            if bm3d:
+                filtered["bm3d"] = block_matching(to_8_bit(noisy), sigma)
+            images = {"noisy": to_8_bit(noisy), **filtered}
             images |= {name: restore(images["noisy"]) for name, restore in served.items()}
             bases = [image for name, image in images.items() if name.startswith("base:")]
             if bases:
@@ -139,8 +169,7 @@ def evaluate(
             yield _scores(images, reference, noisy, image_id=image_id, sigma=sigma, protocol="clipped"), images
 
             noisy = noisy_photograph(reference, image_id, sigma, "unclipped", seed)
-            # Non-local means takes 8-bit input only, so in both protocols its input and result are the same.
-            images = {"noisy": to_8_bit(noisy), "nlm": images["nlm"]}
+            images = {"noisy": to_8_bit(noisy), **filtered}
             images |= {name: restore_whole(network, noisy) for name, network in networks.items() if name == "final"}
             yield _scores(images, reference, noisy, image_id=image_id, sigma=sigma, protocol="unclipped"), images
 

@@ -32,6 +32,7 @@ class EvaluationParams(StepParams):
         tile: Side of a served tile in pixels; that of `export`.
         halo: Its context in pixels.
         pictured_sigma: The level whose results are kept as pictures.
+        bm3d: Whether BM3D is measured as well; it needs the extra of that name.
     """
 
     seed: Annotated[int, Field(ge=0)]
@@ -40,6 +41,7 @@ class EvaluationParams(StepParams):
     tile: Annotated[int, Field(gt=0)]
     halo: Annotated[int, Field(ge=0)]
     pictured_sigma: float
+    bm3d: bool = False
 
 
 def main() -> None:
@@ -56,7 +58,15 @@ def main() -> None:
     with StageRun("evaluate", params.model_dump(mode="json")) as run, atomic_folder("reports/evaluation") as folder:
         for image_id, image in clean.items():
             save_image(folder / "pictures" / f"{image_id}_clean.png", image)
-        runs = evaluate(clean, networks, sigmas=params.sigmas, tile=params.tile, halo=params.halo, seed=params.seed)
+        runs = evaluate(
+            clean,
+            networks,
+            sigmas=params.sigmas,
+            tile=params.tile,
+            halo=params.halo,
+            seed=params.seed,
+            bm3d=params.bm3d,
+        )
         for row, images in runs:
             scores += row
             first = row[0]

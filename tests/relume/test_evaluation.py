@@ -1,10 +1,13 @@
 """Evaluation: which input each protocol gives, and what the summary means."""
 
+import sys
+
 import numpy as np
 import pytest
 import skimage.data
 import torch
 
+from relume.errors import ConfigError
 from relume.evaluation import Score, evaluate, noisy_photograph, non_local_means, summarize, to_8_bit
 from relume.metrics import psnr
 
@@ -72,3 +75,11 @@ def test_the_summary_is_the_mean_over_photographs():
         for name, value in [("a", 30.0), ("b", 32.0)]
     ]
     assert summarize(rows) == {"clipped": {"final": {"sigma_25": {"psnr": 31.0, "ssim": 0.31}}}}
+
+
+def test_bm3d_is_an_extra_that_says_how_to_get_it(clean, monkeypatch):
+    """Without the package its name in the settings is refused with the command that installs it."""
+    monkeypatch.setitem(sys.modules, "bm3d", None)
+    runs = evaluate({IMAGE_ID: clean}, {}, sigmas=(25,), tile=64, halo=8, seed=3, bm3d=True)
+    with pytest.raises(ConfigError, match=r"\.\[bm3d\]"):
+        next(runs)
