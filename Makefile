@@ -14,11 +14,14 @@ recording: triton
 	cp .relume/reports/demo/noisy.png docs/pictures/to_triton.png
 	cp .relume/reports/demo/restored.png docs/pictures/from_triton.png
 
+# Two workers, one thread each: servers are waited for while networks are computed.
+PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadgroup
+
 test: triton setup-dev
-	.venv/bin/python -m pytest -m "not exhaustive"
+	$(PYTEST) -m "not exhaustive"
 
 test-all: triton setup-dev
-	.venv/bin/python -m pytest
+	$(PYTEST)
 
 check: setup-dev
 	.venv/bin/ruff format --check .
