@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from relume.files import atomic_file
+from relume.models.table import inputs_of
 
 if TYPE_CHECKING:
     import onnx
@@ -24,24 +25,34 @@ class ServedNetwork(nn.Module):
     """A network as it is served: uint8 in and out, with scaling, clamping and rounding inside the graph.
 
     Args:
-        network: float32 (N, C, H, W) in [0, 1] to the same shape.
+        network: float32 (N, C, H, W) in [0, 1] to the same shape; adjustable ones take the level as second argument.
     """
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, C, T, T) to uint8 (N, C, T, T)."""
-        restored = self.network(image.to(torch.float32) / 255)
+    def forward(self, image: torch.Tensor, level: torch.Tensor | None = None) -> torch.Tensor:
+        """Restores a batch of tiles.
+
+        Args:
+            image: uint8 (N, C, T, T).
+            level: float32 (N, 1), sigma in [0, 255], for adjustable networks: a strength for each tile.
+
+        Returns:
+            uint8 (N, C, T, T).
+        """
+        levels = () if level is None else (level.squeeze(1),)
+        restored = self.network(image.to(torch.float32) / 255, *levels)
         return (restored.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: int = 3) -> None:
     """Writes the served network as ONNX: input `image`, output `restored`, both UINT8 (batch, C, T, T).
 
-    Only the batch is dynamic. The file holds no source path, time or machine: equal weights give
-    equal bytes.
+    A network that takes a level has a second input `level`, FP32 (batch, 1), sigma in [0, 255]: one served file is all
+    strengths, and tiles of different strengths share a batch. Only the batch is dynamic. The file holds no source path,
+    time or machine: equal weights give equal bytes.
 
     Args:
         network: In eval mode.
@@ -52,18 +63,20 @@ def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: in
     import onnx
 
     served = ServedNetwork(network.to(memory_format=torch.contiguous_format)).eval()
-    example = torch.zeros(2, channels, tile, tile, dtype=torch.uint8)
+    names = inputs_of(network)
+    examples = (torch.zeros(2, channels, tile, tile, dtype=torch.uint8), torch.full((2, 1), 25.0))[: len(names)]
+    batch = torch.export.Dim("batch", min=1, max=4096)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's concern
         program = torch.onnx.export(
             served,
-            (example,),
+            examples,
             dynamo=True,
             opset_version=OPSET,
-            input_names=["image"],
+            input_names=["image", "level"][: len(names)],
             output_names=["restored"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
+            dynamic_shapes=tuple({0: batch} for _ in names),
             optimize=True,
         )
     model = program.model_proto

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from relume.export import ServedNetwork, export_onnx, measure_parity, parity_report
-from relume.models.registry import build
+from relume.models.registry import build, variants
 
 TILE = 32
 
@@ -63,6 +63,64 @@ def test_the_file_is_the_same_each_time_and_names_no_place(network, exported, tm
     assert not model.metadata_props
     assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
     assert b".py" not in exported.read_bytes()
+
+
+@pytest.fixture(scope="module", params=["hyperres-demo", "adafm-demo", "cresmd-demo"])
+def adjustable(request, tmp_path_factory):
+    """A random network that takes a level, its output spread over the gray values, and its file in a session."""
+    torch.manual_seed(2)
+    variant = variants()[request.param]
+    network = build(variant.architecture, variant.arguments).eval()
+    last = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)][-1]
+    seen = []
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+        hook = last.register_forward_hook(
+            lambda module, inputs, output: seen.append(output - module.bias.view(-1, 1, 1))
+        )
+        network(torch.rand(1, 3, TILE, TILE), torch.tensor([25.0]))
+        hook.remove()
+        gain = 0.3 / seen[0].std()
+        last.weight *= gain
+        last.bias.copy_(0.5 - gain * seen[0].mean(dim=(0, 2, 3)))
+    path = tmp_path_factory.mktemp("adjustable") / "model.onnx"
+    export_onnx(network, path, tile=TILE)
+    return network, onnxruntime.InferenceSession(path)
+
+
+def test_a_network_with_a_level_is_served_with_a_second_input(adjustable, exported):
+    """`level` is float (batch, 1) beside the uint8 `image`, in one batch; without a level it is not there."""
+    _, session = adjustable
+    image, level = session.get_inputs()
+    assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", [3, TILE, TILE])
+    assert (level.name, level.type, level.shape) == ("level", "tensor(float)", [image.shape[0], 1])
+    assert isinstance(image.shape[0], str)
+    assert [value.name for value in onnxruntime.InferenceSession(exported).get_inputs()] == ["image"]
+
+
+@pytest.mark.parametrize("levels", [[40.0], [5.0, 60.0, 25.0]])
+def test_each_tile_is_restored_at_its_own_level(adjustable, levels):
+    """Tiles of different levels in one batch each equal PyTorch alone at that level, within one 8-bit level."""
+    network, session = adjustable
+    tiles = np.random.default_rng(len(levels)).integers(0, 256, (len(levels), 3, TILE, TILE), np.uint8)
+    level = np.array(levels, np.float32)[:, None]
+    restored = session.run(["restored"], {"image": tiles, "level": level})[0]
+    for tile, sigma, actual in zip(tiles, levels, restored, strict=True):
+        with torch.inference_mode():
+            output = network(torch.from_numpy(tile[None]).float() / 255, torch.tensor([sigma]))[0].numpy()
+        expected = np.rint(np.clip(output, 0, 1) * 255)
+        assert np.abs(actual - expected).max() <= 1
+        assert expected.std() > 30  # gray values all over the scale: saturated tiles would prove nothing
+
+
+def test_the_level_changes_the_served_output(adjustable):
+    """The same tile at two levels gives two results."""
+    _, session = adjustable
+    tile = np.random.default_rng(7).integers(0, 256, (3, TILE, TILE), np.uint8)
+    level = np.array([[5], [75]], np.float32)
+    weak, strong = session.run(["restored"], {"image": np.stack([tile, tile]), "level": level})[0]
+    assert np.abs(weak.astype(int) - strong).max() > 1
 
 
 def test_values_are_clamped_and_rounded_not_wrapped():
