@@ -1,7 +1,7 @@
 """Seconds for each stage of the demo, from its recording.
 
-    make recording
-    python benchmarks/demo.py --results benchmarks/results/demo.json
+make recording
+python benchmarks/demo.py --results benchmarks/results/demo.json
 """
 
 import argparse

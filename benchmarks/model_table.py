@@ -25,8 +25,8 @@ from pathlib import Path
 import torch
 
 from relume.files import write_json
-from relume.models.registry import Variant, build, variants
-from relume.models.table import example_inputs, inputs_of, multiply_accumulates, render_table
+from relume.models.registry import Variant, build, inputs_of, variants
+from relume.models.table import example_inputs, multiply_accumulates, render_table
 
 HEAVY = 60e9  # multiply-accumulates at 256 x 256 from which a model gets the small tile
 

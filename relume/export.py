@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from relume.files import atomic_file
-from relume.models.table import inputs_of
+from relume.models.registry import inputs_of
 
 if TYPE_CHECKING:
     import onnx

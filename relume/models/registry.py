@@ -95,3 +95,11 @@ def build(architecture: str, arguments: dict[str, Any]) -> "nn.Module":
             "Wrong arguments", where=architecture, why=error, next_step=f"{name}{inspect.signature(network)}"
         ) from None
     return network(**arguments)
+
+
+def inputs_of(network: "nn.Module") -> tuple[str, ...]:
+    """Names of the inputs that a network needs; those of the wrapped network for wrappers that pass inputs on."""
+    parameters = inspect.signature(network.forward).parameters.values()
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return inputs_of(network.get_submodule("network"))
+    return tuple(parameter.name for parameter in parameters if parameter.default is parameter.empty)

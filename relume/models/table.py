@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relume.errors import ConfigError
-from relume.models.registry import ARCHITECTURES, Variant, build, variants
+from relume.models.registry import ARCHITECTURES, Variant, build, inputs_of, variants
 
 if TYPE_CHECKING:
     from torch import nn
@@ -89,14 +89,6 @@ def on_meta(variant: Variant) -> "nn.Module":
 
     with torch.device("meta"):
         return build(variant.architecture, variant.arguments).eval().requires_grad_(False)
-
-
-def inputs_of(network: "nn.Module") -> tuple[str, ...]:
-    """Names of the inputs that a network needs; those of the wrapped network for wrappers that pass inputs on."""
-    parameters = inspect.signature(network.forward).parameters.values()
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-        return inputs_of(network.get_submodule("network"))
-    return tuple(parameter.name for parameter in parameters if parameter.default is parameter.empty)
 
 
 def channels_of(arguments: Mapping[str, Any]) -> int:
