@@ -53,3 +53,4 @@ echo "Installing relume and its dependencies into .venv (some minutes, 3 GB)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
     --constraint constraints.txt --editable ".${extra:+[$extra]}"
 printf '%s' "$key" >"$stamp"
+printf '%s' "$key" >.venv/relume-stamp # what relume runs with is part of either
