@@ -19,6 +19,8 @@ BY_OTHER_MEANS = {
     "validate": {"pyarrow"},
     "export": {"onnxscript"},
 }
+# Asked for by a setting only, and then installed by the user: extras of relume.
+EXTRAS = {"bm3d"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def imported(graph: Graph, step: str) -> set[str]:
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 modules.add(node.module.partition(".")[0])
-    return modules - set(sys.stdlib_module_names) - set(CODE_ROOTS)
+    return modules - set(sys.stdlib_module_names) - set(CODE_ROOTS) - EXTRAS
 
 
 def steps() -> list[str]:
