@@ -33,16 +33,15 @@ def roll_back(root: Path = Path(), *, server: str | None = None) -> Release:
     """
     product = load_settings(root).product
     ledger = Ledger()
-    if ledger.current(product) is None and not ledger.unfinished():
-        raise ModelMissingError("Nothing was released yet", where=product, next_step="relume release")
+    if ledger.previous(product) is None and not ledger.unfinished():
+        # The ledger alone knows it: no server is started to say so.
+        raise _nothing_before(product, ledger.current(product))
     with release_lock(), reach_server(server) as (address, control):
         champion = Champion(product, control, ledger)
         repaired, current, target = champion.set_right(), ledger.current(product), ledger.previous(product)
         if current is not None and not repaired:
             if target is None:
-                raise ModelMissingError(
-                    "There is no earlier release to go back to", where=current.model, next_step="relume status"
-                )
+                raise _nothing_before(product, current)
             ledger.append("rolling_back", target, server=address)
             try:
                 champion.serve(target)
@@ -52,10 +51,18 @@ def roll_back(root: Path = Path(), *, server: str | None = None) -> Release:
             ledger.append("rolled_back", target, left=current.model)
             current = target
         if current is None:  # the very first promotion was cut short, and undone
-            raise ModelMissingError("Nothing was released yet", where=product, next_step="relume release")
+            raise _nothing_before(product, None)
         champion.retire()
         _move_aliases(champion)
         return current
+
+
+def _nothing_before(product: str, current: Release | None) -> ModelMissingError:
+    if current is None:
+        return ModelMissingError("Nothing was released yet", where=product, next_step="relume release")
+    return ModelMissingError(
+        "There is no earlier release to go back to", where=current.model, next_step="relume status"
+    )
 
 
 def _move_aliases(champion: Champion) -> None:
