@@ -15,7 +15,7 @@ recording: triton
 	cp .relume/reports/demo/restored.png docs/pictures/from_triton.png
 
 # Two workers, one thread each: servers are waited for while networks are computed.
-PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadgroup
+PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2
 
 test: triton setup-dev
 	$(PYTEST) -m "not exhaustive"
