@@ -2,7 +2,7 @@
 
 Tracking is a witness, not a part of the result: when the server does not answer, the step says so once
 and goes on. One parent run for each pipeline run (its id comes in RELUME_TRACKING_RUN), a child run for
-each stage.
+each stage, and below it one for each phase of a training.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 
 from relume.home import relume_home, tracking_uri
 
@@ -71,18 +72,24 @@ class StageRun:
     Args:
         stage: The stage's name.
         params: Logged as parameters, nested names joined by dots.
+        parent: Id of the run that it belongs to; by default that of the pipeline run, if there is one.
+        kind: `stage`, or `phase` of one.
     """
 
-    def __init__(self, stage: str, params: dict[str, Any]):
-        self.stage, self.params = stage, params
+    def __init__(self, stage: str, params: dict[str, Any], *, parent: str | None = None, kind: str = "stage"):
+        self.stage, self.params, self.kind = stage, params, kind
+        self._parent = parent or os.environ.get("RELUME_TRACKING_RUN")
         self._run: str | None = None
         self._client: Any = None
+        self._phases: dict[int, StageRun] = {}
 
     def __enter__(self) -> "StageRun":
         self._try(self._start)
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
+        for phase in self._phases.values():
+            phase.__exit__(kind)
         if self._run:
             self._try(lambda: self._client.set_terminated(self._run, "FINISHED" if kind is None else "FAILED"))
 
@@ -101,13 +108,30 @@ class StageRun:
             log = self._client.log_artifacts if Path(folder).is_dir() else self._client.log_artifact
             self._try(lambda: log(self._run, str(folder)))
 
+    def log_text(self, name: str, text: str) -> None:
+        """Logs a text as an artifact."""
+        if self._run:
+            self._try(lambda: self._client.log_text(self._run, text, name))
+
+    def log_picture(self, name: str, picture: np.ndarray) -> None:
+        """Logs a picture, uint8 (H, W, 3), as an artifact."""
+        if self._run:
+            self._try(lambda: self._client.log_image(self._run, picture, name))
+
+    def phase(self, number: int, params: dict[str, Any]) -> "StageRun":
+        """The run of one phase of this training, from 0; opened when it is first asked for."""
+        if number not in self._phases and self._run:
+            name = f"{self.stage} phase {number + 1}"
+            self._phases[number] = StageRun(name, params, parent=self._run, kind="phase").__enter__()
+        return self._phases.get(number, self)
+
     def _start(self) -> None:
         from mlflow.entities import Param
 
         self._client, experiment = _client()
-        tags = {"relume.kind": "stage", "relume.stage": self.stage}
-        if parent := os.environ.get("RELUME_TRACKING_RUN"):
-            tags["mlflow.parentRunId"] = parent
+        tags = {"relume.kind": self.kind, "relume.stage": self.stage}
+        if self._parent:
+            tags["mlflow.parentRunId"] = self._parent
         self._run = self._client.create_run(experiment, run_name=self.stage, tags=tags).info.run_id
         flat = [Param(name, str(value)[:500]) for name, value in _flatten(self.params)]
         self._client.log_batch(self._run, params=flat)

@@ -1,23 +1,72 @@
-"""What the training steps share: data, validation, tracking, checkpoint, progress, and the artifact they write."""
+"""What the training steps share: processes, data, validation, tracking, checkpoint, progress, and the artifact."""
 
+import contextlib
+import functools
 import hashlib
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from components.step import load_params
 from components.tracking import StageRun
+from relume.errors import StageFailedError
 from relume.files import sha256_folder
 from relume.home import relume_home
 from relume.models.artifact import ModelCard, save_model
-from relume.training.batches import NoisyCrops, PatchShards
+from relume.training.batches import PatchShards, TrainingCrops
 from relume.training.checkpoint import Checkpoint, checkpoint_key
-from relume.training.config import StageSettings, TrainingSettings
+from relume.training.config import EveryLevel, StageSettings, TrainingSettings
 from relume.training.loop import train
-from relume.training.validation import validation_psnr
+from relume.training.schedule import position_at
+from relume.training.validation import validation
 
 CURATED = Path("data/curated")
+# What does not change what is trained: another value of these goes on from the same checkpoint.
+NOT_TRAINED = {"checkpoint_seconds", "processes", "strategy", "workers"}
+
+
+def prepared_processes(main: Callable[[], None]) -> Callable[[], None]:
+    """Lets a training step run as `training.processes` ranks of this machine, started by torchrun.
+
+    On many machines torchrun is started by hand on each, `torchrun ... -m components.pretrain --base NAME`; a step
+    that finds itself in its process group joins it.
+
+    Args:
+        main: The step.
+
+    Returns:
+        What `run_step` is given. It raises StageFailedError when a rank ended early.
+    """
+
+    @functools.wraps(main)
+    def start() -> None:
+        processes = load_params("training", TrainingSettings).processes
+        if processes == 1 or "RANK" in os.environ:
+            main()
+            return
+        module = sys.modules["__main__"].__spec__.name.removesuffix(".__main__")  # type: ignore[union-attr]
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"),
+            *("-m", module, *sys.argv[1:]),
+        ]
+        # The ranks talk over loopback.
+        loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+        code = subprocess.run(command, env=loopback | os.environ, check=False).returncode
+        if code:
+            raise StageFailedError(
+                f"One of the {processes} training processes ended early",
+                where=module,
+                why=f"torchrun ended with exit code {code}; its report above names the rank",
+                next_step="run the step again: it goes on from its checkpoint, with any number of processes",
+            )
+
+    return start
 
 
 def train_stage(
@@ -47,32 +96,73 @@ def train_stage(
     """
     configuration = {
         "stage": stage.model_dump(mode="json"),
-        "training": training.model_dump(mode="json", exclude={"checkpoint_seconds"}),
+        "training": training.model_dump(mode="json", exclude=NOT_TRAINED),
         "model": {"architecture": architecture, "arguments": arguments},
         "indices": None if indices is None else hashlib.sha256(str(list(indices)).encode()).hexdigest(),
     }
-    data_hash = hashlib.sha256("".join(sha256_folder(path) for path in (CURATED, *inputs)).encode()).hexdigest()
+    data_hash = _hash_of(CURATED, *inputs)
     checkpoint = Checkpoint(relume_home() / "checkpoints", checkpoint_key([name, configuration], data_hash))
-    crops = NoisyCrops(PatchShards(CURATED), training.degradation, seed=training.seed, indices=indices)
-    with checkpoint.lock(), StageRun(name, configuration) as run:
+    crops = TrainingCrops(PatchShards(CURATED), seed=training.seed, indices=indices)
+    degradation = stage.phases[-1].degradation or training.degradation
+    first_rank = os.environ.get("RANK", "0") == "0"
+    with contextlib.ExitStack() as stack:
+        run = None
+        if first_rank:
+            stack.enter_context(checkpoint.lock())
+            run = stack.enter_context(StageRun(name, configuration))
+            run.log_text("params.yaml", Path("params.yaml").read_text())
         history = train(
             network,
             crops,
             stage=stage,
             training=training,
             checkpoint=checkpoint,
-            validate=validation_psnr(CURATED / "held_out" / "validation", training.seed),
-            report=_reporter(name, run),
+            validate=validation(CURATED / "held_out" / "validation", degradation, training.seed),
+            report=_reporter(name, run, stage) if run else _silent,
         )
+        if run is None:
+            return
         card = ModelCard(
             architecture=architecture,
             arguments=arguments,
-            trained_for={"task": "denoise", **training.degradation.model_dump(mode="json")},
+            trained_for=_trained_for(stage, training),
             provenance={"stage": name, "data_sha256": data_hash, "settings": configuration},
         )
         save_model(out, network, card, files={"history.csv": _history_csv(history)})
         run.log_files(Path(out) / "history.csv")
         checkpoint.discard()
+
+
+def hand_on(name: str, network: Any, *, out: str | Path, card: ModelCard, inputs: Sequence[str | Path]) -> None:
+    """Writes the artifact of a stage that trains nothing.
+
+    Args:
+        name: The stage's name.
+        network: As it came, or fused of what came.
+        out: The artifact's folder.
+        card: Architecture, arguments and what it was trained for.
+        inputs: Folders that it was made of.
+    """
+    provenance = {"stage": name, "data_sha256": _hash_of(*inputs), "settings": {"phases": []}}
+    handed = ModelCard(
+        architecture=card.architecture, arguments=card.arguments, trained_for=card.trained_for, provenance=provenance
+    )
+    save_model(out, network, handed, files={"history.csv": _history_csv([])})
+    print(f"{name}  no phases: handed on untrained", flush=True)
+
+
+def _trained_for(stage: StageSettings, training: TrainingSettings) -> dict[str, Any]:
+    """The degradation of the last phase, and the lowest and highest level of all phases."""
+    degradations = [phase.degradation or training.degradation for phase in stage.phases]
+    found = {"description": degradations[-1].describe(), "degradation": degradations[-1].model_dump(mode="json")}
+    levels = [level for degradation in degradations for level in degradation.levels or ()]
+    if isinstance(stage.method, EveryLevel):
+        levels = list(stage.method.levels)
+    return found | ({"levels": [min(levels), max(levels)]} if levels else {})
+
+
+def _hash_of(*folders: str | Path) -> str:
+    return hashlib.sha256("".join(sha256_folder(folder) for folder in folders).encode()).hexdigest()
 
 
 def _history_csv(history: list[dict[str, float]]) -> str:
@@ -81,15 +171,25 @@ def _history_csv(history: list[dict[str, float]]) -> str:
     return "\n".join([",".join(names), *rows]) + "\n"
 
 
-def _reporter(name: str, run: StageRun) -> Callable[[int, int, dict[str, float]], None]:
-    """Prints progress, a bar on a terminal, else a line at each validation; and tracks the figures."""
+def _silent(step: int, steps: int, figures: dict[str, float], picture: np.ndarray | None) -> None:
+    """The other ranks leave reporting to the first."""
+
+
+def _reporter(
+    name: str, run: StageRun, stage: StageSettings
+) -> Callable[[int, int, dict[str, float], np.ndarray | None], None]:
+    """Prints progress, a bar on a terminal, else a line at each validation; and tracks figures and pictures."""
     started, terminal = time.monotonic(), sys.stdout.isatty()
 
-    def report(step: int, steps: int, figures: dict[str, float]) -> None:
+    def report(step: int, steps: int, figures: dict[str, float], picture: np.ndarray | None) -> None:
         if figures:
             run.log(step, figures)
+            position = position_at(stage.phases, step - 1)
+            run.phase(position.number, position.phase.model_dump(mode="json", exclude_none=True)).log(step, figures)
         elif not terminal:
             return
+        if picture is not None:
+            run.log_picture(f"validation/step_{step:07d}.png", picture)
         text = f"{name}  {step}/{steps}  {time.monotonic() - started:.0f} s"
         if terminal:
             done = 30 * step // steps

@@ -57,15 +57,15 @@ def _through_triton(root: Path) -> dict[str, Any]:
     )
     noisy = to_8_bit(noisy_photograph(clean, image_id, SIGMA, "clipped", seed=0))
     with TritonRestorer(triton.start().grpc, PRODUCT) as restorer:
-        release = restorer.served().release
-        restored = restorer.restore(noisy)
+        served = restorer.served()
+        restored = restorer.restore(noisy, level=SIGMA if served.levels else None)
     folder = relume_home() / "reports" / "demo"
     for name, image in {"noisy": noisy, "restored": restored, "clean": clean}.items():
         save_image(folder / f"{name}.png", image)
     height, width = clean.shape[:2]
     return {
         "product": PRODUCT,
-        "release": release,
+        "release": served.release,
         "size": f"{width} x {height}",
         "noisy": noisy,
         "restored": restored,

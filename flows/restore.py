@@ -22,6 +22,7 @@ class Restored:
         width: In pixels.
         height: In pixels.
         seconds: From the decoded picture to the restored one.
+        strength: The level that an adjustable model restored it at, in [0, 255]; None for another model.
         notes: What the user should know, such as a 16-bit picture that became 8-bit.
     """
 
@@ -30,6 +31,7 @@ class Restored:
     width: int
     height: int
     seconds: float
+    strength: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -39,6 +41,7 @@ def restore_file(
     *,
     root: str | Path = ".",
     server: str | None = None,
+    strength: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Restored:
     """Restores a picture file.
@@ -48,39 +51,57 @@ def restore_file(
         target: File to write; its suffix chooses the format. It appears whole or not at all.
         root: The checkout whose model is used before the first release.
         server: Triton's address; in this process with ONNX Runtime when None.
+        strength: Level for an adjustable model, for denoising the sigma of the noise in [0, 255]; the model's default
+            when None.
         on_progress: Called with the tiles done and the tiles in all.
 
     Raises:
         ImageError: The picture cannot be read, or the format of `target` is unknown.
         ModelMissingError: There is no model yet.
+        ConfigError: The model takes no strength, or `strength` is none.
         ServerUnreachableError: The server does not answer.
     """
     import numpy as np
 
     from relume.images import check_suffix, read_image, save_image, to_uint8
+    from relume.serving.levels import choose_level
 
     check_suffix(target)
     picture = read_image(source)
-    notes = () if picture.pixels.dtype == np.uint8 else ("16-bit values were rounded to 8 bits, which the model takes",)
+    notes = [] if picture.pixels.dtype == np.uint8 else ["16-bit values were rounded to 8 bits, which the model takes"]
     pixels = to_uint8(picture.pixels)
     if server is None:
         from relume.serving.onnx_restorer import OnnxRestorer
 
         model, folder = served_model(Path(root))
         in_process = OnnxRestorer(folder)
+        levels = in_process.serving.levels
+        level = choose_level(strength, levels, model=model)
         started = time.perf_counter()
-        restored = in_process.restore(pixels, on_progress=on_progress)
+        restored = in_process.restore(pixels, level=level, on_progress=on_progress)
     else:
         from relume.serving.triton_client import TritonRestorer
 
         with TritonRestorer(server, PRODUCT) as triton:
-            model = triton.served().release
+            served = triton.served()
+            model, levels = served.release, served.levels
+            level = choose_level(strength, levels, model=model)
             started = time.perf_counter()
-            restored = triton.restore(pixels, on_progress=on_progress)
+            restored = triton.restore(pixels, level=strength, on_progress=on_progress)
     seconds = time.perf_counter() - started
+    if levels is not None and level is not None and (note := levels.note(level)):
+        notes.append(note)
     save_image(target, restored, icc_profile=picture.icc_profile)
     height, width = restored.shape[:2]
-    return Restored(target=Path(target), model=model, width=width, height=height, seconds=seconds, notes=notes)
+    return Restored(
+        target=Path(target),
+        model=model,
+        width=width,
+        height=height,
+        seconds=seconds,
+        strength=level,
+        notes=tuple(notes),
+    )
 
 
 def served_model(root: Path) -> tuple[str, Path]:

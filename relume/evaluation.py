@@ -18,7 +18,9 @@ from relume.degradations import add_gaussian_noise, counter_rng
 from relume.errors import ConfigError
 from relume.export import ServedNetwork
 from relume.images import read_image
+from relume.inference.strength import AtLevel
 from relume.metrics import psnr, ssim
+from relume.models.registry import inputs_of
 from relume.serving.tiling import restore_tiled
 
 
@@ -76,7 +78,7 @@ def non_local_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
 
     Args:
         noisy: 8-bit photograph.
-        sigma: The true noise level, which this baseline is told, unlike our blind networks.
+        sigma: The true noise level, which this baseline is told, unlike networks that take no level.
 
     Source: Buades et al., CVPR 2005. OpenCV's `h` was searched over 0.3 to 1.2 times sigma on photographs of
     the BSDS train split: 0.65 is best at 25 and 50 and within 0.02 dB of the best at 15.
@@ -110,8 +112,13 @@ def block_matching(noisy: np.ndarray, sigma: float) -> np.ndarray:
     return to_8_bit(bm3d.bm3d_rgb(noisy.astype(np.float64) / 255, sigma / 255))
 
 
+def at_level(network: nn.Module, level: float) -> nn.Module:
+    """An adjustable network at a level in [0, 255], as a network without one; any other network as it is."""
+    return AtLevel(network, level).eval() if "level" in inputs_of(network) else network
+
+
 def tiled(network: nn.Module, *, tile: int, halo: int, batch: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that restores an 8-bit photograph as it is served: tiles in and out as uint8."""
+    """A function that restores an 8-bit photograph as it is served: tiles in and out as uint8; see `at_level`."""
     served = ServedNetwork(network).eval()
 
     def restore_batch(tiles_NCHW: np.ndarray) -> np.ndarray:
@@ -141,6 +148,8 @@ def evaluate(
 ) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
     """Runs all systems on all photographs and levels; in the literature's protocol the baselines and `final` only.
 
+    Adjustable networks are told the sigma of the noise, as the baselines are.
+
     Args:
         clean: Held-out photographs by id, uint8 (H, W, 3).
         networks: By system name, in eval mode. The mean of those named `base:...` is added as `average`.
@@ -153,16 +162,17 @@ def evaluate(
     Yields:
         For each photograph, level and protocol: the scores, and the 8-bit images by system name.
     """
-    served = {name: tiled(network, tile=tile, halo=halo, batch=2) for name, network in networks.items()}
     for image_id, reference in clean.items():
         for sigma in sigmas:
+            told = {name: at_level(network, sigma) for name, network in networks.items()}
             noisy = noisy_photograph(reference, image_id, sigma, "clipped", seed)
             # They take 8-bit input only, so in both protocols their input and result are the same.
             filtered = {"nlm": non_local_means(to_8_bit(noisy), sigma)}
             if bm3d:
                 filtered["bm3d"] = block_matching(to_8_bit(noisy), sigma)
             images = {"noisy": to_8_bit(noisy), **filtered}
-            images |= {name: restore(images["noisy"]) for name, restore in served.items()}
+            for name, network in told.items():
+                images[name] = tiled(network, tile=tile, halo=halo, batch=2)(images["noisy"])
             bases = [image for name, image in images.items() if name.startswith("base:")]
             if bases:
                 images["average"] = np.rint(np.mean(bases, axis=0)).astype(np.uint8)
@@ -170,7 +180,7 @@ def evaluate(
 
             noisy = noisy_photograph(reference, image_id, sigma, "unclipped", seed)
             images = {"noisy": to_8_bit(noisy), **filtered}
-            images |= {name: restore_whole(network, noisy) for name, network in networks.items() if name == "final"}
+            images |= {name: restore_whole(network, noisy) for name, network in told.items() if name == "final"}
             yield _scores(images, reference, noisy, image_id=image_id, sigma=sigma, protocol="unclipped"), images
 
 

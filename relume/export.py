@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from relume.errors import ModelFormatError
 from relume.files import atomic_file
+from relume.models.artifact import ModelCard
 from relume.models.registry import inputs_of
+from relume.serving.levels import LevelRange
 
 if TYPE_CHECKING:
     import onnx
@@ -86,22 +89,55 @@ def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: in
         temporary.write_bytes(model.SerializeToString(deterministic=True))
 
 
+def levels_of(network: nn.Module, card: ModelCard) -> LevelRange | None:
+    """The levels that an adjustable network is served with, from its card or else from the network itself.
+
+    Args:
+        network: Any network.
+        card: Its `trained_for` may hold `levels`, the lowest and highest level of the training in [0, 255], without
+            which the network's own two training levels count; and `default_level`, by default the middle.
+
+    Returns:
+        None for a network that takes no level.
+
+    Raises:
+        ModelFormatError: Neither says which levels the network was trained for.
+        ConfigError: The card's levels are not in [0, 255] and in their order.
+    """
+    if "level" not in inputs_of(network):
+        return None
+    trained = card.trained_for.get("levels", getattr(network, "levels", None))
+    if trained is None:
+        raise ModelFormatError(
+            "Nothing says which levels the network was trained for",
+            where=card.architecture,
+            next_step='write "levels": [lowest, highest] into `trained_for` of its model.json',
+        )
+    lowest, highest = trained
+    default = card.trained_for.get("default_level", (lowest + highest) / 2)
+    return LevelRange(lowest=lowest, highest=highest, default=default)
+
+
 def _strip(model: "onnx.ModelProto") -> None:
     """Removes what names the code's place: documentation strings, metadata, stack traces."""
+    import onnx
+
     model.doc_string = ""
     del model.metadata_props[:]
-    graphs = [model.graph, *model.functions]
-    for graph in graphs:
+    graphs: list[Any] = [model.graph, *model.functions]
+    for graph in graphs:  # grows by the graphs inside of loops
         graph.doc_string = ""
         del graph.metadata_props[:]
         for node in graph.node:
             node.doc_string = ""
             del node.metadata_props[:]
-        for value in getattr(graph, "value_info", []):
+            graphs += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+        values: list[Any] = [*graph.value_info]
+        if isinstance(graph, onnx.GraphProto):  # those of a function are mere names
+            values += [*graph.input, *graph.output, *graph.initializer]
+        for value in values:
+            value.doc_string = ""
             del value.metadata_props[:]
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        value.doc_string = ""
-        del value.metadata_props[:]
 
 
 @dataclass(frozen=True, kw_only=True)

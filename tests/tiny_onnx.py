@@ -1,4 +1,7 @@
-"""A served model small enough for tests: one 3x3 convolution of each channel, made without torch."""
+"""A served model small enough for tests: one 3x3 convolution of each channel, made without torch.
+
+An adjustable one makes the result darker by its level, so that a wrong level shows in every pixel.
+"""
 
 from pathlib import Path
 
@@ -6,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from relume.serving.levels import LevelRange
 from relume.serving.served_model import Serving, write_served_model
 
 BLUR = np.ones((3, 3)) / 9
@@ -13,42 +17,51 @@ SHARPEN = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]])
 IDENTITY = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
 
 
-def convolve(image_HWC: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """What the model does, in numpy: zeros outside, rounded and clipped to uint8."""
+def convolve(image_HWC: np.ndarray, kernel: np.ndarray, level: float = 0) -> np.ndarray:
+    """What the model does, in numpy: zeros outside, darker by the level, rounded and clipped to uint8."""
     padded = np.pad(image_HWC.astype(np.float64), ((1, 1), (1, 1), (0, 0)))
     height, width = image_HWC.shape[:2]
     total = sum(kernel[y, x] * padded[y : y + height, x : x + width] for y in range(3) for x in range(3))
-    return np.clip(np.rint(total), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(total - level), 0, 255).astype(np.uint8)
 
 
-def write_onnx(path: Path, *, tile: int, kernel: np.ndarray) -> None:
-    """Writes `image` to `restored`, both uint8 (n, 3, tile, tile)."""
+def write_onnx(path: Path, *, tile: int, kernel: np.ndarray, adjustable: bool = False) -> None:
+    """Writes `image` to `restored`, both uint8 (n, 3, tile, tile); an adjustable one with `level`, float32 (n, 1)."""
     weights = np.broadcast_to(kernel, (3, 1, 3, 3)).astype(np.float32)
     shape = ["n", 3, tile, tile]
+    darker = [
+        helper.make_node("Unsqueeze", ["level", "height and width"], ["levels"]),
+        helper.make_node("Sub", ["convolved", "levels"], ["darker"]),
+    ]
+    level = [helper.make_tensor_value_info("level", TensorProto.FLOAT, ["n", 1])]
     nodes = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Conv", ["float", "weights"], ["convolved"], pads=[1, 1, 1, 1], group=3),
-        helper.make_node("Round", ["convolved"], ["rounded"]),
+        *(darker if adjustable else []),
+        helper.make_node("Round", ["darker" if adjustable else "convolved"], ["rounded"]),
         helper.make_node("Clip", ["rounded", "low", "high"], ["clipped"]),
         helper.make_node("Cast", ["clipped"], ["restored"], to=TensorProto.UINT8),
     ]
     graph = helper.make_graph(
         nodes,
         "convolution",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, shape), *(level if adjustable else [])],
         [helper.make_tensor_value_info("restored", TensorProto.UINT8, shape)],
         [
             numpy_helper.from_array(np.ascontiguousarray(weights), "weights"),
             numpy_helper.from_array(np.float32(0), "low"),
             numpy_helper.from_array(np.float32(255), "high"),
+            numpy_helper.from_array(np.array([2, 3]), "height and width"),
         ],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
 
 
-def write_tiny_model(folder: Path, *, tile: int = 32, halo: int = 2, kernel: np.ndarray = BLUR) -> Path:
-    """Fills `folder` with a served model and returns it."""
+def write_tiny_model(
+    folder: Path, *, tile: int = 32, halo: int = 2, kernel: np.ndarray = BLUR, levels: LevelRange | None = None
+) -> Path:
+    """Fills `folder` with a served model, adjustable when it has levels, and returns it."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_onnx(folder / "source.onnx", tile=tile, kernel=kernel)
-    write_served_model(folder / "source.onnx", folder, Serving(tile=tile, halo=halo))
+    write_onnx(folder / "source.onnx", tile=tile, kernel=kernel, adjustable=levels is not None)
+    write_served_model(folder / "source.onnx", folder, Serving(tile=tile, halo=halo, levels=levels))
     return folder

@@ -1,24 +1,42 @@
-"""python -m components.ensemble_head: trains the head over models/bases into models/ensemble."""
+"""python -m components.ensemble_head: fuses models/bases into models/ensemble, and trains the head."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from components.step import load_params, run_step
-from components.training_stage import train_stage
-from relume.errors import ModelMissingError
+from components.training_stage import hand_on, prepared_processes, train_stage
+from relume.errors import ConfigError, ModelMissingError
 from relume.models.artifact import load_card, load_model
-from relume.models.registry import build
-from relume.training.config import StageSettings, TrainingSettings
+from relume.models.fusion.assembly import fuse
+from relume.training.config import Settings, StageSettings, TrainingSettings
 
-BASES = Path("models/bases")
+BASES, ENSEMBLE = Path("models/bases"), Path("models/ensemble")
+
+
+class Fusion(Settings):
+    """The network over the base models.
+
+    Attributes:
+        architecture: See `relume.models.fusion.assembly.fuse`.
+        arguments: Its own, without those of its bases.
+    """
+
+    architecture: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
 
 
 class EnsembleSettings(StageSettings):
-    """The head's training, and the arguments of `FusionHead`."""
+    """The head and its training.
 
-    head: dict[str, Any]
+    Attributes:
+        fusion: None hands the only base on, or goes on training it if there are phases.
+    """
+
+    fusion: Fusion | None
 
 
 def main() -> None:
@@ -28,26 +46,32 @@ def main() -> None:
     folders = sorted(path.parent for path in BASES.glob("*/model.json"))
     if not folders:
         raise ModelMissingError("No base model", where=BASES, next_step="run `dvc repro pretrain`")
-    cards = [load_card(folder) for folder in folders]
-    arguments = {
-        "bases": [{"architecture": card.architecture, "arguments": card.arguments} for card in cards],
-        "head": settings.head,
-    }
     torch.manual_seed(training.seed)
-    network = build("ensemble", arguments)
-    for base, folder in zip(network.bases, folders, strict=True):
-        base.load_state_dict(load_model(folder).state_dict())
-        base.requires_grad_(False)
+    first = load_card(folders[0])
+    if settings.fusion is not None:
+        network, arguments = fuse(settings.fusion.architecture, settings.fusion.arguments, folders)
+        card = dataclasses.replace(first, architecture=settings.fusion.architecture, arguments=arguments)
+    elif len(folders) == 1:
+        network, card = load_model(folders[0]), first
+    else:
+        raise ConfigError(
+            "Several base models and no fusion",
+            where=f"pretrain.bases: {', '.join(folder.name for folder in folders)}",
+            next_step="name ensemble_head.fusion in params.yaml, such as {architecture: weighted_average}",
+        )
+    if not settings.phases:
+        hand_on("ensemble_head", network, out=ENSEMBLE, card=card, inputs=folders)
+        return
     train_stage(
         "ensemble_head",
         network.train(),
-        out="models/ensemble",
-        architecture="ensemble",
-        arguments=arguments,
+        out=ENSEMBLE,
+        architecture=card.architecture,
+        arguments=card.arguments,
         stage=settings,
         training=training,
         inputs=folders,
     )
 
 
-run_step(main)
+run_step(prepared_processes(main))

@@ -1,18 +1,21 @@
 """python -m components.export: models/final as a Triton model directory with a parity report."""
 
+from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 from pydantic import Field
+from torch import nn
 
 from components.step import StepParams, load_params, run_step
 from relume.errors import ParityError
-from relume.evaluation import noisy_photograph, photographs, tiled, to_8_bit
-from relume.export import OPSET, export_onnx, measure_parity, parity_report
+from relume.evaluation import at_level, noisy_photograph, photographs, tiled, to_8_bit
+from relume.export import OPSET, Parity, export_onnx, levels_of, measure_parity, parity_report
 from relume.files import atomic_folder, write_json
-from relume.models.artifact import load_model
+from relume.models.artifact import load_card, load_model
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import Serving, write_served_model
 
@@ -44,21 +47,17 @@ def main() -> None:
     params = load_params("export", ExportParams)
     torch.set_num_threads(params.threads)
     network = load_model("models/final")
-    in_process = tiled(network, tile=params.tile, halo=params.halo, batch=2)
+    levels = levels_of(network, load_card("models/final"))
     pictures = _pictures(params.sizes)
-    expected = {name: in_process(image) for name, image in pictures.items()}
 
     with atomic_folder(OUT) as folder:
         onnx_file = folder / "model.onnx"
         export_onnx(network, onnx_file, tile=params.tile)
-        write_served_model(onnx_file, folder, Serving(tile=params.tile, halo=params.halo, opset=OPSET))
+        write_served_model(onnx_file, folder, Serving(tile=params.tile, halo=params.halo, opset=OPSET, levels=levels))
         onnx_file.unlink()
         restorer = OnnxRestorer(folder, threads=params.threads)
         report = parity_report(
-            [
-                measure_parity(name, expected[name], restorer.restore(image), tile=params.tile)
-                for name, image in pictures.items()
-            ],
+            [*_parity(network, restorer, pictures), *_mixed_parity(network, restorer)],
             min_psnr=params.min_psnr,
             max_difference=params.max_difference,
         )
@@ -75,6 +74,28 @@ def main() -> None:
                 next_step="find the layer that the exporter changes; nothing was written",
             )
         write_json(folder / "parity.json", report)
+
+
+def _parity(network: nn.Module, restorer: OnnxRestorer, pictures: dict[str, np.ndarray]) -> Iterator[Parity]:
+    """Each picture by PyTorch and by ONNX Runtime, at the ends of an adjustable model's range and at its default."""
+    tile, halo, levels = restorer.serving.tile, restorer.serving.halo, restorer.serving.levels
+    for level in sorted(set(astuple(levels))) if levels else [None]:
+        in_process = tiled(network if level is None else at_level(network, level), tile=tile, halo=halo, batch=2)
+        for name, image in pictures.items():
+            title = name if level is None else f"{name} level {level:g}"
+            yield measure_parity(title, in_process(image), restorer.restore(image, level=level), tile=tile)
+
+
+def _mixed_parity(network: nn.Module, restorer: OnnxRestorer) -> Iterator[Parity]:
+    """Of an adjustable model, one tile at three levels in one batch against PyTorch at one level after the other."""
+    tile, levels = restorer.serving.tile, restorer.serving.levels
+    if levels is None:
+        return
+    image = np.random.default_rng(0).integers(0, 256, (tile, tile, 3), np.uint8)
+    expected = [tiled(at_level(network, level), tile=tile, halo=0, batch=1)(image) for level in astuple(levels)]
+    tiles_NCHW = np.stack([image.transpose(2, 0, 1)] * len(expected))
+    restored = restorer.restore_batch(tiles_NCHW, np.array(astuple(levels), np.float32)).transpose(0, 2, 3, 1)
+    yield measure_parity("three levels in a batch", np.concatenate(expected), np.concatenate(restored), tile=tile)
 
 
 def _pictures(sizes: tuple[tuple[int, int], ...]) -> dict[str, np.ndarray]:

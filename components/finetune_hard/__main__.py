@@ -1,15 +1,21 @@
 """python -m components.finetune_hard: fine-tunes models/ensemble on the hard patches into models/final."""
 
-from typing import Annotated
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from pydantic import Field
 
 from components.step import load_params, run_step
-from components.training_stage import train_stage
-from relume.models.artifact import load_card, load_model
+from components.training_stage import hand_on, prepared_processes, train_stage
+from relume.inference.bias_adaptation import RESTORMER_WITHOUT, BiasAdapted
+from relume.models.artifact import ModelCard, load_card, load_model
 from relume.training.config import StageSettings, TrainingSettings
+
+ENSEMBLE, FINAL = Path("models/ensemble"), Path("models/final")
 
 
 class FinetuneSettings(StageSettings):
@@ -17,34 +23,58 @@ class FinetuneSettings(StageSettings):
 
     Attributes:
         other_fraction: Of an epoch, patches that are not hard, so that the model does not drift.
+        adapt: `biases` freezes the model and trains only biases added to its bias-free convolutions
+            (`relume.inference.bias_adaptation`).
     """
 
     other_fraction: Annotated[float, Field(ge=0, lt=1)]
+    adapt: Literal["biases"] | None = None
 
 
 def main() -> None:
     """Reads `finetune_hard` and `training`, writes the final model."""
     settings = load_params("finetune_hard", FinetuneSettings)
     training = load_params("training", TrainingSettings)
-    table = pq.read_table("data/hard_patches/hard.parquet").to_pydict()
-    ranked = np.asarray(table["patch"])[np.argsort(table["rank"])]
-    count = int(np.sum(table["hard"]))
-    hard, others = ranked[:count], ranked[count:]
-    wanted = round(count * settings.other_fraction / (1 - settings.other_fraction))
-    others = others[np.linspace(0, len(others) - 1, min(wanted, len(others)), dtype=int)]
-    card = load_card("models/ensemble")
-    network = load_model("models/ensemble").train()
+    card, network = load_card(ENSEMBLE), load_model(ENSEMBLE)
+    if settings.adapt == "biases":
+        card, network = with_biases(card, network)
+    if not settings.phases:
+        hand_on("finetune_hard", network, out=FINAL, card=card, inputs=[ENSEMBLE])
+        return
     train_stage(
         "finetune_hard",
-        network,
-        out="models/final",
+        network.train(),
+        out=FINAL,
         architecture=card.architecture,
         arguments=card.arguments,
         stage=settings,
         training=training,
-        inputs=["models/ensemble"],
-        indices=[int(i) for i in (*hard, *others)],
+        inputs=[ENSEMBLE],
+        indices=epoch(settings.other_fraction),
     )
 
 
-run_step(main)
+def epoch(other_fraction: float) -> list[int]:
+    """The hard patches, and others evenly from the rest of the ranking."""
+    table = pq.read_table("data/hard_patches/hard.parquet").to_pydict()
+    ranked = np.asarray(table["patch"])[np.argsort(table["rank"])]
+    count = int(np.sum(table["hard"]))
+    hard, others = ranked[:count], ranked[count:]
+    wanted = round(count * other_fraction / (1 - other_fraction))
+    others = others[np.linspace(0, len(others) - 1, min(wanted, len(others)), dtype=int)]
+    return [int(i) for i in (*hard, *others)]
+
+
+def with_biases(card: ModelCard, network: torch.nn.Module) -> tuple[ModelCard, torch.nn.Module]:
+    """The frozen network with zero biases to train, and its card."""
+    arguments: dict[str, Any] = {
+        "architecture": card.architecture,
+        "arguments": card.arguments,
+        "without": RESTORMER_WITHOUT if card.architecture == "restormer" else [],
+    }
+    adapted = BiasAdapted(**arguments)
+    adapted.load_frozen(network.state_dict())
+    return dataclasses.replace(card, architecture="bias_adapted", arguments=arguments), adapted
+
+
+run_step(prepared_processes(main))

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from components.step import StepParams, load_params, run_step
 from components.training_stage import CURATED
+from relume.degradations import Degradation
 from relume.files import atomic_folder
 from relume.models.artifact import load_model
 from relume.training.batches import PatchShards
@@ -23,13 +24,13 @@ class MiningParams(StepParams):
     """How the patches are ranked.
 
     Attributes:
-        sigma: Noise of the ranking, [0, 255] scale; one level for all, so that losses compare.
-        draws: Noise realisations whose losses are averaged.
+        degradation: Of the ranking; of one level for all, so that losses compare.
+        draws: Degradations of each patch whose losses are averaged.
         fraction: Of the patches, hardest first, that count as hard.
         batch: Patches restored at once.
     """
 
-    sigma: Annotated[float, Field(gt=0)]
+    degradation: Degradation
     draws: Annotated[int, Field(gt=0)]
     fraction: Annotated[float, Field(gt=0, le=1)]
     batch: Annotated[int, Field(gt=0)]
@@ -52,7 +53,7 @@ def main() -> None:
     losses = patch_losses(
         load_model("models/ensemble"),
         patches,
-        sigma=params.sigma,
+        degradation=params.degradation,
         draws=params.draws,
         batch=params.batch,
         seed=training.seed,

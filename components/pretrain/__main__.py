@@ -5,9 +5,12 @@ import argparse
 import torch
 
 from components.step import load_params, run_step
-from components.training_stage import train_stage
+from components.training_stage import prepared_processes, train_stage
+from relume.errors import ModelFormatError
+from relume.files import sha256_folder
+from relume.models.artifact import load_card, load_model
 from relume.models.registry import build
-from relume.training.config import BaseModelSettings, TrainingSettings
+from relume.training.config import BaseModelSettings, InitialWeights, TrainingSettings
 
 
 def main() -> None:
@@ -18,9 +21,12 @@ def main() -> None:
     stage = load_params(f"pretrain.bases.{base}", BaseModelSettings)
     training = load_params("training", TrainingSettings)
     torch.manual_seed(training.seed)
+    network = build(stage.architecture, stage.arguments)
+    if stage.initial is not None:
+        network.load_state_dict(initial_state(stage.initial, stage))
     train_stage(
         f"pretrain@{base}",
-        build(stage.architecture, stage.arguments),
+        network,
         out=f"models/bases/{base}",
         architecture=stage.architecture,
         arguments=stage.arguments,
@@ -29,4 +35,29 @@ def main() -> None:
     )
 
 
-run_step(main)
+def initial_state(initial: InitialWeights, stage: BaseModelSettings) -> dict[str, torch.Tensor]:
+    """The weights that the training starts from.
+
+    Raises:
+        ModelFormatError: The artifact is not the one that params.yaml means, or of another architecture.
+    """
+    found = sha256_folder(initial.artifact)
+    if found != initial.sha256:
+        raise ModelFormatError(
+            "The initial weights have changed",
+            where=initial.artifact,
+            why=f"sha256 is {found}, not {initial.sha256}",
+            next_step="write the new sha256 to pretrain.bases in params.yaml, or restore the artifact",
+        )
+    card = load_card(initial.artifact)
+    if card.architecture != stage.architecture:
+        raise ModelFormatError(
+            "The initial weights are of another architecture",
+            where=initial.artifact,
+            why=f"{card.architecture}, not {stage.architecture}",
+            next_step="mend pretrain.bases in params.yaml",
+        )
+    return load_model(initial.artifact).state_dict()
+
+
+run_step(prepared_processes(main))

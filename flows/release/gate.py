@@ -1,15 +1,16 @@
 """The gate: measures a candidate as it would be served, and says whether it may be.
 
 The served ONNX file restores held-out photographs at the product's protocol, 8-bit files with clipped
-noise; champion and candidate get the very same noisy pixels.
+noise; champion and candidate get the very same noisy pixels. An adjustable model is told the sigma of the noise.
 """
 
 import csv
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from flows.release.package import Package
 from flows.release.settings import ReleaseSettings
 from relume.errors import GateRefusedError, ModelFormatError, UserError
 from relume.files import read_json
+
+if TYPE_CHECKING:
+    from relume.serving.onnx_restorer import OnnxRestorer
 
 LATENCY_RUNS = 10
 
@@ -123,17 +127,21 @@ def measure(candidate: Package, champion: Package | None, settings: ReleaseSetti
 
     restorer = OnnxRestorer(candidate.folder / "serving")
     photographs = held_out_photographs(held_out, settings)
-    found = _psnr_by_sigma(restorer.restore, photographs, settings)
+    told = " (told to it)" if restorer.serving.levels else ""
+    found = _psnr_by_sigma(restorer, photographs, settings)
     checks = [
         _gain(
-            f"gain over the noisy input, sigma {sigma}", found[sigma], _noisy_psnr(photographs, sigma, settings), limit
+            f"gain over the noisy input, sigma {sigma}{told}",
+            found[sigma],
+            _noisy_psnr(photographs, sigma, settings),
+            limit,
         )
         for sigma, limit in settings.min_gain_over_noisy_db.items()
     ]
     if champion is None:
         checks += _against_non_local_means(candidate, settings)
     else:
-        champion_found = _psnr_by_sigma(OnnxRestorer(champion.folder / "serving").restore, photographs, settings)
+        champion_found = _psnr_by_sigma(OnnxRestorer(champion.folder / "serving"), photographs, settings)
         checks += _against_champion(found, champion_found, settings)
     checks += _export_parity(candidate)
     checks.append(_latency(restorer, settings))
@@ -182,13 +190,16 @@ def _noisy_psnr(photographs: Mapping[str, np.ndarray], sigma: int, settings: Rel
 
 
 def _psnr_by_sigma(
-    restore: Callable[[np.ndarray], np.ndarray], photographs: Mapping[str, np.ndarray], settings: ReleaseSettings
+    restorer: "OnnxRestorer", photographs: Mapping[str, np.ndarray], settings: ReleaseSettings
 ) -> dict[int, list[float]]:
-    """PSNR of each restored photograph, by sigma."""
+    """PSNR of each restored photograph, by sigma, which is the level of an adjustable model."""
     from relume.metrics import psnr
 
     return {
-        sigma: [psnr(restore(noisy), clean) for noisy, clean in noisy_photographs(photographs, sigma, settings)]
+        sigma: [
+            psnr(restorer.restore(noisy, level=sigma if restorer.serving.levels else None), clean)
+            for noisy, clean in noisy_photographs(photographs, sigma, settings)
+        ]
         for sigma in settings.min_gain_over_noisy_db
     }
 
@@ -261,14 +272,15 @@ def _export_parity(candidate: Package) -> list[Check]:
     ]
 
 
-def _latency(restorer, settings: ReleaseSettings) -> Check:
+def _latency(restorer: "OnnxRestorer", settings: ReleaseSettings) -> Check:
     """Median time of one tile in process; the first two runs warm up."""
     side = restorer.serving.tile
     tile = np.random.default_rng(settings.seed).integers(0, 256, (1, 3, side, side), np.uint8)
+    levels = np.array([trained.default], np.float32) if (trained := restorer.serving.levels) else None
     seconds = []
     for _ in range(LATENCY_RUNS + 2):
         start = time.perf_counter()
-        restorer.restore_batch(tile)
+        restorer.restore_batch(tile, levels)
         seconds.append(time.perf_counter() - start)
     return Check(
         name=f"latency of one tile of {side} pixels",

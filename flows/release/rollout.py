@@ -6,6 +6,7 @@ line `promoted` an error is undone at once; a crash is undone by whoever looks n
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,8 +179,17 @@ def _prove(
     in_process = OnnxRestorer(package.folder / "serving")
     tile, halo = in_process.serving.tile, in_process.serving.halo
     pictures = parity_pictures(held_out, settings, tile=tile)
+    levels = in_process.serving.levels
+    differences: list[PathDifference] = []
     with TritonRestorer(address, release.model) as served:
-        differences = compare_paths(in_process.restore, served.restore, pictures, tile=tile, halo=halo)
+        for level in sorted({levels.lowest, levels.highest}) if levels else [None]:
+            differences += compare_paths(
+                partial(in_process.restore, level=level),
+                partial(served.restore, level=level),
+                pictures if level is None else {f"{name}, level {level:g}": p for name, p in pictures.items()},
+                tile=tile,
+                halo=halo,
+            )
     rows = [dataclasses.asdict(difference) for difference in differences]
     write_json(relume_home() / "reports" / "served_parity" / f"{release.model}.json", rows)
     require_parity(differences, settings)

@@ -23,7 +23,8 @@ class ModelCard:
     Attributes:
         architecture: A name of `relume.models.registry`.
         arguments: The network's constructor arguments.
-        trained_for: The degradation it was trained on, such as task and sigma range (0..255).
+        trained_for: The degradation it was trained on: its description, settings, and for adjustable networks the
+            lowest and highest of its `levels`.
         provenance: Where the weights come from: stage, data hash, training configuration.
     """
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._higher_order_ops import scan
 
 from relume.errors import ModelFormatError
 from relume.models.levels import coefficient_between
@@ -55,8 +56,8 @@ class DNI(nn.Module):
         arguments: The constructor arguments of both networks.
         levels: Noise levels that the first and the second were trained at, in [0, 255].
 
-    A call has one set of weights: with a level per image, the images are restored one after the other. In ONNX
-    the level is one for the batch, (1,).
+    A call has one set of weights: with a level per image, the images are restored one after the other, in ONNX by a
+    `Scan` over the batch.
     """
 
     def __init__(self, *, architecture: str, arguments: dict[str, Any], levels: tuple[float, float] = (15, 75)):
@@ -76,9 +77,20 @@ class DNI(nn.Module):
         Returns:
             (N, C, H, W), not clamped.
         """
-        if level.shape[0] > 1:
-            pairs = zip(image.split(1), level.split(1), strict=True)
-            return torch.cat([self(one, its_level) for one, its_level in pairs])
+        if level.shape[0] == 1:
+            return self._at_one(image, level)
+        if torch.compiler.is_exporting():  # the batch is open, so a loop over it has to be part of the graph
+            return scan(self._next, image.new_zeros(1), (image, level))[1]
+        pairs = zip(image.split(1), level.split(1), strict=True)
+        return torch.cat([self._at_one(one, its_level) for one, its_level in pairs])
+
+    def _next(self, carried: torch.Tensor, pair: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """One step of the scan, which has to carry something: an image (C, H, W) at its level ()."""
+        image, level = pair
+        return carried.clone(), self._at_one(image[None], level[None])[0]
+
+    def _at_one(self, image: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) at one level (1,) for all."""
         strength = coefficient_between(level, self.levels)
         second = dict(self.second.named_parameters())
         weights = {

@@ -4,15 +4,22 @@ They name no model, so a model is called as its folder is. What depends on the m
 the server, so that an exported model holds nothing of the place it was made at.
 """
 
+from dataclasses import asdict
+
+from relume.serving.levels import LevelRange
+
 MAX_BATCH = 8
 """Tiles in one request at most, and in one execution of the onnxruntime backend; bounds the server's memory, which
 stays at what the largest request took."""
 
 _TENSORS = """\
 max_batch_size: {max_batch}
-input [ {{ name: "image" data_type: TYPE_UINT8 dims: [ 3, {tile}, {tile} ] }} ]
+input [ {{ name: "image" data_type: TYPE_UINT8 dims: [ 3, {tile}, {tile} ] }}{level} ]
 output [ {{ name: "restored" data_type: TYPE_UINT8 dims: [ 3, {tile}, {tile} ] }} ]
 """
+
+# One for each tile, so that requests of different levels share an execution.
+_LEVEL = ', { name: "level" data_type: TYPE_FP32 dims: [ 1 ] }'
 
 # Requests wait 2 ms at most for others to share an execution with. A full queue refuses at once, which a client
 # can wait out; nobody waits for an answer to a request older than a minute.
@@ -30,14 +37,23 @@ model_warmup [
   {{
     name: "one tile"
     batch_size: 1
-    inputs {{ key: "image" value {{ data_type: TYPE_UINT8 dims: [ 3, {tile}, {tile} ] random_data: true }} }}
+    inputs {{ key: "image" value {{ data_type: TYPE_UINT8 dims: [ 3, {tile}, {tile} ] random_data: true }} }}{level}
   }}
 ]
 """
 
+_LEVEL_WARM_UP = """
+    inputs { key: "level" value { data_type: TYPE_FP32 dims: [ 1 ] zero_data: true } }"""
+
 _PARAMETERS = """\
 parameters {{ key: "tile" value {{ string_value: "{tile}" }} }}
 parameters {{ key: "halo" value {{ string_value: "{halo}" }} }}
+"""
+
+_LEVEL_PARAMETERS = """\
+parameters {{ key: "lowest_level" value {{ string_value: "{lowest}" }} }}
+parameters {{ key: "highest_level" value {{ string_value: "{highest}" }} }}
+parameters {{ key: "default_level" value {{ string_value: "{default}" }} }}
 """
 
 _BACKENDS = {
@@ -46,44 +62,52 @@ _BACKENDS = {
 }
 
 
-def release_config(*, tile: int, halo: int, backend: str = "python") -> str:
+def release_config(*, tile: int, halo: int, levels: LevelRange | None = None, backend: str = "python") -> str:
     """The config.pbtxt of a release.
 
     Args:
         tile: Side of the served tile in pixels.
         halo: Pixels around a tile that the client throws away; told to clients in the model's parameters.
+        levels: Those of an adjustable model, told to clients in the same way; None for one without the input `level`.
         backend: `python` runs 1/model.py (the embedded server has no other backend); `onnxruntime` runs 1/model.onnx
             natively, as in production on the NGC image.
     """
     return (
         _BACKENDS[backend]
-        + _TENSORS.format(max_batch=MAX_BATCH, tile=tile)
+        + _tensors(tile, adjustable=levels is not None)
         + _BATCHING
-        + _WARM_UP.format(tile=tile)
+        + _WARM_UP.format(tile=tile, level=_LEVEL_WARM_UP if levels else "")
         + _PARAMETERS.format(tile=tile, halo=halo)
+        + (_LEVEL_PARAMETERS.format(**asdict(levels)) if levels else "")
     )
 
 
-def product_config(*, release: str, tile: int) -> str:
+def product_config(*, release: str, tile: int, adjustable: bool = False) -> str:
     """The config.pbtxt of a product: an ensemble whose one step is the release that clients get now.
 
     Args:
         release: Name of the release's model.
         tile: Side of its served tile in pixels.
+        adjustable: Whether it has the input `level`.
     """
+    level = '\n      input_map { key: "level" value: "level" }' if adjustable else ""
     return (
         'platform: "ensemble"\n'
-        + _TENSORS.format(max_batch=MAX_BATCH, tile=tile)
+        + _tensors(tile, adjustable=adjustable)
         + f"""\
 ensemble_scheduling {{
   step [
     {{
       model_name: "{release}"
       model_version: -1
-      input_map {{ key: "image" value: "image" }}
+      input_map {{ key: "image" value: "image" }}{level}
       output_map {{ key: "restored" value: "restored" }}
     }}
   ]
 }}
 """
     )
+
+
+def _tensors(tile: int, *, adjustable: bool) -> str:
+    return _TENSORS.format(max_batch=MAX_BATCH, tile=tile, level=_LEVEL if adjustable else "")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from relume.errors import ModelFormatError
+from relume.serving.levels import choose_level
 from relume.serving.served_model import onnx_path, read_serving
 from relume.serving.tiling import restore_tiled
 
@@ -29,7 +30,7 @@ class OnnxRestorer:
         from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
         self.serving = read_serving(folder)
-        self._batch = batch
+        self.folder, self._batch = Path(folder), batch
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.inter_op_num_threads = 1
@@ -50,25 +51,45 @@ class OnnxRestorer:
                 "Cannot read the ONNX file", where=path, why=error, next_step="dvc repro export"
             ) from None
         side = self.serving.tile
-        for name, tensors in [("image", self._session.get_inputs()), ("restored", self._session.get_outputs())]:
+        level = [("level", "tensor(float)", [1])] if self.serving.levels else []
+        for tensors, expected in [
+            (self._session.get_inputs(), [("image", "tensor(uint8)", [3, side, side]), *level]),
+            (self._session.get_outputs(), [("restored", "tensor(uint8)", [3, side, side])]),
+        ]:
             found = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in tensors]
-            if found != [(name, "tensor(uint8)", [3, side, side])]:
+            if found != expected:
                 raise ModelFormatError(
                     "The ONNX file is not what serving.json says",
                     where=path,
-                    why=f"it holds {found}, expected is {name}, uint8 (N, 3, {side}, {side})",
+                    why=f"it holds {found}, expected is {expected}",
                     next_step="dvc repro export",
                 )
 
-    def restore_batch(self, tiles_NCHW: np.ndarray) -> np.ndarray:
-        """Restores tiles, uint8 (N, 3, T, T) RGB, to the same shape and type."""
-        return self._session.run(["restored"], {"image": tiles_NCHW})[0]
+    def restore_batch(self, tiles_NCHW: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:
+        """Restores tiles in one run.
 
-    def restore(self, image_HWC: np.ndarray, *, on_progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        Args:
+            tiles_NCHW: uint8 (N, 3, T, T) RGB.
+            levels: float32 (N,), in [0, 255], for an adjustable model, which needs them; None for others.
+
+        Returns:
+            uint8 (N, 3, T, T) RGB.
+        """
+        inputs = {"image": tiles_NCHW} if levels is None else {"image": tiles_NCHW, "level": levels[:, np.newaxis]}
+        return self._session.run(["restored"], inputs)[0]
+
+    def restore(
+        self,
+        image_HWC: np.ndarray,
+        *,
+        level: float | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
         """Restores a photograph.
 
         Args:
             image_HWC: uint8 (H, W, 3) RGB of any size.
+            level: In [0, 255], for an adjustable model; its default when None.
             on_progress: Called with the tiles done and the tiles in all.
 
         Returns:
@@ -76,10 +97,17 @@ class OnnxRestorer:
 
         Raises:
             ImageError: Not an 8-bit RGB image.
+            ConfigError: `level` is no level, or the model takes none.
         """
+        chosen = choose_level(level, self.serving.levels, model=self.folder)
+
+        def restore_batch(tiles_NCHW: np.ndarray) -> np.ndarray:
+            levels = None if chosen is None else np.full(len(tiles_NCHW), chosen, np.float32)
+            return self.restore_batch(tiles_NCHW, levels)
+
         return restore_tiled(
             image_HWC,
-            self.restore_batch,
+            restore_batch,
             tile=self.serving.tile,
             halo=self.serving.halo,
             batch=self._batch,

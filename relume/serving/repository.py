@@ -73,12 +73,14 @@ def write_product(repository: str | Path, product: str, release: str) -> None:
         raise ModelMissingError("No such release", where=config.parent, next_step="relume release")
     if product in releases(repository):
         raise ReleaseError("A product cannot have the name of a release", where=product)
-    found = re.search(r'"image" data_type: TYPE_UINT8 dims: \[ 3, (\d+),', config.read_text())
+    text = config.read_text()
+    found = re.search(r'"image" data_type: TYPE_UINT8 dims: \[ 3, (\d+),', text)
     if found is None:
         raise ReleaseError("The release's configuration is not one of relume", where=config)
     folder = Path(repository) / product
     (folder / "1").mkdir(parents=True, exist_ok=True)  # a model without a version is not loaded
-    write_text(folder / "config.pbtxt", product_config(release=release, tile=int(found[1])))
+    product_text = product_config(release=release, tile=int(found[1]), adjustable='{ name: "level" ' in text)
+    write_text(folder / "config.pbtxt", product_text)
 
 
 def products(repository: str | Path) -> dict[str, str]:

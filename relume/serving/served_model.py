@@ -1,8 +1,9 @@
 """The folder of a served model: what `export` writes, `release` publishes and every backend runs.
 
-serving.json                    tile, halo, dtype, channels, opset
+serving.json                    tile, halo, dtype, channels, opset, and the levels of an adjustable model
 triton/denoise/config.pbtxt     a Triton model; its folder's name is the model's name
-triton/denoise/1/model.onnx     `image` to `restored`, both uint8 (N, 3, T, T) RGB
+triton/denoise/1/model.onnx     `image` to `restored`, both uint8 (N, 3, T, T) RGB; adjustable ones take a `level`,
+                                float32 (N, 1), as well
 triton/denoise/1/model.py       runs it in Triton's python backend
 """
 
@@ -10,9 +11,10 @@ import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from relume.errors import ModelFormatError, ModelMissingError
+from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.files import read_json, write_json, write_text
 from relume.serving.config_pbtxt import release_config
+from relume.serving.levels import LevelRange
 from relume.serving.tiling import check_tile
 
 MODEL_FOLDER = Path("triton") / "denoise"
@@ -28,6 +30,7 @@ class Serving:
         dtype: Triton's name of the tensors' type.
         channels: Channels of a tile.
         opset: ONNX opset of the model.
+        levels: Those of an adjustable model; None for one without the input `level`.
     """
 
     tile: int
@@ -35,13 +38,14 @@ class Serving:
     dtype: str = "UINT8"
     channels: int = 3
     opset: int = 20
+    levels: LevelRange | None = None
 
 
 def write_served_model(onnx_file: str | Path, folder: str | Path, serving: Serving) -> None:
     """Fills `folder` with a served model; the same input gives the same bytes.
 
     Args:
-        onnx_file: The model, `image` to `restored`, both uint8 (N, 3, tile, tile).
+        onnx_file: The model, `image` to `restored`, both uint8 (N, 3, tile, tile), with `level` where serving says so.
         folder: Where the files go; it is created.
         serving: Tile, halo and the like.
 
@@ -53,8 +57,9 @@ def write_served_model(onnx_file: str | Path, folder: str | Path, serving: Servi
     (model / "1").mkdir(parents=True, exist_ok=True)
     shutil.copyfile(onnx_file, model / "1" / "model.onnx")
     shutil.copyfile(Path(__file__).with_name("triton_python_model.py"), model / "1" / "model.py")
-    write_text(model / "config.pbtxt", release_config(tile=serving.tile, halo=serving.halo))
-    write_json(Path(folder) / "serving.json", asdict(serving))
+    write_text(model / "config.pbtxt", release_config(tile=serving.tile, halo=serving.halo, levels=serving.levels))
+    values = {key: value for key, value in asdict(serving).items() if value is not None}
+    write_json(Path(folder) / "serving.json", values)
 
 
 def onnx_path(folder: str | Path) -> Path:
@@ -76,7 +81,8 @@ def read_serving(folder: str | Path) -> Serving:
                 "Not a served model", where=folder, why=f"{file} is missing", next_step="dvc repro export"
             )
     values = read_json(path)
-    known = {field.name for field in fields(Serving)}
+    levels = values.pop("levels", None)
+    known = {field.name for field in fields(Serving)} - {"levels"}
     if set(values) != known or not all(isinstance(values[key], int) for key in ("tile", "halo")):
         raise ModelFormatError(
             "Not the description of a served model",
@@ -84,4 +90,9 @@ def read_serving(folder: str | Path) -> Serving:
             why=f"it holds {values}, expected are the keys {sorted(known)}",
             next_step="dvc repro export",
         )
-    return Serving(**values)
+    try:
+        return Serving(**values, levels=None if levels is None else LevelRange(**levels))
+    except (TypeError, ConfigError) as error:
+        raise ModelFormatError(
+            "Not the levels of a served model", where=path, why=error, next_step="dvc repro export"
+        ) from None

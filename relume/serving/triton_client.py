@@ -4,12 +4,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from relume.errors import ModelMissingError, ServerRefusedError, ServerUnreachableError
+from relume.serving.levels import LevelRange, choose_level
 from relume.serving.shared_tiles import SharedTiles, is_this_host
 from relume.serving.tiling import RestoreBatch, restore_tiled
 from relume.serving.triton_transport import QueueFullError, Transport, connect
@@ -26,12 +27,14 @@ class ServedRelease:
         tile: Side of its tile in pixels.
         halo: Pixels around a tile that are thrown away where it has a neighbour.
         max_batch: Tiles in one request at most.
+        levels: Those of an adjustable model; None for one that takes no level.
     """
 
     release: str
     tile: int
     halo: int
     max_batch: int
+    levels: LevelRange | None = None
 
 
 class TritonRestorer:
@@ -106,13 +109,21 @@ class TritonRestorer:
             tile=_parameter(config, "tile"),
             halo=_parameter(config, "halo"),
             max_batch=int(config["max_batch_size"]),
+            levels=_levels(config),
         )
 
-    def restore(self, image_HWC: np.ndarray, *, on_progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+    def restore(
+        self,
+        image_HWC: np.ndarray,
+        *,
+        level: float | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
         """Restores a photograph; the whole of it by one release, also while the product is switched to another.
 
         Args:
             image_HWC: uint8 (H, W, 3) RGB of any size.
+            level: In [0, 255], for an adjustable model; its default when None.
             on_progress: Called with the tiles done and the tiles in all.
 
         Returns:
@@ -120,6 +131,7 @@ class TritonRestorer:
 
         Raises:
             ImageError: Not an 8-bit RGB image.
+            ConfigError: `level` is no level, or the served model takes none.
             ServerUnreachableError: The server does not answer, or not in time.
             ServerRefusedError: The server answered with an error.
             ModelMissingError: The server has no such product.
@@ -127,9 +139,10 @@ class TritonRestorer:
         served = self.served()
         while True:
             batch = min(self._batch, served.max_batch)
+            chosen = choose_level(level, served.levels, model=served.release)
             error = None
             try:
-                with self._backend(served, batch) as restore_batch:
+                with self._backend(served, batch, chosen) as restore_batch:
                     restored_HWC = restore_tiled(
                         image_HWC,
                         restore_batch,
@@ -148,24 +161,28 @@ class TritonRestorer:
                 return restored_HWC
             _log.info("%s was switched from %s to %s: once more", self.product, before.release, served.release)
 
-    def restore_batch(self, tiles_NCHW: np.ndarray) -> np.ndarray:
+    def restore_batch(self, tiles_NCHW: np.ndarray, level: float | None = None) -> np.ndarray:
         """Restores tiles of the served size, uint8 (N, 3, T, T), in one request through the connection.
+
+        Args:
+            tiles_NCHW: The tiles.
+            level: In [0, 255], for an adjustable model, which needs it; None for others.
 
         Raises:
             ServerUnreachableError: The server does not answer, or not in time.
             ServerRefusedError: The server answered with an error.
         """
-        return self._when_queued(lambda: self._transport.infer(self.product, tiles_NCHW))
+        return self._when_queued(lambda: self._transport.infer(self.product, tiles_NCHW, level=level))
 
     @contextlib.contextmanager
-    def _backend(self, served: ServedRelease, batch: int) -> Iterator[RestoreBatch]:
+    def _backend(self, served: ServedRelease, batch: int, level: float | None) -> Iterator[RestoreBatch]:
         """The way to restore a batch: through shared memory registered for this photograph, or the connection."""
         tiles = self._share(self._in_flight, batch * 3 * served.tile**2) if self._shared_memory else None
         if tiles is None:
-            yield self.restore_batch
+            yield lambda tiles_NCHW: self.restore_batch(tiles_NCHW, level)
             return
         try:
-            yield lambda tiles_NCHW: self._restore_shared(tiles, tiles_NCHW)
+            yield lambda tiles_NCHW: self._restore_shared(tiles, tiles_NCHW, level)
         finally:
             self._unregister(tiles)
             tiles.close()
@@ -207,9 +224,9 @@ class TritonRestorer:
                     return
                 time.sleep(0.01)
 
-    def _restore_shared(self, tiles: SharedTiles, tiles_NCHW: np.ndarray) -> np.ndarray:
+    def _restore_shared(self, tiles: SharedTiles, tiles_NCHW: np.ndarray, level: float | None) -> np.ndarray:
         with tiles.slot() as slot:
-            return self._when_queued(lambda: self._transport.infer(self.product, tiles_NCHW, slot))
+            return self._when_queued(lambda: self._transport.infer(self.product, tiles_NCHW, level=level, slot=slot))
 
     def _when_queued(self, request: Callable[[], np.ndarray]) -> np.ndarray:
         """Sends a request, again and again with growing pauses while the model's queue is full."""
@@ -226,3 +243,10 @@ class TritonRestorer:
 
 def _parameter(config: dict[str, Any], name: str) -> int:
     return int(config["parameters"][name]["string_value"])
+
+
+def _levels(config: dict[str, Any]) -> LevelRange | None:
+    if "default_level" not in config["parameters"]:
+        return None
+    names = [field.name for field in fields(LevelRange)]
+    return LevelRange(**{name: float(config["parameters"][f"{name}_level"]["string_value"]) for name in names})

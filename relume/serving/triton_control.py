@@ -154,11 +154,15 @@ class TritonControl:
             ServerRefusedError: The answer is an error.
             ServerUnreachableError: There is no answer in time.
         """
-        shape = [1, *self._config(model).input[0].dims]
-        image = self._triton.InferInput("image", shape, "UINT8")
-        image.set_data_from_numpy(np.zeros(shape, np.uint8))
-        restored = self._call("infer", model, [image], timeout=timeout).as_numpy("restored")
-        if restored is None or list(restored.shape) != shape or restored.dtype != np.uint8:
+        from tritonclient.utils import np_to_triton_dtype
+
+        inputs = []
+        for tensor in self._config(model).input:  # the tile, and the level of an adjustable model
+            zeros = np.zeros([1, *tensor.dims], np.uint8 if tensor.name == "image" else np.float32)
+            inputs.append(self._triton.InferInput(tensor.name, zeros.shape, np_to_triton_dtype(zeros.dtype)))
+            inputs[-1].set_data_from_numpy(zeros)
+        restored = self._call("infer", model, inputs, timeout=timeout).as_numpy("restored")
+        if restored is None or restored.shape != tuple(inputs[0].shape()) or restored.dtype != np.uint8:
             raise ServerRefusedError("Not a restored tile", where=model, why="it has another shape or type")
 
     def answers(self, model: str, *, timeout: float = 5.0) -> bool:

@@ -13,6 +13,7 @@ import onnxruntime
 import triton_python_backend_utils as pb_utils
 
 MAX_THREADS = 8
+ONNX_TYPES = {"TYPE_UINT8": "tensor(uint8)", "TYPE_FP32": "tensor(float)"}
 
 
 class TritonPythonModel:
@@ -37,16 +38,21 @@ class TritonPythonModel:
         ]:
             found = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in found]
             expected = [
-                (tensor["name"], "tensor(uint8)", [int(size) for size in tensor["dims"]]) for tensor in expected
+                (tensor["name"], ONNX_TYPES[tensor["data_type"]], [int(size) for size in tensor["dims"]])
+                for tensor in expected
             ]
             if found != expected:
                 raise pb_utils.TritonModelException(f"{path} holds {found}, config.pbtxt says {expected}")
+        self.inputs = [tensor["name"] for tensor in config["input"]]
 
     def execute(self, requests):
-        """Restores the tiles of each request."""
+        """Restores the tiles of each request, in an adjustable model each at its own level."""
         return [pb_utils.InferenceResponse([self._restore(request)]) for request in requests]
 
     def _restore(self, request):
-        tiles = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
-        restored = [self.session.run(["restored"], {"image": tile[np.newaxis]})[0] for tile in tiles]
+        batch = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
+        restored = [
+            self.session.run(["restored"], {name: values[i : i + 1] for name, values in batch.items()})[0]
+            for i in range(len(batch["image"]))
+        ]
         return pb_utils.Tensor("restored", np.concatenate(restored))

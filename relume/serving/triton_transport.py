@@ -34,8 +34,13 @@ class Transport(Protocol):
     def unregister(self, region: str) -> None:
         """Makes the server forget a region."""
 
-    def infer(self, model: str, tiles_NCHW: np.ndarray, slot: Slot | None = None) -> np.ndarray:
-        """Restores tiles, uint8 (N, 3, T, T); through shared memory when a slot is given."""
+    def infer(
+        self, model: str, tiles_NCHW: np.ndarray, *, level: float | None = None, slot: Slot | None = None
+    ) -> np.ndarray:
+        """Restores tiles, uint8 (N, 3, T, T), at a level in [0, 255] where the model takes one.
+
+        The tiles go through shared memory when a slot is given; the level is too small to.
+        """
 
     def close(self) -> None:
         """Closes the connections."""
@@ -122,14 +127,17 @@ class GrpcTransport:
     def unregister(self, region: str) -> None:
         self._call("unregister_system_shared_memory", region)
 
-    def infer(self, model: str, tiles_NCHW: np.ndarray, slot: Slot | None = None) -> np.ndarray:
+    def infer(
+        self, model: str, tiles_NCHW: np.ndarray, *, level: float | None = None, slot: Slot | None = None
+    ) -> np.ndarray:
         image = self._triton.InferInput("image", tiles_NCHW.shape, "UINT8")
+        inputs = [image, *_level_inputs(self._triton, level, len(tiles_NCHW))]
         restored = self._triton.InferRequestedOutput("restored")
         if slot is None:
             image.set_data_from_numpy(tiles_NCHW)
-            return self._call("infer", model, [image], outputs=[restored]).as_numpy("restored")
+            return self._call("infer", model, inputs, outputs=[restored]).as_numpy("restored")
         slot.put(image, restored, tiles_NCHW)
-        self._call("infer", model, [image], outputs=[restored])
+        self._call("infer", model, inputs, outputs=[restored])
         return slot.get(tiles_NCHW.shape)
 
     def close(self) -> None:
@@ -168,15 +176,18 @@ class HttpTransport:
     def unregister(self, region: str) -> None:
         self._call("POST", f"systemsharedmemory/region/{region}/unregister")
 
-    def infer(self, model: str, tiles_NCHW: np.ndarray, slot: Slot | None = None) -> np.ndarray:
+    def infer(
+        self, model: str, tiles_NCHW: np.ndarray, *, level: float | None = None, slot: Slot | None = None
+    ) -> np.ndarray:
         image = self._triton.InferInput("image", tiles_NCHW.shape, "UINT8")
+        inputs = [image, *_level_inputs(self._triton, level, len(tiles_NCHW))]
         restored = self._triton.InferRequestedOutput("restored")
         if slot is None:
             image.set_data_from_numpy(tiles_NCHW)
         else:
             slot.put(image, restored, tiles_NCHW)
         client = self._triton.InferenceServerClient
-        body, json_size = client.generate_request_body([image], outputs=[restored])
+        body, json_size = client.generate_request_body(inputs, outputs=[restored])
         headers = {} if json_size is None else {"Inference-Header-Content-Length": str(json_size)}
         response = self._call("POST", f"models/{model}/infer", body, headers)
         if slot is not None:
@@ -187,6 +198,15 @@ class HttpTransport:
 
     def close(self) -> None:
         self._pool.close()
+
+
+def _level_inputs(triton: Any, level: float | None, tiles: int) -> list[Any]:
+    """The input `level` in tritonclient's words, one value for each tile; none for a model that takes none."""
+    if level is None:
+        return []
+    levels = triton.InferInput("level", (tiles, 1), "FP32")
+    levels.set_data_from_numpy(np.full((tiles, 1), level, np.float32))
+    return [levels]
 
 
 def _error_text(body: bytes) -> str:

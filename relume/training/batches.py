@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from relume.degradations import add_gaussian_noise, counter_rng
+from relume.augmentation import Augmentation, augment, degrade_and_mix
+from relume.degradations import Degradation, counter_rng, degrade_at
 from relume.errors import ConfigError, SourceError
-from relume.training.config import Degradation
+from relume.training.config import EveryLevel, StageSettings, TrainingSettings
+from relume.training.schedule import position_at
 
 
 class PatchShards:
@@ -38,26 +41,56 @@ class PatchShards:
         return self.shards[shard][index - self.starts[shard]]
 
 
-def dihedral(image: np.ndarray, mode: int) -> np.ndarray:
-    """One of the eight flips and rotations of an (H, W, C) image; `mode` from 0 (the image itself) to 7."""
-    image = np.rot90(image, mode % 4)
-    return image[:, ::-1] if mode >= 4 else image
+class Batch(NamedTuple):
+    """What one step, or one rank's part of it, is trained on.
+
+    Attributes:
+        degraded: float32 (N, 3, P, P) in about [0, 1]; (K, N, 3, P, P) where every sample has each of K levels.
+        clean: float32 (N, 3, P, P) in [0, 1].
+        level: What an adjustable network is told: (N,), or the K levels (K,); None for the others.
+    """
+
+    degraded: torch.Tensor
+    clean: torch.Tensor
+    level: torch.Tensor | None
+
+    def parts(self, count: int) -> list["Batch"]:
+        """The batch in `count` equal parts."""
+        size = len(self.clean) // count
+        own_levels = self.level is not None and self.degraded.ndim == 4
+        return [
+            Batch(
+                self.degraded.narrow(self.degraded.ndim - 4, first, size),
+                self.clean.narrow(0, first, size),
+                self.level.narrow(0, first, size) if own_levels and self.level is not None else self.level,
+            )
+            for first in range(0, size * count, size)
+        ]
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device, pictures in channels_last memory."""
+        degraded, clean = (value.to(device, non_blocking=True) for value in (self.degraded, self.clean))
+        if degraded.ndim == 4:
+            degraded = degraded.contiguous(memory_format=torch.channels_last)
+        level = None if self.level is None else self.level.to(device, non_blocking=True)
+        return Batch(degraded, clean, level)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Its tensors by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
-class NoisyCrops:
-    """Pairs of noisy and clean crops; sample n depends on the seed and n, not on what was drawn before.
+class TrainingCrops:
+    """Degraded and clean crops; sample n depends on the seed and n, not on what was drawn before.
 
     Args:
         patches: Where crops come from.
-        degradation: Noise range and protocol.
-        seed: Of order, crops, flips and noise.
+        seed: Of order, crops, flips and degradations.
         indices: The patches that make one epoch, all by default; a patch may stand in it several times.
     """
 
-    def __init__(
-        self, patches: PatchShards, degradation: Degradation, *, seed: int, indices: Sequence[int] | None = None
-    ):
-        self.patches, self.degradation, self.seed = patches, degradation, seed
+    def __init__(self, patches: PatchShards, *, seed: int, indices: Sequence[int] | None = None):
+        self.patches, self.seed = patches, seed
         self.indices = np.arange(len(patches)) if indices is None else np.asarray(indices)
         self._epoch, self._order = -1, self.indices
 
@@ -68,19 +101,8 @@ class NoisyCrops:
             self._epoch, self._order = epoch, rng.permutation(self.indices)
         return int(self._order[position])
 
-    def sample(self, number: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sample `number`: noisy and clean crop, each float32 (3, size, size) in about [0, 1]."""
-        patch = self.patches[self._index(number)]
-        rng = counter_rng(self.seed, "sample", number)
-        top, left = rng.integers(0, self.patches.side - size + 1, 2)
-        crop = dihedral(patch[top : top + size, left : left + size], int(rng.integers(8)))
-        clean = np.ascontiguousarray(crop.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
-        sigma = rng.uniform(*self.degradation.sigma)
-        clipped = bool(rng.random() < self.degradation.clipped_fraction)
-        return add_gaussian_noise(clean, sigma, rng, clipped=clipped), clean
-
-    def batch(self, first: int, count: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Samples `first` to `first + count`: noisy and clean, float32 (count, 3, size, size).
+    def clean(self, number: int, size: int, augmentation: Augmentation) -> tuple[np.ndarray, np.random.Generator]:
+        """The clean crop of sample `number`, float32 (3, size, size) in [0, 1], and the generator for what follows.
 
         Raises:
             ConfigError: The crop is larger than the patches.
@@ -92,5 +114,69 @@ class NoisyCrops:
                 why=f"curate.patch is {self.patches.side}",
                 next_step="raise curate.patch or lower the phase's patch in params.yaml",
             )
-        noisy, clean = zip(*(self.sample(first + i, size) for i in range(count)), strict=True)
-        return torch.from_numpy(np.stack(noisy)), torch.from_numpy(np.stack(clean))
+        patch = self.patches[self._index(number)]
+        rng = counter_rng(self.seed, "sample", number)
+        top, left = rng.integers(0, self.patches.side - size + 1, 2)
+        return augment(patch[top : top + size, left : left + size], augmentation, rng), rng
+
+    def batch(self, numbers: Sequence[int], size: int, degradation: Degradation, augmentation: Augmentation) -> Batch:
+        """Samples by number, each with a level of its own if the degradation names one."""
+        clean, degraded, levels = [], [], []
+        for number in numbers:
+            crop, rng = self.clean(number, size, augmentation)
+            result = degrade_and_mix(crop, degradation, augmentation, rng)
+            clean.append(crop)
+            degraded.append(result.image)
+            levels.append(result.level)
+        level = None if degradation.level is None else torch.tensor(levels, dtype=torch.float32)
+        return Batch(torch.from_numpy(np.stack(degraded)), torch.from_numpy(np.stack(clean)), level)
+
+    def batch_at(
+        self,
+        numbers: Sequence[int],
+        size: int,
+        degradation: Degradation,
+        augmentation: Augmentation,
+        levels: Sequence[float],
+    ) -> Batch:
+        """Samples by number, each degraded once at each level."""
+        clean, degraded = [], []
+        for number in numbers:
+            crop, rng = self.clean(number, size, augmentation)
+            clean.append(crop)
+            degraded.append(np.stack([degrade_at(crop, degradation, rng, level).image for level in levels]))
+        images = torch.from_numpy(np.stack(degraded, axis=1))
+        return Batch(images, torch.from_numpy(np.stack(clean)), torch.tensor(levels, dtype=torch.float32))
+
+
+class StepBatches(torch.utils.data.Dataset):
+    """The batches of a stage by step, so that a DataLoader's workers can prepare them ahead in order.
+
+    Args:
+        crops: Where samples come from.
+        stage: Its phases and method.
+        training: Degradation and augmentation where the phases have none of their own.
+        rank: Which part of each batch, from 0.
+        ranks: How many parts there are.
+    """
+
+    def __init__(
+        self, crops: TrainingCrops, stage: StageSettings, training: TrainingSettings, *, rank: int = 0, ranks: int = 1
+    ):
+        self.crops, self.stage, self.training, self.rank, self.ranks = crops, stage, training, rank, ranks
+
+    def __len__(self) -> int:
+        return self.stage.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        """The rank's part of the batch of a step."""
+        position = position_at(self.stage.phases, step)
+        phase, method = position.phase, self.stage.method
+        size = phase.batch // self.ranks
+        first = position.sample + self.rank * size
+        numbers = range(first, first + size)
+        degradation = phase.degradation or self.training.degradation
+        augmentation = phase.augmentation or self.training.augmentation
+        if isinstance(method, EveryLevel):
+            return self.crops.batch_at(numbers, phase.patch, degradation, augmentation, method.levels)
+        return self.crops.batch(numbers, phase.patch, degradation, augmentation)

@@ -80,6 +80,14 @@ class Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return tensors, json.loads(file.metadata()["facts"])
 
+    def keep_batch(self, tensors: dict[str, torch.Tensor], *, step: int, rank: int) -> Path:
+        """Writes a batch beside the checkpoint for inspection, and returns where."""
+        path = self.path.with_name(f"{self.path.stem}-step{step}-rank{rank}.safetensors")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        return path
+
     def discard(self) -> None:
         """Removes the checkpoint, once the training's result is safely written."""
         self.path.unlink(missing_ok=True)

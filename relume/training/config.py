@@ -1,8 +1,12 @@
-"""What a training stage is told: its phases, its optimiser, its degradation."""
+"""What a training stage is told: its phases, its optimiser, its degradation, and how it is spread over processes."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from relume.augmentation import Augmentation
+from relume.degradations import Degradation
+from relume.losses import LossSettings
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -13,76 +17,162 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Schedule(Settings):
+    """The learning rate over a number of steps: a linear warm-up, then a shape.
+
+    Attributes:
+        lr: Peak learning rate.
+        min_lr: Learning rate of the last step of a cosine.
+        warmup: Steps of linear warm-up.
+        shape: `cosine` from `lr` to `min_lr`; `restarts`, one such cosine for each of `periods`; `steps`, `lr` times
+            `gamma` at each of the `milestones`; `constant`.
+        milestones: Steps at which the rate falls, counted as the schedule's, warm-up included.
+        gamma: Factor at each milestone.
+        periods: Lengths in steps of the cosines after the warm-up; the last one goes on to the end.
+    """
+
+    lr: Annotated[float, Field(gt=0)]
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Annotated[int, Field(ge=0)] = 0
+    shape: Literal["cosine", "restarts", "steps", "constant"] = "cosine"
+    milestones: tuple[Positive, ...] = ()
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.5
+    periods: tuple[Positive, ...] = ()
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Schedule":
+        if (self.shape == "steps") != bool(self.milestones):
+            raise ValueError("milestones go with shape `steps`, and it needs them")
+        if (self.shape == "restarts") != bool(self.periods):
+            raise ValueError("periods go with shape `restarts`, and it needs them")
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError("milestones must rise")
+        return self
+
+
+class OptimizerSettings(Schedule):
+    """Adam or AdamW and its schedule over all phases that have none of their own.
+
+    Attributes:
+        kind: `adamw` decouples the weight decay, `adam` does not.
+        betas: Decay rates of the moments.
+        weight_decay: Of all trained parameters.
+        clip: Largest norm of the gradient.
+        ema: Decay per step of the exponential moving average of the weights, which is what is kept.
+    """
+
+    kind: Literal["adamw", "adam"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+
+
 class Phase(Settings):
-    """One part of a progressive schedule; the learning rate goes on across phases.
+    """One part of a progressive schedule. What it does not say is as in the stage, and the stage's schedule goes on.
 
     Attributes:
         steps: Optimiser steps.
         patch: Side of the training crops in pixels.
-        batch: Crops per step.
+        batch: Crops per step, over all processes together.
+        accumulate: Parts that the batch is run in, one after the other, to save memory.
+        schedule: A learning rate of this phase alone, from its first to its last step.
+        loss: Instead of the stage's.
+        degradation: Instead of the training's.
+        augmentation: Instead of the training's.
+        train: fnmatch patterns of the parameters that move in this phase; by default all that are trainable.
     """
 
     steps: Positive
     patch: Positive
     batch: Positive
-
-
-class OptimizerSettings(Settings):
-    """AdamW with a linear warm-up, then a cosine from `lr` to `min_lr` over all phases.
-
-    Attributes:
-        lr: Peak learning rate.
-        min_lr: Learning rate of the last step.
-        betas: Decay rates of AdamW's moments.
-        weight_decay: Decoupled weight decay.
-        warmup: Steps of linear warm-up.
-        clip: Largest norm of the gradient.
-        ema: Decay per step of the exponential moving average of the weights, which is what is kept.
-    """
-
-    lr: Annotated[float, Field(gt=0)]
-    min_lr: Annotated[float, Field(ge=0)]
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    warmup: Annotated[int, Field(ge=0)] = 0
-    clip: Annotated[float, Field(gt=0)] = 1.0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
-
-
-class Degradation(Settings):
-    """Gaussian noise of a blind range, partly as 8-bit files hold it.
-
-    Attributes:
-        sigma: Lowest and highest standard deviation, [0, 255] scale; drawn uniformly for each crop.
-        clipped_fraction: Fraction of the crops whose noise is clipped and rounded to 8 bits.
-    """
-
-    sigma: tuple[float, float]
-    clipped_fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    accumulate: Positive = 1
+    schedule: Schedule | None = None
+    loss: LossSettings | None = None
+    degradation: Degradation | None = None
+    augmentation: Augmentation | None = None
+    train: tuple[str, ...] = ("*",)
 
     @model_validator(mode="after")
-    def _ordered(self) -> "Degradation":
-        if not 0 <= self.sigma[0] <= self.sigma[1]:
-            raise ValueError("sigma must be [low, high] with 0 <= low <= high")
+    def _whole_parts(self) -> "Phase":
+        if self.batch % self.accumulate:
+            raise ValueError("batch must be a multiple of accumulate")
         return self
+
+
+class Plain(Settings):
+    """One pass of the network for each batch; adjustable networks are handed the level of each crop."""
+
+    kind: Literal["plain"] = "plain"
+
+
+class AlternateReuse(Settings):
+    """Dynamic pre-training of DyNet: each step trains one of several networks that share their weights.
+
+    Source: arXiv 2404.02154, which does not say how the choice is drawn; here it is even by default.
+
+    Attributes:
+        reuse: For each network, how often each level's block is applied.
+        probabilities: Of the choice.
+    """
+
+    kind: Literal["alternate_reuse"]
+    reuse: Annotated[tuple[tuple[Positive, Positive, Positive, Positive], ...], Field(min_length=2)]
+    probabilities: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> "AlternateReuse":
+        if self.probabilities and (
+            len(self.probabilities) != len(self.reuse) or abs(sum(self.probabilities) - 1) > 1e-9
+        ):
+            raise ValueError("probabilities must be one for each network and sum to 1")
+        return self
+
+
+class EveryLevel(Settings):
+    """Hypernetwork training: each step runs the main networks of all levels, each on its own degradation of the crops.
+
+    Source: arXiv 2206.05970, whose text sums the levels' losses; its code takes their mean.
+
+    Attributes:
+        levels: In the unit of the degradation's level, such as sigma on [0, 255].
+        reduction: Of the levels' losses.
+    """
+
+    kind: Literal["every_level"]
+    levels: Annotated[tuple[float, ...], Field(min_length=1)]
+    reduction: Literal["sum", "mean"] = "sum"
+
+
+Method = Annotated[Plain | AlternateReuse | EveryLevel, Field(discriminator="kind")]
 
 
 class TrainingSettings(Settings):
     """What all training stages share.
 
     Attributes:
-        seed: Of initial weights, order, crops and noise.
+        seed: Of initial weights, order, crops, degradations and masks.
         threads: Of the CPU; changes the bits of a result, which is why it is a parameter.
+        workers: Processes that prepare batches ahead; 0 prepares them in the training process.
+        processes: Ranks on this machine, a GPU each where there are GPUs.
+        strategy: `ddp` copies the network to every rank, `fsdp` spreads its parameters over them.
         precision: Lightning Fabric's name of the precision.
+        compile: Whether the network is compiled by torch.compile.
         degradation: What the models learn to undo.
+        augmentation: Of the clean crops.
         checkpoint_seconds: Time between checkpoints.
         validations: How many times the validation photographs are restored during a stage.
     """
 
     seed: Annotated[int, Field(ge=0)]
     threads: Positive
+    workers: Annotated[int, Field(ge=0)] = 0
+    processes: Positive = 1
+    strategy: Literal["ddp", "fsdp"] = "ddp"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    compile: bool = False
     degradation: Degradation
+    augmentation: Augmentation = Augmentation()
     checkpoint_seconds: Annotated[float, Field(gt=0)]
     validations: Positive
 
@@ -91,14 +181,20 @@ class StageSettings(Settings):
     """What one training stage trains, and how long.
 
     Attributes:
-        loss: A name of `relume.losses.LOSSES`.
+        loss: A loss of `relume.losses`, or a weighted sum of several.
         optimizer: See there.
-        phases: The progressive schedule.
+        phases: The progressive schedule; none hands the stage's input on as it is.
+        method: How a step uses the network.
+        keep: Whose weights are kept: those of the `last` step or those of the `best` validation.
+        patience: Validations without a better one after which the stage ends; none never ends early.
     """
 
-    loss: Literal["l1", "charbonnier", "psnr"]
+    loss: LossSettings
     optimizer: OptimizerSettings
-    phases: Annotated[tuple[Phase, ...], Field(min_length=1)]
+    phases: tuple[Phase, ...]
+    method: Method = Plain()
+    keep: Literal["last", "best"] = "last"
+    patience: Positive | None = None
 
     @property
     def steps(self) -> int:
@@ -106,8 +202,21 @@ class StageSettings(Settings):
         return sum(phase.steps for phase in self.phases)
 
 
+class InitialWeights(Settings):
+    """Weights that a training starts from, such as published ones.
+
+    Attributes:
+        artifact: Folder of a model artifact, made by `relume models import` or by another run.
+        sha256: Of the folder, as `relume models import` prints it: other weights are another training.
+    """
+
+    artifact: str
+    sha256: str
+
+
 class BaseModelSettings(StageSettings):
     """A base model: its architecture beside its training."""
 
     architecture: str
     arguments: dict[str, Any]
+    initial: InitialWeights | None = None

@@ -1,8 +1,8 @@
 """Hard-patch mining: how much loss a model leaves on each training patch.
 
 Source: the hard-example fine-tuning of the challenge's Pixel Purifiers team (arXiv 2504.12276). The report
-gives neither threshold nor noise draws; here the noise level is fixed and the loss averaged over several
-draws, because one draw ranks by luck.
+gives neither threshold nor noise draws; here the degradation has one level and the loss is averaged over
+several draws, because one draw ranks by luck.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from relume.degradations import add_gaussian_noise, counter_rng
+from relume.degradations import Degradation, counter_rng, degrade
 from relume.training.batches import PatchShards
 
 
@@ -20,7 +20,7 @@ def patch_losses(
     network: nn.Module,
     patches: PatchShards,
     *,
-    sigma: float,
+    degradation: Degradation,
     draws: int,
     batch: int,
     seed: int,
@@ -31,8 +31,8 @@ def patch_losses(
     Args:
         network: In eval mode.
         patches: All training patches.
-        sigma: Noise level on the [0, 255] scale; clipped and rounded to 8 bits.
-        draws: Noise realisations to average over.
+        degradation: Of one level for all patches, so that their losses compare.
+        draws: Degradations of each patch to average over.
         batch: Patches restored at once.
         seed: Of the noise; realisation d of patch i is the same in every run.
         progress: Told how many patches are done.
@@ -45,14 +45,15 @@ def patch_losses(
         rows = range(first, min(first + batch, len(patches)))
         clean = np.stack([patches[i] for i in rows]).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
         for draw in range(draws):
-            noisy = np.stack(
-                [
-                    add_gaussian_noise(image, sigma, counter_rng(seed, "mining", i, draw), clipped=True)
-                    for i, image in zip(rows, clean, strict=True)
-                ]
-            )
-            batch_NCHW = torch.from_numpy(noisy).contiguous(memory_format=torch.channels_last)
-            restored = network(batch_NCHW).numpy()
+            results = [
+                degrade(image, degradation, counter_rng(seed, "mining", i, draw))
+                for i, image in zip(rows, clean, strict=True)
+            ]
+            images_NCHW = torch.from_numpy(np.stack([result.image for result in results]))
+            inputs = [images_NCHW.contiguous(memory_format=torch.channels_last)]
+            if degradation.level is not None:
+                inputs.append(torch.tensor([result.level for result in results], dtype=torch.float32))
+            restored = network(*inputs).numpy()
             losses[rows.start : rows.stop] += np.abs(restored - clean).mean(axis=(1, 2, 3)) / draws
         progress(rows.stop)
     return losses

@@ -1,51 +1,97 @@
-"""Validation while training: PSNR on fixed crops of the validation photographs with fixed noise."""
+"""Validation while training: PSNR on fixed crops of the validation photographs with fixed degradations."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from relume.degradations import add_gaussian_noise, counter_rng
+from relume.degradations import Degradation, add_gaussian_noise, counter_rng, degrade
 from relume.errors import SourceError
 from relume.images import read_image
 
 SIGMAS = (15.0, 25.0, 50.0)
+DRAWS = 3  # of any other degradation, for each photograph
 SIDE = 192  # pixels; a centre crop is enough to follow a training, and keeps it cheap
 
 
-def validation_psnr(folder: str | Path, seed: int) -> Callable[[nn.Module], float]:
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What a network does to the validation crops.
+
+    Attributes:
+        psnr: Mean in dB over photographs and degradations.
+        picture: One crop degraded, restored and clean, side by side: uint8 (H, 3 · W, 3).
+    """
+
+    psnr: float
+    picture: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Case:
+    degraded: torch.Tensor
+    clean: torch.Tensor
+    level: torch.Tensor | None
+
+
+def validation(folder: str | Path, degradation: Degradation, seed: int) -> Callable[[nn.Module], Validation]:
     """Prepares the validation crops once.
+
+    Gaussian noise is validated at sigma 15, 25 and 50, clipped and rounded to 8 bits (the product's protocol), so that
+    trainings compare; any other degradation with three draws of its own.
 
     Args:
         folder: Photographs, 8-bit RGB.
-        seed: Of the noise, which is clipped and rounded to 8 bits (the product's protocol).
+        degradation: What the network learns to undo.
+        seed: Of the degradations.
 
     Returns:
-        A function from a network to its mean PSNR in dB over the photographs and sigma 15, 25, 50.
+        A function from a network to its figures.
 
     Raises:
         SourceError: The folder holds no photograph.
     """
-    clean, noisy = [], []
+    cases = []
     for number, path in enumerate(sorted(Path(folder).glob("*.png"))):
         image = read_image(path).pixels
         top, left = (max(0, side - SIDE) // 2 for side in image.shape[:2])
         crop = image[top : top + SIDE, left : left + SIDE].transpose(2, 0, 1).astype(np.float32) / np.float32(255)
-        for index, sigma in enumerate(SIGMAS):
-            rng = counter_rng(seed, "validation", number, index)
-            clean.append(torch.from_numpy(crop))
-            noisy.append(torch.from_numpy(add_gaussian_noise(crop, sigma, rng, clipped=True)))
-    if not clean:
+        cases += _cases(crop, degradation, seed, number)
+    if not cases:
         raise SourceError("No validation photographs", where=folder, next_step="run `dvc repro curate`")
 
-    def validate(network: nn.Module) -> float:
+    def validate(network: nn.Module) -> Validation:
         device = next(network.parameters()).device
-        values = []
-        for noisy_CHW, clean_CHW in zip(noisy, clean, strict=True):
-            restored = network(noisy_CHW[None].to(device))[0].float().cpu().clamp(0, 1)
-            values.append(-10 * torch.log10((restored - clean_CHW).square().mean()).item())
-        return sum(values) / len(values)
+        values, picture = [], None
+        for case in cases:
+            inputs = [case.degraded[None].to(device)]
+            if case.level is not None:
+                inputs.append(case.level.to(device))
+            restored = network(*inputs)[0].float().cpu().clamp(0, 1)
+            values.append(-10 * torch.log10((restored - case.clean).square().mean().clamp_min(1e-10)).item())
+            if case is cases[min(1, len(cases) - 1)]:
+                sides = torch.cat([case.degraded.clamp(0, 1), restored, case.clean], dim=2)
+                picture = (sides * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        assert picture is not None
+        return Validation(psnr=sum(values) / len(values), picture=picture)
 
     return validate
+
+
+def _cases(crop: np.ndarray, degradation: Degradation, seed: int, number: int) -> list[_Case]:
+    clean, cases = torch.from_numpy(crop), []
+    if [step.kind for step in degradation.steps] == ["gaussian_noise"]:
+        for index, sigma in enumerate(SIGMAS):
+            rng = counter_rng(seed, "validation", number, index)
+            noisy = add_gaussian_noise(crop, sigma, rng, clipped=True)
+            level = torch.tensor([sigma]) if degradation.level else None
+            cases.append(_Case(torch.from_numpy(noisy), clean, level))
+        return cases
+    for index in range(DRAWS):
+        result = degrade(crop, degradation, counter_rng(seed, "validation", number, index))
+        level = None if result.level is None else torch.tensor([result.level], dtype=torch.float32)
+        cases.append(_Case(torch.from_numpy(result.image), clean, level))
+    return cases

@@ -30,6 +30,7 @@ from relume.errors import (
 )
 from relume.files import sha256_folder, write_json
 from relume.serving import repository as models
+from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
@@ -148,6 +149,21 @@ def test_the_first_release(home, root, picture):
     assert (home / "reports" / "gate" / f"{outcome.release.model}.txt").is_file()
     assert {row["max_difference"] for row in outcome.parity} <= {0, 1}
     assert len(outcome.parity) == 7
+
+
+def test_an_adjustable_release(home, root, picture):
+    """One follows a release without level and is followed by one: at each time the product takes what it should, and
+    the served path of the adjustable one is proved at both ends of its range."""
+    release(root, blur=BLURS[0])
+    outcome = release(root, blur=BLURS[1], levels=LevelRange(lowest=0, highest=55, default=20))
+    assert {row["picture"].rpartition(", ")[2] for row in outcome.parity} == {"level 0", "level 55"}
+    in_process = OnnxRestorer(root / "package" / "serving")
+    with TritonRestorer(triton.start().grpc) as restorer:
+        for level in (None, 0, 25):
+            assert np.array_equal(restorer.restore(picture, level=level), in_process.restore(picture, level=level))
+        assert np.array_equal(restorer.restore(picture, level=0), picture)
+        release(root, blur=BLURS[2])
+        assert np.array_equal(restorer.restore(picture), expected(root, picture))
 
 
 def test_releasing_the_same_package_again_moves_nothing(home, root):

@@ -51,6 +51,19 @@ def test_the_protocols_differ_as_they_must(scores, clean):
     assert scores["unclipped", "final"].psnr > scores["unclipped", "noisy"].psnr
 
 
+def test_an_adjustable_network_is_told_the_sigma_of_the_noise(clean):
+    """One that answers its level in every pixel answers the sigma, in both protocols; others are told nothing."""
+
+    class Told(torch.nn.Module):
+        def forward(self, image, level):
+            return torch.ones_like(image) * (level / 255).view(-1, 1, 1, 1)
+
+    networks = {"final": Told(), "base:identity": Identity()}
+    runs = evaluate({IMAGE_ID: clean}, networks, sigmas=(15, 50), tile=64, halo=8, seed=3)
+    answers = [(row[0].protocol, row[0].sigma, np.unique(images["final"]).tolist()) for row, images in runs]
+    assert answers == [(protocol, s, [s]) for s in (15, 50) for protocol in ("clipped", "unclipped")]
+
+
 def test_non_local_means_denoises(clean):
     """The baseline gains at least 3 dB at sigma 25: it is run at a sensible strength."""
     noisy = to_8_bit(noisy_photograph(clean, IMAGE_ID, 25, "clipped", 3))

@@ -1,15 +1,24 @@
 """The exported file computes what PyTorch computes, and is the same file each time."""
 
+from dataclasses import astuple
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 
-from relume.export import ServedNetwork, export_onnx, measure_parity, parity_report
+from relume.errors import ModelFormatError
+from relume.evaluation import at_level, tiled
+from relume.export import ServedNetwork, export_onnx, levels_of, measure_parity, parity_report
+from relume.models.artifact import ModelCard
 from relume.models.registry import build, variants
+from relume.serving.levels import LevelRange
+from relume.serving.onnx_restorer import OnnxRestorer
+from relume.serving.served_model import Serving, onnx_path, write_served_model
 
 TILE = 32
+LEVELS = LevelRange(lowest=15, highest=75, default=45)
 
 
 @pytest.fixture(scope="module")
@@ -65,34 +74,39 @@ def test_the_file_is_the_same_each_time_and_names_no_place(network, exported, tm
     assert b".py" not in exported.read_bytes()
 
 
-@pytest.fixture(scope="module", params=["hyperres-demo", "adafm-demo", "cresmd-demo"])
+FAMILIES = ["adafm", "cfsnet", "cresmd", "dni", "drunet", "ffdnet", "hyperres"]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
 def adjustable(request, tmp_path_factory):
-    """A random network that takes a level, its output spread over the gray values, and its file in a session."""
+    """A random network that takes a level, its output spread over the gray values, and its served model."""
     torch.manual_seed(2)
-    variant = variants()[request.param]
+    variant = variants()[f"{request.param}-demo"]
     network = build(variant.architecture, variant.arguments).eval()
-    last = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)][-1]
-    seen = []
+    calls = []
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-        hook = last.register_forward_hook(
-            lambda module, inputs, output: seen.append(output - module.bias.view(-1, 1, 1))
+        hook = torch.nn.modules.module.register_module_forward_hook(
+            lambda module, inputs, output: calls.append((module, output)) if hasattr(module, "kernel_size") else None
         )
         network(torch.rand(1, 3, TILE, TILE), torch.tensor([25.0]))
         hook.remove()
-        gain = 0.3 / seen[0].std()
-        last.weight *= gain
-        last.bias.copy_(0.5 - gain * seen[0].mean(dim=(0, 2, 3)))
-    path = tmp_path_factory.mktemp("adjustable") / "model.onnx"
-    export_onnx(network, path, tile=TILE)
-    return network, onnxruntime.InferenceSession(path)
+        last, output = calls[-1]
+        mean = output.mean(dim=(0, 2, 3))
+        gain = 0.3 / output.std() * mean.sign()  # without a bias, the mean at least is not black
+        last.weight *= gain.view(-1, 1, 1, 1)
+        if last.bias is not None:
+            last.bias.copy_(0.5 + gain * (last.bias - mean))
+    folder = tmp_path_factory.mktemp("adjustable")
+    export_onnx(network, folder / "model.onnx", tile=TILE)
+    write_served_model(folder / "model.onnx", folder, Serving(tile=TILE, halo=4, levels=LEVELS))
+    return network, OnnxRestorer(folder, threads=1)
 
 
 def test_a_network_with_a_level_is_served_with_a_second_input(adjustable, exported):
     """`level` is float (batch, 1) beside the uint8 `image`, in one batch; without a level it is not there."""
-    _, session = adjustable
-    image, level = session.get_inputs()
+    image, level = onnxruntime.InferenceSession(onnx_path(adjustable[1].folder)).get_inputs()
     assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", [3, TILE, TILE])
     assert (level.name, level.type, level.shape) == ("level", "tensor(float)", [image.shape[0], 1])
     assert isinstance(image.shape[0], str)
@@ -102,10 +116,9 @@ def test_a_network_with_a_level_is_served_with_a_second_input(adjustable, export
 @pytest.mark.parametrize("levels", [[40.0], [5.0, 60.0, 25.0]])
 def test_each_tile_is_restored_at_its_own_level(adjustable, levels):
     """Tiles of different levels in one batch each equal PyTorch alone at that level, within one 8-bit level."""
-    network, session = adjustable
+    network, restorer = adjustable
     tiles = np.random.default_rng(len(levels)).integers(0, 256, (len(levels), 3, TILE, TILE), np.uint8)
-    level = np.array(levels, np.float32)[:, None]
-    restored = session.run(["restored"], {"image": tiles, "level": level})[0]
+    restored = restorer.restore_batch(tiles, np.array(levels, np.float32))
     for tile, sigma, actual in zip(tiles, levels, restored, strict=True):
         with torch.inference_mode():
             output = network(torch.from_numpy(tile[None]).float() / 255, torch.tensor([sigma]))[0].numpy()
@@ -116,11 +129,48 @@ def test_each_tile_is_restored_at_its_own_level(adjustable, levels):
 
 def test_the_level_changes_the_served_output(adjustable):
     """The same tile at two levels gives two results."""
-    _, session = adjustable
     tile = np.random.default_rng(7).integers(0, 256, (3, TILE, TILE), np.uint8)
-    level = np.array([[5], [75]], np.float32)
-    weak, strong = session.run(["restored"], {"image": np.stack([tile, tile]), "level": level})[0]
+    weak, strong = adjustable[1].restore_batch(np.stack([tile, tile]), np.array([5, 75], np.float32))
     assert np.abs(weak.astype(int) - strong).max() > 1
+
+
+@pytest.mark.parametrize("level", [15.0, 60.0])
+def test_a_served_photograph_equals_pytorch(adjustable, level):
+    """A photograph of several tiles at a level is what PyTorch computes tile by tile, within one 8-bit level."""
+    network, restorer = adjustable
+    photograph = np.random.default_rng(5).integers(0, 256, (TILE + 20, TILE + 9, 3), np.uint8)
+    expected = tiled(at_level(network, level), tile=TILE, halo=4, batch=2)(photograph)
+    difference = np.abs(restorer.restore(photograph, level=level).astype(int) - expected)
+    assert difference.max() <= 1
+    assert expected.std() > 30
+
+
+def test_the_file_of_an_adjustable_network_is_the_same_each_time_and_names_no_place(adjustable, tmp_path):
+    """A second export has the same bytes, and no graph in it, that of a loop neither, holds a source path."""
+    network, restorer = adjustable
+    export_onnx(network, tmp_path / "again.onnx", tile=TILE)
+    assert (tmp_path / "again.onnx").read_bytes() == onnx_path(restorer.folder).read_bytes()
+    assert b".py" not in (tmp_path / "again.onnx").read_bytes()
+
+
+def test_levels_come_from_the_card_then_from_the_network():
+    """The card's sigma and default count; the middle stands in for a default, the network's two levels for a sigma."""
+    network = build("adafm", {"width": 4, "blocks": 1, "levels": (10, 60)})
+    assert astuple(levels_of(network, card(levels=[15, 75], default_level=25))) == (15, 75, 25)
+    assert astuple(levels_of(network, card(levels=[0, 55]))) == (0, 55, 27.5)
+    assert astuple(levels_of(network, card())) == (10, 60, 35)
+
+
+def test_levels_that_nobody_knows():
+    """A network without level has none; one with a level of which neither card nor network knows a range is refused."""
+    assert levels_of(build("dncnn", {"width": 4, "layers": 3}), card(levels=[0, 55])) is None
+    with pytest.raises(ModelFormatError, match="trained_for"):
+        levels_of(build("ffdnet", {"width": 4, "layers": 3}), card())
+
+
+def card(**trained_for):
+    """A model card that says only what the model was trained for."""
+    return ModelCard(architecture="any", arguments={}, trained_for=trained_for, provenance={})
 
 
 def test_values_are_clamped_and_rounded_not_wrapped():

@@ -10,13 +10,17 @@ import numpy as np
 
 from flows.release.package import Package, open_package
 from relume.files import sha256_folder, write_json
+from relume.serving.levels import LevelRange
 from relume.serving.served_model import Serving, write_served_model
 
 TILE, HALO = 64, 8
 
 
-def onnx_filter(path: Path, kernel: np.ndarray, *, tile: int = TILE) -> None:
-    """Writes an ONNX file that convolves each channel with `kernel` (odd side), uint8 in and out."""
+def onnx_filter(path: Path, kernel: np.ndarray, *, tile: int = TILE, adjustable: bool = False) -> None:
+    """Writes an ONNX file that convolves each channel with `kernel` (odd side), uint8 in and out.
+
+    An adjustable one goes from its input at level 0 to the filtered one at level 25 and stays there.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -28,20 +32,33 @@ def onnx_filter(path: Path, kernel: np.ndarray, *, tile: int = TILE) -> None:
         numpy_helper.from_array(np.array([0, 0, pad, pad, 0, 0, pad, pad], np.int64), "pads"),
         numpy_helper.from_array(np.float32(0), "zero"),
         numpy_helper.from_array(np.float32(255), "top"),
+        numpy_helper.from_array(np.float32(25), "all"),
+        numpy_helper.from_array(np.float32(1), "one"),
+        numpy_helper.from_array(np.array([2, 3]), "axes"),
+    ]
+    mixing = [
+        helper.make_node("Div", ["level", "all"], ["part"]),
+        helper.make_node("Clip", ["part", "zero", "one"], ["share"]),
+        helper.make_node("Unsqueeze", ["share", "axes"], ["shares"]),
+        helper.make_node("Sub", ["filtered", "levels"], ["change"]),
+        helper.make_node("Mul", ["shares", "change"], ["changed"]),
+        helper.make_node("Add", ["levels", "changed"], ["mixed"]),
     ]
     nodes = [
         helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
         helper.make_node("Pad", ["levels", "pads"], ["padded"], mode="reflect"),
         helper.make_node("Conv", ["padded", "weight"], ["filtered"], group=3),
-        helper.make_node("Round", ["filtered"], ["rounded"]),
+        *(mixing if adjustable else []),
+        helper.make_node("Round", ["mixed" if adjustable else "filtered"], ["rounded"]),
         helper.make_node("Clip", ["rounded", "zero", "top"], ["clipped"]),
         helper.make_node("Cast", ["clipped"], ["restored"], to=TensorProto.UINT8),
     ]
     shape = ["N", 3, tile, tile]
+    level = [helper.make_tensor_value_info("level", TensorProto.FLOAT, ["N", 1])] if adjustable else []
     graph = helper.make_graph(
         nodes,
         "filter",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, shape), *level],
         [helper.make_tensor_value_info("restored", TensorProto.UINT8, shape)],
         constants,
     )
@@ -64,6 +81,7 @@ def make_package(
     export_difference: int = 0,
     tile: int = TILE,
     onnx_bytes: bytes | None = None,
+    levels: LevelRange | None = None,
 ) -> Package:
     """Writes a package whose model blurs.
 
@@ -74,15 +92,16 @@ def make_package(
         export_difference: Largest difference in levels that its parity report states.
         tile: Side of the served tile.
         onnx_bytes: What to write in place of the ONNX file.
+        levels: Makes the blur adjustable: none at level 0, the whole from 25.
     """
     (folder / "model").mkdir(parents=True)
     write_json(folder / "model" / "model.json", {"architecture": "blur", "blur": blur})
     source = folder.parent / f"{folder.name}.onnx"
     if onnx_bytes is None:
-        onnx_filter(source, gaussian(blur), tile=tile)
+        onnx_filter(source, gaussian(blur), tile=tile, adjustable=levels is not None)
     else:
         source.write_bytes(onnx_bytes)
-    write_served_model(source, folder / "serving", Serving(tile=tile, halo=HALO))
+    write_served_model(source, folder / "serving", Serving(tile=tile, halo=HALO, levels=levels))
     source.unlink()
     write_json(
         folder / "serving" / "parity.json",

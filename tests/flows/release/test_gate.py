@@ -6,6 +6,7 @@ import pytest
 from flows.release.gate import measure
 from flows.release.settings import ParityLimits, ReleaseSettings, load_settings
 from relume.errors import GateRefusedError, ModelFormatError, UserError
+from relume.serving.levels import LevelRange
 from tests.flows.release.synthetic import make_package, make_photographs
 
 
@@ -66,6 +67,19 @@ def test_the_gain_is_that_of_an_independent_computation(tmp_path, photographs):
         restored = np.clip(np.rint(blurred), 0, 255).astype(np.uint8)
         gains.append(peak_signal_noise_ratio(clean, restored) - peak_signal_noise_ratio(clean, noisy))
     assert value(report, "gain over the noisy input, sigma 50") == pytest.approx(np.mean(gains), abs=0.1)
+
+
+def test_an_adjustable_candidate_is_told_the_sigma_of_the_noise(tmp_path, photographs):
+    """One that blurs only when it is told to gains what the plain blur gains, and the checks say that it was told."""
+    adjustable = make_package(tmp_path / "told", levels=LevelRange(lowest=0, highest=55, default=0))
+    plain = make_package(tmp_path / "plain")
+    told = measure(adjustable, None, settings(), photographs)
+    blind = measure(plain, None, settings(), photographs)
+    for sigma in (25, 50):
+        name = f"gain over the noisy input, sigma {sigma}"
+        assert value(told, f"{name} (told to it)") == pytest.approx(value(blind, name), abs=0.01)
+    against = measure(plain, adjustable, settings(), photographs)
+    assert value(against, "gain over the champion, sigma 50") == pytest.approx(0, abs=0.01)
 
 
 def test_the_identity_is_refused_and_the_message_says_by_how_much(tmp_path, photographs):

@@ -95,8 +95,13 @@ def test_any_size_gray_gradients_and_number_formats():
     contract.check_fullgraph(demo, level=level)
 
 
-def test_onnx_has_the_level_as_input_and_computes_the_same():
-    """ONNX Runtime computes the same at two batches and levels; the level is one for the batch."""
+def test_onnx_with_a_level_for_each_image():
+    """ONNX Runtime computes the same when the images of an open batch have levels of their own."""
+    contract.check_onnx(demo, [(24, 32)], level=lambda batch: torch.linspace(15, 60, batch))
+
+
+def test_onnx_with_one_level_for_the_batch():
+    """ONNX Runtime computes the same at two batches and levels."""
     network = contract.randomised(demo)
     buffer = io.BytesIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -3,9 +3,12 @@
 import shutil
 
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from relume.errors import ModelMissingError, ReleaseError
 from relume.files import sha256_folder
+from relume.serving.levels import LevelRange
 from relume.serving.repository import (
     products,
     publish_release,
@@ -82,6 +85,17 @@ def test_product_points_to_a_release(repository):
     write_product(repository, "denoise", "denoise-2")
     assert products(repository) == {"denoise": "denoise-2"}
     assert releases(repository) == ["denoise-1", "denoise-2"]
+
+
+def test_product_of_an_adjustable_release(repository, tmp_path):
+    """A product asks for a level while its release does."""
+    levels = LevelRange(lowest=0, highest=50, default=25)
+    publish_release(write_tiny_model(tmp_path / "adjustable", levels=levels), repository, "denoise-3")
+    for release, inputs in [("denoise-3", ["image", "level"]), ("denoise-1", ["image"])]:
+        write_product(repository, "denoise", release)
+        config = text_format.Parse((repository / "denoise" / "config.pbtxt").read_text(), ModelConfig())
+        assert [tensor.name for tensor in config.input] == inputs
+        assert list(config.ensemble_scheduling.step[0].input_map) == inputs
 
 
 def test_product_of_a_missing_release(repository):

@@ -3,20 +3,29 @@
 import numpy as np
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
-from relume.files import sha256_folder, write_json
+from relume.files import read_json, sha256_folder, write_json
 from relume.serving.config_pbtxt import product_config, release_config
+from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
-from relume.serving.served_model import Serving, onnx_path, read_serving, write_served_model
+from relume.serving.served_model import MODEL_FOLDER, Serving, onnx_path, read_serving, write_served_model
 from tests.tiny_onnx import BLUR, convolve, write_onnx, write_tiny_model
+
+LEVELS = LevelRange(lowest=15, highest=75, default=37.25)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """A served model that blurs."""
     return write_tiny_model(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture(scope="module")
+def adjustable(tmp_path_factory):
+    """A served model that blurs and darkens by its level."""
+    return write_tiny_model(tmp_path_factory.mktemp("adjustable"), levels=LEVELS)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (5, 70), (100, 75)])
@@ -58,6 +67,25 @@ def test_production_config_differs_in_its_backend_alone():
     assert production == embedded
 
 
+def test_config_of_an_adjustable_model(adjustable):
+    """Triton's own parser reads a level of one number for each tile, in the warm-up too, and what clients are told."""
+    config = text_format.Parse((adjustable / MODEL_FOLDER / "config.pbtxt").read_text(), ModelConfig())
+    image, level = config.input
+    assert (image.name, list(image.dims)) == ("image", [3, 32, 32])
+    assert (level.name, level.data_type, list(level.dims)) == ("level", DataType.Value("TYPE_FP32"), [1])
+    assert set(config.model_warmup[0].inputs) == {"image", "level"}
+    told = {name: float(value.string_value) for name, value in config.parameters.items() if name.endswith("level")}
+    assert told == {"lowest_level": 15, "highest_level": 75, "default_level": 37.25}
+
+
+def test_product_of_an_adjustable_model_passes_the_level_on():
+    """Its input `level` is the step's input `level`, in the type and size of the release's."""
+    product = text_format.Parse(product_config(release="denoise-1", tile=64, adjustable=True), ModelConfig())
+    release = text_format.Parse(release_config(tile=64, halo=8, levels=LEVELS), ModelConfig())
+    assert product.input == release.input
+    assert dict(product.ensemble_scheduling.step[0].input_map) == {"image": "image", "level": "level"}
+
+
 def test_product_config_points_to_the_release():
     """A product is an ensemble of one step, whose tensors are passed through under their own names."""
     config = text_format.Parse(product_config(release="denoise-1", tile=64), ModelConfig())
@@ -67,6 +95,55 @@ def test_product_config_points_to_the_release():
         {"image": "image"},
         {"restored": "restored"},
     )
+
+
+@pytest.mark.parametrize(("asked", "level"), [(None, 37.25), (20, 20), (75.0, 75), (200, 200)])
+def test_restores_at_a_level(adjustable, asked, level):
+    """An adjustable model takes the level that is asked for, also outside of its range, and else its default."""
+    image = np.random.default_rng(2).integers(0, 256, (40, 50, 3), np.uint8)
+    restored = OnnxRestorer(adjustable, threads=1).restore(image, level=asked)
+    np.testing.assert_array_equal(restored, convolve(image, BLUR, level))
+
+
+def test_levels_of_a_batch_stay_apart(adjustable):
+    """Tiles of one run each come back at their own level."""
+    tile = np.random.default_rng(3).integers(0, 256, (32, 32, 3), np.uint8)
+    tiles_NCHW = np.stack([tile.transpose(2, 0, 1)] * 3)
+    restored = OnnxRestorer(adjustable, threads=1).restore_batch(tiles_NCHW, np.array([70, 0, 20], np.float32))
+    for result_CHW, level in zip(restored, (70, 0, 20), strict=True):
+        np.testing.assert_array_equal(result_CHW.transpose(1, 2, 0), convolve(tile, BLUR, level))
+
+
+def test_level_for_a_model_without_one(served):
+    """A model that takes no level refuses one by name, before it restores anything."""
+    with pytest.raises(ConfigError, match="takes no strength") as caught:
+        OnnxRestorer(served).restore(np.zeros((9, 9, 3), np.uint8), level=25)
+    assert str(served) in str(caught.value)
+
+
+def test_levels_are_kept_in_serving_json(served, adjustable):
+    """They are read back as they were written; without them the file says nothing of levels, as it always did."""
+    assert read_serving(adjustable).levels == LEVELS
+    assert set(read_json(served / "serving.json")) == {"tile", "halo", "dtype", "channels", "opset"}
+    assert read_serving(served).levels is None
+
+
+@pytest.mark.parametrize("levels", [{"lowest": 15}, {"lowest": 15, "highest": 10, "default": 12}])
+def test_impossible_levels(adjustable, tmp_path, levels):
+    """A serving.json with levels that are none is refused by name."""
+    write_served_model(onnx_path(adjustable), tmp_path, read_serving(adjustable))
+    write_json(tmp_path / "serving.json", read_json(tmp_path / "serving.json") | {"levels": levels})
+    with pytest.raises(ModelFormatError, match=r"levels[\s\S]*serving\.json"):
+        read_serving(tmp_path)
+
+
+@pytest.mark.parametrize("said", [LEVELS, None], ids=["only said", "only held"])
+def test_a_level_that_is_only_said_or_only_held(tmp_path, said):
+    """An ONNX file whose input `level` serving.json does not know, or the other way round, is refused."""
+    write_onnx(tmp_path / "other.onnx", tile=32, kernel=BLUR, adjustable=said is None)
+    write_served_model(tmp_path / "other.onnx", tmp_path, Serving(tile=32, halo=2, levels=said))
+    with pytest.raises(ModelFormatError, match="level"):
+        OnnxRestorer(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["serving.json", "config.pbtxt", "model.onnx", "model.py"])

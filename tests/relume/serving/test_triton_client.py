@@ -27,18 +27,22 @@ class PlayedServer:
         self.release, self.tile, self.requests = "denoise-1", 32, 0
         self.switch_after, self.next_tile = 10**9, 32
         self.refusals: list[Exception] = []
+        self.adjustable: set[str] = set()
 
     def model_config(self, model):
         if model == "denoise":
             return {"ensemble_scheduling": {"step": [{"model_name": self.release}]}}
         if model != self.release:
             raise ServerRefusedError("refused", why="unknown model")
+        parameters = {"tile": self.tile, "halo": 2}
+        if model in self.adjustable:
+            parameters |= {"lowest_level": 0.0, "highest_level": 50.0, "default_level": 12.0}
         return {
             "max_batch_size": 8,
-            "parameters": {"tile": {"string_value": str(self.tile)}, "halo": {"string_value": "2"}},
+            "parameters": {name: {"string_value": str(value)} for name, value in parameters.items()},
         }
 
-    def infer(self, model, tiles_NCHW, slot=None):
+    def infer(self, model, tiles_NCHW, *, level=None, slot=None):
         self.requests += 1
         if self.requests > self.switch_after:
             self.release, self.tile = "denoise-2", self.next_tile
@@ -46,6 +50,10 @@ class PlayedServer:
             raise self.refusals.pop()
         if tiles_NCHW.shape[-1] != self.tile:
             raise ServerRefusedError("refused", why="unexpected shape")
+        if (level is not None) != (self.release in self.adjustable):
+            raise ServerRefusedError("refused", why="unexpected number of inputs")
+        if level is not None:
+            return np.full_like(tiles_NCHW, level)
         return tiles_NCHW // 2 if self.release == "denoise-1" else tiles_NCHW // 4
 
     def close(self):
@@ -73,6 +81,35 @@ def test_refusal_of_an_unchanged_release(server):
     server.refusals = [ServerRefusedError("refused", why="out of memory")]
     with pytest.raises(ServerRefusedError, match="out of memory"):
         TritonRestorer("any:1").restore(IMAGE)
+
+
+@pytest.mark.parametrize(("asked", "level"), [(None, 12), (40, 40), (90, 90)])
+def test_level(server, asked, level):
+    """Every tile is sent with the level that is asked for, and else with the default that the server tells."""
+    server.adjustable = {"denoise-1"}
+    assert (TritonRestorer("any:1").restore(IMAGE, level=asked) == level).all()
+
+
+def test_switch_to_an_adjustable_release(server):
+    """A photograph during which the product becomes adjustable comes whole from the new release, at its default."""
+    server.switch_after, server.adjustable = 2, {"denoise-2"}
+    assert (TritonRestorer("any:1", batch=1).restore(IMAGE) == 12).all()
+
+
+def test_switch_from_an_adjustable_release(server):
+    """Without a level the new release takes over; a level that was asked for is refused by name and never ignored."""
+    server.switch_after, server.adjustable = 2, {"denoise-1"}
+    np.testing.assert_array_equal(TritonRestorer("any:1", batch=1).restore(IMAGE), IMAGE // 4)
+    server.release, server.requests = "denoise-1", 0
+    with pytest.raises(ConfigError, match="takes no strength: denoise-2"):
+        TritonRestorer("any:1", batch=1).restore(IMAGE, level=25)
+
+
+def test_level_for_a_model_without_one(server):
+    """It is refused before anything is sent."""
+    with pytest.raises(ConfigError, match="takes no strength: denoise-1"):
+        TritonRestorer("any:1").restore(IMAGE, level=25)
+    assert server.requests == 0
 
 
 def test_full_queue_is_waited_out(server):

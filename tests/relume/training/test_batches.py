@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from relume.augmentation import Augmentation
+from relume.degradations import Degradation
 from relume.errors import ConfigError, SourceError
-from relume.training.batches import NoisyCrops, PatchShards, dihedral
-from relume.training.config import Degradation
+from relume.training.batches import Batch, PatchShards, StepBatches, TrainingCrops
+from relume.training.config import EveryLevel, OptimizerSettings, Phase, StageSettings, TrainingSettings
+
+FLIPS = Augmentation()
 
 
 @pytest.fixture
@@ -17,10 +21,35 @@ def shards(tmp_path):
     return PatchShards(tmp_path)
 
 
-def crops(shards, *, seed=1, sigma=(0, 0), clipped_fraction=0.0, indices=None):
-    """Crops without noise, unless asked for."""
-    degradation = Degradation(sigma=sigma, clipped_fraction=clipped_fraction)
-    return NoisyCrops(shards, degradation, seed=seed, indices=indices)
+def noise(sigma=(0, 0), clipped=0.0, level=None):
+    """Gaussian noise, none unless asked for."""
+    steps = [{"kind": "gaussian_noise", "sigma": sigma, "clipped": clipped}]
+    return Degradation.model_validate({"steps": steps, "level": level})
+
+
+def crops(shards, *, seed=1, indices=None):
+    """The crops of the shards."""
+    return TrainingCrops(shards, seed=seed, indices=indices)
+
+
+def drawn(batch):
+    """The patches that a batch without noise was cut from."""
+    return (batch.degraded[:, 0, 0, 0] * 255).round().int().tolist()
+
+
+def stage(method=None, **phase):
+    """A stage of one phase."""
+    optimizer = OptimizerSettings(lr=1e-3)
+    phases = (Phase(**{"steps": 3, "patch": 8, "batch": 4} | phase),)
+    options = {} if method is None else {"method": method}
+    return StageSettings(loss="l1", optimizer=optimizer, phases=phases, **options)
+
+
+def training(degradation):
+    """What the stages share."""
+    return TrainingSettings(
+        seed=1, threads=1, precision="32-true", degradation=degradation, checkpoint_seconds=1, validations=1
+    )
 
 
 def test_patches_are_numbered_across_shards(shards):
@@ -31,48 +60,88 @@ def test_patches_are_numbered_across_shards(shards):
 
 def test_an_epoch_holds_every_patch_once_in_a_new_order(shards):
     """Samples 0 to 7 and 8 to 15 are permutations of the patches, and not the same one."""
-    batch, _ = crops(shards).batch(0, 16, 8)
-    numbers = (batch[:, 0, 0, 0] * 255).round().int().tolist()
+    numbers = drawn(crops(shards).batch(range(16), 8, noise(), FLIPS))
     assert sorted(numbers[:8]) == sorted(numbers[8:]) == list(range(8))
     assert numbers[:8] != numbers[8:]
 
 
 def test_a_sample_does_not_depend_on_what_was_drawn_before(shards):
     """Samples 5 to 9 drawn alone equal those of a batch from 0, noise included."""
-    noisy, clean = crops(shards, sigma=(0, 50), clipped_fraction=0.5).batch(0, 10, 8)
-    later_noisy, later_clean = crops(shards, sigma=(0, 50), clipped_fraction=0.5).batch(5, 5, 8)
-    assert torch.equal(noisy[5:], later_noisy)
-    assert torch.equal(clean[5:], later_clean)
+    whole = crops(shards).batch(range(10), 8, noise((0, 50), 0.5), FLIPS)
+    later = crops(shards).batch(range(5, 10), 8, noise((0, 50), 0.5), FLIPS)
+    assert torch.equal(whole.degraded[5:], later.degraded)
+    assert torch.equal(whole.clean[5:], later.clean)
 
 
 def test_the_seed_changes_the_samples(shards):
     """Another seed gives another order or other noise."""
-    assert not torch.equal(
-        crops(shards, sigma=(25, 25)).batch(0, 8, 8)[0], crops(shards, seed=2, sigma=(25, 25)).batch(0, 8, 8)[0]
-    )
+    one, other = (crops(shards, seed=seed).batch(range(8), 8, noise((25, 25)), FLIPS) for seed in (1, 2))
+    assert not torch.equal(one.degraded, other.degraded)
 
 
 def test_an_epoch_can_be_made_of_chosen_patches(shards):
     """Only the chosen patches are drawn, and one listed twice is drawn twice."""
-    batch, _ = crops(shards, indices=[2, 6, 6]).batch(0, 3, 8)
-    assert sorted((batch[:, 0, 0, 0] * 255).round().int().tolist()) == [2, 6, 6]
-
-
-def test_the_eight_flips_and_rotations_differ_and_are_all():
-    """The eight modes of an image without symmetry are eight different images with the same pixels."""
-    image = np.arange(12).reshape(2, 2, 3)
-    images = {dihedral(image, mode).tobytes() for mode in range(8)}
-    assert len(images) == 8
-    assert all(np.array_equal(np.sort(dihedral(image, m), axis=None), np.sort(image, axis=None)) for m in range(8))
+    assert sorted(drawn(crops(shards, indices=[2, 6, 6]).batch(range(3), 8, noise(), FLIPS))) == [2, 6, 6]
 
 
 def test_a_crop_larger_than_the_patches_is_refused(shards):
     """The message names both sizes."""
     with pytest.raises(ConfigError, match=r"patch: 17.*\n.*curate\.patch is 16"):
-        crops(shards).batch(0, 1, 17)
+        crops(shards).batch([0], 17, noise(), FLIPS)
 
 
 def test_no_shards_are_refused(tmp_path):
     """The message names the command that makes them."""
     with pytest.raises(SourceError, match="dvc repro curate"):
         PatchShards(tmp_path)
+
+
+def test_ranks_share_a_batch_without_overlap(shards):
+    """The parts of two ranks, one after the other, are the batch of one rank, at every step."""
+    settings = (crops(shards), stage(), training(noise((0, 50), 0.5)))
+    whole = StepBatches(*settings)
+    parts = [StepBatches(*settings, rank=rank, ranks=2) for rank in (0, 1)]
+    for step in range(len(whole)):
+        both = torch.cat([part[step].degraded for part in parts])
+        assert torch.equal(both, whole[step].degraded)
+
+
+def test_a_phase_may_have_its_own_degradation(shards):
+    """A phase's noise-free degradation takes the place of the training's."""
+    batch = StepBatches(crops(shards), stage(degradation=noise()), training(noise((50, 50))))[0]
+    assert torch.equal(batch.degraded, batch.clean)
+
+
+def test_an_adjustable_network_is_told_the_level_of_each_crop(shards):
+    """The noise of each crop has the standard deviation that the level says, within its sampling error."""
+    batch = crops(shards).batch(range(6), 16, noise((5, 50), level="sigma"), FLIPS)
+    measured = (batch.degraded - batch.clean).flatten(1).std(dim=1) * 255
+    # The standard error of a standard deviation of n values is sigma / sqrt(2 n).
+    assert ((measured - batch.level).abs() < 5 * batch.level / (2 * 3 * 16 * 16) ** 0.5).all()
+    assert batch.level.std() > 0
+
+
+def test_every_level_degrades_the_same_crops(shards):
+    """K levels of N crops are (K, N, 3, P, P), each level's noise as strong as it says, the clean crops once."""
+    method = EveryLevel(kind="every_level", levels=(10, 40))
+    batch = StepBatches(crops(shards), stage(method), training(noise((0, 50), level="sigma")))[0]
+    assert batch.degraded.shape == (2, 4, 3, 8, 8)
+    assert batch.clean.shape == (4, 3, 8, 8)
+    assert batch.level.tolist() == [10, 40]
+    measured = (batch.degraded - batch.clean).flatten(1).std(dim=1) * 255
+    torch.testing.assert_close(measured, batch.level, rtol=0.15, atol=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_parts_of_a_batch_make_it_up(count):
+    """Parts in their order give back the batch, with levels of each crop or levels that all crops have."""
+    images, clean = torch.rand(4, 3, 2, 2), torch.rand(4, 3, 2, 2)
+    parts = Batch(images, clean, torch.arange(4.0)).parts(count)
+    assert len(parts) == count
+    assert torch.equal(torch.cat([part.degraded for part in parts]), images)
+    assert torch.equal(torch.cat([part.clean for part in parts]), clean)
+    assert torch.equal(torch.cat([part.level for part in parts]), torch.arange(4.0))
+    many = torch.rand(3, 4, 3, 2, 2)
+    parts = Batch(many, clean, torch.arange(3.0)).parts(count)
+    assert torch.equal(torch.cat([part.degraded for part in parts], dim=1), many)
+    assert all(torch.equal(part.level, torch.arange(3.0)) for part in parts)

@@ -1,30 +1,76 @@
 """The training loop: what it learns, what it keeps, and that an interrupted one ends like one that was not."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
-from relume.errors import TrainingDivergedError
+from relume.augmentation import Augmentation
+from relume.degradations import Degradation
+from relume.errors import ConfigError, TrainingDivergedError
+from relume.losses import build_loss
+from relume.models.dynet import DEMO as DYNET
 from relume.models.nafnet import NAFNet
-from relume.training.batches import NoisyCrops, PatchShards
+from relume.models.registry import build
+from relume.training.batches import Batch, PatchShards, StepBatches, TrainingCrops
 from relume.training.checkpoint import Checkpoint, checkpoint_key
-from relume.training.config import Degradation, OptimizerSettings, Phase, StageSettings, TrainingSettings
-from relume.training.loop import TrainingState, train
+from relume.training.config import (
+    AlternateReuse,
+    EveryLevel,
+    OptimizerSettings,
+    Phase,
+    Schedule,
+    StageSettings,
+    TrainingSettings,
+)
+from relume.training.loop import TrainingState, check_phases, train
+from relume.training.methods import drawn_reuse, loss_of_batch
+from relume.training.validation import Validation
 
 TRAINING = TrainingSettings(
     seed=3,
     threads=1,
     precision="32-true",
-    degradation=Degradation(sigma=(0, 50), clipped_fraction=0.5),
+    degradation=Degradation.model_validate({"steps": [{"kind": "gaussian_noise", "sigma": [0, 50], "clipped": 0.5}]}),
     checkpoint_seconds=1e-9,  # after every step
     validations=3,
+)
+
+
+def noise(low, high, **level):
+    """Gaussian noise of a range of sigma, half of it clipped."""
+    return Degradation.model_validate(
+        {"steps": [{"kind": "gaussian_noise", "sigma": [low, high], "clipped": 0.5}], **level}
+    )
+
+
+JPEG_AND_RAIN = Degradation.model_validate(
+    {
+        "steps": [
+            {"kind": "jpeg", "quality": [10, 40]},
+            {"kind": "rain", "density": [0, 0.1], "length": [2, 5], "angle": [-20, 20], "width": [1, 2]},
+        ]
+    }
 )
 STAGE = StageSettings(
     loss="l1",
     optimizer=OptimizerSettings(lr=1e-2, min_lr=1e-4, warmup=2),
     phases=(Phase(steps=7, patch=8, batch=2), Phase(steps=5, patch=16, batch=1)),
 )
+
+
+def stage(phases=None, **options):
+    """A stage of nine steps, or of other phases."""
+    phases = phases or (Phase(steps=9, patch=8, batch=2),)
+    return StageSettings(**{"loss": "l1", "optimizer": STAGE.optimizer, "phases": phases} | options)
 
 
 class Interrupted(Exception):
@@ -43,6 +89,16 @@ class TinyNetwork(nn.Module):
         return self.trained(self.frozen(image))
 
 
+def figure(psnr):
+    """What a validation found, its picture left out."""
+    return Validation(psnr=psnr, picture=np.zeros((1, 3, 3), np.uint8))
+
+
+def sharpness(network):
+    """A figure that depends on the weights, so that two trainings are told apart by their histories."""
+    return figure(sum(float(parameter.abs().sum()) for parameter in network.parameters()))
+
+
 @pytest.fixture
 def shards(tmp_path):
     """Six random patches."""
@@ -50,10 +106,10 @@ def shards(tmp_path):
     return PatchShards(tmp_path)
 
 
-def run(shards, checkpoint, stop_at=None, stage=STAGE, validate=lambda network: 1.0):
+def run(shards, checkpoint, stop_at=None, stage=STAGE, validate=lambda network: figure(1.0), **options):
     """Trains a tiny network; `stop_at` leaves the loop after the checkpoint of that step."""
     torch.manual_seed(0)
-    network = TinyNetwork()
+    network = options.pop("network", TinyNetwork)()
     save = TrainingState.save
 
     def save_and_stop(state, to):
@@ -65,9 +121,9 @@ def run(shards, checkpoint, stop_at=None, stage=STAGE, validate=lambda network: 
         patch.setattr(TrainingState, "save", save_and_stop)
         history = train(
             network,
-            NoisyCrops(shards, TRAINING.degradation, seed=TRAINING.seed),
+            TrainingCrops(shards, seed=TRAINING.seed),
             stage=stage,
-            training=TRAINING,
+            training=TRAINING.model_copy(update=options),
             checkpoint=checkpoint,
             validate=validate,
             report=lambda *_: None,
@@ -84,6 +140,120 @@ def test_an_interrupted_training_ends_with_the_same_bits(shards, tmp_path, stop_
     parts, parts_history = run(shards, Checkpoint(tmp_path, "parts"))
     assert parts_history == whole_history
     assert all(torch.equal(parts[key], whole[key]) for key in whole)
+
+
+LEVELS = noise(0, 50, level="sigma")
+PHASES = (
+    Phase(steps=3, patch=8, batch=2, train=("trained.*",), loss={"mse": 1.0, "gradient_l1": 0.1}),
+    Phase(steps=3, patch=16, batch=2, train=("trained.intro.*",), schedule=Schedule(lr=1e-3, shape="constant")),
+    Phase(steps=3, patch=8, batch=2, degradation=JPEG_AND_RAIN, augmentation=Augmentation(usm=0.5, mixup=0.5)),
+)
+FEATURES = {
+    "phases of their own": {"stage": stage(PHASES)},
+    "accumulation": {"stage": stage((Phase(steps=9, patch=8, batch=4, accumulate=2),))},
+    "best": {"stage": stage(keep="best", patience=3), "validations": 9},
+    "adam": {"stage": stage(optimizer=OptimizerSettings(kind="adam", lr=1e-2, weight_decay=0.1))},
+    "workers": {"stage": stage(), "workers": 1},
+    "bfloat16": {"stage": stage(), "precision": "bf16-mixed"},
+    "every level": {
+        "stage": stage(method={"kind": "every_level", "levels": [10, 40]}),
+        "degradation": LEVELS,
+        "network": lambda: build("hyperres", {"width": 4, "blocks": 1}),
+    },
+    "a level for each crop": {
+        "stage": stage(),
+        "degradation": LEVELS,
+        "network": lambda: build("ffdnet", {"width": 4, "layers": 3}),
+    },
+    "alternating reuse": {
+        "stage": stage(method={"kind": "alternate_reuse", "reuse": [[2, 1, 1, 1], [1, 1, 1, 1]]}),
+        "network": lambda: build("dynet", DYNET | {"width": 4, "heads": [1, 1, 1, 1]}),
+    },
+    "random masks": {
+        "stage": stage(),
+        "network": lambda: build("masked", {"width": 6, "blocks": [2], "heads": [1], "image_size": 16}),
+    },
+}
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stop_at=st.integers(1, 8))
+def test_every_feature_survives_an_interruption(shards, tmp_path, feature, stop_at):
+    """Whatever a recipe asks for, stopped at any step and started again it ends with the same bits and history."""
+    folder = tmp_path / str(stop_at)
+    whole, whole_history = run(shards, Checkpoint(folder, "whole"), validate=sharpness, **FEATURES[feature])
+    with pytest.raises(Interrupted):
+        run(shards, Checkpoint(folder, "parts"), stop_at=stop_at, validate=sharpness, **FEATURES[feature])
+    parts, parts_history = run(shards, Checkpoint(folder, "parts"), validate=sharpness, **FEATURES[feature])
+    assert parts_history == whole_history
+    assert all(torch.equal(parts[key], whole[key]) for key in whole)
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(shards, tmp_path):
+    """Four crops at once or two by two end with the same weights, up to the order of the sums."""
+    for parts in (1, 2):
+        phases = (Phase(steps=3, patch=8, batch=4, accumulate=parts),)
+        state, _ = run(shards, Checkpoint(tmp_path, f"{parts}"), stage=stage(phases))
+        if parts == 1:
+            whole = state
+    for key in whole:
+        torch.testing.assert_close(state[key], whole[key], rtol=1e-4, atol=1e-6)
+
+
+def test_a_phase_moves_only_what_it_trains(shards, tmp_path):
+    """With a phase that trains the first convolution alone, all others keep their bits."""
+    torch.manual_seed(0)
+    start = TinyNetwork().state_dict()
+    end, _ = run(
+        shards, Checkpoint(tmp_path, "c"), stage=stage((Phase(steps=4, patch=8, batch=2, train=("trained.intro.*",)),))
+    )
+    moved = {key for key in start if not torch.equal(start[key], end[key])}
+    assert moved == {"trained.intro.weight", "trained.intro.bias"}
+
+
+def test_a_phase_that_trains_nothing_is_refused(shards, tmp_path):
+    """A pattern that no trainable parameter has is a mistake, and the message shows it."""
+    with pytest.raises(ConfigError, match="tuning"):
+        run(shards, Checkpoint(tmp_path, "c"), stage=stage((Phase(steps=4, patch=8, batch=2, train=("tuning.*",)),)))
+
+
+def test_the_best_validation_is_kept_and_patience_ends_the_stage(shards, tmp_path):
+    """Validations of 1, 3, 2, 2 dB with a patience of two: the stage ends at the fourth with the second's weights."""
+    weights, values = [], iter([1.0, 3.0, 2.0, 2.0])
+
+    def validate(network):
+        weights.append(network.trained.intro.weight.detach().clone())
+        return figure(next(values))
+
+    end, history = run(
+        shards, Checkpoint(tmp_path, "c"), stage=stage(keep="best", patience=2), validate=validate, validations=9
+    )
+    assert [row["step"] for row in history] == [1, 2, 3, 4]
+    assert torch.equal(end["trained.intro.weight"], weights[1])
+    assert not torch.equal(weights[1], weights[3])
+
+
+def test_the_network_of_a_step_alternates():
+    """Drawn by step alone, both come, in the asked proportion (binomial, five standard deviations)."""
+    method = AlternateReuse(kind="alternate_reuse", reuse=((4, 6, 6, 8), (2, 3, 3, 4)), probabilities=(0.25, 0.75))
+    drawn = [drawn_reuse(method, 7, step) for step in range(2000)]
+    assert drawn == [drawn_reuse(method, 7, step) for step in range(2000)]
+    assert abs(drawn.count((4, 6, 6, 8)) - 500) < 5 * (2000 * 0.25 * 0.75) ** 0.5
+    assert drawn.count((4, 6, 6, 8)) + drawn.count((2, 3, 3, 4)) == 2000
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_loss_of_every_level_is_that_of_the_levels_alone(reduction):
+    """The step's loss is the sum or mean of single passes at each level."""
+    torch.manual_seed(0)
+    network = build("hyperres", {"width": 4, "blocks": 2})
+    images, clean = torch.rand(3, 2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    levels = torch.tensor([5.0, 30.0, 70.0])
+    method = EveryLevel(kind="every_level", levels=(5, 30, 70), reduction=reduction)
+    loss = loss_of_batch(network, Batch(images, clean, levels), method, build_loss("l1"), (0, 0))
+    single = torch.stack([(network(images[k], levels[k : k + 1]) - clean).abs().mean() for k in range(3)])
+    torch.testing.assert_close(loss, single.sum() if reduction == "sum" else single.mean())
 
 
 def test_only_trainable_parameters_change(shards, tmp_path):
@@ -111,11 +281,11 @@ def test_the_kept_weights_are_the_moving_average(shards, tmp_path):
         network = TinyNetwork()
         train(
             network,
-            NoisyCrops(shards, TRAINING.degradation, seed=TRAINING.seed),
+            TrainingCrops(shards, seed=TRAINING.seed),
             stage=STAGE,
             training=TRAINING,
             checkpoint=Checkpoint(tmp_path, "c"),
-            validate=lambda network: 1.0,
+            validate=lambda network: figure(1.0),
             report=lambda *_: None,
         )
     assert len(weights) == STAGE.steps
@@ -138,7 +308,7 @@ def test_validation_sees_the_average_and_leaves_training_alone(shards, tmp_path)
     many, _ = run(
         shards,
         Checkpoint(tmp_path, "a"),
-        validate=lambda network: seen.append(network.trained.intro.weight.detach().clone()) or 0.0,
+        validate=lambda network: seen.append(network.trained.intro.weight.detach().clone()) or figure(0.0),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(globals(), "TRAINING", TRAINING.model_copy(update={"validations": 1}))
@@ -154,7 +324,13 @@ def test_a_loss_that_is_not_finite_stops_with_a_message(shards, tmp_path):
     stage = STAGE.model_copy(update={"optimizer": OptimizerSettings(lr=3e37, min_lr=0, warmup=0)})
     with pytest.raises(TrainingDivergedError, match="at step"):
         run(shards, Checkpoint(tmp_path, "c"), stage=stage)
-    assert Checkpoint(tmp_path, "c").load()[1]["step"] >= 1
+    step = Checkpoint(tmp_path, "c").load()[1]["step"]
+    assert step >= 1
+    (kept,) = tmp_path.glob("c-step*.safetensors")
+    batch = load_file(kept)
+    again = StepBatches(TrainingCrops(shards, seed=TRAINING.seed), stage, TRAINING)[step]
+    assert torch.equal(batch["degraded"], again.degraded)
+    assert torch.equal(batch["clean"], again.clean)
 
 
 def test_the_checkpoint_key_depends_on_settings_and_data():
@@ -162,3 +338,50 @@ def test_the_checkpoint_key_depends_on_settings_and_data():
     key = checkpoint_key({"a": 1}, "data")
     assert key == checkpoint_key({"a": 1}, "data")
     assert len({key, checkpoint_key({"a": 2}, "data"), checkpoint_key({"a": 1}, "other")}) == 3
+
+
+SHARED = stage(
+    (
+        Phase(steps=4, patch=8, batch=4),
+        Phase(steps=3, patch=16, batch=4, accumulate=2, train=("trained.intro.*",)),
+        Phase(steps=3, patch=8, batch=4),
+    ),
+    keep="best",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_all_ranks_end_with_the_same_weights(shards, tmp_path, strategy):
+    """Two processes that share each batch end with the same bits, which are the weights that one process reaches."""
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    env = os.environ | {"PYTHONPATH": str(root), "GLOO_SOCKET_IFNAME": "lo"}
+    arguments = [str(tmp_path), strategy]
+    subprocess.run([*command, "-m", "tests.relume.training.ranks", *arguments], check=True, env=env, cwd=root)
+    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    alone, _ = run(shards, Checkpoint(tmp_path, "alone"), stage=SHARED)
+    for key in alone:
+        torch.testing.assert_close(first[key], alone[key], rtol=1e-3, atol=1e-5)
+    # What the ranks saved last, one process can go on from: it has nothing left to do and ends with the same.
+    again, _ = run(shards, Checkpoint(tmp_path, "ranks"), stage=SHARED)
+    assert all(torch.equal(again[key], first[key]) for key in first)
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused():
+    """Three crops over two ranks: the message names the numbers."""
+    with pytest.raises(ConfigError, match=r"batch: 3[\s\S]*2 processes"):
+        check_phases(stage((Phase(steps=1, patch=8, batch=3),)), TRAINING, TinyNetwork(), ranks=2)
+
+
+def test_network_and_degradation_must_agree_on_the_level():
+    """An adjustable network without a level, a blind one with, and all levels at once in a plain one are refused."""
+    adjustable = build("ffdnet", {"width": 4, "layers": 3})
+    told = TRAINING.model_copy(update={"degradation": LEVELS})
+    with pytest.raises(ConfigError, match="must be told"):
+        check_phases(stage(), TRAINING, adjustable, ranks=1)
+    with pytest.raises(ConfigError, match="takes none"):
+        check_phases(stage(), told, TinyNetwork(), ranks=1)
+    with pytest.raises(ConfigError, match="hypernetwork"):
+        check_phases(stage(method={"kind": "every_level", "levels": [10, 40]}), told, adjustable, ranks=1)

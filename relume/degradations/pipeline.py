@@ -1,0 +1,151 @@
+"""Degrading an image as the settings say. The order of the draws is fixed: the bits of a training hang on it."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from relume.degradations import steps as kinds
+from relume.degradations.areas import degraded_areas
+from relume.degradations.blur import blur_gaussian, blur_motion, motion_kernel
+from relume.degradations.camera import add_camera_noise
+from relume.degradations.compression import compress_jpeg
+from relume.degradations.noise import (
+    add_correlated_noise,
+    add_gaussian_noise,
+    add_poisson_gaussian_noise,
+    add_poisson_noise,
+    add_salt_and_pepper,
+    add_speckle_noise,
+    as_8_bits,
+)
+from relume.degradations.resampling import downscale_bicubic, upscale_bicubic
+from relume.degradations.settings import LEVEL_STEP, Degradation
+from relume.degradations.steps import Step
+from relume.degradations.weather import add_haze, add_rain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Degraded:
+    """A degraded image.
+
+    Attributes:
+        image: float32 (C, H, W), in [0, 1] or around it.
+        level: What an adjustable network is told; None without `Degradation.level`.
+    """
+
+    image: np.ndarray
+    level: float | None
+
+
+def degrade(clean: np.ndarray, settings: Degradation, rng: np.random.Generator) -> Degraded:
+    """Degrades an image.
+
+    Args:
+        clean: float32 in [0, 1], (C, H, W).
+        settings: The steps.
+        rng: Source of everything.
+    """
+    image, level = clean, None
+    for step in settings.steps:
+        image, strength = _apply(step, image, rng)
+        if settings.level and isinstance(step, LEVEL_STEP[settings.level]):
+            level = strength
+    return Degraded(image=image, level=level)
+
+
+def degrade_at(clean: np.ndarray, settings: Degradation, rng: np.random.Generator, level: float) -> Degraded:
+    """Degrades an image at a level that is given instead of drawn; all else is as `degrade` draws it.
+
+    Args:
+        clean: float32 in [0, 1], (C, H, W).
+        settings: With a `level`.
+        rng: Source of everything else. From the same state, all levels have the same noise up to its strength.
+        level: In the unit of the settings' `level`, inside their range or not.
+
+    Raises:
+        ConfigError: The settings have no `level`, or none of this value.
+    """
+    return degrade(clean, settings.at(level), rng)
+
+
+def _chain(steps: tuple[Step, ...], image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    for step in steps:
+        image, _ = _apply(step, image, rng)
+    return image
+
+
+def _apply(step: Step, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float | None]:
+    """The image after one step, and the number that may serve as level."""
+    if step.probability < 1 and rng.random() >= step.probability:
+        return image, None
+    draw, strength = rng.uniform, None
+    match step:
+        case kinds.GaussianNoise():
+            strength = draw(*step.sigma)
+            image = add_gaussian_noise(image, strength, rng, clipped=_clipped(step, rng))
+        case kinds.Jpeg():
+            low, high = step.quality
+            strength = min(int(draw(low, high + 1)), high)  # takes one draw even from [q, q], unlike rng.integers
+            image = compress_jpeg(image, strength)
+        case kinds.Bicubic():
+            strength = draw(*step.scale)
+            enlarged = upscale_bicubic(downscale_bicubic(image, strength), strength)
+            image = np.ascontiguousarray(enlarged[:, : image.shape[1], : image.shape[2]])
+        case kinds.NoiseStep():
+            clipped = _clipped(step, rng)
+            image = _add_noise(step, image, rng)
+            image = as_8_bits(image) if clipped else image
+        case kinds.GaussianBlur():
+            sigma_x = draw(*step.sigma_x)
+            sigma_y = draw(*step.sigma_y) if step.sigma_y else sigma_x
+            image = blur_gaussian(image, sigma_x, sigma_y, draw(*step.angle))
+        case kinds.MotionBlur():
+            length, shake = draw(*step.length), draw(*step.shake)
+            image = blur_motion(image, motion_kernel(rng, step.size, length=length, shake=shake))
+        case kinds.Rain():
+            density, length, angle, width = (draw(*r) for r in (step.density, step.length, step.angle, step.width))
+            image = add_rain(image, rng, density=density, length=length, angle=angle, width=width)
+        case kinds.Haze():
+            image = add_haze(image, rng, beta=draw(*step.beta), airlight=draw(*step.airlight))
+        case kinds.DegradedAreas():
+            shares = {"degraded": step.degraded, "masked": step.masked}
+            image = degraded_areas(image, rng, **shares, cell=step.cell, quality=step.quality, sigma=step.sigma)
+        case kinds.OneOf():
+            weights = np.array(step.weights or [1.0] * len(step.of))
+            image = _chain(step.of[rng.choice(len(step.of), p=weights / weights.sum())], image, rng)
+        case kinds.Shuffled():
+            image = _chain(tuple(step.of[i] for i in rng.permutation(len(step.of))), image, rng)
+    return image, strength
+
+
+def _clipped(step: kinds.NoiseStep, rng: np.random.Generator) -> bool:
+    return bool(rng.random() < step.clipped)
+
+
+def _add_noise(step: kinds.NoiseStep, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    draw = rng.uniform
+    match step:
+        case kinds.PoissonGaussianNoise():
+            return add_poisson_gaussian_noise(image, draw(*step.gain), draw(*step.sigma), rng)
+        case kinds.PoissonNoise():
+            return add_poisson_noise(image, rng, strength=draw(*step.strength))
+        case kinds.SpeckleNoise():
+            return add_speckle_noise(image, draw(*step.variance), rng)
+        case kinds.SaltAndPepper():
+            return add_salt_and_pepper(image, draw(*step.density), rng)
+        case kinds.CorrelatedNoise():
+            return add_correlated_noise(image, draw(*step.sigma), rng, width=draw(*step.width))
+        case kinds.CameraNoise():
+            low, high = (math.log(value) for value in step.electrons)
+            return add_camera_noise(
+                image,
+                rng,
+                electrons=math.exp(draw(low, high)),
+                read_noise=draw(*step.read_noise),
+                red_gain=draw(*step.red_gain),
+                blue_gain=draw(*step.blue_gain),
+                bits=step.bits,
+                demosaic=step.demosaic,
+            )
+    raise AssertionError(step)

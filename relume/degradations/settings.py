@@ -1,0 +1,76 @@
+"""What a training learns to undo: the steps of a degradation, and the level that an adjustable network is told."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from relume.degradations.steps import BaseStep, Bicubic, GaussianNoise, Jpeg, Settings, Step, describe_steps
+from relume.errors import ConfigError
+
+LEVEL_STEP: dict[str, type[BaseStep]] = {"sigma": GaussianNoise, "quality": Jpeg, "scale": Bicubic}
+
+
+class Degradation(Settings):
+    """Steps in their order.
+
+    Attributes:
+        steps: At least one.
+        level: The drawn number that an adjustable network is told: `sigma` of the gaussian_noise, `quality` of the
+            jpeg or `scale` of the bicubic step, of which there must then be exactly one, not inside another step
+            and without a probability.
+    """
+
+    steps: Annotated[tuple[Step, ...], Field(min_length=1)]
+    level: Literal["sigma", "quality", "scale"] | None = None
+
+    @model_validator(mode="after")
+    def _one_step_has_the_level(self) -> Self:
+        if self.level:
+            wanted = LEVEL_STEP[self.level]
+            found = [step for step in self.steps if isinstance(step, wanted)]
+            if len(found) != 1 or found[0].probability != 1:
+                raise ValueError(f"level {self.level} needs exactly one {wanted.title} step, of probability 1")
+        return self
+
+    @property
+    def levels(self) -> tuple[float, float] | None:
+        """Lowest and highest level that is drawn; None without `level`."""
+        if self.level is None:
+            return None
+        (step,) = (step for step in self.steps if isinstance(step, LEVEL_STEP[self.level]))
+        low, high = getattr(step, self.level)
+        return low, high
+
+    def at(self, level: float) -> "Degradation":
+        """The same with a fixed level, which may lie outside the range that is drawn from.
+
+        Raises:
+            ConfigError: There is no `level`, or none of this value.
+        """
+        if self.level is None:
+            raise ConfigError(
+                "The degradation has no level",
+                where=self.describe(),
+                next_step="set degradation.level to sigma, quality or scale",
+            )
+        wanted, fixed = LEVEL_STEP[self.level], {self.level: (level, level)}
+        try:
+            steps = [
+                type(step).model_validate(dict(step) | fixed) if isinstance(step, wanted) else step
+                for step in self.steps
+            ]
+        except ValidationError as error:
+            raise ConfigError(
+                "No such level",
+                where=f"{self.level} {level:g}",
+                why=error.errors()[0]["msg"],
+                next_step="choose a level that the degradation can have",
+            ) from None
+        return Degradation(steps=tuple(steps), level=self.level)
+
+    def describe(self) -> str:
+        """One line for model cards, such as "Gaussian noise, sigma 0 to 55"."""
+        return describe_steps(self.steps)
+
+    def __str__(self) -> str:
+        return self.describe()

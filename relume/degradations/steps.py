@@ -1,0 +1,303 @@
+"""The steps that a degradation is made of, told apart by `kind`; each number is a range [low, high] to draw from.
+
+The draw is uniform and new for each image, where a step does not say otherwise.
+"""
+
+import math
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from relume.degradations.camera import Demosaic
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _within(low: float, high: float = math.inf) -> AfterValidator:
+    def check(value: tuple[float, float]) -> tuple[float, float]:
+        if not low <= value[0] <= value[1] <= high:
+            raise ValueError(f"must be [low, high] with {low:g} <= low <= high" + (f" <= {high:g}" * (high < math.inf)))
+        return value
+
+    return AfterValidator(check)
+
+
+Sigma = Annotated[tuple[float, float], _within(0, 255)]
+Quality = Annotated[tuple[int, int], _within(1, 100)]
+Unit = Annotated[tuple[float, float], _within(0, 1)]
+Positive = Annotated[tuple[float, float], _within(1e-6)]
+NotNegative = Annotated[tuple[float, float], _within(0)]
+Degrees = Annotated[tuple[float, float], _within(-360, 360)]
+
+
+class Settings(BaseModel):
+    """Base of these settings: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaseStep(Settings):
+    """What all steps share.
+
+    Attributes:
+        probability: That an image goes through this step.
+    """
+
+    title: ClassVar[str]
+    shown: ClassVar[tuple[str, ...]] = ()  # ranges that `describe` names
+
+    probability: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    def describe(self) -> str:
+        """Such as "Gaussian noise, sigma 0 to 55"."""
+        ranges = [(name, getattr(self, name)) for name in self.shown]
+        text = [self.title, *(f"{name.replace('_', ' ')} {_range(*value)}" for name, value in ranges)]
+        return ", ".join(text) + ("" if self.probability == 1 else f", on {self.probability:.0%} of the images")
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+class NoiseStep(BaseStep):
+    """What all noises share.
+
+    Attributes:
+        clipped: Share of the images whose noise is clipped and rounded, as an 8-bit file holds it.
+    """
+
+    clipped: Share = 0.5
+
+
+class GaussianNoise(NoiseStep):
+    """White Gaussian noise; `sigma` on the [0, 255] scale."""
+
+    title = "Gaussian noise"
+    shown = ("sigma",)
+
+    kind: Literal["gaussian_noise"] = "gaussian_noise"
+    sigma: Sigma
+
+
+class PoissonGaussianNoise(NoiseStep):
+    """Shot and read noise; `gain` is the brightness of one electron, `sigma` on the [0, 255] scale."""
+
+    title = "Poisson-Gaussian noise"
+    shown = ("gain", "sigma")
+
+    kind: Literal["poisson_gaussian_noise"] = "poisson_gaussian_noise"
+    gain: Unit
+    sigma: Sigma
+
+
+class PoissonNoise(NoiseStep):
+    """Poisson noise whose photon count follows from the picture's gray levels."""
+
+    title = "Poisson noise"
+    shown = ("strength",)
+
+    kind: Literal["poisson_noise"] = "poisson_noise"
+    strength: NotNegative = (2.0, 2.0)
+
+
+class SpeckleNoise(NoiseStep):
+    """Multiplicative uniform noise of a `variance`."""
+
+    title = "speckle noise"
+    shown = ("variance",)
+
+    kind: Literal["speckle_noise"] = "speckle_noise"
+    variance: Unit
+
+
+class SaltAndPepper(NoiseStep):
+    """A share `density` of the values replaced by 0 or 1."""
+
+    title = "salt and pepper"
+    shown = ("density",)
+
+    kind: Literal["salt_and_pepper"] = "salt_and_pepper"
+    density: Unit
+
+
+class CorrelatedNoise(NoiseStep):
+    """Gaussian noise filtered with a Gaussian of standard deviation `width` pixels; `sigma` on [0, 255]."""
+
+    title = "correlated Gaussian noise"
+    shown = ("sigma", "width")
+
+    kind: Literal["correlated_noise"] = "correlated_noise"
+    sigma: Sigma
+    width: Annotated[tuple[float, float], _within(0, 16)]
+
+
+class CameraNoise(NoiseStep):
+    """Noise of a sensor, developed with the picture; see `add_camera_noise`.
+
+    Attributes:
+        electrons: Photo-electrons at saturation, drawn evenly on a logarithmic scale as in Brooks et al., CVPR 2019.
+        read_noise: Standard deviation in electrons.
+        red_gain: White balance of red.
+        blue_gain: White balance of blue.
+        bits: Of the converter.
+        demosaic: How the missing colours are filled in.
+    """
+
+    title = "camera noise"
+    shown = ("electrons", "read_noise")
+
+    kind: Literal["camera_noise"] = "camera_noise"
+    electrons: Annotated[tuple[float, float], _within(1)]
+    read_noise: NotNegative
+    red_gain: Positive = (1.9, 2.4)
+    blue_gain: Positive = (1.5, 1.9)
+    bits: Annotated[int, Field(ge=8, le=16)] = 14
+    demosaic: Demosaic = "edge_aware"
+
+
+class Jpeg(BaseStep):
+    """JPEG of a whole `quality`, 1 to 100."""
+
+    title = "JPEG"
+    shown = ("quality",)
+
+    kind: Literal["jpeg"] = "jpeg"
+    quality: Quality
+
+
+class GaussianBlur(BaseStep):
+    """Blur of `sigma_x` and `sigma_y` pixels along axes turned by `angle` degrees; round without `sigma_y`."""
+
+    title = "Gaussian blur"
+    shown = ("sigma_x",)
+
+    kind: Literal["gaussian_blur"] = "gaussian_blur"
+    sigma_x: Annotated[tuple[float, float], _within(0.05, 32)]
+    sigma_y: Annotated[tuple[float, float], _within(0.05, 32)] | None = None
+    angle: Degrees = (0.0, 180.0)
+
+
+class MotionBlur(BaseStep):
+    """Camera shake along a path of `length` pixels that turns by `shake` radians, in a kernel of side `size`."""
+
+    title = "motion blur"
+    shown = ("length",)
+
+    kind: Literal["motion_blur"] = "motion_blur"
+    size: Annotated[int, Field(ge=3, le=127)]
+    length: Positive
+    shake: NotNegative = (0.0, 3.0)
+
+    @model_validator(mode="after")
+    def _has_a_middle(self) -> Self:
+        if self.size % 2 == 0:
+            raise ValueError("size must be odd")
+        return self
+
+
+class Bicubic(BaseStep):
+    """Bicubic down by `scale` and up again to the same size."""
+
+    title = "bicubic down and up"
+    shown = ("scale",)
+
+    kind: Literal["bicubic"] = "bicubic"
+    scale: Annotated[tuple[float, float], _within(1, 16)]
+
+
+class Rain(BaseStep):
+    """Streaks: `density` per pixel, `length` and `width` in pixels, `angle` from the vertical in degrees."""
+
+    title = "rain"
+    shown = ("density",)
+
+    kind: Literal["rain"] = "rain"
+    density: Unit
+    length: Positive
+    angle: Degrees
+    width: Positive
+
+
+class Haze(BaseStep):
+    """Haze of a smooth random depth in [0, 1]: scattering `beta`, brightness `airlight`."""
+
+    title = "haze"
+    shown = ("beta", "airlight")
+
+    kind: Literal["haze"] = "haze"
+    beta: NotNegative
+    airlight: Unit
+
+
+class DegradedAreas(BaseStep):
+    """Some cells degraded, some masked, some kept; see `degraded_areas`."""
+
+    title = "degraded and masked areas"
+
+    kind: Literal["degraded_areas"] = "degraded_areas"
+    degraded: Share = 0.5
+    masked: Share = 0.3
+    cell: Annotated[int, Field(ge=1)] = 16
+    quality: Quality = (10, 90)
+    sigma: Sigma = (0.0, 75.0)
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> Self:
+        if self.degraded + self.masked > 1 + 1e-9:
+            raise ValueError("degraded + masked must not be above 1")
+        return self
+
+
+class OneOf(BaseStep):
+    """One list of steps, chosen by `weights`, evenly by default; an empty list leaves the image as it is."""
+
+    kind: Literal["one_of"] = "one_of"
+    of: Annotated[tuple[tuple["Step", ...], ...], Field(min_length=2)]
+    weights: tuple[Annotated[float, Field(gt=0)], ...] = ()
+
+    @model_validator(mode="after")
+    def _a_weight_for_each(self) -> Self:
+        if self.weights and len(self.weights) != len(self.of):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.of)} lists of steps")
+        return self
+
+    def describe(self) -> str:
+        return "one of (" + " | ".join(describe_steps(steps) for steps in self.of) + ")"
+
+
+class Shuffled(BaseStep):
+    """All steps, each by its probability, in random order."""
+
+    kind: Literal["shuffled"] = "shuffled"
+    of: Annotated[tuple["Step", ...], Field(min_length=2)]
+
+    def describe(self) -> str:
+        return "in random order (" + describe_steps(self.of) + ")"
+
+
+Step = Annotated[
+    GaussianNoise
+    | PoissonGaussianNoise
+    | PoissonNoise
+    | SpeckleNoise
+    | SaltAndPepper
+    | CorrelatedNoise
+    | CameraNoise
+    | Jpeg
+    | GaussianBlur
+    | MotionBlur
+    | Bicubic
+    | Rain
+    | Haze
+    | DegradedAreas
+    | OneOf
+    | Shuffled,
+    Field(discriminator="kind"),
+]
+OneOf.model_rebuild()
+Shuffled.model_rebuild()
+
+
+def describe_steps(steps: tuple[Step, ...]) -> str:
+    """Steps in words, in their order."""
+    return ", then ".join(step.describe() for step in steps) or "nothing"

@@ -1,0 +1,47 @@
+"""JPEG against OpenCV's encoder and the published figures of Classic5."""
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from relume.degradations import compress_jpeg
+from relume.images import read_image
+
+CLASSIC5 = Path(__file__).parents[4] / "shared" / "data" / "test" / "classic5"
+
+
+@pytest.mark.parametrize("quality", [10, 40, 90])
+def test_gray_jpeg_is_what_opencv_makes(quality):
+    """Pillow's and OpenCV's encoders and decoders agree within one level."""
+    pixels = data.camera()[100:213, 80:211]
+    encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    expected = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE).astype(int)
+    ours = compress_jpeg(pixels[None].astype(np.float32) / 255, quality)
+    assert ours.shape == (1, *pixels.shape)
+    assert ours.dtype == np.float32
+    assert np.abs(np.rint(ours[0] * 255).astype(int) - expected).max() <= 1
+
+
+def test_colour_jpeg_is_what_opencv_makes():
+    """With colour at half resolution the two agree in RGB, within the rounding of the colour conversion."""
+    pixels = np.ascontiguousarray(data.astronaut()[:120, 100:260])
+    encoded = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 50])[1]
+    expected = cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1].astype(float)
+    ours = compress_jpeg(pixels.transpose(2, 0, 1).astype(np.float32) / 255, 50).transpose(1, 2, 0) * 255
+    assert np.abs(ours - expected).mean() < 0.2
+    assert np.abs(ours - expected).max() <= 4
+
+
+@pytest.mark.skipif(not CLASSIC5.is_dir(), reason="the Classic5 photographs are not on this machine")
+@pytest.mark.parametrize(("quality", "published"), [(10, 27.82), (20, 30.12), (30, 31.48), (40, 32.43)])
+def test_compressed_classic5_has_the_published_psnr(quality, published):
+    """The JPEG row of the deblocking tables (Dong et al., ARCNN, ICCV 2015), within 0.01 dB."""
+    values = []
+    for path in sorted(CLASSIC5.iterdir()):
+        clean = read_image(path).pixels[..., :1].transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+        values.append(-10 * math.log10(np.square(compress_jpeg(clean, quality) - clean, dtype=np.float64).mean()))
+    assert abs(np.mean(values) - published) < 0.01

@@ -1,0 +1,28 @@
+"""Trains a tiny network in the process group that it is started in, and writes each rank's weights to a file."""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from relume.training.batches import PatchShards, TrainingCrops
+from relume.training.checkpoint import Checkpoint
+from relume.training.loop import train
+from tests.relume.training.test_loop import SHARED, TRAINING, TinyNetwork, figure
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    torch.manual_seed(0)
+    network = TinyNetwork()
+    train(
+        network,
+        TrainingCrops(PatchShards(folder), seed=TRAINING.seed),
+        stage=SHARED,
+        training=TRAINING.model_copy(update={"strategy": sys.argv[2]}),
+        checkpoint=Checkpoint(folder, "ranks"),
+        validate=lambda network: figure(1.0),
+        report=lambda *_: None,
+    )
+    state = {key: value.contiguous() for key, value in network.state_dict().items()}
+    save_file(state, folder / f"rank{torch.distributed.get_rank()}.safetensors")
