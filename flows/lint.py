@@ -3,14 +3,17 @@
 A stage is run again when the code it runs changes, and only then. That code is the import closure of its
 component within this repository, found without running it. Model families are imported by name, so that
 an edit of one does not retrain the others: a stage whose closure reaches the registry depends on the
-families that `pretrain.bases` names in params.yaml and on the ensemble of them; a stage of one base (a
-`foreach` over `pretrain.bases`) on the family of that base alone.
+families that params.yaml names, those of the bases, of the fusion over them and, from the fine-tune on, of what
+the fine-tune adapts; a stage of one base (a `foreach` over `pretrain.bases`) on the families of that base. The
+stages of such a group share one list of deps in dvc.yaml, in which DVC can fill in a file named as the base's
+architecture. Where that is not all by which the bases differ, each depends on what any of them runs.
 """
 
 import ast
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,7 +24,7 @@ from relume.errors import ConfigError, GraphError, UserError
 CODE_ROOTS = ("relume", "components", "flows")
 REGISTRY = "relume/models/registry.py"
 FAMILIES = "relume/models"
-ENSEMBLE = "ensemble"
+FINAL = "models/final"
 MARK = "the code it runs, by `relume pipeline lint --fix`"
 
 _MEMORY = re.compile(r"[1-9]\d*(Mi|Gi)")
@@ -141,25 +144,65 @@ def is_code(dep: str) -> bool:
     return PurePosixPath(dep).parts[0] in CODE_ROOTS
 
 
-def _families(root: Path) -> dict[str, str]:
-    """The model family of each base: name of the base to its file."""
-    import yaml
+@dataclass(frozen=True)
+class Families:
+    """The files of the model families that params.yaml names.
 
-    path = root / "params.yaml"
-    params = yaml.safe_load(path.read_text()) if path.is_file() else None
-    bases = ((params or {}).get("pretrain") or {}).get("bases") or {}
-    families = {}
-    for name, base in bases.items():
-        file = f"{FAMILIES}/{base.get('architecture')}.py"
-        if not (root / file).is_file():
+    Args:
+        root: The checkout.
+    """
+
+    root: Path
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """All parameters; empty without params.yaml."""
+        import yaml
+
+        path = self.root / "params.yaml"
+        return (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+
+    @cached_property
+    def bases(self) -> dict[str, set[str]]:
+        """The files of each base by its name."""
+        bases = (self.params.get("pretrain") or {}).get("bases") or {}
+        return {str(name): self._files(base, f"pretrain.bases.{name}") for name, base in bases.items()}
+
+    def after_bases(self, final: bool) -> set[str]:
+        """The files of the bases and of the fusion; those of the final model as well, when `final`."""
+        files = set().union(*self.bases.values())
+        files |= self._files((self.params.get("ensemble_head") or {}).get("fusion"), "ensemble_head.fusion")
+        if final and (self.params.get("finetune_hard") or {}).get("adapt") == "biases":
+            files.add(self._file("bias_adapted", "finetune_hard.adapt"))
+        return files
+
+    def _files(self, value: Any, key: str) -> set[str]:
+        """The files of all architectures named anywhere in a value; wrappers name that of what they wrap."""
+        if isinstance(value, list):
+            return set().union(*(self._files(entry, f"{key}.{i}") for i, entry in enumerate(value)))
+        if not isinstance(value, dict):
+            return set()
+        files = set().union(*(self._files(entry, f"{key}.{name}") for name, entry in value.items()))
+        return files | ({self._file(value["architecture"], f"{key}.architecture")} if "architecture" in value else set())
+
+    def _file(self, architecture: str, key: str) -> str:
+        module = self._modules.get(architecture)
+        if module is None:
             raise ConfigError(
                 "Unknown architecture",
-                where=f"params.yaml: pretrain.bases.{name}.architecture={base.get('architecture')!r}",
-                why=f"there is no {file}",
-                next_step=f"choose one of the families in {FAMILIES}/",
+                where=f"params.yaml: {key}={architecture!r}",
+                why=f"{REGISTRY} does not have it",
+                next_step=f"choose one of: {', '.join(sorted(self._modules))}",
             )
-        families[str(name)] = file
-    return families
+        return f"{module.replace('.', '/')}.py"
+
+    @cached_property
+    def _modules(self) -> dict[str, str]:
+        """The module of each architecture, read from the checkout's registry without importing it."""
+        for node in ast.parse((self.root / REGISTRY).read_text()).body:
+            if isinstance(node, ast.Assign) and "ARCHITECTURES" in [ast.unparse(target) for target in node.targets]:
+                return {name: module for name, (module, _) in ast.literal_eval(node.value).items()}
+        raise ConfigError("No ARCHITECTURES", where=self.root / REGISTRY, next_step=f"mend {REGISTRY}")
 
 
 def _base_of(stage: Stage) -> str | None:
@@ -184,13 +227,11 @@ def code_deps(graph: Graph, stage: Stage, code: Code) -> set[str]:
     closure = code.closure([start])
     if REGISTRY not in closure:
         return closure
-    families = _families(graph.root)
+    families = Families(graph.root)
     base = _base_of(stage)
     if base is not None:
-        return closure | code.closure([families[base]])
-    ensemble = f"{FAMILIES}/{ENSEMBLE}.py"
-    late = [*families.values(), *([ensemble] if (graph.root / ensemble).is_file() else [])]
-    return closure | code.closure(late)
+        return closure | code.closure(families.bases[base])
+    return closure | code.closure(families.after_bases(final=FINAL in (*stage.deps, *stage.outs)))
 
 
 def check(graph: Graph) -> list[Problem]:
@@ -294,10 +335,13 @@ def fix(repository: str | Path = ".") -> bool:
 
 def _code_lines(root: Path, stages: list[Stage], found: list[set[str]]) -> list[str]:
     lines = set().union(*found)
-    if _base_of(stages[0]) is not None and REGISTRY in lines:
-        # DVC fills in the family of each base, so that one base does not depend on another's code.
-        lines -= set(_families(root).values())
-        lines.add(f"{FAMILIES}/${{item.architecture}}.py")
+    if _base_of(stages[0]) is None or REGISTRY not in lines:
+        return sorted(lines)
+    bases = Families(root).params["pretrain"]["bases"]
+    own = [f"{FAMILIES}/{bases[_base_of(stage)]['architecture']}.py" for stage in stages]
+    if all((mine in files) == (mine == its) for its, files in zip(own, found, strict=True) for mine in own):
+        # DVC fills in the file of each base's architecture, so that one base does not depend on another's code.
+        lines = lines - set(own) | {f"{FAMILIES}/${{item.architecture}}.py"}
     return sorted(lines)
 
 
