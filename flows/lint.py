@@ -183,7 +183,9 @@ class Families:
         if not isinstance(value, dict):
             return set()
         files = set().union(*(self._files(entry, f"{key}.{name}") for name, entry in value.items()))
-        return files | ({self._file(value["architecture"], f"{key}.architecture")} if "architecture" in value else set())
+        if "architecture" in value:
+            files.add(self._file(value["architecture"], f"{key}.architecture"))
+        return files
 
     def _file(self, architecture: str, key: str) -> str:
         module = self._modules.get(architecture)

@@ -292,6 +292,83 @@ def models_import(checkpoint: str, architecture: str, output: str) -> None:
     click.echo(f"{output}  {card.architecture}, recognised as {card.provenance['variant']}")
 
 
+@main.group()
+def recipes() -> None:
+    """How each published system is trained, from a minute's demo to the published schedule."""
+
+
+SCALE = click.Choice(["demo", "cpu", "gpu", "full"])
+
+
+@recipes.command("list")
+def recipes_list() -> None:
+    """List every recipe."""
+    from relume.recipes import find
+
+    for recipe in find([]):
+        click.echo(f"{recipe.name:<18} {recipe.task:<17} {recipe.title}")
+
+
+@recipes.command("show")
+@click.argument("name")
+@click.option("--scale", type=SCALE, help="Show the sections of params.yaml at this scale instead.")
+def recipes_show(name: str, scale: str | None) -> None:
+    """Show one: source, what its publication leaves open, and how much it trains at each scale."""
+    import relume.recipes
+
+    if scale:
+        click.echo(relume.recipes.dump(relume.recipes.resolve(name, scale)), nl=False)
+        return
+    from relume.recipe_check import check, render
+
+    recipe = relume.recipes.load(name)
+    click.echo(render(recipe, [check(name, each) for each in relume.recipes.SCALES]), nl=False)
+
+
+@recipes.command("check")
+@click.argument("names", nargs=-1)
+def recipes_check(names: tuple[str, ...]) -> None:
+    """Check all scales of NAMES, or of all: settings, networks, crops, and how the stages fit together."""
+    from relume.recipe_check import check
+    from relume.recipes import SCALES, find
+
+    wrong = 0
+    for recipe in find(names):
+        for scale in SCALES:
+            report = check(recipe.name, scale)
+            click.echo(report.line())
+            for problem in report.problems:
+                click.echo(f"    {problem}")
+            wrong += bool(report.problems)
+    if wrong:
+        from relume.errors import ConfigError
+
+        raise ConfigError(f"{wrong} of the recipes' scales have problems", next_step="mend them in recipes/")
+
+
+@recipes.command("use")
+@click.argument("name")
+@click.option("--scale", type=SCALE, required=True, help="How large: networks, crops and steps.")
+def recipes_use(name: str, scale: str) -> None:
+    """Write a recipe into params.yaml, and the code that its stages run into dvc.yaml.
+
+    \b
+    Example:
+      relume recipes use pixel_purifiers --scale demo
+    """
+    import flows.lint
+    from relume.recipe_check import require_sound
+    from relume.recipes import use
+
+    require_sound(name, scale)
+    changes = use(name, scale)
+    for change in changes:
+        click.echo(change)
+    click.echo(f"params.yaml: {name} at {scale}, {len(changes)} changes")
+    click.echo(f"dvc.yaml: code deps {'written' if flows.lint.fix() else 'as they were'}")
+    click.echo("next    relume pipeline run")
+
+
 def _short(path: Path) -> Path:
     """A path relative to the current folder where that is shorter."""
     path, here = path.resolve(), Path.cwd()

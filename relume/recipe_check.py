@@ -3,6 +3,8 @@
 Networks are built on torch's meta device, which takes no memory, so that the published sizes are checked anywhere.
 """
 
+import functools
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from relume.errors import ConfigError
-from relume.recipes import FOLDER, reasons, resolve, shared_keys
+from relume.recipes import FOLDER, Recipe, reasons, resolve, shared_keys
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,11 +25,7 @@ if TYPE_CHECKING:
 
 # What a network may raise when its arguments do not fit together or an image does not fit it.
 UNFIT = (ConfigError, RuntimeError, ValueError, TypeError, AssertionError, IndexError)
-# The fusions that take their members by the name of an argument, which is a key of `pretrain.bases`: its architecture.
-MEMBERS = {
-    "src_b": {"structure": "restormer", "detail": "nafnet"},
-    "snucv": {"mambairv2": "mambairv2", "xformer": "xformer", "restormer": "restormer"},
-}
+SMALL = 5_000_000  # parameters of a network that runs in a moment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +62,13 @@ class Report:
     scale: str
     sizes: list[StageSize] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        """One line: recipe, scale, size of the largest network, steps and samples of all stages."""
+        parameters = max((size.parameters for size in self.sizes), default=0)
+        steps, samples = sum(size.steps for size in self.sizes), sum(size.samples for size in self.sizes)
+        figures = f"{parameters:>11,} parameters {steps:>9,} steps {samples:>10,} samples"
+        return f"{self.recipe:<18} {self.scale:<5} {figures}  {'wrong' if self.problems else 'ok'}"
 
 
 def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
@@ -102,6 +107,45 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
     return report
 
 
+def require_sound(name: str, scale: str, folder: Path = FOLDER) -> None:
+    """Refuses a recipe that has problems.
+
+    Raises:
+        ConfigError: Names every problem.
+    """
+    if problems := check(name, scale, folder).problems:
+        why = "".join(f"\n        {problem}" for problem in problems)
+        raise ConfigError(
+            "The recipe has problems", where=f"{name} at {scale}", why=why, next_step=f"mend {folder / name}.yaml"
+        )
+
+
+def render(recipe: Recipe, reports: list[Report]) -> str:
+    """All that is known of a recipe, as text for a terminal.
+
+    Args:
+        recipe: The recipe.
+        reports: Of its scales.
+    """
+    lines = [f"{recipe.name}: {recipe.title}", f"  source  {recipe.source}", f"  task    {recipe.task}", ""]
+    for ambiguity in recipe.ambiguities:
+        lines += [f"  open: {ambiguity.topic}", f"      here: {ambiguity.default}"]
+        lines += [f"      or:   {alternative}" for alternative in ambiguity.alternatives]
+    lines += [f"  otherwise than published: {deviation}" for deviation in recipe.deviations]
+    heads = ("scale", "stage", "parameters", "trained", "steps", "samples")
+    lines += ["", "  {:<6}{:<20}{:>12}{:>12}{:>11}{:>12}".format(*heads)]
+    for report in reports:
+        for size in report.sizes:
+            counts = "".join(f"{n:>{w},}" for n, w in _widths(size))
+            lines.append(f"  {report.scale:<6}{size.stage:<20}{counts}")
+        lines += [f"  {report.scale:<6}wrong: {problem}" for problem in report.problems]
+    return "\n".join(lines) + "\n"
+
+
+def _widths(size: StageSize) -> list[tuple[int, int]]:
+    return [(size.parameters, 12), (size.trained, 12), (size.steps, 11), (size.samples, 12)]
+
+
 @dataclass(frozen=True)
 class _Check:
     report: Report
@@ -129,17 +173,17 @@ class _Check:
         if fused is None:
             return
         architecture, arguments, network = fused
-        members = sum(_count(list(base.parameters())) for base in networks.values())
-        if head.fusion is None:
-            if head.phases:
-                self.problem("ensemble_head: no fusion, and yet there are phases")
-        else:
-            self.stage("ensemble_head", head, network, list(network.parameters()), frozen=members)
+        # Members are frozen; src_b is one network.
+        frozen = head.fusion is not None and architecture != "src_b"
+        members = sum(_count(list(base.parameters())) for base in networks.values()) if frozen else 0
+        self.stage("ensemble_head", head, network, list(network.parameters()), frozen=members)
         final, trained = network, list(network.parameters())
         if finetune.adapt == "biases":
-            adapted = self.built(
-                "finetune_hard", "bias_adapted", {"architecture": architecture, "arguments": arguments}
-            )
+            from relume.inference.bias_adaptation import RESTORMER_WITHOUT
+
+            without = RESTORMER_WITHOUT if architecture == "restormer" else []
+            wrapped = {"architecture": architecture, "arguments": arguments, "without": without}
+            adapted = self.built("finetune_hard", "bias_adapted", wrapped)
             if adapted is None:
                 return
             final, trained = adapted, [parameter for parameter in adapted.parameters() if parameter.requires_grad]
@@ -149,23 +193,12 @@ class _Check:
         self.served(final)
 
     def built(self, stage: str, architecture: str, arguments: dict[str, Any]) -> "nn.Module | None":
-        """The network on the meta device, after it restored a crop of a few windows."""
-        import torch
-
-        from relume.models.registry import Variant, build
-        from relume.models.table import example_inputs
-
+        """The network, or None and a problem."""
         try:
-            with torch.device("meta"):
-                network = build(architecture, arguments)
-            variant = Variant(architecture=architecture, arguments=arguments, about="")
-            size = 2 * math.lcm(crop_multiple(network), 16)
-            with torch.inference_mode():
-                network.eval()(*example_inputs(variant, network, size, "meta"))
+            return _network(architecture, json.dumps(arguments))
         except UNFIT as error:
             self.problem(f"{stage}: {architecture} cannot be built or run: {error}")
             return None
-        return network
 
     def fused(
         self, bases: dict[str, "BaseModelSettings"], networks: dict[str, "nn.Module"], head: "EnsembleHeadSettings"
@@ -177,21 +210,26 @@ class _Check:
                 return base.architecture, base.arguments, networks[name]
             self.problem(f"ensemble_head: no fusion for the {len(bases)} bases {', '.join(bases)}")
             return None
+        from relume.models.fusion.assembly import BY_ARCHITECTURE, SIDE_BY_SIDE
+
         architecture, given = head.fusion.architecture, head.fusion.arguments
-        if wanted := MEMBERS.get(architecture):
-            if {name: base.architecture for name, base in bases.items()} != wanted:
-                needs = ", ".join(f"{name} ({kind})" for name, kind in wanted.items())
-                self.problem(f"ensemble_head: {architecture} needs the bases {needs}")
+        found = sorted(bases.items())  # the stage takes them by the names of their folders
+        if architecture in BY_ARCHITECTURE:
+            by_architecture = {base.architecture: base.arguments for _, base in found}
+            wanted = BY_ARCHITECTURE[architecture]
+            if sorted(wanted.values()) != sorted(base.architecture for base in bases.values()):
+                self.problem(f"ensemble_head: {architecture} needs one base each of {', '.join(wanted.values())}")
                 return None
-            arguments = given | {name: base.arguments for name, base in bases.items()}
-        else:
-            # The stage takes the bases by the names of their folders, sorted.
-            ordered = [bases[name] for name in sorted(bases)]
-            members = [{"architecture": base.architecture, "arguments": base.arguments} for base in ordered]
+            arguments = given | {name: by_architecture[member] for name, member in wanted.items()}
+        elif architecture in SIDE_BY_SIDE:
+            members = [{"architecture": base.architecture, "arguments": base.arguments} for _, base in found]
             arguments = given | {"bases": members}
             if len(given.get("weights", members)) != len(members):
                 self.problem(f"ensemble_head: {len(given['weights'])} weights for {len(members)} bases")
                 return None
+        else:
+            self.problem(f"ensemble_head: {architecture} is no fusion")
+            return None
         network = self.built("ensemble_head", architecture, arguments)
         return None if network is None else (architecture, arguments, network)
 
@@ -261,6 +299,25 @@ class _Check:
                 self.problem(f"{section}: tile {tile} is no multiple of the network's {multiple}")
             if tile <= 2 * halo:
                 self.problem(f"{section}: nothing is left of a tile of {tile} within a halo of {halo}")
+
+
+@functools.cache
+def _network(architecture: str, arguments_json: str) -> "nn.Module":
+    """A network on the meta device. A small one restores a crop on the CPU before; the published ones are known to."""
+    import torch
+
+    from relume.models.registry import Variant, build
+    from relume.models.table import example_inputs
+
+    arguments = json.loads(arguments_json)
+    with torch.device("meta"):
+        network = build(architecture, arguments)
+    if _count(list(network.parameters())) <= SMALL:
+        variant = Variant(architecture=architecture, arguments=arguments, about="")
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            small = build(architecture, arguments).eval()
+            small(*example_inputs(variant, small, math.lcm(crop_multiple(small), 16), "cpu"))
+    return network
 
 
 def _inputs(level: bool) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from relume import files
 from relume.errors import ConfigError
@@ -77,6 +77,12 @@ class Recipe(Layers):
     family: str | None = None
     ambiguities: tuple[Ambiguity, ...]
     deviations: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_every_scale(self) -> "Recipe":
+        if missing := [scale for scale in SCALES if scale not in self.scales]:
+            raise ValueError(f"scales lacks {', '.join(missing)}")
+        return self
 
 
 def names(folder: Path = FOLDER) -> list[str]:
@@ -174,15 +180,35 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a value in full wherever it stands."""
+    """Writes each value in full wherever it stands, and on one line where it fits."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+    def serialize(self, node: yaml.Node) -> None:
+        if isinstance(node, yaml.CollectionNode):
+            node.flow_style = False
+        super().serialize(node)
+
+    def represent_data(self, data: Any) -> yaml.Node:
+        node = super().represent_data(data)
+        if isinstance(node, yaml.CollectionNode):
+            node.flow_style = len(one_line(data)) <= 100
+        return node
+
 
 def dump(value: Any) -> str:
-    """YAML in which mappings and lists of plain values take one line, in the order of the keys."""
-    return yaml.dump(value, Dumper=_Dumper, default_flow_style=None, sort_keys=False, width=120)
+    """YAML in the order of the keys, with mappings and lists on one line where they fit."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120)
+
+
+def one_line(value: Any) -> str:
+    """YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf"))
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def use(name: str, scale: str, params: Path = Path("params.yaml"), folder: Path = FOLDER) -> list[str]:
@@ -201,8 +227,9 @@ def use(name: str, scale: str, params: Path = Path("params.yaml"), folder: Path 
     resolved = {"recipe": {"name": name, "scale": scale}} | resolve(name, scale, folder)
     before = params.read_text()
     after = with_sections(before, resolved)
+    changes = list(differences(yaml.safe_load(before), yaml.safe_load(after)))
     files.write_text(params, after)
-    return list(differences(yaml.safe_load(before), yaml.safe_load(after)))
+    return changes
 
 
 def with_sections(text: str, sections: dict[str, Any]) -> str:
@@ -240,8 +267,9 @@ def _blocks(text: str) -> dict[str, tuple[str, str]]:
 
 
 def _inserted(blocks: dict[str, tuple[str, str]], name: str, body: str) -> dict[str, tuple[str, str]]:
-    """A new section, before the first of those that recipes own, or else at the end."""
-    place = next((section for section in blocks if section in OWNED), "")
+    """A new section, before the one that follows it in the order of what recipes own, or else at the end."""
+    order = ("recipe", *OWNED)
+    place = next((section for section in order[order.index(name) + 1 :] if section in blocks), "")
     found: dict[str, tuple[str, str]] = {}
     for section, block in blocks.items():
         found |= {name: ("", body), section: block} if section == place else {section: block}
@@ -270,22 +298,27 @@ def _with_keys(section: str, body: str, values: dict[str, Any]) -> str:
     return stream.getvalue()
 
 
-def differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
-    """A line for each value that differs, such as `curate.patch  128 -> 512`."""
-    if isinstance(before, dict) and isinstance(after, dict):
+# How far differences are told apart; what lies deeper is shown as a whole.
+DEPTHS = {"pretrain": 4}
+DEPTH = 2
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    """A line for each part of params.yaml that differs, such as `curate.patch  128 -> 512`."""
+    for section in dict.fromkeys([*before, *after]):
+        yield from _differences(before.get(section), after.get(section), section, DEPTHS.get(section, DEPTH))
+
+
+def _differences(before: Any, after: Any, key: str, depth: int) -> Iterator[str]:
+    if before == after:
+        return
+    if depth > 1 and isinstance(before, dict) and isinstance(after, dict):
         for name in dict.fromkeys([*before, *after]):
-            path = f"{key}.{name}".lstrip(".")
-            if name not in after:
-                yield f"{path}  gone"
-            elif name not in before:
-                yield f"{path}  new: {_short(after[name])}"
-            else:
-                yield from differences(before[name], after[name], path)
-    elif before != after:
+            yield from _differences(before.get(name), after.get(name), f"{key}.{name}", depth - 1)
+    else:
         yield f"{key}  {_short(before)} -> {_short(after)}"
 
 
 def _short(value: Any) -> str:
-    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, width=1000)
-    text = text.removesuffix("\n").removesuffix("\n...")
+    text = "nothing" if value is None else one_line(value)
     return text if len(text) <= 50 else f"{text[:47]}..."

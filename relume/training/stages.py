@@ -4,19 +4,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from relume.degradations.settings import Degradation
+from relume.degradations import Degradation
 from relume.training.config import Positive, Settings, StageSettings
 
 
 class FusionSettings(Settings):
-    """A network over the base models.
+    """The network over the base models.
 
     Attributes:
-        architecture: One of the fusions of `relume.models.registry`.
-        arguments: Its constructor's, without those that the base models give.
+        architecture: See `relume.models.fusion.assembly.fuse`.
+        arguments: Its own, without those of its bases.
     """
 
-    architecture: Literal["ensemble", "weighted_average", "src_b", "snucv"]
+    architecture: str
     arguments: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -24,7 +24,7 @@ class EnsembleHeadSettings(StageSettings):
     """The training of a fusion over the frozen base models.
 
     Attributes:
-        fusion: None hands the only base model on as it is.
+        fusion: None hands the only base on, or goes on training it if there are phases.
     """
 
     fusion: FusionSettings | None
@@ -34,14 +34,13 @@ class MiningSettings(Settings):
     """How the training patches are ranked.
 
     Attributes:
-        degradation: Of the ranking, the same for all patches, so that losses compare; that of the training at its
-            hardest when None.
-        draws: Realisations of it whose losses are averaged.
+        degradation: Of the ranking; of one level for all, so that losses compare.
+        draws: Degradations of each patch whose losses are averaged.
         fraction: Of the patches, hardest first, that count as hard.
         batch: Patches restored at once.
     """
 
-    degradation: Degradation | None = None
+    degradation: Degradation
     draws: Positive
     fraction: Annotated[float, Field(gt=0, le=1)]
     batch: Positive
@@ -52,7 +51,8 @@ class FinetuneSettings(StageSettings):
 
     Attributes:
         other_fraction: Of an epoch, patches that are not hard, so that the model does not drift.
-        adapt: `biases` trains only biases, added to the frozen network's bias-free convolutions.
+        adapt: `biases` freezes the model and trains only biases added to its bias-free convolutions
+            (`relume.inference.bias_adaptation`).
     """
 
     other_fraction: Annotated[float, Field(ge=0, lt=1)]
