@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -19,20 +20,50 @@ def edit(toy, path, old, new):
     toy.write(path, text.replace(old, new))
 
 
+REGISTRY = """\
+import importlib
+ARCHITECTURES = {
+    "nafnet": ("relume.models.nafnet", "NAFNet"),
+    "baseline": ("relume.models.nafnet", "Baseline"),
+    "restormer": ("relume.models.restormer", "Restormer"),
+    "xformer": ("relume.models.xformer", "Xformer"),
+    "bias_adapted": ("relume.biases", "BiasAdapted"),
+    "ensemble": ("relume.models.ensemble", "Ensemble"),
+}
+"""
+HEAD = """\
+ensemble_head: {fusion: {architecture: ensemble}}
+finetune_hard: {adapt: null}
+"""
+
+
+def needed_families(toy):
+    """The files of model families that each stage needs."""
+    graph, code = read_graph(toy.root), Code(toy.root)
+    places = ("relume/models/nafnet", "relume/models/rest", "relume/models/xf", "relume/models/ens", "relume/biases")
+    return {
+        name: {Path(dep).stem for dep in code_deps(graph, stage, code) if dep.startswith(places)}
+        for name, stage in graph.stages.items()
+    }
+
+
 def with_registry(toy):
     """Gives the toy a registry of model families, reached from `pretrain` and `last`."""
     toy.write("relume/__init__.py", "")
     toy.write("relume/models/__init__.py", "")
-    toy.write("relume/models/registry.py", "import importlib\nFAMILIES = {'nafnet': 'relume.models.nafnet'}\n")
+    toy.write("relume/models/registry.py", REGISTRY)
     toy.write("relume/models/layers.py", "")
     toy.write("relume/models/nafnet.py", "from relume.models import layers\n")
     toy.write("relume/models/restormer.py", "")
+    toy.write("relume/models/xformer.py", "from relume.models import restormer\n")
     toy.write("relume/models/ensemble.py", "")
+    toy.write("relume/biases.py", "")
     for step in ("pretrain", "last"):
         path = f"components/{step}/__main__.py"
         toy.write(path, "from relume.models import registry\n" + (toy.root / path).read_text())
     edit(toy, "params.yaml", "one: {width", "one: {architecture: nafnet, width")
     edit(toy, "params.yaml", "two: {width", "two: {architecture: restormer, width")
+    toy.write("params.yaml", (toy.root / "params.yaml").read_text() + HEAD)
 
 
 def test_a_sound_graph_has_no_problems(toy):
@@ -107,19 +138,73 @@ def test_a_base_depends_on_its_own_family_alone(toy):
     """With lazily loaded families, an edit of one family concerns its own base and the stages after all bases."""
     with_registry(toy)
     fix(toy.root)
-    graph, code = read_graph(toy.root), Code(toy.root)
-    families = {"relume/models/nafnet.py", "relume/models/restormer.py", "relume/models/ensemble.py"}
-    needed = {name: code_deps(graph, stage, code) & families for name, stage in graph.stages.items()}
-    assert needed == {
+    assert needed_families(toy) == {
         "first": set(),
-        "pretrain@one": {"relume/models/nafnet.py"},
-        "pretrain@two": {"relume/models/restormer.py"},
-        "last": families,
+        "pretrain@one": {"nafnet"},
+        "pretrain@two": {"restormer"},
+        "last": {"nafnet", "restormer", "ensemble"},
     }
+    graph = read_graph(toy.root)
     assert "relume/models/restormer.py" not in graph.stages["pretrain@one"].deps
     assert "relume/models/layers.py" in graph.stages["pretrain@one"].deps
     assert "relume/models/${item.architecture}.py" in (toy.root / "dvc.yaml").read_text()
     assert problems(toy) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("architecture: baseline, width", "architecture: restormer, width"),
+        ("architecture: xformer, width", "architecture: restormer, width"),
+    ],
+)
+def test_bases_that_dvc_cannot_tell_apart_share_their_families(toy, first, second):
+    """A family of another file's name, or one that runs another base's, makes each base depend on what any runs."""
+    with_registry(toy)
+    edit(toy, "params.yaml", "architecture: nafnet, width", first)
+    fix(toy.root)
+    graph = read_graph(toy.root)
+    assert "item.architecture" not in (toy.root / "dvc.yaml").read_text()
+    assert graph.stages["pretrain@one"].deps == graph.stages["pretrain@two"].deps
+    assert "relume/models/restormer.py" in graph.stages["pretrain@one"].deps
+    assert problems(toy) == []
+    edit(toy, "params.yaml", first, "architecture: nafnet, width")
+    fix(toy.root)
+    assert "relume/models/${item.architecture}.py" in (toy.root / "dvc.yaml").read_text()
+
+
+def test_two_bases_of_one_family_need_nothing_else(toy):
+    """Both fill in the same file."""
+    with_registry(toy)
+    edit(toy, "params.yaml", "architecture: restormer", "architecture: nafnet")
+    fix(toy.root)
+    found = needed_families(toy)
+    assert found["pretrain@one"] == found["pretrain@two"] == {"nafnet"}
+    assert "relume/models/${item.architecture}.py" in (toy.root / "dvc.yaml").read_text()
+    assert problems(toy) == []
+
+
+def test_what_a_wrapper_holds_is_a_family_too(toy):
+    """An architecture named inside of a base's arguments is run by that base."""
+    with_registry(toy)
+    edit(toy, "params.yaml", "nafnet, width", "bias_adapted, arguments: {architecture: xformer}, width")
+    assert needed_families(toy)["pretrain@one"] == {"biases", "xformer", "restormer"}
+
+
+def test_no_fusion_needs_no_family(toy):
+    """The fusion's family is that of params.yaml; null has none."""
+    with_registry(toy)
+    edit(toy, "params.yaml", "{fusion: {architecture: ensemble}}", "{fusion: null}")
+    assert needed_families(toy)["last"] == {"nafnet", "restormer"}
+
+
+def test_adapted_biases_concern_the_final_model_alone(toy):
+    """The wrapper is run by the stages that write or read the final model, and by none before."""
+    with_registry(toy)
+    edit(toy, "params.yaml", "adapt: null", "adapt: biases")
+    assert "biases" not in needed_families(toy)["last"]
+    edit(toy, "dvc.yaml", "    deps:\n      - models/bases", "    deps:\n      - models/bases\n      - models/final")
+    assert "biases" in needed_families(toy)["last"]
 
 
 def test_an_unknown_architecture_is_refused_by_name(toy):

@@ -31,6 +31,9 @@ training: {seed: 1, gone: true}
 pretrain:
   bases:
     old: {architecture: nafnet}
+ensemble_head: {loss: l1}
+mine_hard: {draws: 9} # patches
+finetune_hard: {loss: l1}
 evaluate: {seed: 7, sigmas: [25], tile: 64, halo: 8}
 export:
   tile: 64
@@ -327,7 +330,7 @@ def test_what_a_recipe_does_not_give_stays_to_the_letter(tmp_path):
     assert "  patch: 768       # pixels\n  stride: 576\n  min_sharpness: 30.0\n" in after
     assert "\nrecipe: {name: srcb, scale: full}\n# shared by the stages\ntraining:\n" in after
     assert after.endswith("release:\n  product: denoise # its name\n# the end\n")
-    assert "halo: 32          # context" in after
+    assert "  halo: 32         # context\n" in after
     assert "gone" not in after
     assert "old" not in yaml.safe_load(after)["pretrain"]["bases"]
     assert "curate.patch  128 -> 768" in changes

@@ -1,0 +1,110 @@
+"""The verbs of `relume recipes`."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import relume
+from flows.graph import read_graph
+from flows.lint import check
+from relume.cli import main
+from relume.recipes import names, resolve
+
+ROOT = Path(relume.__file__).parents[1]
+NAMES = names(ROOT / "recipes")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """The files of this checkout that git would keep, in a repository of their own."""
+    folder = tmp_path_factory.mktemp("clone")
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    found = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    for name in filter(None, found):
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def relume_in(clone, monkeypatch):
+    """Runs a command of `relume` in the clone."""
+    monkeypatch.chdir(clone)
+    return lambda *words: CliRunner().invoke(main, ["recipes", *words])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_used_recipe_leaves_a_sound_graph(relume_in, clone, name):
+    """`use` writes what the recipe resolves to and the code that its stages run: the linter finds nothing."""
+    result = relume_in("use", name, "--scale", "demo")
+    assert result.exit_code == 0, result.output
+    assert result.output.endswith("next    relume pipeline run\n")
+    assert len(result.output.splitlines()) <= 40
+    params = yaml.safe_load((clone / "params.yaml").read_text())
+    resolved = resolve(name, "demo", clone / "recipes")
+    assert params["recipe"] == {"name": name, "scale": "demo"}
+    assert params["pretrain"] == resolved["pretrain"]
+    graph = read_graph(clone)
+    assert [str(problem) for problem in check(graph)] == []
+    assert {stage for stage in graph.stages if stage.startswith("pretrain@")} == {
+        f"pretrain@{base}" for base in resolved["pretrain"]["bases"]
+    }
+
+
+def test_a_recipe_used_again_changes_nothing(relume_in, clone):
+    """The second time, params.yaml and dvc.yaml are as they were, and it says so."""
+    relume_in("use", "masked", "--scale", "cpu")
+    before = [(clone / name).read_bytes() for name in ("params.yaml", "dvc.yaml")]
+    result = relume_in("use", "masked", "--scale", "cpu")
+    assert "params.yaml: masked at cpu, 0 changes\ndvc.yaml: code deps as they were" in result.output
+    assert [(clone / name).read_bytes() for name in ("params.yaml", "dvc.yaml")] == before
+
+
+def test_a_recipe_with_problems_is_not_used(relume_in, clone):
+    """Nothing is written, and the problem is named."""
+    recipe, before = clone / "recipes" / "nafnet.yaml", (clone / "params.yaml").read_bytes()
+    text = recipe.read_text()
+    recipe.write_text(text.replace("patch: 48", "patch: 50"))
+    result = relume_in("use", "nafnet", "--scale", "demo")
+    checked = relume_in("check", "nafnet")
+    recipe.write_text(text)
+    assert (result.exit_code, checked.exit_code) == (2, 2)
+    assert "patch 50 is no multiple of the network's 4" in result.output
+    assert "    pretrain@nafnet: phase 1: patch 50" in checked.output
+    assert (clone / "params.yaml").read_bytes() == before
+
+
+def test_the_list_names_every_recipe(relume_in):
+    """A line each, with its task."""
+    lines = relume_in("list").output.splitlines()
+    assert [line.split()[:2] for line in lines if line.startswith("hypernet_sr")] == [
+        ["hypernet_sr", "super-resolution"]
+    ]
+    assert [line.split()[0] for line in lines] == NAMES
+
+
+def test_a_family_is_checked_together(relume_in):
+    """`check hypernet` goes through all scales of the three."""
+    result = relume_in("check", "hypernet")
+    assert result.exit_code == 0
+    assert [line.split()[-1] for line in result.output.splitlines()] == ["ok"] * 12
+
+
+def test_show_gives_the_sheet_or_the_resolved_sections(relume_in):
+    """Without a scale what is open and how much is trained, with one what would stand in params.yaml."""
+    assert "open: start of the biases" in relume_in("show", "alwaysu").output
+    shown = yaml.safe_load(relume_in("show", "alwaysu", "--scale", "full").output)
+    assert shown == resolve("alwaysu", "full", ROOT / "recipes")
+
+
+def test_an_unknown_name_ends_with_two(relume_in):
+    """A user's mistake, with the near names."""
+    result = relume_in("use", "dinet", "--scale", "demo")
+    assert result.exit_code == 2
+    assert "did you mean dynet" in result.output
