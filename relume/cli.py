@@ -358,12 +358,14 @@ def recipes_use(name: str, scale: str) -> None:
     """
     import flows.lint
     from relume.recipe_check import require_sound
-    from relume.recipes import use
+    from relume.recipes import remove_other_bases, use
 
     require_sound(name, scale)
     changes = use(name, scale)
     for change in changes:
         click.echo(change)
+    for path in remove_other_bases():
+        click.echo(f"{path}: removed, of another recipe; DVC's cache keeps it")
     click.echo(f"params.yaml: {name} at {scale}, {len(changes)} changes")
     click.echo(f"dvc.yaml: code deps {'written' if flows.lint.fix() else 'as they were'}")
     click.echo("next    relume pipeline run")

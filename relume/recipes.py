@@ -8,6 +8,7 @@ recipe at this scale. Mappings are merged, everything else is replaced. `relume.
 import difflib
 import io
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -230,6 +231,21 @@ def use(name: str, scale: str, params: Path = Path("params.yaml"), folder: Path 
     changes = list(differences(yaml.safe_load(before), yaml.safe_load(after)))
     files.write_text(params, after)
     return changes
+
+
+def remove_other_bases(params: Path = Path("params.yaml"), folder: Path = Path("models/bases")) -> list[Path]:
+    """Removes base models that params.yaml does not name, which the stages after them would take for theirs.
+
+    They are outs of stages that the graph no longer has: DVC keeps them in its cache, but does not take them away.
+
+    Returns:
+        The folders that are gone.
+    """
+    bases = yaml.safe_load(params.read_text())["pretrain"]["bases"]
+    others = sorted(path for path in folder.glob("*") if path.is_dir() and path.name not in bases)
+    for path in others:
+        shutil.rmtree(path)
+    return others
 
 
 def with_sections(text: str, sections: dict[str, Any]) -> str:

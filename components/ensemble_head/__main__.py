@@ -2,46 +2,23 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import Field
 
 from components.step import load_params, run_step
 from components.training_stage import hand_on, prepared_processes, train_stage
 from relume.errors import ConfigError, ModelMissingError
 from relume.models.artifact import load_card, load_model
 from relume.models.fusion.assembly import fuse
-from relume.training.config import Settings, StageSettings, TrainingSettings
+from relume.training.config import TrainingSettings
+from relume.training.stages import EnsembleHeadSettings
 
 BASES, ENSEMBLE = Path("models/bases"), Path("models/ensemble")
 
 
-class Fusion(Settings):
-    """The network over the base models.
-
-    Attributes:
-        architecture: See `relume.models.fusion.assembly.fuse`.
-        arguments: Its own, without those of its bases.
-    """
-
-    architecture: str
-    arguments: dict[str, Any] = Field(default_factory=dict)
-
-
-class EnsembleSettings(StageSettings):
-    """The head and its training.
-
-    Attributes:
-        fusion: None hands the only base on, or goes on training it if there are phases.
-    """
-
-    fusion: Fusion | None
-
-
 def main() -> None:
     """Reads `ensemble_head` and `training`, writes the ensemble with the frozen bases in it."""
-    settings = load_params("ensemble_head", EnsembleSettings)
+    settings = load_params("ensemble_head", EnsembleHeadSettings)
     training = load_params("training", TrainingSettings)
     folders = sorted(path.parent for path in BASES.glob("*/model.json"))
     if not folders:

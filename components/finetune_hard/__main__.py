@@ -2,33 +2,20 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field
 
 from components.step import load_params, run_step
 from components.training_stage import hand_on, prepared_processes, train_stage
 from relume.inference.bias_adaptation import RESTORMER_WITHOUT, BiasAdapted
 from relume.models.artifact import ModelCard, load_card, load_model
-from relume.training.config import StageSettings, TrainingSettings
+from relume.training.config import TrainingSettings
+from relume.training.stages import FinetuneSettings
 
 ENSEMBLE, FINAL = Path("models/ensemble"), Path("models/final")
-
-
-class FinetuneSettings(StageSettings):
-    """The fine-tune's training.
-
-    Attributes:
-        other_fraction: Of an epoch, patches that are not hard, so that the model does not drift.
-        adapt: `biases` freezes the model and trains only biases added to its bias-free convolutions
-            (`relume.inference.bias_adaptation`).
-    """
-
-    other_fraction: Annotated[float, Field(ge=0, lt=1)]
-    adapt: Literal["biases"] | None = None
 
 
 def main() -> None:

@@ -2,43 +2,25 @@
 
 import sys
 import time
-from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field
 
-from components.step import StepParams, load_params, run_step
+from components.step import load_params, run_step
 from components.training_stage import CURATED
-from relume.degradations import Degradation
 from relume.files import atomic_folder
 from relume.models.artifact import load_model
 from relume.training.batches import PatchShards
 from relume.training.config import TrainingSettings
 from relume.training.mining import patch_losses
-
-
-class MiningParams(StepParams):
-    """How the patches are ranked.
-
-    Attributes:
-        degradation: Of the ranking; of one level for all, so that losses compare.
-        draws: Degradations of each patch whose losses are averaged.
-        fraction: Of the patches, hardest first, that count as hard.
-        batch: Patches restored at once.
-    """
-
-    degradation: Degradation
-    draws: Annotated[int, Field(gt=0)]
-    fraction: Annotated[float, Field(gt=0, le=1)]
-    batch: Annotated[int, Field(gt=0)]
+from relume.training.stages import MiningSettings
 
 
 def main() -> None:
     """Reads `mine_hard` and `training`, writes a row for each patch: patch, loss, rank, hard."""
-    params = load_params("mine_hard", MiningParams)
+    params = load_params("mine_hard", MiningSettings)
     training = load_params("training", TrainingSettings)
     torch.set_num_threads(training.threads)
     patches = PatchShards(CURATED)

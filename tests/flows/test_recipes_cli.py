@@ -66,6 +66,15 @@ def test_a_recipe_used_again_changes_nothing(relume_in, clone):
     assert [(clone / name).read_bytes() for name in ("params.yaml", "dvc.yaml")] == before
 
 
+def test_base_models_of_another_recipe_are_removed(relume_in, clone):
+    """The stages after them would fuse all that lie there; those of the recipe stay, and each removal is said."""
+    for name in ("promptir", "stranger"):
+        (clone / "models" / "bases" / name).mkdir(parents=True)
+    result = relume_in("use", "tcler", "--scale", "demo")
+    assert "models/bases/stranger: removed, of another recipe" in result.output
+    assert [path.name for path in (clone / "models" / "bases").iterdir()] == ["promptir"]
+
+
 def test_a_recipe_with_problems_is_not_used(relume_in, clone):
     """Nothing is written, and the problem is named."""
     recipe, before = clone / "recipes" / "nafnet.yaml", (clone / "params.yaml").read_bytes()

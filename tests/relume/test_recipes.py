@@ -286,6 +286,26 @@ def test_the_hypernetwork_is_as_published(name, levels, level, parameters):
     assert sizes(name) == {"pretrain@hyperres": (parameters, parameters)}
 
 
+def test_params_hold_the_recipe_that_they_name():
+    """The tracked params.yaml means what its recipe resolves to: at first ours, at demo scale."""
+    from relume.training.config import BaseModelSettings, TrainingSettings
+    from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
+
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    used = params.get("recipe", {"name": "ensemble", "scale": "demo"})
+    resolved = resolve(used["name"], used["scale"], FOLDER)
+    models = {"training": TrainingSettings, "ensemble_head": EnsembleHeadSettings, "mine_hard": MiningSettings}
+    for section, model in (models | {"finetune_hard": FinetuneSettings}).items():
+        assert model.model_validate(params[section]) == model.model_validate(resolved[section])
+    bases = [
+        {name: BaseModelSettings.model_validate(base) for name, base in sections["pretrain"]["bases"].items()}
+        for sections in (params, resolved)
+    ]
+    assert bases[0] == bases[1]
+    for section in MERGED:
+        assert params[section].items() >= resolved[section].items()
+
+
 def test_merging_replaces_all_but_mappings():
     """Mappings are merged at any depth; lists, numbers and null are replaced."""
     under = {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}, "f": 2}
