@@ -315,9 +315,10 @@ def recipes_list() -> None:
 def recipes_show(name: str, scale: str | None) -> None:
     """Show one: source, what its publication leaves open, and how much it trains at each scale."""
     import relume.recipes
+    from relume.params_file import dump
 
     if scale:
-        click.echo(relume.recipes.dump(relume.recipes.resolve(name, scale)), nl=False)
+        click.echo(dump(relume.recipes.resolve(name, scale)), nl=False)
         return
     from relume.recipe_check import check, render
 
