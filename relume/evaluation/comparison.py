@@ -12,6 +12,7 @@ import numpy as np
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
 CASES = 3  # best and worst, kept as pictures
+FEWEST = 5  # pictures; from fewer no resampling tells an interval
 
 
 def bootstrap_interval(
@@ -68,7 +69,7 @@ class Comparison:
         second: The system whose gain this is.
         images: How many pictures.
         gain: Mean PSNR of the second minus that of the first, in dB.
-        low: Lower end of the gain's 95 % confidence interval; None with a single picture.
+        low: Lower end of the gain's 95 % confidence interval; None with fewer than five pictures.
         high: Upper end.
         wins: Pictures on which the second is better.
         losses: Pictures on which it is worse; the others are ties.
@@ -100,7 +101,7 @@ def compare(gains: dict[str, float], *, seed: int = 0, **where: object) -> Compa
         where: `set`, `protocol`, `level`, `first` and `second` of the comparison.
     """
     values = list(gains.values())
-    low, high = bootstrap_interval(values, seed=seed) if len(values) > 1 else (None, None)
+    low, high = bootstrap_interval(values, seed=seed) if len(values) >= FEWEST else (None, None)
     return Comparison(
         images=len(values),
         gain=math.fsum(values) / len(values),

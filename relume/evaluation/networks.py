@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from relume.errors import ModelFormatError
 from relume.export import ServedNetwork
 from relume.inference.strength import AtLevel
 from relume.metrics import to_8_bit
@@ -38,11 +39,20 @@ def run_whole(network: nn.Module, picture: np.ndarray) -> np.ndarray:
 
     Returns:
         float32 (H, W, C), not clamped.
+
+    Raises:
+        ModelFormatError: What comes back is no picture of the same size.
     """
     batch = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))[None])
     batch = batch.to(next(network.parameters(), batch).device)
     with torch.inference_mode():
         restored = network(batch.contiguous(memory_format=torch.channels_last))
+    if restored.shape != batch.shape:
+        raise ModelFormatError(
+            "Not a restoration network",
+            where=" x ".join(map(str, batch.shape)) + " became " + " x ".join(map(str, restored.shape)),
+            next_step="name a model whose result has the size of its input",
+        )
     return restored[0].cpu().numpy().transpose(1, 2, 0)
 
 
