@@ -47,9 +47,9 @@ def _through_triton(root: Path) -> dict[str, Any]:
     """Sends a noisy held-out photograph to the product on Triton and keeps both pictures as files."""
     from flows.platform import triton
     from flows.restore import PRODUCT
-    from relume.evaluation import noisy_photograph, photographs, to_8_bit
+    from relume.evaluation.held_out import noisy_photograph, photographs
     from relume.images import save_image
-    from relume.metrics import psnr
+    from relume.metrics import psnr, to_8_bit
     from relume.serving.triton_client import TritonRestorer
 
     image_id, clean = max(

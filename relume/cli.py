@@ -252,6 +252,64 @@ def report(output: str | None) -> None:
     click.echo(_short(write_report(output or relume_home() / "reports" / "index.html")))
 
 
+@main.command()
+@click.argument("models", nargs=-1, metavar="MODEL...")
+@click.option("--set", "sets", multiple=True, metavar="NAME|FOLDER", help="A set of --list, or your own pictures.")
+@click.option("--data", envvar="RELUME_DATA", help="Folder that holds the sets; by default the variable RELUME_DATA.")
+@click.option("--protocol", "protocols", multiple=True, metavar="NAME[:LEVELS]", help="By default that of each set.")
+@click.option("-o", "--out", type=click.Path(), help="Folder to write results.csv, summary.json and pictures to.")
+@click.option("--baseline", "baselines", multiple=True, type=click.Choice(["nlm", "bm3d"]), help="Compare as well.")
+@click.option("--edge-fusion", nargs=2, metavar="RESTORMER HAT", help="The fusion of two artifacts at edges as well.")
+@click.option("--ask", metavar="LEVELS", help="Restore at each of these levels, whatever the true one is.")
+@click.option("--estimator", help="A level estimator's artifact, that tells adjustable models the sigma.")
+@click.option("--self-ensemble", is_flag=True, help="Run artifacts in eight orientations.")
+@click.option("--tile", type=click.IntRange(min=1), help="Run artifacts in tiles of this side, not on whole pictures.")
+@click.option("--halo", type=click.IntRange(min=0), default=16, show_default=True, help="Context of a tile in pixels.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first pictures of each set.")
+@click.option("--list", "as_list", is_flag=True, help="List sets and protocols.")
+def evaluate(
+    models: tuple[str, ...],
+    sets: tuple[str, ...],
+    data: str | None,
+    protocols: tuple[str, ...],
+    out: str | None,
+    as_list: bool,
+    **options: Any,
+) -> None:
+    """Measure models on sets of pictures under the protocols of the literature, and compare them.
+
+    The first MODEL is compared with each of the others: a folder of an artifact, a served model or a package.
+
+    \b
+    Examples:
+      relume evaluate --list
+      relume evaluate models/final --set cbsd68 --data ~/sets -o results
+      relume evaluate models/a models/b --set cbsd68 --set ~/Pictures --protocol awgn:15,25,50 -o results
+      relume evaluate models/adjustable --set kodak24 --protocol awgn:15,25,50 --ask 5,15,25,35,50,65 -o results
+    """
+    from relume.evaluation.request import describe, evaluate_request
+
+    if as_list:
+        click.echo(describe(data))
+        return
+    if not sets or out is None:
+        raise click.UsageError("name a --set and an --out folder, or --list what there is")
+
+    terminal = sys.stderr.isatty()
+
+    def progress(title: str, done: int, total: int) -> None:
+        if terminal or done == total:
+            click.echo(f"{chr(13) if terminal else ''}{title}  {done}/{total}", nl=done == total, err=True)
+
+    table, notes = evaluate_request(
+        models=models, sets=sets, data=data, protocols=protocols, out=out, on_progress=progress, **options
+    )
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{table}\n\n{_short(Path(out))}")
+
+
 @main.group()
 def models() -> None:
     """The networks: their sizes, their sources, and official weights."""

@@ -1,6 +1,32 @@
-"""Full-reference image quality: PSNR and SSIM of 8-bit RGB or gray images."""
+"""Full-reference image quality: PSNR and SSIM of 8-bit RGB or gray images, and what is measured of an image."""
 
 import numpy as np
+
+
+def to_8_bit(image: np.ndarray) -> np.ndarray:
+    """float in [0, 1] to uint8, clamped and rounded."""
+    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """The luma that super-resolution is measured on: Y of BT.601 from 16 to 235, not rounded.
+
+    Args:
+        image: (H, W, 3) RGB, in [0, 255]; or gray (H, W, 1), which is its own luma.
+
+    Returns:
+        float32 (H, W); of gray the values themselves.
+
+    Source: ITU-R BT.601 with the weights of MATLAB's rgb2ycbcr.
+    """
+    if image.shape[2] == 1:
+        return image[..., 0].astype(np.float32)
+    return (16 + image.astype(np.float64) @ (np.array([65.481, 128.553, 24.966]) / 255)).astype(np.float32)
+
+
+def shaved(image: np.ndarray, border: int) -> np.ndarray:
+    """An image (H, W, ...) without its outermost `border` pixels, where padding decides more than the method."""
+    return image[border : image.shape[0] - border, border : image.shape[1] - border]
 
 
 def psnr(image: np.ndarray, reference: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from pydantic import Field
 from components.step import StepParams, load_params, run_step
 from components.tracking import StageRun
 from relume.errors import SourceError
-from relume.evaluation import Score, evaluate, photographs, summarize
+from relume.evaluation.held_out import Score, evaluate, photographs, summarize
 from relume.files import atomic_file, atomic_folder, write_json
 from relume.images import save_image
 from relume.models.artifact import load_model

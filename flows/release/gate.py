@@ -177,7 +177,8 @@ def noisy_photographs(
     photographs: Mapping[str, np.ndarray], sigma: int, settings: ReleaseSettings
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Noisy and clean image, both uint8 (H, W, 3). The noise depends on seed, photograph and sigma only."""
-    from relume.evaluation import noisy_photograph, to_8_bit
+    from relume.evaluation.held_out import noisy_photograph
+    from relume.metrics import to_8_bit
 
     for image_id, clean in photographs.items():
         yield to_8_bit(noisy_photograph(clean, image_id, sigma, "clipped", settings.seed)), clean

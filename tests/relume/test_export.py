@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from relume.errors import ModelFormatError
-from relume.evaluation import at_level, tiled
+from relume.evaluation.networks import at_level, tiled
 from relume.export import ServedNetwork, export_onnx, levels_of, measure_parity, parity_report
 from relume.models.artifact import ModelCard
 from relume.models.registry import build, variants

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import skimage.color
 import skimage.data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from relume.metrics import psnr, ssim
+from relume.metrics import luma, psnr, shaved, ssim, to_8_bit
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +46,22 @@ def test_ssim_equals_scikit_image(pair, gray):
         channel_axis=None if gray else 2,
     )
     assert math.isclose(ssim(noisy, clean), expected, abs_tol=1e-6)
+
+
+def test_luma_equals_scikit_image(pair):
+    """The same value as an independent implementation of BT.601; gray is its own luma."""
+    _, clean = pair
+    np.testing.assert_allclose(luma(clean), skimage.color.rgb2ycbcr(clean)[..., 0], atol=1e-3)
+    np.testing.assert_array_equal(luma(clean[..., :1]), clean[..., 0])
+
+
+def test_shaved_leaves_the_middle():
+    """Two pixels less at each side; none for a border of 0."""
+    image = np.arange(48).reshape(6, 8)
+    np.testing.assert_array_equal(shaved(image, 2), [[18, 19, 20, 21], [26, 27, 28, 29]])
+    np.testing.assert_array_equal(shaved(image, 0), image)
+
+
+def test_to_8_bit_clamps_and_rounds():
+    """Values beyond [0, 1] go to its ends."""
+    assert to_8_bit(np.array([-0.2, 0, 0.4 / 255, 0.6 / 255, 1, 3])).tolist() == [0, 0, 0, 1, 255, 255]

@@ -1,4 +1,4 @@
-"""Evaluation: which input each protocol gives, and what the summary means."""
+"""The graph's evaluation: which input each protocol gives, and what the summary means."""
 
 import sys
 
@@ -8,8 +8,9 @@ import skimage.data
 import torch
 
 from relume.errors import ConfigError
-from relume.evaluation import Score, evaluate, noisy_photograph, non_local_means, summarize, to_8_bit
-from relume.metrics import psnr
+from relume.evaluation.baselines import non_local_means
+from relume.evaluation.held_out import Score, evaluate, noisy_photograph, summarize
+from relume.metrics import psnr, to_8_bit
 
 IMAGE_ID = "00ff"
 

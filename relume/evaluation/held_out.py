@@ -1,27 +1,23 @@
-"""Evaluation on held-out photographs: every system on the same noisy inputs, in both noise protocols.
+"""The graph's evaluation on held-out photographs: every system on the same noisy inputs, in both noise protocols.
 
 - clipped: noise clipped and rounded to 8 bits, as real files hold it; the photograph goes through the
   tiler and the 8-bit tensors that are served. This is the product's protocol.
 - unclipped: noise in float, the network on the whole photograph in process, as the published tables.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from relume.degradations import add_gaussian_noise, counter_rng
-from relume.errors import ConfigError
-from relume.export import ServedNetwork
+from relume.evaluation.baselines import block_matching, non_local_means
+from relume.evaluation.networks import at_level, restore_whole, tiled
 from relume.images import read_image
-from relume.inference.strength import AtLevel
-from relume.metrics import psnr, ssim
-from relume.models.registry import inputs_of
-from relume.serving.tiling import restore_tiled
+from relume.metrics import psnr, ssim, to_8_bit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,74 +62,6 @@ def noisy_photograph(clean: np.ndarray, image_id: str, sigma: float, protocol: s
     """
     rng = counter_rng(seed, "evaluation", int(image_id, 16), round(sigma * 100))
     return add_gaussian_noise(clean.astype(np.float32) / np.float32(255), sigma, rng, clipped=protocol == "clipped")
-
-
-def to_8_bit(image: np.ndarray) -> np.ndarray:
-    """float in [0, 1] to uint8, clamped and rounded."""
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-
-
-def non_local_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
-    """OpenCV's non-local means at its best strength for a noise level, uint8 (H, W, 3) to the same.
-
-    Args:
-        noisy: 8-bit photograph.
-        sigma: The true noise level, which this baseline is told, unlike networks that take no level.
-
-    Source: Buades et al., CVPR 2005. OpenCV's `h` was searched over 0.3 to 1.2 times sigma on photographs of
-    the BSDS train split: 0.65 is best at 25 and 50 and within 0.02 dB of the best at 15.
-    """
-    import cv2
-
-    strength = 0.65 * sigma
-    return cv2.fastNlMeansDenoisingColored(np.ascontiguousarray(noisy), None, strength, strength, 7, 21)
-
-
-def block_matching(noisy: np.ndarray, sigma: float) -> np.ndarray:
-    """BM3D, uint8 (H, W, 3) to the same; about 200 s a megapixel.
-
-    Args:
-        noisy: 8-bit photograph.
-        sigma: The true noise level, [0, 255] scale, which this baseline is told.
-
-    Raises:
-        ConfigError: The package is not installed: its licence is for non-commercial use only, so it is an extra.
-
-    Source: Dabov et al., IEEE TIP 2007, in its authors' package.
-    """
-    try:
-        import bm3d
-    except ImportError:
-        raise ConfigError(
-            "BM3D is not installed",
-            where="evaluate.bm3d in params.yaml",
-            next_step="pip install -c constraints.txt '.[bm3d]', or set evaluate.bm3d to false",
-        ) from None
-    return to_8_bit(bm3d.bm3d_rgb(noisy.astype(np.float64) / 255, sigma / 255))
-
-
-def at_level(network: nn.Module, level: float) -> nn.Module:
-    """An adjustable network at a level in [0, 255], as a network without one; any other network as it is."""
-    return AtLevel(network, level).eval() if "level" in inputs_of(network) else network
-
-
-def tiled(network: nn.Module, *, tile: int, halo: int, batch: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that restores an 8-bit photograph as it is served: tiles in and out as uint8; see `at_level`."""
-    served = ServedNetwork(network).eval()
-
-    def restore_batch(tiles_NCHW: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return served(torch.from_numpy(tiles_NCHW)).numpy()
-
-    return lambda image: restore_tiled(image, restore_batch, tile=tile, halo=halo, batch=batch)
-
-
-def restore_whole(network: nn.Module, noisy: np.ndarray) -> np.ndarray:
-    """A network on a whole photograph in float32: (H, W, 3) in about [0, 1] to uint8 (H, W, 3)."""
-    batch = torch.from_numpy(np.ascontiguousarray(noisy.transpose(2, 0, 1))[None])
-    with torch.inference_mode():
-        restored = network(batch.contiguous(memory_format=torch.channels_last))
-    return to_8_bit(restored[0].numpy().transpose(1, 2, 0))
 
 
 def evaluate(

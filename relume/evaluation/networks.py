@@ -1,0 +1,89 @@
+"""Ways to run a network on a picture: whole or in tiles, in float or as it is served, at a level."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from relume.errors import ModelFormatError
+from relume.export import ServedNetwork
+from relume.inference.strength import AtLevel
+from relume.metrics import to_8_bit
+from relume.models.registry import inputs_of
+from relume.serving.tiling import check_tile, cover_axis, restore_tiled
+
+
+def at_level(network: nn.Module, level: float) -> nn.Module:
+    """An adjustable network at a level in [0, 255], as a network without one; any other network as it is."""
+    return AtLevel(network, level).eval() if "level" in inputs_of(network) else network
+
+
+def tiled(network: nn.Module, *, tile: int, halo: int, batch: int) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that restores an 8-bit photograph as it is served: tiles in and out as uint8; see `at_level`."""
+    served = ServedNetwork(network).eval()
+
+    def restore_batch(tiles_NCHW: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return served(torch.from_numpy(tiles_NCHW)).numpy()
+
+    return lambda image: restore_tiled(image, restore_batch, tile=tile, halo=halo, batch=batch)
+
+
+def run_whole(network: nn.Module, picture: np.ndarray) -> np.ndarray:
+    """A network on a whole picture, on the network's device.
+
+    Args:
+        network: float32 (N, C, H, W) in about [0, 1] to the same shape.
+        picture: float32 (H, W, C).
+
+    Returns:
+        float32 (H, W, C), not clamped.
+
+    Raises:
+        ModelFormatError: What comes back is no picture of the same size.
+    """
+    batch = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))[None])
+    batch = batch.to(next(network.parameters(), batch).device)
+    with torch.inference_mode():
+        restored = network(batch.contiguous(memory_format=torch.channels_last))
+    if restored.shape != batch.shape:
+        raise ModelFormatError(
+            "Not a restoration network",
+            where=" x ".join(map(str, batch.shape)) + " became " + " x ".join(map(str, restored.shape)),
+            next_step="name a model whose result has the size of its input",
+        )
+    return restored[0].cpu().numpy().transpose(1, 2, 0)
+
+
+def run_tiled(network: nn.Module, picture: np.ndarray, *, tile: int, halo: int) -> np.ndarray:
+    """A network on a picture tile by tile: tiles and weights as they are served, without rounding to 8 bits.
+
+    Args:
+        network: float32 (N, C, T, T) in about [0, 1] to the same shape.
+        picture: float32 (H, W, C); continued by mirroring where it is smaller than a tile.
+        tile: T in pixels.
+        halo: Context in pixels; see `relume.serving.tiling`.
+
+    Returns:
+        float32 (H, W, C), not clamped.
+
+    Raises:
+        ConfigError: The halo does not fit the tile.
+    """
+    check_tile(tile, halo)
+    height, width = picture.shape[:2]
+    padded = np.pad(picture, ((0, max(0, tile - height)), (0, max(0, tile - width)), (0, 0)), mode="reflect")
+    rows, columns = cover_axis(height, tile, halo), cover_axis(width, tile, halo)
+    result = np.zeros_like(padded)
+    for top, row_weights in zip(*rows, strict=True):
+        for left, column_weights in zip(*columns, strict=True):
+            window = slice(top, top + tile), slice(left, left + tile)
+            weights = row_weights[:, None, None] * column_weights[None, :, None]
+            result[window] += weights * run_whole(network, padded[window])
+    return result[:height, :width]
+
+
+def restore_whole(network: nn.Module, noisy: np.ndarray) -> np.ndarray:
+    """A network on a whole photograph in float32: (H, W, 3) in about [0, 1] to uint8 (H, W, 3)."""
+    return to_8_bit(run_whole(network, noisy))

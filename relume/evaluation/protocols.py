@@ -1,0 +1,242 @@
+"""Protocols: what is done to a clean picture, and on what of the result a method is measured.
+
+All inputs are what an 8-bit file holds, clipped and rounded, except those of `awgn`, the published protocol of
+Gaussian denoising, whose noise stays as it is. The noise depends on the seed and the picture's name alone, so that a
+picture has the same noise in any set and, up to its strength, at any level.
+"""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import ValidationError
+
+from relume.degradations import Degradation, as_8_bits, counter_rng, degrade
+from relume.degradations.steps import (
+    Bicubic,
+    CorrelatedNoise,
+    GaussianNoise,
+    Jpeg,
+    PoissonNoise,
+    SaltAndPepper,
+    SpeckleNoise,
+    Step,
+)
+from relume.errors import ConfigError
+from relume.evaluation.sets import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """A way to make inputs and to measure results.
+
+    Attributes:
+        name: As it is asked for.
+        about: One line, with the source.
+        parameter: What is swept: `sigma`, `quality` and `scale` can be told to systems; empty for none.
+        levels: Published values of it, the default.
+        steps: The degradation at a level; None where the degraded pictures come with the set.
+        unclipped: Whether the input is left in float.
+        luma: Whether the figure of colour pictures is that of the luma.
+        border: Pixels at each side that are not measured; the level itself for None.
+    """
+
+    name: str
+    about: str
+    parameter: str = ""
+    levels: tuple[float, ...] = ()
+    steps: Callable[[float], tuple[Step, ...]] | None = None
+    unclipped: bool = False
+    luma: bool = False
+    border: int | None = 0
+
+    def border_at(self, level: float | None) -> int:
+        """Pixels at each side that are not measured at a level."""
+        if self.border is None:
+            assert level is not None
+            return round(level)
+        return self.border
+
+
+def _correlated(sigma: float) -> tuple[Step, ...]:
+    return (CorrelatedNoise(sigma=(sigma, sigma), width=(1.0, 1.0), clipped=1),)
+
+
+def _mixture(sigma: float) -> tuple[Step, ...]:
+    return (
+        SpeckleNoise(variance=(0.024, 0.024), clipped=0),
+        GaussianNoise(sigma=(sigma, sigma), clipped=0),
+        SaltAndPepper(density=(0.002, 0.002), clipped=1),
+    )
+
+
+MASKED = "as masked image training is tested (arXiv 2303.13132)"
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol(
+            name="awgn",
+            about="Gaussian noise, neither clipped nor rounded, as the published tables",
+            parameter="sigma",
+            levels=(15, 25, 50),
+            steps=lambda sigma: (GaussianNoise(sigma=(sigma, sigma), clipped=0),),
+            unclipped=True,
+        ),
+        Protocol(
+            name="awgn-clipped",
+            about="Gaussian noise as an 8-bit file holds it, the product's protocol",
+            parameter="sigma",
+            levels=(15, 25, 50),
+            steps=lambda sigma: (GaussianNoise(sigma=(sigma, sigma), clipped=1),),
+        ),
+        Protocol(
+            name="poisson",
+            about=f"Poisson noise times a strength, {MASKED}",
+            parameter="strength",
+            levels=(2,),
+            steps=lambda strength: (PoissonNoise(strength=(strength, strength), clipped=1),),
+            luma=True,
+            border=1,
+        ),
+        Protocol(
+            name="speckle",
+            about=f"multiplicative uniform noise, {MASKED}",
+            parameter="variance",
+            levels=(0.024,),
+            steps=lambda variance: (SpeckleNoise(variance=(variance, variance), clipped=1),),
+            luma=True,
+            border=1,
+        ),
+        Protocol(
+            name="salt-and-pepper",
+            about=f"values replaced by 0 or 1, {MASKED}",
+            parameter="density",
+            levels=(0.002,),
+            steps=lambda density: (SaltAndPepper(density=(density, density), clipped=1),),
+            luma=True,
+            border=1,
+        ),
+        Protocol(
+            name="correlated",
+            about="Gaussian noise that neighbours share (filter of 1 pixel; our parameters)",
+            parameter="sigma",
+            levels=(15, 25, 50),
+            steps=_correlated,
+            luma=True,
+            border=1,
+        ),
+        Protocol(
+            name="mixture",
+            about="speckle 0.024, Gaussian noise, salt and pepper 0.002 (our mixture)",
+            parameter="sigma",
+            levels=(15, 25, 50),
+            steps=_mixture,
+            luma=True,
+            border=1,
+        ),
+        Protocol(
+            name="jpeg",
+            about="libjpeg, gray for gray sets, 4:2:0 for colour",
+            parameter="quality",
+            levels=(10, 20, 30, 40),
+            steps=lambda quality: (Jpeg(quality=(quality, quality)),),  # type: ignore[arg-type]  # pydantic checks
+        ),
+        Protocol(
+            name="sr",
+            about="MATLAB's bicubic down and, as the networks keep the size, bicubic up again",
+            parameter="scale",
+            levels=(2, 3, 4),
+            steps=lambda scale: (Bicubic(scale=(scale, scale)),),
+            luma=True,
+            border=None,
+        ),
+        Protocol(name="paired", about="the degraded pictures of the set itself"),
+    )
+}
+
+
+def parse_protocol(text: str) -> tuple[Protocol, tuple[float | None, ...]]:
+    """Reads `NAME` or `NAME:LEVEL,LEVEL,...`, such as `awgn:15,25,50`.
+
+    Returns:
+        The protocol and its levels, those given or else its own; (None,) for one without.
+
+    Raises:
+        ConfigError: There is no such protocol or level.
+    """
+    name, colon, rest = text.partition(":")
+    if name not in PROTOCOLS:
+        raise ConfigError("Unknown protocol", where=name, next_step=f"choose one of: {', '.join(PROTOCOLS)}")
+    protocol = PROTOCOLS[name]
+    if not colon:
+        return protocol, protocol.levels or (None,)
+    if not protocol.parameter:
+        raise ConfigError("The protocol has no levels", where=text, next_step=f"write {name}")
+    levels = parse_levels(rest, where=text)
+    for level in levels:
+        _steps_at(protocol, level)
+    return protocol, levels
+
+
+def parse_levels(text: str, *, where: str) -> tuple[float, ...]:
+    """Reads numbers between commas.
+
+    Raises:
+        ConfigError: It is no such list.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            "Not a list of levels", where=where, next_step="write numbers between commas, such as 15,25,50"
+        ) from None
+
+
+def make_input(protocol: Protocol, level: float | None, example: Example, *, seed: int) -> tuple[np.ndarray, Example]:
+    """Degrades a picture.
+
+    Args:
+        protocol: How.
+        level: Of its parameter; None for a protocol without.
+        example: The picture. For super-resolution it is cut to a multiple of the scale first.
+        seed: Of the noise.
+
+    Returns:
+        The input, float32 (H, W, C) in [0, 1], or around it when unclipped; and the example as it is measured.
+
+    Raises:
+        ConfigError: The protocol needs pairs and the set has none, or the level is none of the protocol's.
+    """
+    if protocol.steps is None:
+        if example.degraded is None:
+            raise ConfigError(
+                "The set has no degraded pictures",
+                where=f"protocol {protocol.name}, picture {example.image_id}",
+                next_step="choose a protocol that makes them, such as awgn-clipped, or name a folder of pairs",
+            )
+        return example.degraded.astype(np.float32) / np.float32(255), example
+    assert level is not None
+    clean = example.clean
+    if protocol.parameter == "scale":
+        height, width = (int(side // level * level) for side in clean.shape[:2])
+        clean = clean[:height, :width]
+    picture = clean.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    rng = counter_rng(seed, "evaluation", zlib.crc32(example.image_id.encode()))
+    image = degrade(picture, Degradation(steps=_steps_at(protocol, level)), rng).image
+    image = image if protocol.unclipped else as_8_bits(image)
+    measured = Example(image_id=example.image_id, clean=clean, degraded=None)
+    return np.ascontiguousarray(image.transpose(1, 2, 0)), measured
+
+
+def _steps_at(protocol: Protocol, level: float) -> tuple[Step, ...]:
+    assert protocol.steps is not None
+    try:
+        return protocol.steps(level)
+    except ValidationError as error:
+        raise ConfigError(
+            "No such level",
+            where=f"{protocol.name}, {protocol.parameter} {level:g}",
+            why=error.errors()[0]["msg"],
+            next_step=f"published are {', '.join(f'{value:g}' for value in protocol.levels)}",
+        ) from None

@@ -1,0 +1,110 @@
+"""What `relume evaluate` is asked for, as a plan that can run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from relume.errors import ConfigError, SourceError
+from relume.evaluation.measure import Asking
+from relume.evaluation.protocols import PROTOCOLS, parse_levels
+from relume.evaluation.run import Plan, Progress, run
+from relume.evaluation.sets import SETS, open_set
+from relume.evaluation.systems import System, baseline, fuse_at_edges, load_estimator, load_system
+
+
+def evaluate_request(
+    *,
+    models: Sequence[str],
+    sets: Sequence[str],
+    data: str | None,
+    protocols: Sequence[str],
+    out: str | Path,
+    baselines: Sequence[str] = (),
+    edge_fusion: tuple[str, str] | None = None,
+    ask: str | None = None,
+    estimator: str | None = None,
+    self_ensemble: bool = False,
+    tile: int | None = None,
+    halo: int = 16,
+    seed: int = 0,
+    limit: int | None = None,
+    on_progress: Progress | None = None,
+) -> tuple[str, list[str]]:
+    """Loads what is named, measures it and writes `out`; artifacts run on the GPU where there is one.
+
+    Args:
+        models: Folders; see `load_system`.
+        sets: Names or folders; see `open_set`.
+        data: The folder of the benchmark sets.
+        protocols: As `parse_protocol` reads them; empty for the protocol that each set is made for.
+        out: Folder of the results.
+        baselines: `nlm` and `bm3d`.
+        edge_fusion: Folders of a Restormer and a HAT artifact.
+        ask: Levels between commas that adjustable systems are asked for.
+        estimator: Folder of a level estimator.
+        self_ensemble: Whether artifacts run in eight orientations.
+        tile: Side of the tiles that artifacts run in; None for whole pictures.
+        halo: Context of a tile in pixels.
+        seed: Of the noise and of the bootstrap.
+        limit: Only the first so many pictures of each set.
+        on_progress: Called after each picture.
+
+    Returns:
+        The tables, and what their reader must know.
+
+    Raises:
+        UserError: Something named cannot be found or does not fit.
+    """
+    if ask and estimator:
+        raise ConfigError("--ask and --estimator exclude each other", next_step="leave one of them out")
+    settings = {
+        "models": list(models),
+        "baselines": list(baselines),
+        "edge_fusion": list(edge_fusion or ()),
+        "sets": list(sets),
+        "protocols": list(protocols),
+        "ask": ask,
+        "estimator": estimator,
+        "self_ensemble": self_ensemble,
+        "tile": tile,
+        "halo": halo if tile else None,
+    }
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    opened = [open_set(name, data) for name in sets]
+
+    def load(path: str) -> System:
+        return load_system(path, tile=tile, halo=halo, self_ensemble=self_ensemble, device=device)
+
+    systems = [load(path) for path in models]
+    if edge_fusion:
+        restormer, hat = (load(path) for path in edge_fusion)
+        systems.append(fuse_at_edges(restormer, hat))
+    systems += [baseline(name) for name in baselines]
+    asking = Asking(
+        levels=parse_levels(ask, where="--ask") if ask else (),
+        estimate=load_estimator(estimator, device=device) if estimator else None,
+    )
+    plan = Plan(sets=opened, systems=systems, protocols=protocols, asking=asking, seed=seed, limit=limit)
+    return run(plan, out, settings=settings, on_progress=on_progress), plan.notes()
+
+
+def describe(data: str | None) -> str:
+    """The sets and protocols that there are, and which sets lie below `data`."""
+    lines = ["sets" + ("" if data else "  (name their folder by --data or RELUME_DATA to see which are there)")]
+    for entry in SETS.values():
+        lines.append(f"  {entry.name:<16} {entry.about}; by default {entry.protocol}{_presence(entry.name, data)}")
+    lines += ["", "protocols"]
+    for protocol in PROTOCOLS.values():
+        levels = ",".join(f"{level:g}" for level in protocol.levels)
+        lines.append(f"  {protocol.name:<16} {protocol.about}" + (f"; {protocol.parameter} {levels}" if levels else ""))
+    return "\n".join(lines)
+
+
+def _presence(name: str, data: str | None) -> str:
+    if data is None:
+        return ""
+    try:
+        return f"; {len(open_set(name, data).paths())} pictures"
+    except SourceError:
+        return "; not there"

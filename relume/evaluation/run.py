@@ -1,0 +1,170 @@
+"""One evaluation from end to end: from sets, protocols and systems to tables, results.csv, summary.json, pictures."""
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from relume.errors import ConfigError
+from relume.evaluation.comparison import Cases, Comparison, compare, sheet
+from relume.evaluation.measure import INPUT, Asking, Row, measure, measured_on_luma
+from relume.evaluation.protocols import Protocol, parse_protocol
+from relume.evaluation.sets import PictureSet
+from relume.evaluation.summary import as_json, best_levels, figures_of, render
+from relume.evaluation.systems import System
+from relume.files import atomic_folder, write_json
+from relume.images import save_image
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is measured, the pictures done and the pictures in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        sets: Opened sets.
+        systems: Two or more are compared: the first with each of the others.
+        protocols: As `parse_protocol` reads them; empty for the protocol that each set is made for.
+        asking: Which level adjustable systems are told.
+        seed: Of the noise and of the bootstrap.
+        limit: Only the first so many pictures of each set.
+    """
+
+    sets: Sequence[PictureSet]
+    systems: Sequence[System]
+    protocols: Sequence[str] = ()
+    asking: Asking = field(default_factory=Asking)
+    seed: int = 0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for kind, names in (
+            ("set", [pictures.name for pictures in self.sets]),
+            ("system", [INPUT, *(system.name for system in self.systems)]),
+        ):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ConfigError(
+                    f"Two of one name: {kind}", where=", ".join(twice), next_step=f"name each {kind} once"
+                )
+        self.runs()  # refuses unknown protocols and levels
+
+    def runs(self) -> list[tuple[PictureSet, Protocol, float | None]]:
+        """Each set, protocol and level."""
+        found = [
+            (pictures, protocol, level)
+            for pictures in self.sets
+            for text in self.protocols or [pictures.protocol]
+            for protocol, levels in [parse_protocol(text)]
+            for level in levels
+        ]
+        return list(dict.fromkeys(found))
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The systems that are compared; one alone with its input. Those that are asked for several levels are not."""
+        names = [system.name for system in self.systems if not (system.level and len(self.asking.levels) > 1)]
+        if len(names) < 2:
+            return [(INPUT, name) for name in names]
+        return [(names[0], name) for name in names[1:]]
+
+    def notes(self) -> list[str]:
+        """What the reader of the figures must know."""
+        notes = []
+        for pictures in self.sets:
+            count = len(pictures.paths()[: self.limit])
+            if pictures.images not in (None, count):
+                notes.append(
+                    f"{pictures.name}: {count} of {pictures.images} pictures, not to be compared with published figures"
+                )
+        if any(pictures.gray for pictures in self.sets) and any(system.channels == 3 for system in self.systems):
+            notes.append("gray pictures go through colour systems as three equal channels, whose mean is measured")
+        return notes
+
+
+def run(plan: Plan, out: str | Path, *, settings: dict[str, Any], on_progress: Progress | None = None) -> str:
+    """Measures, compares and writes; `out` appears whole or not at all.
+
+    Args:
+        plan: What is measured.
+        out: Folder of results.csv (a row for each picture and system), summary.json (means, comparisons, level
+            sweeps) and pictures/ (for each comparison the best and the worst: input, first, second, clean).
+        settings: Kept in summary.json, for the reader.
+        on_progress: Called after each picture.
+
+    Returns:
+        The tables.
+
+    Raises:
+        ConfigError: A system, set and protocol do not fit each other.
+    """
+    rows: list[Row] = []
+    comparisons: list[Comparison] = []
+    sweep = bool(plan.asking.levels)
+    luma_of = {
+        (pictures.name, protocol.name) for pictures, protocol, _ in plan.runs() if measured_on_luma(pictures, protocol)
+    }
+    with atomic_folder(out) as folder:
+        for pictures, protocol, level in plan.runs():
+            title = f"{pictures.name} {protocol.name}" + (
+                f" {protocol.parameter} {level:g}" if level is not None else ""
+            )
+            figure = "psnr_y" if (pictures.name, protocol.name) in luma_of else "psnr"
+            total = len(pictures.paths()[: plan.limit])
+            gains: dict[tuple[str, str], dict[str, float]] = {pair: {} for pair in plan.pairs()}
+            cases = {pair: Cases() for pair in gains}
+            results = measure(
+                pictures, protocol, level, plan.systems, asking=plan.asking, seed=plan.seed, limit=plan.limit
+            )
+            for done, measured in enumerate(results, 1):
+                rows += measured.rows
+                shown = dict(zip((row.system for row in measured.rows), measured.results, strict=True))
+                value = {row.system: getattr(row, figure) for row in measured.rows}
+                image = measured.rows[0].image
+                for first, second in gains:
+                    gain = value[second] - value[first]
+                    gains[first, second][image] = gain
+                    names = dict.fromkeys((INPUT, first, second))
+                    cases[first, second].add(gain, image, sheet([*(shown[name] for name in names), measured.clean]))
+                if on_progress:
+                    on_progress(title, done, total)
+            for (first, second), by_image in gains.items():
+                where = {"set": pictures.name, "protocol": protocol.name, "level": level}
+                comparisons.append(compare(by_image, seed=plan.seed, first=first, second=second, **where))
+                _save_cases(cases[first, second], folder / "pictures" / _slug(title) / _slug(f"{second} over {first}"))
+        figures = figures_of(rows, sweep=sweep)
+        sweeps = best_levels(figures, luma_of) if sweep else []
+        _write_rows(folder / "results.csv", rows)
+        write_json(
+            folder / "summary.json",
+            {
+                "settings": settings | {"seed": plan.seed, "limit": plan.limit},
+                "notes": plan.notes(),
+                "figures": as_json(figures),
+                "comparisons": as_json(comparisons),
+                "level_sweeps": as_json(sweeps),
+            },
+        )
+    return render(figures, comparisons, sweeps, luma_of=luma_of, sweep=sweep)
+
+
+def _save_cases(cases: Cases, folder: Path) -> None:
+    for kind, kept in (("best", cases.best), ("worst", cases.worst)):
+        for rank, (gain, image, pixels) in enumerate(kept, 1):
+            save_image(folder / f"{kind}_{rank}_{_slug(image)}_{gain:+.2f}dB.png", pixels)
+
+
+def _slug(text: str) -> str:
+    """A name that every file system takes."""
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_.")
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, [entry.name for entry in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            figures = {name: f"{getattr(row, name):.4f}" for name in ("psnr", "ssim", "psnr_y", "ssim_y")}
+            writer.writerow(asdict(row) | figures)

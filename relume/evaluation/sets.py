@@ -1,0 +1,204 @@
+"""Benchmark sets by name, and folders of the user's own pictures.
+
+No set is shipped. A folder that the user names holds them, one folder each, under the names below in any case:
+
+    cbsd68/  kodak24/  set12/  classic5/  set5/       clean pictures
+    polyu_dev/{noisy,clean}/  gopro_dev/{blur,sharp}/  rain100h_dev/{rain,clean}/       pairs of one file name
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from relume.errors import SourceError
+from relume.images import read_image, to_uint8
+
+PAIRS = (("noisy", "clean"), ("blur", "sharp"), ("rain", "clean"))
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
+DATA_VARIABLE = "RELUME_DATA"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSet:
+    """What is known of a set of pictures.
+
+    Attributes:
+        name: Such as `cbsd68`, or the folder's name of the user's own pictures.
+        about: One line.
+        protocol: The protocol that it is made for, a name of `relume.evaluation.protocols`.
+        images: How many pictures the published figures are means of; None for the user's own.
+        gray: Whether it is measured on one channel.
+        luma: Whether the figure of its pairs is that of the luma.
+        pairs: Folders of the degraded and the clean pictures; None for clean pictures alone.
+        folder: Where it lies; None until it is opened.
+    """
+
+    name: str
+    about: str
+    protocol: str
+    images: int | None = None
+    gray: bool = False
+    luma: bool = False
+    pairs: tuple[str, str] | None = None
+    folder: Path | None = None
+
+    def paths(self) -> list[Path]:
+        """The clean pictures in the order of their names."""
+        assert self.folder is not None
+        folder = self.folder / self.pairs[1] if self.pairs else self.folder
+        return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+    def examples(self, limit: int | None = None) -> Iterator["Example"]:
+        """Reads the pictures one after the other.
+
+        Args:
+            limit: Only the first so many.
+
+        Raises:
+            ImageError: A picture cannot be read.
+            SourceError: A pair is incomplete, or its pictures differ in size.
+        """
+        for path in islice(self.paths(), limit):
+            clean = self._read(path)
+            yield Example(image_id=path.stem, clean=clean, degraded=self._degraded(path, clean) if self.pairs else None)
+
+    def _read(self, path: Path) -> np.ndarray:
+        pixels = to_uint8(read_image(path).pixels)
+        return pixels[..., :1] if self.gray else pixels
+
+    def _degraded(self, clean_path: Path, clean: np.ndarray) -> np.ndarray:
+        assert self.folder is not None
+        assert self.pairs is not None
+        folder = self.folder / self.pairs[0]
+        found = [path for path in sorted(folder.glob(f"{clean_path.stem}.*")) if path.suffix.lower() in SUFFIXES]
+        if not found:
+            raise SourceError(
+                "A degraded picture is missing",
+                where=folder / clean_path.name,
+                why=f"there is {clean_path}",
+                next_step="give both pictures of a pair the same name",
+            )
+        degraded = self._read(found[0])
+        if degraded.shape != clean.shape:
+            raise SourceError(
+                "The pictures of a pair differ in size",
+                where=found[0],
+                why=f"{degraded.shape[1]}x{degraded.shape[0]}, the clean one {clean.shape[1]}x{clean.shape[0]}",
+                next_step="give both pictures of a pair the same size",
+            )
+        return degraded
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A picture that systems are measured on.
+
+    Attributes:
+        image_id: File name without suffix.
+        clean: uint8 (H, W, 3) RGB or (H, W, 1) gray.
+        degraded: The degraded one of a pair, of the same shape; None where a protocol makes it.
+    """
+
+    image_id: str
+    clean: np.ndarray
+    degraded: np.ndarray | None
+
+
+SETS = {
+    entry.name: entry
+    for entry in (
+        PictureSet(name="cbsd68", about="68 pictures of BSDS500, colour denoising", protocol="awgn", images=68),
+        PictureSet(name="kodak24", about="Kodak, 500x500 centre crops, colour denoising", protocol="awgn", images=24),
+        PictureSet(name="set12", about="12 classic gray pictures, denoising", protocol="awgn", images=12, gray=True),
+        PictureSet(name="classic5", about="5 gray pictures, JPEG artefacts", protocol="jpeg", images=5, gray=True),
+        PictureSet(name="set5", about="5 pictures, super-resolution", protocol="sr", images=5),
+        PictureSet(
+            name="polyu_dev",
+            about="camera noise, 30 of the 100 PolyU crops",
+            protocol="paired",
+            images=30,
+            pairs=("noisy", "clean"),
+        ),
+        PictureSet(
+            name="gopro_dev",
+            about="motion blur, 2 crops of GoPro",
+            protocol="paired",
+            images=2,
+            pairs=("blur", "sharp"),
+        ),
+        PictureSet(
+            name="rain100h_dev",
+            about="heavy rain, 3 of Rain100H",
+            protocol="paired",
+            images=3,
+            luma=True,
+            pairs=("rain", "clean"),
+        ),
+    )
+}
+
+
+def open_set(name: str, data: str | Path | None) -> PictureSet:
+    """Finds a set.
+
+    Args:
+        name: A key of `SETS`, or the path of a folder of the user's own pictures: clean ones, or pairs in the
+            subfolders `noisy` and `clean` (or `blur` and `sharp`, `rain` and `clean`).
+        data: The folder that holds the sets of `SETS`.
+
+    Raises:
+        SourceError: There is no such set; says where it looked.
+    """
+    if name in SETS:
+        return _opened(SETS[name], _folder_of(name, data))
+    folder = Path(name)
+    if not folder.is_dir():
+        raise SourceError(
+            "No such set",
+            where=name,
+            why="it is neither a known set nor a folder",
+            next_step=f"name a folder of pictures, or one of: {', '.join(SETS)}",
+        )
+    pairs = next((pair for pair in PAIRS if all((folder / part).is_dir() for part in pair)), None)
+    own = PictureSet(
+        name=folder.resolve().name,
+        about="own pictures",
+        protocol="paired" if pairs else "awgn-clipped",
+        pairs=pairs,
+    )
+    return _opened(own, folder)
+
+
+def _folder_of(name: str, data: str | Path | None) -> Path:
+    if data is None:
+        raise SourceError(
+            "Nothing says where the benchmark sets are",
+            where=name,
+            next_step=f"name the folder that holds {name}/ by --data FOLDER or the variable {DATA_VARIABLE}",
+        )
+    data = Path(data)
+    found = [path for path in sorted(data.iterdir()) if path.name.lower() == name] if data.is_dir() else []
+    if not found:
+        raise SourceError(
+            "The benchmark set is not there",
+            where=data / name,
+            why=f"{data} is {'a folder without it' if data.is_dir() else 'no folder'}",
+            next_step=f"put its pictures there, or name another folder by --data or {DATA_VARIABLE}",
+        )
+    return found[0]
+
+
+def _opened(entry: PictureSet, folder: Path) -> PictureSet:
+    opened = replace(entry, folder=folder)
+    missing = [part for part in entry.pairs or () if not (folder / part).is_dir()]
+    if missing or not opened.paths():
+        raise SourceError(
+            "The set holds no pictures",
+            where=folder,
+            why=f"there is no folder {missing[0]}" if missing else "no file of it has the suffix of a picture",
+            next_step="put pictures there" + (f", in {' and '.join(entry.pairs)}" if entry.pairs else ""),
+        )
+    return opened

@@ -1,0 +1,184 @@
+"""What the rows of an evaluation come to: means, level sweeps, and the table that is printed."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from relume.evaluation.comparison import Comparison
+from relume.evaluation.measure import Row
+from relume.evaluation.protocols import PROTOCOLS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """Means over the pictures of a set.
+
+    Attributes:
+        set: Name of the set.
+        protocol: Name of the protocol.
+        level: Of the protocol's parameter; None for one without.
+        system: Name of the system.
+        asked: Mean of the levels that the system was told; None for a system that takes none.
+        images: How many pictures.
+        psnr: In dB.
+        ssim: From -1 to 1.
+        psnr_y: In dB, on the luma.
+        ssim_y: On the luma.
+    """
+
+    set: str
+    protocol: str
+    level: float | None
+    system: str
+    asked: float | None
+    images: int
+    psnr: float
+    ssim: float
+    psnr_y: float
+    ssim_y: float
+
+
+def figures_of(rows: Iterable[Row], *, sweep: bool) -> list[Figure]:
+    """Means over the pictures.
+
+    Args:
+        rows: Of any sets, protocols, levels and systems.
+        sweep: Whether the asked levels are kept apart, or belong to the pictures.
+
+    Returns:
+        In the order in which the groups first come.
+    """
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        key = (row.set, row.protocol, row.level, row.system, row.asked if sweep else None)
+        groups.setdefault(key, []).append(row)
+    figures = []
+    for (name, protocol, level, system, _), members in groups.items():
+        asked = [row.asked for row in members if row.asked is not None]
+        means = {
+            figure: round(float(np.mean([getattr(row, figure) for row in members])), 4)
+            for figure in ("psnr", "ssim", "psnr_y", "ssim_y")
+        }
+        figures.append(
+            Figure(
+                set=name,
+                protocol=protocol,
+                level=level,
+                system=system,
+                asked=round(float(np.mean(asked)), 4) if asked else None,
+                images=len(members),
+                **means,
+            )
+        )
+    return figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestLevel:
+    """At which asked level an adjustable system restores a true level best.
+
+    Attributes:
+        set: Name of the set.
+        protocol: Name of the protocol.
+        system: Name of the system.
+        true: Of the protocol's parameter; None for a protocol without.
+        best: The asked level of the highest mean PSNR.
+        psnr: That PSNR in dB.
+        loss: What is lost in dB when the true level is asked for; None where it was not asked.
+    """
+
+    set: str
+    protocol: str
+    system: str
+    true: float | None
+    best: float
+    psnr: float
+    loss: float | None
+
+
+def best_levels(figures: Iterable[Figure], luma_of: set[tuple[str, str]]) -> list[BestLevel]:
+    """The best asked level of each system for each true level.
+
+    Args:
+        figures: Of a level sweep.
+        luma_of: Sets and protocols whose figure is that of the luma.
+    """
+    sweeps: dict[tuple, dict[float, float]] = {}
+    for figure in figures:
+        if figure.asked is not None:
+            key = (figure.set, figure.protocol, figure.system, figure.level)
+            sweeps.setdefault(key, {})[figure.asked] = _shown(figure, luma_of)[0]
+    found = []
+    for (name, protocol, system, true), psnr in sweeps.items():
+        best = max(psnr, key=psnr.__getitem__)
+        loss = round(psnr[best] - psnr[true], 4) if true in psnr else None
+        found.append(
+            BestLevel(set=name, protocol=protocol, system=system, true=true, best=best, psnr=psnr[best], loss=loss)
+        )
+    return found
+
+
+def _shown(figure: Figure, luma_of: set[tuple[str, str]]) -> tuple[float, float]:
+    luma = (figure.set, figure.protocol) in luma_of
+    return (figure.psnr_y, figure.ssim_y) if luma else (figure.psnr, figure.ssim)
+
+
+def render(
+    figures: Sequence[Figure],
+    comparisons: Sequence[Comparison],
+    sweeps: Sequence[BestLevel],
+    *,
+    luma_of: set[tuple[str, str]],
+    sweep: bool,
+) -> str:
+    """The tables as text: a block for each set and protocol, a line for each system, a column for each level."""
+    blocks = []
+    for name, protocol in dict.fromkeys((figure.set, figure.protocol) for figure in figures):
+        members = [figure for figure in figures if (figure.set, figure.protocol) == (name, protocol)]
+        measured = "luma" if (name, protocol) in luma_of else "all values"
+        levels = list(dict.fromkeys(figure.level for figure in members))
+        lines: dict[tuple, dict] = {(figure.system, figure.asked if sweep else None): {} for figure in members}
+        for figure in members:
+            psnr, ssim = _shown(figure, luma_of)
+            lines[figure.system, figure.asked if sweep else None][figure.level] = f"{psnr:6.2f} {ssim:.4f}"
+        titles = [_title(protocol, level) for level in levels]
+        labels = [system + (f" asked {asked:g}" if asked is not None else "") for system, asked in lines]
+        width = max(len(label) for label in labels)
+        block = [f"{name}  {protocol}  {members[0].images} pictures, PSNR in dB and SSIM on {measured}"]
+        if any(titles):
+            block.append("  " + " " * width + "".join(f"  {title:>13}" for title in titles))
+        block += [
+            f"  {label:<{width}}" + "".join(f"  {cells.get(level, ''):>13}" for level in levels)
+            for label, cells in zip(labels, lines.values(), strict=True)
+        ]
+        here = (name, protocol)
+        block += [_said(comparison) for comparison in comparisons if (comparison.set, comparison.protocol) == here]
+        block += [_best(found) for found in sweeps if (found.set, found.protocol) == here]
+        blocks.append("\n".join(block))
+    return "\n\n".join(blocks)
+
+
+def _title(protocol: str, level: float | None) -> str:
+    return "" if level is None else f"{PROTOCOLS[protocol].parameter} {level:g}"
+
+
+def _said(found: Comparison) -> str:
+    title = _title(found.protocol, found.level)
+    interval = "" if found.low is None else f", 95 % interval {found.low:+.3f} to {found.high:+.3f}"
+    ties = found.images - found.wins - found.losses
+    return (
+        f"  {title}{': ' if title else ''}{found.second} over {found.first}: {found.gain:+.3f} dB{interval};"
+        f" better on {found.wins}, worse on {found.losses}, equal on {ties}"
+    )
+
+
+def _best(found: BestLevel) -> str:
+    loss = "" if found.loss is None else f", {found.loss:.2f} dB above asking for the true one"
+    title = _title(found.protocol, found.true)
+    return f"  {title}{': ' if title else ''}{found.system} is best asked for {found.best:g}{loss}"
+
+
+def as_json(items: Iterable[Figure | Comparison | BestLevel]) -> list[dict]:
+    """Dataclasses as plain dictionaries."""
+    return [asdict(item) for item in items]

@@ -1,0 +1,207 @@
+"""The systems that are compared: model artifacts, served models, baselines and the fusion of two, behind one call."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from relume.errors import ConfigError, ModelFormatError, ModelMissingError
+from relume.evaluation.baselines import block_matching, non_local_means
+from relume.evaluation.networks import run_tiled, run_whole
+from relume.export import levels_of
+from relume.inference.self_ensemble import SelfEnsemble
+from relume.inference.strength import AtLevel
+from relume.metrics import to_8_bit
+from relume.models.artifact import ModelCard, load_card, load_model
+from relume.models.registry import inputs_of
+from relume.models.table import channels_of
+from relume.serving.levels import LevelRange
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """Something that restores pictures.
+
+    Attributes:
+        name: In tables.
+        run: From a picture, float32 (H, W, C) in about [0, 1], and the level that it is told, None for systems that
+            take none, to the result of the same shape, not clamped.
+        channels: C that it takes: 1 or 3.
+        level: What its level means: `sigma`, `quality` or `scale`; empty for a system that takes none.
+        trained: The levels of an adjustable model; None where nothing is known.
+    """
+
+    name: str
+    run: Callable[[np.ndarray, float | None], np.ndarray]
+    channels: int = 3
+    level: str = ""
+    trained: LevelRange | None = None
+
+    def restore(self, picture: np.ndarray, level: float | None) -> np.ndarray:
+        """Restores a picture, float32 (H, W, C), to the same shape.
+
+        A gray picture goes through a colour system as three equal channels, of whose results the mean is taken.
+
+        Raises:
+            ConfigError: A colour picture cannot go through a gray system.
+            ModelFormatError: What comes back is no picture of the same size.
+        """
+        channels = picture.shape[2]
+        if channels > self.channels:
+            raise ConfigError(
+                "A gray model on colour pictures", where=self.name, next_step="choose a gray set: set12 or classic5"
+            )
+        given = np.repeat(picture, self.channels // channels, axis=2)
+        result = self.run(given, level)
+        return result if channels == self.channels else result.mean(axis=2, keepdims=True)
+
+
+def load_system(
+    path: str | Path, *, tile: int | None = None, halo: int = 0, self_ensemble: bool = False, device: str = "cpu"
+) -> System:
+    """Loads a model from its folder.
+
+    Args:
+        path: A model artifact, a served model or a package; also the system's name.
+        tile: Side of the tiles that an artifact runs in; None for whole pictures. Served models bring their own.
+        halo: Context of a tile in pixels.
+        self_ensemble: Whether an artifact runs in the eight orientations.
+        device: Where an artifact runs, as torch names it.
+
+    Raises:
+        ModelMissingError: The folder holds none of these.
+        ModelFormatError: The model cannot be rebuilt, or needs other inputs than a picture and a level.
+        ConfigError: A served model cannot run as asked.
+    """
+    folder = Path(path)
+    if (folder / "model.json").is_file():
+        return _artifact(folder, str(path), tile=tile, halo=halo, self_ensemble=self_ensemble, device=device)
+    served = next((place for place in (folder, folder / "serving") if (place / "serving.json").is_file()), None)
+    if served is None:
+        raise ModelMissingError(
+            "No model",
+            where=folder,
+            why="there is neither model.json nor serving.json",
+            next_step="name the folder of a model artifact, such as models/final, or of a served model",
+        )
+    if self_ensemble:
+        raise ConfigError(
+            "A served model runs in one orientation only",
+            where=path,
+            next_step="name the model artifact it was exported from, or leave --self-ensemble out",
+        )
+    return _served(served, str(path))
+
+
+def _artifact(folder: Path, name: str, *, tile: int | None, halo: int, self_ensemble: bool, device: str) -> System:
+    card, network = load_card(folder), load_model(folder).to(device)
+    inputs = inputs_of(network)
+    if inputs not in (("image",), ("image", "level")):
+        raise ModelFormatError(
+            "The network needs other inputs than a picture and a level",
+            where=folder,
+            why=f"it takes {', '.join(inputs)}",
+            next_step="name a network that restores pictures",
+        )
+    adjustable = "level" in inputs
+
+    def run(picture: np.ndarray, level: float | None) -> np.ndarray:
+        told = network if level is None else AtLevel(network, level).to(device)
+        told = SelfEnsemble(told) if self_ensemble else told
+        return run_whole(told, picture) if tile is None else run_tiled(told, picture, tile=tile, halo=halo)
+
+    degradation = card.trained_for.get("degradation") or {}
+    return System(
+        name=name,
+        run=run,
+        channels=channels_of(card.arguments),
+        level=(degradation.get("level") or "sigma") if adjustable else "",
+        trained=_levels_or_none(network, card) if adjustable else None,
+    )
+
+
+def _levels_or_none(network: torch.nn.Module, card: ModelCard) -> LevelRange | None:
+    try:
+        return levels_of(network, card)
+    except ModelFormatError:  # an imported model may not say; it can still be told levels
+        return None
+
+
+def _served(folder: Path, name: str) -> System:
+    from relume.serving.onnx_restorer import OnnxRestorer
+
+    restorer = OnnxRestorer(folder)
+    levels = restorer.serving.levels
+
+    def run(picture: np.ndarray, level: float | None) -> np.ndarray:
+        return restorer.restore(to_8_bit(picture), level=level).astype(np.float32) / np.float32(255)
+
+    return System(name=name, run=run, level="sigma" if levels else "", trained=levels)
+
+
+def baseline(name: str) -> System:
+    """`nlm` or `bm3d`, which are told a sigma and take 8-bit pictures.
+
+    Raises:
+        ConfigError: BM3D is not installed.
+    """
+    method = {"nlm": non_local_means, "bm3d": block_matching}[name]
+
+    def run(picture: np.ndarray, level: float | None) -> np.ndarray:
+        assert level is not None
+        return method(to_8_bit(picture), level).astype(np.float32) / np.float32(255)
+
+    return System(name=name, run=run, level="sigma")
+
+
+def fuse_at_edges(restormer: System, hat: System) -> System:
+    """Team BuptMM's fusion: at edges the second system's result, elsewhere the mean of both.
+
+    Args:
+        restormer: The system that smooths more.
+        hat: The system that keeps edges.
+
+    Raises:
+        ConfigError: One is adjustable, or takes other channels than the other.
+    """
+    from relume.models.fusion.edges import fuse_edges
+
+    if restormer.level or hat.level or restormer.channels != hat.channels:
+        raise ConfigError(
+            "Edge fusion takes two models of one strength and the same channels",
+            where=f"{restormer.name}, {hat.name}",
+            next_step="name a Restormer and a HAT artifact",
+        )
+    return System(
+        name=f"edges of {restormer.name} and {hat.name}",
+        run=lambda picture, level: fuse_edges(restormer.run(picture, level), hat.run(picture, level)),
+        channels=hat.channels,
+    )
+
+
+def load_estimator(path: str | Path, *, device: str = "cpu") -> Callable[[np.ndarray], float]:
+    """A level estimator as a function from a picture, float32 (H, W, C), to its noise level in [0, 255].
+
+    Raises:
+        ModelMissingError: There is no artifact.
+        ModelFormatError: It is no level estimator.
+    """
+    card = load_card(path)
+    if card.architecture != "level_estimator":
+        raise ModelFormatError(
+            "Not a level estimator",
+            where=path,
+            why=f"it is {card.architecture}",
+            next_step="name the artifact of a level_estimator",
+        )
+    network, channels = load_model(path).to(device), channels_of(card.arguments)
+
+    def estimate(picture: np.ndarray) -> float:
+        shown = np.repeat(picture, channels, axis=2) if picture.shape[2] == 1 else picture
+        batch = torch.from_numpy(np.ascontiguousarray(shown.transpose(2, 0, 1))[None]).to(device)
+        with torch.inference_mode():
+            return float(np.clip(network(batch).item(), 0, 255))
+
+    return estimate

@@ -1,0 +1,45 @@
+"""Networks on a picture: in tiles what the served tiler gives, and nothing lost."""
+
+import numpy as np
+import pytest
+import torch
+
+from relume.errors import ConfigError
+from relume.evaluation.networks import run_tiled, run_whole, tiled
+
+PICTURE = np.random.default_rng(2).normal(0.5, 0.4, (50, 70, 3)).astype(np.float32)
+
+
+class Blur(torch.nn.Module):
+    """The mean over 3 x 3 pixels, so that a halo of one pixel is enough."""
+
+    def forward(self, image):
+        return torch.nn.functional.avg_pool2d(image, 3, stride=1, padding=1, count_include_pad=False)
+
+
+@pytest.mark.parametrize(("tile", "halo"), [(16, 2), (32, 5), (64, 0), (96, 8)])
+def test_tiles_give_what_the_whole_picture_gives(tile, halo):
+    """For a network that sees no further than the halo, also where the picture is smaller than a tile."""
+    network = Blur()
+    whole = run_whole(network, PICTURE)
+    inside = np.s_[: 50 - (tile > 50), : 70 - (tile > 70)] if halo else np.s_[:0]
+    np.testing.assert_allclose(run_tiled(network, PICTURE, tile=tile, halo=halo)[inside], whole[inside], atol=1e-6)
+
+
+def test_tiles_without_a_halo_lose_nothing_of_an_identity():
+    """Values beyond [0, 1] are kept."""
+    np.testing.assert_array_equal(run_tiled(torch.nn.Identity(), PICTURE, tile=16, halo=0), PICTURE)
+
+
+def test_float_tiles_round_to_the_served_ones():
+    """On 8-bit input the difference to the served tiler is its rounding of each tile, one level at most."""
+    levels = np.random.default_rng(3).integers(0, 256, (50, 70, 3), np.uint8)
+    served = tiled(Blur(), tile=32, halo=4, batch=2)(levels)
+    result = run_tiled(Blur(), levels / np.float32(255), tile=32, halo=4)
+    assert np.abs(result * 255 - served).max() <= 1
+
+
+def test_a_halo_that_does_not_fit_is_refused():
+    """As the tiler does."""
+    with pytest.raises(ConfigError):
+        run_tiled(Blur(), PICTURE, tile=16, halo=8)
