@@ -22,7 +22,8 @@ PUBLISHED = {
     "nafnet-gopro-width64-local": "GoPro 33.71 / .9668",
     "baseline-sidd-width32": "SIDD 39.89 / .9596",
     "baseline-sidd-width64": "SIDD 40.30 / .9617; 84 GMACs",
-    "baseline-gopro-width64": "GoPro 33.40 / .9649",
+    "baseline-gopro-width32": "GoPro 32.48 / .9575, with local statistics",
+    "baseline-gopro-width64": "GoPro 33.40 / .9649, with local statistics",
     "restormer-denoise": "CBSD68 34.40 / 31.79 / 28.60, Urban100 35.13 / 32.96 / 30.02; 141 GMACs",
     "restormer-denoise-gray": "BSD68 31.96 / 29.52 / 26.62, Urban100 33.79 / 31.46 / 28.29",
     "restormer-deblur": "GoPro 32.92",
@@ -199,8 +200,8 @@ def render_table(timings: Mapping[str, Any]) -> str:
         Markdown.
     """
     lines = [
-        "| model | parameters | GMACs at 256² | " + " | ".join(RUNTIMES.values()) + " | published |",
-        "|---|---:|---:|" + "---:|" * len(RUNTIMES) + "---|",
+        "| model | parameters | GMACs at 256² | tile | " + " | ".join(RUNTIMES.values()) + " | published |",
+        "|---|---:|---:|---:|" + "---:|" * len(RUNTIMES) + "---|",
     ]
     notes: list[str] = []
 
@@ -218,13 +219,15 @@ def render_table(timings: Mapping[str, Any]) -> str:
         measured = timings["models"].get(entry.name, {})
         gmacs = multiply_accumulates(known[entry.name]) / 1e9
         times = " | ".join(cell(measured.get(runtime)) for runtime in RUNTIMES)
-        lines.append(f"| {entry.name} | {entry.parameters:,} | {gmacs:,.1f} | {times} | {entry.published} |")
+        tile = measured.get("tile", "")
+        lines.append(f"| {entry.name} | {entry.parameters:,} | {gmacs:,.1f} | {tile} | {times} | {entry.published} |")
     about = ", ".join([*timings["machine"].values(), *(f"{k} {v}" for k, v in timings["versions"].items())])
     return "\n".join(
         [
-            "Milliseconds per megapixel on this CPU, float32, one tile, scaled to its area.",
+            "Milliseconds per megapixel on this CPU, float32: one tile of the given side, scaled to its area.",
             f"Measured {timings['date']}: {about}.",
             "GMACs count convolutions and all matrix products of the code here, those of attention included.",
+            "Empty cells were not measured.",
             "",
             *lines,
             "",
