@@ -21,7 +21,9 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from relume.export import to_onnx
@@ -32,15 +34,15 @@ from relume.models.table import example_inputs, multiply_accumulates, render_tab
 HEAVY = 60e9  # multiply-accumulates at 256 x 256 from which a model gets the small tile
 
 
-def best_of(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of the quickest of the repeats, after one run that is not counted."""
-    run()
+def best_of(run: Callable[[], Any], repeats: int) -> tuple[float, Any]:
+    """Seconds of the quickest of the repeats, after one run that is not counted; and what that run returned."""
+    result = run()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return min(times)
+    return min(times), result
 
 
 def eager(network, inputs, repeats):
@@ -48,7 +50,8 @@ def eager(network, inputs, repeats):
     network = network.to(memory_format=torch.channels_last)
     image = inputs[0].contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        return best_of(lambda: network(image, *inputs[1:]), repeats)
+        seconds, restored = best_of(lambda: network(image, *inputs[1:]), repeats)
+    return seconds, restored.numpy()
 
 
 def exported(network, inputs, path):
@@ -68,7 +71,7 @@ def onnxruntime(path, feed, repeats, threads):
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return best_of(lambda: session.run(None, feed), repeats)
+    return best_of(lambda: session.run(None, feed)[0], repeats)
 
 
 def openvino(path, feed, repeats, threads):
@@ -77,7 +80,7 @@ def openvino(path, feed, repeats, threads):
 
     options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.Core().compile_model(path, "CPU", options)
-    return best_of(lambda: compiled(feed), repeats)
+    return best_of(lambda: compiled(feed)[0], repeats)
 
 
 def tile_of(variant: Variant) -> int:
@@ -102,19 +105,29 @@ def prepare(variant: Variant, tile: int):
     return network, [torch.rand_like(image), *others]
 
 
-def measure(name: str, variant: Variant, folder: Path, threads: int) -> dict[str, object]:
-    """Milliseconds per megapixel by runtime, or the reason for none; and the tile."""
+def measure(name: str, variant: Variant, folder: Path, threads: int) -> dict[str, Any]:
+    """Milliseconds per megapixel by runtime, or the reason for none; the tile, and the largest difference from eager.
+
+    The difference is in units of the output's standard deviation.
+    """
     tile = tile_of(variant)
     repeats = 3 if tile == 256 else 1
     network, inputs = prepare(variant, tile)
     feed = dict(zip(inputs_of(network), (value.numpy() for value in inputs), strict=True))
-    found: dict[str, object] = {"tile": tile}
+    found: dict[str, Any] = {"tile": tile, "difference": {}}
+    expected: list[np.ndarray] = []
 
-    def record(runtime: str, run: Callable[..., float], *arguments: object) -> None:
+    def record(runtime: str, run: Callable[..., tuple[float, np.ndarray]], *arguments: object) -> None:
         try:
-            found[runtime] = round(1e3 * run(*arguments) / (tile * tile / 1e6), 1)
+            seconds, restored = run(*arguments)
         except Exception as error:  # the reason is the result
             found[runtime] = reason(error)
+            return
+        found[runtime] = round(1e3 * seconds / (tile * tile / 1e6), 1)
+        expected.append(restored)
+        if runtime != "eager":
+            scale = expected[0].std() if restored.size > 1 else np.abs(expected[0]).max()
+            found["difference"][runtime] = float(f"{np.abs(restored - expected[0]).max() / scale:.1e}")
 
     try:
         path = exported(network, inputs, folder / f"{name}-{tile}.onnx")
