@@ -194,7 +194,8 @@ def render_table(timings: Mapping[str, Any]) -> str:
 
     Args:
         timings: What `benchmarks/model_table.py` writes: `machine` and `versions` as texts by name, `date`, and
-            `models`, for each variant the milliseconds per megapixel by runtime, or the reason why there are none.
+            `models`, for each variant the milliseconds per megapixel by runtime, or the reason why there are none,
+            and under `difference` how far each runtime's output is from PyTorch's.
 
     Returns:
         Markdown.
@@ -221,6 +222,11 @@ def render_table(timings: Mapping[str, Any]) -> str:
         times = " | ".join(cell(measured.get(runtime)) for runtime in RUNTIMES)
         tile = measured.get("tile", "")
         lines.append(f"| {entry.name} | {entry.parameters:,} | {gmacs:,.1f} | {tile} | {times} | {entry.published} |")
+    apart = {
+        heading: max(m["difference"][runtime] for m in timings["models"].values() if runtime in m.get("difference", {}))
+        for runtime, heading in RUNTIMES.items()
+        if any(runtime in measured.get("difference", {}) for measured in timings["models"].values())
+    }
     about = ", ".join([*timings["machine"].values(), *(f"{k} {v}" for k, v in timings["versions"].items())])
     return "\n".join(
         [
@@ -228,6 +234,10 @@ def render_table(timings: Mapping[str, Any]) -> str:
             f"Measured {timings['date']}: {about}.",
             "GMACs count convolutions and all matrix products of the code here, those of attention included.",
             "Empty cells were not measured.",
+            *(
+                f"{heading}'s outputs are at most {worst:.1e} of their standard deviation from PyTorch's."
+                for heading, worst in apart.items()
+            ),
             "",
             *lines,
             "",
