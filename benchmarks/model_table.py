@@ -1,45 +1,48 @@
 """Milliseconds per megapixel of every named model on this CPU, and the table of docs/models.md made of them.
 
-    python benchmarks/model_table.py --results benchmarks/results/model_table.json --table docs/models.md
-    python benchmarks/model_table.py --results ... --only dncnn restormer-demo --threads 1
+    python benchmarks/model_table.py --onnx onnx --export-only
+    python benchmarks/model_table.py --onnx onnx --results benchmarks/results/model_table.json --table docs/models.md
+    python benchmarks/model_table.py --onnx onnx --results ... --only dncnn restormer-demo --threads 1
 
-Every runtime runs one tile, after one run to warm up, and keeps the best of the repeats; heavy models take a smaller
-tile and one repeat. The time is scaled by the tile's area. Models measured earlier stay in the file.
+The ONNX files are written into a folder first and kept there: remove it after an edit of the networks. Every runtime
+runs one tile, after one run to warm up, and keeps the best of the repeats; heavy models take a smaller tile and one
+repeat, local ones a tile larger than their windows. The time is scaled by the tile's area. Models measured earlier
+stay in the results.
 """
 
 import argparse
 import contextlib
 import datetime
+import gc
 import importlib.util
-import io
 import json
-import logging
 import os
 import platform
-import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from relume.files import write_json
+from relume.export import to_onnx
+from relume.files import atomic_file, write_json
 from relume.models.registry import Variant, build, inputs_of, variants
 from relume.models.table import example_inputs, multiply_accumulates, render_table
 
 HEAVY = 60e9  # multiply-accumulates at 256 x 256 from which a model gets the small tile
 
 
-def best_of(run: Callable[[], object], repeats: int) -> float:
-    """Seconds of the quickest of the repeats, after one run that is not counted."""
-    run()
+def best_of(run: Callable[[], Any], repeats: int) -> tuple[float, Any]:
+    """Seconds of the quickest of the repeats, after one run that is not counted; and what that run returned."""
+    result = run()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         run()
         times.append(time.perf_counter() - start)
-    return min(times)
+    return min(times), result
 
 
 def eager(network, inputs, repeats):
@@ -47,24 +50,17 @@ def eager(network, inputs, repeats):
     network = network.to(memory_format=torch.channels_last)
     image = inputs[0].contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        return best_of(lambda: network(image, *inputs[1:]), repeats)
+        seconds, restored = best_of(lambda: network(image, *inputs[1:]), repeats)
+    return seconds, restored.numpy()
 
 
-def export(network, inputs, path):
-    """Writes the ONNX file, with the level as an input."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    names = list(inputs_of(network))
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network.to(memory_format=torch.contiguous_format),
-            tuple(inputs),
-            dynamo=True,
-            opset_version=20,
-            input_names=names,
-            output_names=["restored"],
-        ).save(path, external_data=True)
-    return dict(zip(names, (value.numpy() for value in inputs), strict=True))
+def exported(network, inputs, path):
+    """The ONNX file, with the level as an input; written where it is missing."""
+    if not path.exists():
+        program = to_onnx(network, tuple(inputs), inputs_of(network), batched=())
+        with atomic_file(path) as temporary:
+            program.save(temporary)
+    return path
 
 
 def onnxruntime(path, feed, repeats, threads):
@@ -75,7 +71,7 @@ def onnxruntime(path, feed, repeats, threads):
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return best_of(lambda: session.run(None, feed), repeats)
+    return best_of(lambda: session.run(None, feed)[0], repeats)
 
 
 def openvino(path, feed, repeats, threads):
@@ -84,38 +80,78 @@ def openvino(path, feed, repeats, threads):
 
     options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     compiled = openvino.Core().compile_model(path, "CPU", options)
-    return best_of(lambda: compiled(feed), repeats)
+    return best_of(lambda: compiled(feed)[0], repeats)
 
 
-def measure(variant: Variant, threads: int) -> dict[str, object]:
-    """Milliseconds per megapixel by runtime, or the reason for none; and the tile."""
-    heavy = multiply_accumulates(variant) > HEAVY
-    tile, repeats = (128, 1) if heavy else (256, 3)
+def tile_of(variant: Variant) -> int:
+    """Side of the tile that a model is timed on."""
+    if variant.architecture.endswith("_local"):  # windows are 1.5 training patches and may not cover the tile
+        return 2 * variant.arguments.get("train_size", 256)
+    return 128 if multiply_accumulates(variant) > HEAVY else 256
+
+
+def prepare(variant: Variant, tile: int):
+    """The network with random weights and its inputs.
+
+    Scales of zero and norms of one are moved off their start, as in a trained network: runtimes leave out a
+    multiplication by one.
+    """
     torch.manual_seed(0)
-    network = build(variant.architecture, variant.arguments).eval()
-    inputs = example_inputs(variant, network, tile, "cpu")
-    found: dict[str, object] = {"tile": tile}
+    network = build(variant.architecture, variant.arguments).eval().requires_grad_(False)
+    for parameter in network.parameters():
+        if (parameter == parameter.flatten()[0]).all():
+            parameter += 0.01 * torch.randn_like(parameter)
+    image, *others = example_inputs(variant, network, tile, "cpu")
+    return network, [torch.rand_like(image), *others]
 
-    def record(name: str, run: Callable[[], float]) -> None:
-        try:
-            found[name] = round(1e3 * run() / (tile * tile / 1e6), 1)
-        except Exception as error:  # the reason is the result
-            found[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"
 
-    record("eager", lambda: eager(network, inputs, repeats))
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        path = f"{folder}/model.onnx"
+def measure(name: str, variant: Variant, folder: Path, threads: int) -> dict[str, Any]:
+    """Milliseconds per megapixel by runtime, or the reason for none; the tile, and the largest difference from eager.
+
+    The difference is in units of the output's standard deviation.
+    """
+    tile = tile_of(variant)
+    repeats = 3 if tile == 256 else 1
+    network, inputs = prepare(variant, tile)
+    feed = dict(zip(inputs_of(network), (value.numpy() for value in inputs), strict=True))
+    found: dict[str, Any] = {"tile": tile, "difference": {}}
+    expected: list[np.ndarray] = []
+
+    def record(runtime: str, run: Callable[..., tuple[float, np.ndarray]], *arguments: object) -> None:
         try:
-            feed = export(network, inputs, path)
+            seconds, restored = run(*arguments)
         except Exception as error:  # the reason is the result
-            reason = f"not exported, {type(error).__name__}: {str(error).strip().splitlines()[0][:120]}"
-            return found | {"onnxruntime": reason, "openvino": reason}
-        record("onnxruntime", lambda: onnxruntime(path, feed, repeats, threads))
+            found[runtime] = reason(error)
+            return
+        found[runtime] = round(1e3 * seconds / (tile * tile / 1e6), 1)
+        expected.append(restored)
+        if runtime != "eager":
+            scale = expected[0].std() if restored.size > 1 else np.abs(expected[0]).max()
+            found["difference"][runtime] = float(f"{np.abs(restored - expected[0]).max() / scale:.1e}")
+
+    try:
+        path = exported(network, inputs, folder / f"{name}-{tile}.onnx")
+    except Exception as error:  # the reason is the result
+        path = None
+        found |= dict.fromkeys(("onnxruntime", "openvino"), f"not exported, {reason(error)}")
+    record("eager", eager, network, inputs, repeats)
+    del network, inputs  # one model in memory at a time
+    gc.collect()
+    if path:
+        record("onnxruntime", onnxruntime, str(path), feed, repeats, threads)
+        gc.collect()
         if importlib.util.find_spec("openvino"):
-            record("openvino", lambda: openvino(path, feed, repeats, threads))
+            record("openvino", openvino, str(path), feed, repeats, threads)
         else:
             found["openvino"] = "OpenVINO is not installed"
+    gc.collect()
     return found
+
+
+def reason(error: Exception) -> str:
+    """An error in one line, for a note below the table."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:120]}"
 
 
 def processor() -> str:
@@ -138,14 +174,26 @@ def versions() -> dict[str, str]:
 
 
 def main() -> None:
-    """Measures, writes the results after every model, and then the table."""
+    """Exports or measures, writes the results after every model, and then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, required=True, help="JSON file, kept and added to")
+    parser.add_argument("--onnx", type=Path, required=True, help="folder of the ONNX files, kept and added to")
+    parser.add_argument("--export-only", action="store_true", help="write the ONNX files and time nothing")
+    parser.add_argument("--results", type=Path, help="JSON file, kept and added to")
     parser.add_argument("--table", type=Path, help="Markdown file to write")
     parser.add_argument("--only", nargs="*", help="variants or architectures; none measures nothing anew")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
+    if not (arguments.export_only or arguments.results):
+        parser.error("--results or --export-only is needed")
     torch.set_num_threads(arguments.threads)
+    chosen = {
+        name: variant
+        for name, variant in variants().items()
+        if arguments.only is None or {name, variant.architecture} & set(arguments.only)
+    }
+    if arguments.export_only:
+        export_all(chosen, arguments.onnx)
+        return
 
     results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {"models": {}}
     results |= {
@@ -153,15 +201,26 @@ def main() -> None:
         "machine": {"processor": processor(), "threads": f"{arguments.threads} threads"},
         "versions": versions(),
     }
-    for name, variant in variants().items():
-        if arguments.only is not None and not {name, variant.architecture} & set(arguments.only):
-            continue
-        results["models"][name] = measure(variant, arguments.threads)
+    for name, variant in chosen.items():
+        results["models"][name] = measure(name, variant, arguments.onnx, arguments.threads)
         print(name, results["models"][name], flush=True)
-        arguments.results.parent.mkdir(parents=True, exist_ok=True)
         write_json(arguments.results, results)
     if arguments.table:
         arguments.table.write_text("# Models\n\n" + render_table(results))
+
+
+def export_all(chosen: dict[str, Variant], folder: Path) -> None:
+    """Writes every missing ONNX file, and prints how long it took or why it failed."""
+    for name, variant in chosen.items():
+        start, tile = time.perf_counter(), tile_of(variant)
+        path = folder / f"{name}-{tile}.onnx"
+        try:
+            exported(*prepare(variant, tile), path)
+            outcome = f"{time.perf_counter() - start:.0f} s, {path.stat().st_size / 1e6:.0f} MB"
+        except Exception as error:
+            outcome = reason(error)
+        print(path.name, outcome, flush=True)
+        gc.collect()
 
 
 if __name__ == "__main__":

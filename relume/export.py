@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from relume.serving.levels import LevelRange
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir
 
 OPSET = 20
 
@@ -50,6 +52,69 @@ class ServedNetwork(nn.Module):
         return (restored.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
+def to_onnx(
+    network: nn.Module,
+    examples: tuple[torch.Tensor, ...],
+    names: Sequence[str],
+    *,
+    batched: Sequence[str] | None = None,
+    simplify: bool = True,
+) -> "torch.onnx.ONNXProgram":
+    """A network as an ONNX program of opset 20 with one output, `restored`.
+
+    Args:
+        network: In eval mode.
+        examples: Its inputs; their sides are fixed in the program.
+        names: Of the inputs.
+        batched: Names of the inputs whose first axis is the batch, which is then open; all when None. The others keep
+            their examples' shapes, and so does everything where no input is named.
+        simplify: Whether constants are folded and nodes joined, which runtimes do only in part.
+    """
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's concern
+        program = torch.onnx.export(
+            network.to(memory_format=torch.contiguous_format),
+            examples,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(names),
+            output_names=["restored"],
+            dynamic_shapes=tuple({0: batch} if batched is None or name in batched else None for name in names),
+            optimize=False,
+        )
+        if simplify:
+            _simplify(program.model)
+    return program
+
+
+def _simplify(model: "onnx_ir.Model") -> None:
+    """Does the passes of the exporter's `optimize=True` without one rule.
+
+    The rule that joins pairs of slices looks at all nodes for each node: MambaIRv2's graph of tens of thousands would
+    take hours.
+    """
+    import onnx_ir.passes.common as passes
+    from onnxscript import optimizer, rewriter
+    from onnxscript.rewriter.rules.common import slice_split_rule
+
+    rules = [rule for rule in rewriter._DEFAULT_REWRITE_RULES if rule is not slice_split_rule]
+    passes.InlinePass()(model)
+    for _ in range(2):
+        optimizer.fold_constants(model, onnx_shape_inference=True)
+        rewriter.RewritePass(rules)(model)
+        optimizer.remove_unused_nodes(model)
+    for tidy in (
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+    ):
+        tidy(model)
+
+
 def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: int = 3) -> None:
     """Writes the served network as ONNX: input `image`, output `restored`, both UINT8 (batch, C, T, T).
 
@@ -65,24 +130,9 @@ def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: in
     """
     import onnx
 
-    served = ServedNetwork(network.to(memory_format=torch.contiguous_format)).eval()
-    names = inputs_of(network)
-    examples = (torch.zeros(2, channels, tile, tile, dtype=torch.uint8), torch.full((2, 1), 25.0))[: len(names)]
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's concern
-        program = torch.onnx.export(
-            served,
-            examples,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["image", "level"][: len(names)],
-            output_names=["restored"],
-            dynamic_shapes=tuple({0: batch} for _ in names),
-            optimize=True,
-        )
-    model = program.model_proto
+    count = len(inputs_of(network))
+    examples = (torch.zeros(2, channels, tile, tile, dtype=torch.uint8), torch.full((2, 1), 25.0))[:count]
+    model = to_onnx(ServedNetwork(network).eval(), examples, ["image", "level"][:count]).model_proto
     _strip(model)
     onnx.checker.check_model(model)
     with atomic_file(path) as temporary:

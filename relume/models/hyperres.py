@@ -1,8 +1,11 @@
 """Hypernetwork restoration: residual blocks whose kernels are a linear function of the level.
 
 Source: Aharon and Ben-Artzi, "Hypernetwork-Based Adaptive Image Restoration", arXiv 2206.05970. Written from the
-paper; state-dict keys are those of the published checkpoints. The paper trains with 16 and with 1 to 4 blocks.
-Deviation: odd sizes are padded by reflection inside `forward`.
+paper; state-dict keys are those of the published checkpoints.
+The paper trains with 16 blocks (section 4.1) and with 1 to 4 (section 4.2), so each has its variant. It adds up the
+losses of the levels, where the official code takes their mean; `forward_many` leaves that to its caller.
+Deviations: a level is always divided by 255, also below 1, where the official code takes it as it is; odd sizes are
+padded by reflection inside `forward`.
 """
 
 import torch

@@ -29,9 +29,9 @@ from relume.models.window_attention import (
     relative_position_index,
 )
 
-# Steps of a chunk of the scan: few in an exported graph, which holds each of them; otherwise as many as keep the
-# states of all chunks of a 128 x 128 patch in a processor's cache (measured).
-EXPORTED_STEPS, STEPS = 32, 128
+# Steps of a chunk of the scan: few in an exported graph, which holds each of them, and fewer where work is only
+# counted; otherwise as many as keep the states of all chunks of a 128 x 128 patch in a processor's cache (measured).
+COUNTED_STEPS, EXPORTED_STEPS, STEPS = 4, 32, 128
 
 
 def carry_over(decays: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
@@ -138,7 +138,7 @@ class SelectiveScan(nn.Module):
         step = F.linear(step, self.dt_projs_weight[0]).float() + self.dt_projs_bias.float()
         # The recurrence is in float32 whatever the network's type, as in the official code.
         drive, into, out = x.float(), into.float(), out.float() + prompt.float()
-        steps = EXPORTED_STEPS if torch.compiler.is_compiling() else STEPS
+        steps = COUNTED_STEPS if x.is_meta else EXPORTED_STEPS if torch.compiler.is_compiling() else STEPS
         y = selective_scan(drive, F.softplus(step), -self.A_logs.float().exp(), into, out, steps=steps)
         return torch.addcmul(y, drive, self.Ds.float()).to(x.dtype)
 

@@ -22,8 +22,8 @@ from relume.models.swinir import DIV2K_MEAN, Embedding, ResidualSwinGroup, SwinB
 from relume.models.window_attention import divide, drop_path_rates, initialise
 
 OFFICIAL = {"masked": "pixels", "input_mask_ratio": (0.8, 0.9)}
-# A modulus below 2^31, so that squares of residues stay within int64.
-PRIME = 2**31 - 1
+# The largest prime whose square is below 2^31: some runtimes compute int64 graphs in int32. Cubing is one to one.
+PRIME = 46_337
 
 
 class MaskedDenoiser(nn.Module):
@@ -139,18 +139,19 @@ class MaskedDenoiser(nn.Module):
     def draw_attention_masks(self, padded: torch.Tensor) -> torch.Tensor:
         """(N, attentions, H, W) of 0 and 1: from torch's generator in training, else from `seed`, equal for all images.
 
-        The numbers of the seed come from whole-number arithmetic (squares modulo a prime) that is the same on every
-        device and inside an exported graph.
+        The numbers of the seed come from whole-number arithmetic (cubes modulo a prime) that is the same on every
+        device and in every runtime.
         """
         shape = (self.attentions, *padded.shape[-2:])
         if self.training:
             uniform = torch.rand(padded.shape[0], *shape, device=padded.device)
         else:
-            state = torch.arange(shape[0] * shape[1] * shape[2], device=padded.device).view(1, *shape)
-            state = (state + 1) * 48271 % PRIME + self.seed % PRIME
-            for increment in (12345, 67890, 13579):
-                state = (state % PRIME * (state % PRIME) + increment) % PRIME
-                state = state * 48271 % PRIME
+            state = torch.full((1, 1, 1), self.seed % PRIME, device=padded.device)
+            for axis, length in enumerate(shape):
+                place = torch.arange(length, device=padded.device).view([-1 if i == axis else 1 for i in range(3)])
+                state = (place % PRIME * 17_389 + state) % PRIME
+                for increment in (12_345, 6_789):
+                    state = (state * state % PRIME * state + increment) % PRIME
             uniform = (state.to(torch.float32) / PRIME).expand(padded.shape[0], -1, -1, -1)
         return (uniform >= self.attention_mask_ratio).to(padded.dtype)
 

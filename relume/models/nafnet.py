@@ -252,6 +252,9 @@ VARIANTS = {
         about="camera noise, SIDD",
         parameters=194_419_779,
     ),
+    "baseline-gopro-width32": Variant(
+        architecture="baseline", arguments=_gopro(32), about="motion blur, GoPro", parameters=17_023_875
+    ),
     "baseline-gopro-width64": Variant(
         architecture="baseline",
         arguments=_gopro(64) | {"depthwise_expansion": 2},

@@ -1,7 +1,8 @@
 """Restormer: a U-shaped transformer with attention across channels.
 
 Source: Zamir et al., "Restormer: Efficient Transformer for High-Resolution Image Restoration", CVPR 2022
-(arXiv 2111.09881). Written from the paper; state-dict keys are those of the published checkpoints.
+(arXiv 2111.09881). Written from the paper; state-dict keys are those of the published checkpoints. By default the
+norm is that of the published denoisers, without bias; the official class's own default is the other one.
 Deviation: inputs of any size are padded by reflection to a multiple of 8 inside `forward`.
 """
 

@@ -22,7 +22,8 @@ PUBLISHED = {
     "nafnet-gopro-width64-local": "GoPro 33.71 / .9668",
     "baseline-sidd-width32": "SIDD 39.89 / .9596",
     "baseline-sidd-width64": "SIDD 40.30 / .9617; 84 GMACs",
-    "baseline-gopro-width64": "GoPro 33.40 / .9649",
+    "baseline-gopro-width32": "GoPro 32.48 / .9575, with local statistics",
+    "baseline-gopro-width64": "GoPro 33.40 / .9649, with local statistics",
     "restormer-denoise": "CBSD68 34.40 / 31.79 / 28.60, Urban100 35.13 / 32.96 / 30.02; 141 GMACs",
     "restormer-denoise-gray": "BSD68 31.96 / 29.52 / 26.62, Urban100 33.79 / 31.46 / 28.29",
     "restormer-deblur": "GoPro 32.92",
@@ -193,14 +194,15 @@ def render_table(timings: Mapping[str, Any]) -> str:
 
     Args:
         timings: What `benchmarks/model_table.py` writes: `machine` and `versions` as texts by name, `date`, and
-            `models`, for each variant the milliseconds per megapixel by runtime, or the reason why there are none.
+            `models`, for each variant the milliseconds per megapixel by runtime, or the reason why there are none,
+            and under `difference` how far each runtime's output is from PyTorch's.
 
     Returns:
         Markdown.
     """
     lines = [
-        "| model | parameters | GMACs at 256² | " + " | ".join(RUNTIMES.values()) + " | published |",
-        "|---|---:|---:|" + "---:|" * len(RUNTIMES) + "---|",
+        "| model | parameters | GMACs at 256² | tile | " + " | ".join(RUNTIMES.values()) + " | published |",
+        "|---|---:|---:|---:|" + "---:|" * len(RUNTIMES) + "---|",
     ]
     notes: list[str] = []
 
@@ -218,13 +220,24 @@ def render_table(timings: Mapping[str, Any]) -> str:
         measured = timings["models"].get(entry.name, {})
         gmacs = multiply_accumulates(known[entry.name]) / 1e9
         times = " | ".join(cell(measured.get(runtime)) for runtime in RUNTIMES)
-        lines.append(f"| {entry.name} | {entry.parameters:,} | {gmacs:,.1f} | {times} | {entry.published} |")
+        tile = measured.get("tile", "")
+        lines.append(f"| {entry.name} | {entry.parameters:,} | {gmacs:,.1f} | {tile} | {times} | {entry.published} |")
+    apart = {
+        heading: max(m["difference"][runtime] for m in timings["models"].values() if runtime in m.get("difference", {}))
+        for runtime, heading in RUNTIMES.items()
+        if any(runtime in measured.get("difference", {}) for measured in timings["models"].values())
+    }
     about = ", ".join([*timings["machine"].values(), *(f"{k} {v}" for k, v in timings["versions"].items())])
     return "\n".join(
         [
-            "Milliseconds per megapixel on this CPU, float32, one tile, scaled to its area.",
+            "Milliseconds per megapixel on this CPU, float32: one tile of the given side, scaled to its area.",
             f"Measured {timings['date']}: {about}.",
             "GMACs count convolutions and all matrix products of the code here, those of attention included.",
+            "Empty cells were not measured.",
+            *(
+                f"{heading}'s outputs are at most {worst:.1e} of their standard deviation from PyTorch's."
+                for heading, worst in apart.items()
+            ),
             "",
             *lines,
             "",

@@ -7,6 +7,8 @@ from torch import nn
 from relume.inference.bias_adaptation import RESTORMER_WITHOUT, VARIANTS, BiasAdapted, add_biases
 from relume.models.registry import build, variants
 
+from ..models import contract
+
 
 def filled(network):
     """The same network with every parameter random."""
@@ -71,3 +73,17 @@ def test_biases_that_exist_are_kept_and_frozen():
     assert added is network[1].bias
     assert added.shape == (6,)
     assert network[2].bias is None
+
+
+def test_what_every_network_owes():
+    """Any size, colour and gray, number formats, one whole graph, and ONNX at two tile sizes and two batches."""
+    tiny = {"width": 8, "blocks": [0, 0, 0, 1], "refinement_blocks": 0, "heads": [1, 2, 2, 2]}
+
+    def adapted(channels=3):
+        return BiasAdapted(architecture="restormer", arguments=tiny | {"channels": channels})
+
+    contract.check_any_size(adapted, sizes=[(1, 1), (17, 23)])
+    contract.check_any_size(lambda: adapted(1), channels=1, sizes=[(9, 6)])
+    contract.check_channels_last_and_bfloat16(adapted)
+    contract.check_fullgraph(adapted)
+    contract.check_onnx(adapted, [(24, 16), (32, 40)])

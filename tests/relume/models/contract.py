@@ -4,9 +4,7 @@
 batch size, for example `level=lambda batch: torch.linspace(15, 50, batch)`.
 """
 
-import contextlib
 import io
-import logging
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
@@ -14,6 +12,8 @@ from fnmatch import fnmatch
 import numpy as np
 import torch
 from torch import nn
+
+from relume.export import to_onnx
 
 Build = Callable[[], nn.Module]
 Input = Callable[[int], torch.Tensor]
@@ -128,26 +128,15 @@ def check_onnx(
     """
     import onnxruntime
 
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     network = randomised(build)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3  # errors
     for size in sizes:
         buffer, names = io.BytesIO(), ["image", *inputs]
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                network,
-                (images(2, channels, *size),),
-                kwargs={name: make(2) for name, make in inputs.items()},
-                dynamo=True,
-                opset_version=20,
-                input_names=names,
-                output_names=["restored"],
-                dynamic_shapes={name: {0: torch.export.Dim("batch", min=1, max=4096)} for name in names},
-                optimize=False,  # three times quicker, and the same mathematics
-            )
+        examples = (images(2, channels, *size), *(make(2) for make in inputs.values()))
+        # Left as it is, the graph is exported in a third of the time, and is the same mathematics.
+        program = to_onnx(network, examples, names, simplify=False)
         program.save(buffer)
         assert [entry.version for entry in program.model_proto.opset_import if entry.domain == ""] == [20]
         session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])

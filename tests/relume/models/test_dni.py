@@ -1,14 +1,11 @@
 """DNI at its end points, between and beyond them, and what every network owes."""
 
-import contextlib
-import io
-import warnings
-
 import onnxruntime
 import pytest
 import torch
 
 from relume.errors import ModelFormatError
+from relume.export import to_onnx
 from relume.models.dncnn import DnCNN
 from relume.models.dni import DNI, VARIANTS, interpolate
 from relume.models.registry import build
@@ -100,24 +97,15 @@ def test_onnx_with_a_level_for_each_image():
     contract.check_onnx(demo, [(24, 32)], level=lambda batch: torch.linspace(15, 60, batch))
 
 
-def test_onnx_with_one_level_for_the_batch():
-    """ONNX Runtime computes the same at two batches and levels."""
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (40, 24)])
+def test_onnx_with_one_level_for_the_batch(height, width):
+    """ONNX Runtime computes the same at two tile sizes, batches and levels; the level is one for the batch."""
     network = contract.randomised(demo)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network,
-            (contract.images(2, 3, 24, 32), level(2)),
-            dynamo=True,
-            opset_version=20,
-            input_names=["image", "level"],
-            dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=4096)}, "level": None},
-            optimize=False,
-        ).save(buffer)
-    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
+    image = contract.images(2, 3, height, width)
+    program = to_onnx(network, (image, level(2)), ["image", "level"], batched=["image"], simplify=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString(), providers=["CPUExecutionProvider"])
     for batch, sigma in ((1, 15.0), (3, 60.0)):
-        image, at = contract.images(batch, 3, 24, 32), torch.tensor([sigma])
+        image, at = contract.images(batch, 3, height, width), torch.tensor([sigma])
         (restored,) = session.run(None, {"image": image.numpy(), "level": at.numpy()})
         with torch.no_grad():
             expected = torch.cat([network(one, at) for one in image.split(1)])

@@ -10,6 +10,8 @@ from relume.models.artifact import ModelCard, load_card, load_model, save_model
 from relume.models.ensemble import Average
 from relume.models.registry import build
 
+from . import contract
+
 NAFNET = {"width": 4, "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]}
 BASE = {"architecture": "nafnet", "arguments": NAFNET}
 ARGUMENTS = {"bases": [BASE, BASE], "head": {"width": 4, "blocks": 1}}
@@ -102,3 +104,16 @@ def test_saving_replaces_the_old_artifact_whole(artifact):
     save_model(artifact, ensemble(random_head=False), load_card(artifact))
     assert not (artifact / "history.csv").exists()
     assert np.isfinite(load_model(artifact)(torch.rand(1, 3, 8, 8)).detach().numpy()).all()
+
+
+def test_what_every_network_owes():
+    """Any size, gradients, number formats, one whole graph, and ONNX at two tile sizes and two batches."""
+
+    def demo():
+        return ensemble(random_head=True)
+
+    contract.check_any_size(demo)
+    contract.check_gradients(demo, size=(24, 32))
+    contract.check_channels_last_and_bfloat16(demo)
+    contract.check_fullgraph(demo)
+    contract.check_onnx(demo, [(24, 32), (16, 24)])

@@ -1,6 +1,8 @@
 """The level estimator: the published size, the picture it looks at, and what every network owes."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from relume.models.level_estimator import TILE, VARIANTS, LevelEstimator
@@ -17,6 +19,40 @@ def demo():
 def test_published_parameter_count():
     """It has the 330,561 parameters of the published weights."""
     assert sum(parameter.numel() for parameter in LevelEstimator().parameters()) == 330_561
+
+
+def transcribed(state, tiles):
+    """The published layers from the state dict alone: strided, four residual blocks and poolings, 1024-32-16-1."""
+
+    def convolve(x, key, **options):
+        return F.conv2d(x, state[f"{key}.weight"], state[f"{key}.bias"], padding=1, **options)
+
+    x = convolve(tiles, "intro", stride=2)
+    for block in range(4):
+        inner = convolve(x, f"blocks.{block}.conv1").clamp(min=0)
+        x = x + convolve(inner, f"blocks.{block}.conv2")
+        x = torch.maximum(
+            torch.maximum(x[..., ::2, ::2], x[..., 1::2, ::2]), torch.maximum(x[..., ::2, 1::2], x[..., 1::2, 1::2])
+        )
+    x = x.reshape(len(tiles), -1)
+    for layer in (0, 2, 4):
+        x = x @ state[f"linear.{layer}.weight"].t() + state[f"linear.{layer}.bias"]
+        x = x if layer == 4 else x.clamp(min=0)
+    return x[:, 0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_estimate_of_a_tile_equals_a_transcription(channels):
+    """At the published width, colour and gray, it computes what the published layers say."""
+    network = contract.randomised(lambda: LevelEstimator(channels=channels))
+    tiles = contract.images(3, channels, TILE, TILE)
+    with torch.no_grad():
+        state = network.state_dict()
+        assert state["linear.0.weight"].shape == (32, 1024)
+        expected = transcribed(state, tiles)
+        assert expected.std() > 0
+        assert contract.relative(network(tiles), expected) < 1e-4
+        assert torch.equal(network(tiles), network(tiles))
 
 
 def test_estimate_is_the_mean_over_the_tiles():

@@ -109,6 +109,20 @@ def test_seeded_attention_masks():
         assert float(pair.mean()) == pytest.approx(0.0625, abs=0.004)
 
 
+def test_seeded_masks_need_32_bits_only():
+    """The masks are those of the same recurrence in int32, in which a larger number would have wrapped around."""
+    network = demo(seed=123_456_789).eval()
+    state = np.array(123_456_789 % 46_337, np.int32)
+    for axis, length in enumerate((4, 40, 72)):
+        place = np.arange(length, dtype=np.int32).reshape([-1 if i == axis else 1 for i in range(3)])
+        state = (place * np.int32(17_389) + state) % np.int32(46_337)
+        for increment in (12_345, 6_789):
+            state = (state * state % np.int32(46_337) * state + np.int32(increment)) % np.int32(46_337)
+    assert state.dtype == np.int32
+    masks = network.draw_attention_masks(torch.zeros(1, 3, 40, 72))
+    np.testing.assert_array_equal(masks[0].numpy(), state.astype(np.float32) / np.float32(46_337) >= 0.75)
+
+
 def test_average_is_the_mean_over_seeds():
     """Averaging takes the seeds in turn and leaves the network as it was."""
     network = contract.randomised(demo)

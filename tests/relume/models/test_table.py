@@ -73,15 +73,26 @@ def test_table_shows_figures_and_reasons(monkeypatch):
             "machine": {"cpu": "a processor"},
             "versions": {"torch": "2"},
             "models": {
-                "dncnn-demo": {"eager": 1234.4, "onnxruntime": 99.6, "openvino": "OpenVINO is not installed"},
-                "drunet-demo": {"eager": 5.0, "openvino": "OpenVINO is not installed"},
+                "dncnn-demo": {
+                    "tile": 256,
+                    "eager": 1234.4,
+                    "onnxruntime": 99.6,
+                    "openvino": "OpenVINO is not installed",
+                },
+                "drunet-demo": {
+                    "difference": {"onnxruntime": 2e-6},
+                    "eager": 5.0,
+                    "openvino": "OpenVINO is not installed",
+                },
             },
         }
     )
     lines = text.splitlines()
     (dncnn,) = (line for line in lines if line.startswith("| dncnn-demo"))
-    assert [cell.strip() for cell in dncnn.split("|")[4:7]] == ["1,234", "100", "[1]"]
+    assert [cell.strip() for cell in dncnn.split("|")[4:8]] == ["256", "1,234", "100", "[1]"]
     (drunet,) = (line for line in lines if line.startswith("| drunet-demo"))
-    assert [cell.strip() for cell in drunet.split("|")[4:7]] == ["5", "", "[1]"]
+    assert [cell.strip() for cell in drunet.split("|")[4:8]] == ["", "5", "", "[1]"]
+    assert "ONNX Runtime's outputs are at most 2.0e-06 of their standard deviation from PyTorch's." in lines
+    assert not any(line.startswith("OpenVINO's outputs") for line in lines)
     assert lines.count("1. OpenVINO is not installed") == 1
-    assert {line.count("|") for line in lines if line.startswith("|")} == {8}
+    assert {line.count("|") for line in lines if line.startswith("|")} == {9}

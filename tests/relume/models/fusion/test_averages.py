@@ -71,4 +71,4 @@ def test_what_every_network_owes():
     contract.check_gradients(demo)
     contract.check_channels_last_and_bfloat16(demo)
     contract.check_fullgraph(demo)
-    contract.check_onnx(demo, [(24, 32)])
+    contract.check_onnx(demo, [(24, 32), (16, 24)])
