@@ -1,8 +1,9 @@
 """Milliseconds per megapixel of every named model on this CPU, and the table of docs/models.md made of them.
 
-    python benchmarks/model_table.py --onnx onnx --export-only
-    python benchmarks/model_table.py --onnx onnx --results benchmarks/results/model_table.json --table docs/models.md
-    python benchmarks/model_table.py --onnx onnx --results ... --only dncnn restormer-demo --threads 1
+    python benchmarks/model_table.py --onnx .relume/onnx --export-only
+    RESULTS=benchmarks/results/model_table.json
+    python benchmarks/model_table.py --onnx .relume/onnx --results $RESULTS --table docs/models.md
+    python benchmarks/model_table.py --onnx .relume/onnx --results $RESULTS --only dncnn restormer-demo --threads 1
 
 The ONNX files are written into a folder first and kept there: remove it after an edit of the networks. Every runtime
 runs one tile, after one run to warm up, and keeps the best of the repeats; heavy models take a smaller tile and one

@@ -10,7 +10,7 @@ import torch
 
 from relume.errors import ModelFormatError
 from relume.evaluation.networks import at_level, tiled
-from relume.export import ServedNetwork, export_onnx, levels_of, measure_parity, parity_report
+from relume.export import ServedNetwork, export_onnx, levels_of, measure_parity, parity_report, to_onnx
 from relume.models.artifact import ModelCard
 from relume.models.registry import build, variants
 from relume.serving.levels import LevelRange
@@ -72,6 +72,30 @@ def test_the_file_is_the_same_each_time_and_names_no_place(network, exported, tm
     assert not model.metadata_props
     assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
     assert b".py" not in exported.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_simplifying_is_the_exporters_own():
+    """Without the rule that pairs slices, the nodes and their connections are those of the exporter's `optimize`."""
+    network = build("nafnet", {"width": 4, "encoder_blocks": [1], "middle_blocks": 0, "decoder_blocks": [0]}).eval()
+    image = torch.rand(1, 3, 16, 16)
+
+    def nodes(program):
+        return [(node.op_type, list(node.input), list(node.output)) for node in program.model_proto.graph.node]
+
+    theirs = torch.onnx.export(
+        network,
+        (image,),
+        dynamo=True,
+        opset_version=20,
+        input_names=["image"],
+        output_names=["restored"],
+        verbose=False,
+    )
+    ours = to_onnx(network, (image,), ["image"], batched=())
+    plain = to_onnx(network, (image,), ["image"], batched=(), simplify=False)
+    assert nodes(ours) == nodes(theirs)
+    assert len(nodes(ours)) < len(nodes(plain))
 
 
 FAMILIES = ["adafm", "cfsnet", "cresmd", "dni", "drunet", "ffdnet", "hyperres"]
