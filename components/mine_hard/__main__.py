@@ -11,11 +11,10 @@ import torch
 from pydantic import Field
 
 from components.step import StepParams, load_params, run_step
-from components.training_stage import CURATED
+from components.training_stage import Curated
 from relume.degradations import Degradation
 from relume.files import atomic_folder
 from relume.models.artifact import load_model
-from relume.training.batches import PatchShards
 from relume.training.config import TrainingSettings
 from relume.training.mining import patch_losses
 
@@ -41,7 +40,7 @@ def main() -> None:
     params = load_params("mine_hard", MiningParams)
     training = load_params("training", TrainingSettings)
     torch.set_num_threads(training.threads)
-    patches = PatchShards(CURATED)
+    patches = Curated(training).patches()
     last = time.monotonic()
 
     def progress(done: int) -> None:

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from relume.errors import ConfigError, TrainingDivergedError
+from relume.errors import ConfigError, RelumeError, TrainingDivergedError
 from relume.losses import build_loss
 from relume.models.registry import inputs_of
 from relume.training.batches import Batch, StepBatches, TrainingCrops
@@ -362,7 +362,10 @@ def _batches(
         pin_memory=fabric.device.type == "cuda",
         **workers,
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, RelumeError):
+            raise batch
+        yield batch
 
 
 def _shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
