@@ -19,16 +19,18 @@ from relume.errors import StageFailedError
 from relume.files import sha256_folder
 from relume.home import relume_home
 from relume.models.artifact import ModelCard, save_model
-from relume.training.batches import PatchShards, TrainingCrops
+from relume.training.batches import TrainingCrops
 from relume.training.checkpoint import Checkpoint, checkpoint_key
 from relume.training.config import EveryLevel, StageSettings, TrainingSettings
 from relume.training.loop import train
+from relume.training.patches import Patches, PatchShards
 from relume.training.schedule import position_at
+from relume.training.streaming import open_streamed
 from relume.training.validation import validation
 
 CURATED = Path("data/curated")
 # What does not change what is trained: another value of these goes on from the same checkpoint.
-NOT_TRAINED = {"checkpoint_seconds", "processes", "strategy", "workers"}
+NOT_TRAINED = {"checkpoint_seconds", "patch_cache_mb", "patches", "processes", "strategy", "workers"}
 
 
 def prepared_processes(main: Callable[[], None]) -> Callable[[], None]:
@@ -69,6 +71,39 @@ def prepared_processes(main: Callable[[], None]) -> Callable[[], None]:
     return start
 
 
+class Curated:
+    """data/curated on this machine, or its copy on S3 when `training.patches` names one.
+
+    Args:
+        training: Where it is, and how much of local disk may hold patches from S3.
+
+    Raises:
+        SourceError: The copy is missing or not as it was made, or S3 does not answer or refuses.
+    """
+
+    def __init__(self, training: TrainingSettings):
+        self._streamed = None if training.patches is None else open_streamed(training.patches)
+        self._megabytes = training.patch_cache_mb
+        self._cache = relume_home() / "cache" / "curated"
+        if self._streamed and not training.workers:
+            print("note: patches are waited for: training.workers above 0 reads them from S3 ahead", flush=True)
+
+    @property
+    def sha256(self) -> str:
+        """Of the folder; the same here and on S3."""
+        return self._streamed.sha256 if self._streamed else sha256_folder(CURATED)
+
+    def patches(self) -> Patches:
+        """Those of training."""
+        return self._streamed.patches(self._cache, self._megabytes) if self._streamed else PatchShards(CURATED)
+
+    def validation(self) -> Path:
+        """Folder of the validation photographs."""
+        if self._streamed is None:
+            return CURATED / "held_out" / "validation"
+        return self._streamed.copy("held_out/validation", self._cache / self._streamed.sha256)
+
+
 def train_stage(
     name: str,
     network: Any,
@@ -100,9 +135,10 @@ def train_stage(
         "model": {"architecture": architecture, "arguments": arguments},
         "indices": None if indices is None else hashlib.sha256(str(list(indices)).encode()).hexdigest(),
     }
-    data_hash = _hash_of(CURATED, *inputs)
+    curated = Curated(training)
+    data_hash = _hash_of(curated.sha256, *map(sha256_folder, inputs))
     checkpoint = Checkpoint(relume_home() / "checkpoints", checkpoint_key([name, configuration], data_hash))
-    crops = TrainingCrops(PatchShards(CURATED), seed=training.seed, indices=indices)
+    crops = TrainingCrops(curated.patches(), seed=training.seed, indices=indices)
     degradation = stage.phases[-1].degradation or training.degradation
     first_rank = os.environ.get("RANK", "0") == "0"
     with contextlib.ExitStack() as stack:
@@ -117,7 +153,7 @@ def train_stage(
             stage=stage,
             training=training,
             checkpoint=checkpoint,
-            validate=validation(CURATED / "held_out" / "validation", degradation, training.seed),
+            validate=validation(curated.validation(), degradation, training.seed),
             report=_reporter(name, run, stage) if run else _silent,
         )
         if run is None:
@@ -143,7 +179,7 @@ def hand_on(name: str, network: Any, *, out: str | Path, card: ModelCard, inputs
         card: Architecture, arguments and what it was trained for.
         inputs: Folders that it was made of.
     """
-    provenance = {"stage": name, "data_sha256": _hash_of(*inputs), "settings": {"phases": []}}
+    provenance = {"stage": name, "data_sha256": _hash_of(*map(sha256_folder, inputs)), "settings": {"phases": []}}
     handed = ModelCard(
         architecture=card.architecture, arguments=card.arguments, trained_for=card.trained_for, provenance=provenance
     )
@@ -161,8 +197,8 @@ def _trained_for(stage: StageSettings, training: TrainingSettings) -> dict[str, 
     return found | ({"levels": [min(levels), max(levels)]} if levels else {})
 
 
-def _hash_of(*folders: str | Path) -> str:
-    return hashlib.sha256("".join(sha256_folder(folder) for folder in folders).encode()).hexdigest()
+def _hash_of(*hashes: str) -> str:
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _history_csv(history: list[dict[str, float]]) -> str:

@@ -23,7 +23,7 @@ from flows.graph import Graph, Stage, read_graph, read_store
 from flows.lint import require_sound
 from flows.lock import merge, read_lock, write_lock
 from flows.report import write_report
-from flows.run_commit import clone_commit, commit_run, git
+from flows.run_commit import clone_commit, commit_run, forget_old_runs, git
 from flows.runners import Run, Runner, Step, StepCancelled, StepFailed, StepResult
 from flows.runners.subprocess import SubprocessRunner, end_leftovers
 from flows.terminal import RunPrinter
@@ -70,6 +70,9 @@ def pipeline(repository: str, stages: list[str] | None = None) -> dict[str, Any]
         end_leftovers(home)
         name = str(prefect.runtime.flow_run.id)
         run = Run(name=name, root=root, commit=commit_run(root, name), store=read_store(root), home=home)
+        run.folder.mkdir(parents=True, exist_ok=True)
+        os.utime(run.folder)  # a retried run is as new as a new one
+        forget_old_runs(root, home)
         graph = _graph_of(run)
         chosen = graph.with_upstream(stages or list(graph.stages))
         printer = RunPrinter(list(chosen))

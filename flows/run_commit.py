@@ -9,6 +9,7 @@ from pathlib import Path
 from relume.errors import UserError
 
 REF = "refs/relume/runs"
+KEPT_RUNS = 20
 
 
 class RepositoryError(UserError):
@@ -110,6 +111,24 @@ def commit_run(repository: str | Path, run: str) -> str:
         commit = git(root, "commit-tree", tree, *parents, "-m", f"The working tree of run {run}")
     git(root, "update-ref", ref, commit)
     return commit
+
+
+def forget_old_runs(root: Path, home: Path, keep: int = KEPT_RUNS) -> None:
+    """Removes the logs of all runs but the newest, and the refs that hold their commits.
+
+    Call it only while holding the driver's lock. The commits of packages, which have refs of their own and no
+    folder, stay. A forgotten run that is retried is of the working tree as it is then.
+
+    Args:
+        root: The top of the git working tree.
+        home: RELUME_HOME; the folders below `runs` are those of the runs, by their names.
+        keep: How many stay, by the time that they were last started.
+    """
+    folders = [folder for folder in (home / "runs").iterdir() if folder.is_dir()]
+    folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+    for folder in folders[keep:]:
+        git(root, "update-ref", "-d", f"{REF}/{folder.name}")  # first: a folder that is left is found again
+        shutil.rmtree(folder)
 
 
 def clone_commit(root: Path, commit: str, folder: Path) -> None:

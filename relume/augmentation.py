@@ -35,22 +35,28 @@ def dihedral(image: np.ndarray, mode: int) -> np.ndarray:
     return image[:, ::-1] if mode >= 4 else image
 
 
-def augment(crop: np.ndarray, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
+def augment(
+    crop: np.ndarray, settings: Augmentation, rng: np.random.Generator, out: np.ndarray | None = None
+) -> np.ndarray:
     """Makes a training target of a square crop: flips and rotations, then sharpening.
 
     Args:
         crop: uint8 (S, S, C).
         settings: What to draw; what is off draws nothing.
         rng: Source of the draws.
+        out: Where to, such as a place in a batch; a new array by default.
 
     Returns:
         float32 (C, S, S) in [0, 1].
     """
     if settings.flips:
         crop = dihedral(crop, int(rng.integers(8)))
-    clean = np.ascontiguousarray(crop.transpose(2, 0, 1)).astype(np.float32) / np.float32(255)
+    channels = crop.transpose(2, 0, 1)
+    clean = np.empty(channels.shape, dtype=np.float32) if out is None else out
+    clean[...] = channels
+    clean /= np.float32(255)
     if settings.usm and rng.random() < settings.usm:
-        clean = sharpen_usm(clean)
+        clean[...] = sharpen_usm(clean)
     return clean
 
 

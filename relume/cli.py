@@ -73,7 +73,7 @@ def restore(source: str, output: str, server: str | None, strength: float | None
 
 @main.group()
 def data() -> None:
-    """List the photographs that the graph starts from."""
+    """List the photographs that the graph starts from; copy what was made of them to where trainings are."""
 
 
 @data.command("scan")
@@ -89,6 +89,27 @@ def data_scan(sources: tuple[str, ...]) -> None:
       relume data scan package://           the photographs inside installed packages
     """
     _scan(sources)
+
+
+@data.command("upload")
+@click.argument("address")
+def data_upload(address: str) -> None:
+    """Copy data/curated to ADDRESS, for trainings on other machines: `training.patches` in params.yaml names it.
+
+    \b
+    Examples:
+      relume data upload s3://bucket/curated
+    """
+    from relume.training.streaming import upload
+
+    terminal = sys.stderr.isatty()
+
+    def progress(what: str, done: int, total: int) -> None:
+        if terminal:
+            click.echo(f"\r{done}/{total} {what}", nl=done == total, err=True)
+
+    count = upload("data/curated", address, progress=progress)
+    click.echo(f"{address}: {count} files")
 
 
 def _scan(sources: tuple[str, ...]) -> None:

@@ -1,13 +1,15 @@
-"""Objects on S3: listed and read with retries and back-off, and every trouble named in the user's terms.
+"""Objects on S3: listed, read and written with retries and back-off, and every trouble named in the user's terms.
 
 Settings come from boto3's usual places (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL,
 AWS_PROFILE, ...). No message ever holds a credential.
 """
 
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -15,6 +17,7 @@ from relume.errors import SourceError
 
 _ATTEMPTS = 5
 _BACK_OFF_SECONDS = 0.2
+CONNECTIONS = 16  # that a process keeps open; more requests at once wait
 _creating = threading.Lock()
 
 T = TypeVar("T")
@@ -62,13 +65,58 @@ def read(address: str) -> tuple[bytes, str]:
     return _call(body, address)
 
 
+def read_range(address: str, etag: str, first: int, count: int) -> bytes:
+    """Reads some bytes of one object.
+
+    Args:
+        address: `s3://bucket/key`.
+        etag: Of the object; another one that has taken its place is refused.
+        first: Number of the first byte, from 0.
+        count: How many; the object must hold them.
+
+    Raises:
+        SourceError: As `read`, or the object has changed.
+    """
+    bucket, key = _split(address)
+
+    def body() -> bytes:
+        wanted = f"bytes={first}-{first + count - 1}"
+        return _client().get_object(Bucket=bucket, Key=key, Range=wanted, IfMatch=f'"{etag}"')["Body"].read()
+
+    return _call(body, address)
+
+
+def write(address: str, content: Path | bytes) -> str:
+    """Writes one object, in one request: it is there whole or not at all.
+
+    Args:
+        address: `s3://bucket/key`.
+        content: A file, of at most 5 GB, or bytes.
+
+    Returns:
+        Its ETag.
+
+    Raises:
+        SourceError: As `listing`.
+    """
+    bucket, key = _split(address)
+
+    def put() -> str:
+        if isinstance(content, bytes):
+            return _client().put_object(Bucket=bucket, Key=key, Body=content)["ETag"].strip('"')
+        with open(content, "rb") as file:
+            return _client().put_object(Bucket=bucket, Key=key, Body=file)["ETag"].strip('"')
+
+    return _call(put, address)
+
+
 def _client() -> Any:
     with _creating:  # boto3's clients may be shared by threads, but not made by several at once
-        return _make_client()
+        return _make_client(os.getpid())
 
 
 @functools.cache
-def _make_client() -> Any:
+def _make_client(process: int) -> Any:  # a forked process must not talk over its parent's connections
     import boto3
     from botocore.config import Config
 
@@ -78,6 +126,7 @@ def _make_client() -> Any:
         retries={"mode": "standard", "max_attempts": _ATTEMPTS},
         signature_version="s3v4",
         s3={"addressing_style": "path"},
+        max_pool_connections=CONNECTIONS,
         connect_timeout=5,
         read_timeout=60,
     )
@@ -129,6 +178,13 @@ def _refused(code: str, where: str) -> SourceError:
     if code in ("404", "NoSuchBucket", "NoSuchKey"):
         return SourceError(
             "No such bucket or key on S3", where=where, why=code, next_step="check the address and AWS_ENDPOINT_URL"
+        )
+    if code in ("412", "PreconditionFailed"):
+        return SourceError(
+            "An object on S3 has changed since it was listed",
+            where=where,
+            why=code,
+            next_step="put back what was there, or start again with what is there now",
         )
     if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
         return SourceError(

@@ -9,10 +9,9 @@ import pyarrow.parquet as pq
 import torch
 
 from components.step import load_params, run_step
-from components.training_stage import CURATED
+from components.training_stage import Curated
 from relume.files import atomic_folder
 from relume.models.artifact import load_model
-from relume.training.batches import PatchShards
 from relume.training.config import TrainingSettings
 from relume.training.mining import patch_losses
 from relume.training.stages import MiningSettings
@@ -23,7 +22,7 @@ def main() -> None:
     params = load_params("mine_hard", MiningSettings)
     training = load_params("training", TrainingSettings)
     torch.set_num_threads(training.threads)
-    patches = PatchShards(CURATED)
+    patches = Curated(training).patches()
     last = time.monotonic()
 
     def progress(done: int) -> None:

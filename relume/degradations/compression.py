@@ -4,8 +4,6 @@ import io
 
 import numpy as np
 
-from relume.degradations.noise import as_8_bits
-
 
 def compress_jpeg(clean: np.ndarray, quality: int) -> np.ndarray:
     """What is left of an image after it was saved as JPEG.
@@ -19,9 +17,12 @@ def compress_jpeg(clean: np.ndarray, quality: int) -> np.ndarray:
     """
     from PIL import Image
 
-    pixels = np.rint(as_8_bits(clean) * 255).astype(np.uint8)
+    pixels = np.rint(np.clip(clean, 0, 1) * 255).astype(np.uint8)
     picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
-    decoded = np.asarray(Image.open(buffer), dtype=np.float32) / np.float32(255)
-    return decoded[None] if decoded.ndim == 2 else np.ascontiguousarray(decoded.transpose(2, 0, 1))
+    decoded = np.asarray(Image.open(buffer))
+    restored = np.empty(clean.shape, dtype=np.float32)
+    restored[...] = decoded if decoded.ndim == 2 else decoded.transpose(2, 0, 1)
+    restored /= np.float32(255)
+    return restored

@@ -8,9 +8,18 @@ import math
 import numpy as np
 
 
-def as_8_bits(image: np.ndarray) -> np.ndarray:
-    """What an 8-bit file holds of an image: clipped to [0, 1] and rounded to 1/255; float32 of the same shape."""
-    return np.rint(np.clip(image, 0, 1) * 255) / np.float32(255)
+def as_8_bits(image: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """What an 8-bit file holds of an image: clipped to [0, 1] and rounded to 1/255; float32 of the same shape.
+
+    Args:
+        image: float32, any shape.
+        out: Where to, such as the image itself; a new array by default.
+    """
+    levels = np.clip(image, 0, 1, out=out)
+    levels *= 255
+    np.rint(levels, out=levels)
+    levels /= np.float32(255)
+    return levels
 
 
 def add_gaussian_noise(clean: np.ndarray, sigma: float, rng: np.random.Generator, *, clipped: bool) -> np.ndarray:
@@ -26,8 +35,10 @@ def add_gaussian_noise(clean: np.ndarray, sigma: float, rng: np.random.Generator
     Returns:
         float32 of the same shape.
     """
-    noisy = clean + np.float32(sigma / 255) * rng.standard_normal(clean.shape, dtype=np.float32)
-    return as_8_bits(noisy) if clipped else noisy
+    noisy = rng.standard_normal(clean.shape, dtype=np.float32)
+    noisy *= np.float32(sigma / 255)
+    noisy += clean
+    return as_8_bits(noisy, out=noisy) if clipped else noisy
 
 
 def add_poisson_gaussian_noise(clean: np.ndarray, gain: float, sigma: float, rng: np.random.Generator) -> np.ndarray:

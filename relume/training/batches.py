@@ -1,7 +1,6 @@
-"""Training crops from the shards of `curate`, each a function of its sample number alone."""
+"""Training crops from the curated patches, each a function of its sample number alone."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,36 +8,10 @@ import torch
 
 from relume.augmentation import Augmentation, augment, degrade_and_mix
 from relume.degradations import Degradation, counter_rng, degrade_at
-from relume.errors import ConfigError, SourceError
+from relume.errors import ConfigError, RelumeError
 from relume.training.config import EveryLevel, StageSettings, TrainingSettings
+from relume.training.patches import Patches
 from relume.training.schedule import position_at
-
-
-class PatchShards:
-    """The training patches, memory-mapped: only what a crop touches is read.
-
-    Args:
-        folder: Holds `train-*.npy`, each uint8 (N, P, P, 3).
-
-    Raises:
-        SourceError: There is no shard.
-    """
-
-    def __init__(self, folder: str | Path):
-        files = sorted(Path(folder).glob("train-*.npy"))
-        if not files:
-            raise SourceError("No training patches", where=folder, next_step="run `dvc repro curate`")
-        self.shards = [np.load(file, mmap_mode="r") for file in files]
-        self.starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
-        self.side = int(self.shards[0].shape[1])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        """One patch, uint8 (P, P, 3), as a view of the shard."""
-        shard = int(np.searchsorted(self.starts, index, side="right")) - 1
-        return self.shards[shard][index - self.starts[shard]]
 
 
 class Batch(NamedTuple):
@@ -89,7 +62,7 @@ class TrainingCrops:
         indices: The patches that make one epoch, all by default; a patch may stand in it several times.
     """
 
-    def __init__(self, patches: PatchShards, *, seed: int, indices: Sequence[int] | None = None):
+    def __init__(self, patches: Patches, *, seed: int, indices: Sequence[int] | None = None):
         self.patches, self.seed = patches, seed
         self.indices = np.arange(len(patches)) if indices is None else np.asarray(indices)
         self._epoch, self._order = -1, self.indices
@@ -101,11 +74,13 @@ class TrainingCrops:
             self._epoch, self._order = epoch, rng.permutation(self.indices)
         return int(self._order[position])
 
-    def clean(self, number: int, size: int, augmentation: Augmentation) -> tuple[np.ndarray, np.random.Generator]:
-        """The clean crop of sample `number`, float32 (3, size, size) in [0, 1], and the generator for what follows.
+    def _clean(
+        self, numbers: Sequence[int], size: int, augmentation: Augmentation
+    ) -> tuple[np.ndarray, list[np.random.Generator]]:
+        """The clean crops of samples, float32 (N, 3, size, size) in [0, 1], and each one's generator for what follows.
 
         Raises:
-            ConfigError: The crop is larger than the patches.
+            ConfigError: The crops are larger than the patches.
         """
         if size > self.patches.side:
             raise ConfigError(
@@ -114,22 +89,24 @@ class TrainingCrops:
                 why=f"curate.patch is {self.patches.side}",
                 next_step="raise curate.patch or lower the phase's patch in params.yaml",
             )
-        patch = self.patches[self._index(number)]
-        rng = counter_rng(self.seed, "sample", number)
-        top, left = rng.integers(0, self.patches.side - size + 1, 2)
-        return augment(patch[top : top + size, left : left + size], augmentation, rng), rng
+        patches = self.patches.read([self._index(number) for number in numbers])
+        clean = np.empty((len(patches), 3, size, size), dtype=np.float32)
+        rngs = [counter_rng(self.seed, "sample", number) for number in numbers]
+        for patch, rng, crop in zip(patches, rngs, clean, strict=True):
+            top, left = rng.integers(0, self.patches.side - size + 1, 2)
+            augment(patch[top : top + size, left : left + size], augmentation, rng, out=crop)
+        return clean, rngs
 
     def batch(self, numbers: Sequence[int], size: int, degradation: Degradation, augmentation: Augmentation) -> Batch:
         """Samples by number, each with a level of its own if the degradation names one."""
-        clean, degraded, levels = [], [], []
-        for number in numbers:
-            crop, rng = self.clean(number, size, augmentation)
+        clean, rngs = self._clean(numbers, size, augmentation)
+        degraded, levels = np.empty_like(clean), []
+        for number, (crop, rng) in enumerate(zip(clean, rngs, strict=True)):
             result = degrade_and_mix(crop, degradation, augmentation, rng)
-            clean.append(crop)
-            degraded.append(result.image)
+            degraded[number] = result.image
             levels.append(result.level)
         level = None if degradation.level is None else torch.tensor(levels, dtype=torch.float32)
-        return Batch(torch.from_numpy(np.stack(degraded)), torch.from_numpy(np.stack(clean)), level)
+        return Batch(torch.from_numpy(degraded), torch.from_numpy(clean), level)
 
     def batch_at(
         self,
@@ -140,13 +117,12 @@ class TrainingCrops:
         levels: Sequence[float],
     ) -> Batch:
         """Samples by number, each degraded once at each level."""
-        clean, degraded = [], []
-        for number in numbers:
-            crop, rng = self.clean(number, size, augmentation)
-            clean.append(crop)
-            degraded.append(np.stack([degrade_at(crop, degradation, rng, level).image for level in levels]))
-        images = torch.from_numpy(np.stack(degraded, axis=1))
-        return Batch(images, torch.from_numpy(np.stack(clean)), torch.tensor(levels, dtype=torch.float32))
+        clean, rngs = self._clean(numbers, size, augmentation)
+        degraded = np.empty((len(levels), *clean.shape), dtype=np.float32)
+        for number, (crop, rng) in enumerate(zip(clean, rngs, strict=True)):
+            for place, level in enumerate(levels):
+                degraded[place, number] = degrade_at(crop, degradation, rng, level).image
+        return Batch(torch.from_numpy(degraded), torch.from_numpy(clean), torch.tensor(levels, dtype=torch.float32))
 
 
 class StepBatches(torch.utils.data.Dataset):
@@ -168,7 +144,14 @@ class StepBatches(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return self.stage.steps
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | RelumeError:
+        """The rank's part of the batch of a step; what went wrong as a value, which a DataLoader hands on as it is."""
+        try:
+            return self.batch(step)
+        except RelumeError as error:
+            return error
+
+    def batch(self, step: int) -> Batch:
         """The rank's part of the batch of a step."""
         position = position_at(self.stage.phases, step)
         phase, method = position.phase, self.stage.method

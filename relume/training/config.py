@@ -154,6 +154,8 @@ class TrainingSettings(Settings):
         seed: Of initial weights, order, crops, degradations and masks.
         threads: Of the CPU; changes the bits of a result, which is why it is a parameter.
         workers: Processes that prepare batches ahead; 0 prepares them in the training process.
+        patches: Prefix on S3 that `relume data upload` copied data/curated to; None reads data/curated itself.
+        patch_cache_mb: Of local disk, for patches that were read from S3 once; 0 keeps none.
         processes: Ranks on this machine, a GPU each where there are GPUs.
         strategy: `ddp` copies the network to every rank, `fsdp` spreads its parameters over them.
         precision: Lightning Fabric's name of the precision.
@@ -167,6 +169,8 @@ class TrainingSettings(Settings):
     seed: Annotated[int, Field(ge=0)]
     threads: Positive
     workers: Annotated[int, Field(ge=0)] = 0
+    patches: Annotated[str, Field(pattern=r"^s3://[^/]")] | None = None
+    patch_cache_mb: Annotated[float, Field(ge=0)] = 4096
     processes: Positive = 1
     strategy: Literal["ddp", "fsdp"] = "ddp"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from relume.degradations import Degradation, counter_rng, degrade
-from relume.training.batches import PatchShards
+from relume.training.patches import Patches
 
 
 @torch.inference_mode()
 def patch_losses(
     network: nn.Module,
-    patches: PatchShards,
+    patches: Patches,
     *,
     degradation: Degradation,
     draws: int,
@@ -43,7 +43,7 @@ def patch_losses(
     losses = np.zeros(len(patches), dtype=np.float32)
     for first in range(0, len(patches), batch):
         rows = range(first, min(first + batch, len(patches)))
-        clean = np.stack([patches[i] for i in rows]).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        clean = np.stack(patches.read(rows)).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
         for draw in range(draws):
             results = [
                 degrade(image, degradation, counter_rng(seed, "mining", i, draw))

@@ -1,8 +1,9 @@
+import os
 import subprocess
 
 import pytest
 
-from flows.run_commit import RepositoryError, commit_run
+from flows.run_commit import RepositoryError, commit_run, forget_old_runs
 
 
 def state_of(toy):
@@ -96,3 +97,22 @@ def test_a_folder_below_the_top_is_refused(toy):
     """The error names the top."""
     with pytest.raises(RepositoryError, match=f"cd {toy.root}"):
         commit_run(toy.root / "components", "r1")
+
+
+def test_the_newest_runs_are_kept(toy):
+    """Of four runs and a package two runs stay, logs and refs, and the package's ref; asked again, nothing changes."""
+    for age, name in enumerate(("c", "a", "d", "b")):
+        folder = toy.home / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "first.log").write_text("hello\n")
+        os.utime(folder, (1e9 - age, 1e9 - age))
+        commit_run(toy.root, name)
+    commit_run(toy.root, "package-00ff")
+    (toy.home / "runs" / "driver.lock").touch()
+    toy.shell("git", "update-ref", "-d", "refs/relume/runs/d")  # as a kill between ref and folder leaves it
+    for _ in range(2):
+        forget_old_runs(toy.root, toy.home, keep=2)
+        refs = toy.shell("git", "for-each-ref", "--format=%(refname:lstrip=3)", "refs/relume/runs").stdout.split()
+        assert refs == ["a", "c", "package-00ff"]
+        assert sorted(path.name for path in (toy.home / "runs").iterdir()) == ["a", "c", "driver.lock"]
+        assert (toy.home / "runs" / "a" / "first.log").read_text() == "hello\n"

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -97,3 +98,52 @@ def _wait_until_it_takes_a_put(
             return
         assert time.monotonic() < deadline, f"weed is not ready: {log.read_text()[-2000:]}"
         time.sleep(0.2)
+
+
+class CuttingProxy:
+    """Forwards connections to a server; the first few lose the answer after some bytes.
+
+    Args:
+        endpoint: The server's.
+        cuts: How many connections are cut.
+        after: Bytes that a cut one lets through.
+    """
+
+    def __init__(self, endpoint: str, cuts: int, after: int = 50_000):
+        self._target = ("127.0.0.1", int(endpoint.rsplit(":", 1)[1]))
+        self._cuts, self._after, self.connections = cuts, after, 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        self._threads = []
+
+    def __enter__(self):
+        self._threads.append(threading.Thread(target=self._accept, daemon=True))
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_):
+        self._server.close()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            self.connections += 1
+            limit = self._after if self.connections <= self._cuts else None
+            target = socket.create_connection(self._target)
+            threading.Thread(target=self._pump, args=(client, target, None), daemon=True).start()
+            threading.Thread(target=self._pump, args=(target, client, limit), daemon=True).start()
+
+    @staticmethod
+    def _pump(source, sink, limit):
+        sent = 0
+        with contextlib.suppress(OSError):
+            while chunk := source.recv(16384 if limit is None else min(16384, limit - sent)):
+                sink.sendall(chunk)
+                sent += len(chunk)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()

@@ -1,13 +1,11 @@
 """Photographs on a real S3 server: listed, ingested, and every trouble named without a secret."""
 
-import contextlib
 import hashlib
 import importlib.util
 import os
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from relume import s3 as relume_s3
 from relume.errors import SourceError
 from relume.ingestion import read_manifest
 from relume.sources import open_source, read_sources, scan, write_sources
+from tests.real.object_store import CuttingProxy
 
 CHECKOUT = Path(__file__).parents[2]
 DATA = Path(importlib.util.find_spec("skimage").submodule_search_locations[0], "data")
@@ -151,52 +150,9 @@ def test_a_server_that_does_not_answer_is_named(bucket, monkeypatch):
 def test_a_body_that_breaks_off_is_read_again(bucket, s3, monkeypatch):
     """A proxy that cuts the first two answers short costs two more attempts, and the bytes come out whole."""
     entry = scan(["s3://photos/raw/coffee.png"])["files"][0]
-    with _CuttingProxy(s3.endpoint, cuts=2) as proxy:
+    with CuttingProxy(s3.endpoint, cuts=2) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         relume_s3._make_client.cache_clear()
         data = open_source(entry["address"], expect=entry["hash"])
     assert len(data) == entry["bytes"]
     assert proxy.connections >= 3
-
-
-class _CuttingProxy:
-    """Forwards connections to a server; the first few lose the answer after 50,000 bytes."""
-
-    def __init__(self, endpoint, cuts):
-        self._target = ("127.0.0.1", int(endpoint.rsplit(":", 1)[1]))
-        self._cuts, self.connections = cuts, 0
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"http://127.0.0.1:{self._server.getsockname()[1]}"
-        self._threads = []
-
-    def __enter__(self):
-        self._threads.append(threading.Thread(target=self._accept, daemon=True))
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_):
-        self._server.close()
-
-    def _accept(self):
-        while True:
-            try:
-                client, _ = self._server.accept()
-            except OSError:
-                return
-            self.connections += 1
-            limit = 50_000 if self.connections <= self._cuts else None
-            target = socket.create_connection(self._target)
-            threading.Thread(target=self._pump, args=(client, target, None), daemon=True).start()
-            threading.Thread(target=self._pump, args=(target, client, limit), daemon=True).start()
-
-    @staticmethod
-    def _pump(source, sink, limit):
-        sent = 0
-        with contextlib.suppress(OSError):
-            while (limit is None or sent <= limit) and (chunk := source.recv(16384)):
-                sink.sendall(chunk)
-                sent += len(chunk)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()

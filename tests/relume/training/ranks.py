@@ -6,9 +6,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from relume.training.batches import PatchShards, TrainingCrops
+from relume.training.batches import TrainingCrops
 from relume.training.checkpoint import Checkpoint
 from relume.training.loop import train
+from relume.training.patches import PatchShards
 from tests.relume.training.test_loop import SHARED, TRAINING, TinyNetwork, figure
 
 if __name__ == "__main__":

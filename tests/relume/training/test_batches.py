@@ -1,5 +1,7 @@
 """Training crops are functions of their sample number."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ import torch
 from relume.augmentation import Augmentation
 from relume.degradations import Degradation
 from relume.errors import ConfigError, SourceError
-from relume.training.batches import Batch, PatchShards, StepBatches, TrainingCrops
+from relume.training.batches import Batch, StepBatches, TrainingCrops
 from relume.training.config import EveryLevel, OptimizerSettings, Phase, StageSettings, TrainingSettings
+from relume.training.patches import PatchShards
 
 FLIPS = Augmentation()
 
@@ -145,3 +148,54 @@ def test_the_parts_of_a_batch_make_it_up(count):
     parts = Batch(many, clean, torch.arange(3.0)).parts(count)
     assert torch.equal(torch.cat([part.degraded for part in parts], dim=1), many)
     assert all(torch.equal(part.level, torch.arange(3.0)) for part in parts)
+
+
+AWGN = {"kind": "gaussian_noise", "sigma": [0, 55], "clipped": 0.5}
+JPEG = {"kind": "jpeg", "quality": [10, 90]}
+MIXTURE = {
+    "kind": "one_of",
+    "of": [
+        [AWGN, JPEG],
+        [{"kind": "poisson_gaussian_noise", "gain": [0, 0.05], "sigma": [0, 20]}],
+        [{"kind": "salt_and_pepper", "density": [0, 0.1]}, {"kind": "bicubic", "scale": [1, 3]}],
+        [{"kind": "speckle_noise", "variance": [0, 0.1]}],
+        [{"kind": "degraded_areas"}],
+        [],
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("step", "level", "expected"),
+    [
+        (AWGN, None, "de4292d07e8e3716"),
+        (AWGN, "sigma", "84304419d2179328"),
+        (JPEG, "quality", "02e18771ea4b4371"),
+        (MIXTURE, None, "9e420cb3a855625e"),
+    ],
+    ids=["awgn", "awgn told its level", "jpeg", "mixture"],
+)
+def test_the_bits_of_the_samples_stay(tmp_path, step, level, expected):
+    """Samples hash to what they did before batches were filled in place; a speed-up may not change a training."""
+    np.save(tmp_path / "train-00000.npy", np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), np.uint8))
+    degradation = Degradation.model_validate({"steps": [step], "level": level})
+    mixed = Augmentation(mixup=0 if level else 0.5)
+    digest = hashlib.sha256()
+    source = TrainingCrops(PatchShards(tmp_path), seed=7)
+    batches = [source.batch(range(40, 60), size, degradation, mixed) for size in (33, 48, 64)]
+    if level:
+        batches.append(source.batch_at(range(5), 48, degradation, mixed, (15, 30)))
+    for batch in batches:
+        for name, value in batch.tensors().items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode() + value.numpy().tobytes())
+    assert digest.hexdigest()[:16] == expected
+
+
+def test_what_goes_wrong_in_a_worker_is_said_as_it_is(shards):
+    """A DataLoader's worker hands the error on by value, with its parts and without a traceback."""
+    steps = StepBatches(crops(shards), stage(patch=17), training(noise()))
+    loader = torch.utils.data.DataLoader(steps, batch_size=None, sampler=[0], num_workers=1)
+    (error,) = loader
+    assert isinstance(error, ConfigError)
+    assert str(error).startswith("A training phase asks for crops larger than the patches: patch: 17\n  why:")
+    assert error.next_step.startswith("raise curate.patch")

@@ -20,7 +20,7 @@ from relume.losses import build_loss
 from relume.models.dynet import DEMO as DYNET
 from relume.models.nafnet import NAFNet
 from relume.models.registry import build
-from relume.training.batches import Batch, PatchShards, StepBatches, TrainingCrops
+from relume.training.batches import Batch, StepBatches, TrainingCrops
 from relume.training.checkpoint import Checkpoint, checkpoint_key
 from relume.training.config import (
     AlternateReuse,
@@ -33,6 +33,7 @@ from relume.training.config import (
 )
 from relume.training.loop import TrainingState, check_phases, train
 from relume.training.methods import drawn_reuse, loss_of_batch
+from relume.training.patches import PatchShards
 from relume.training.validation import Validation
 
 TRAINING = TrainingSettings(
