@@ -1,0 +1,86 @@
+"""The recipes in the steps themselves: from patches to an exported model, as processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import yaml
+
+from relume.files import read_json
+from relume.images import save_image
+from relume.models.artifact import load_card
+from relume.recipes import names, resolve
+
+ROOT = Path(__file__).parents[2]
+RECIPES = names(ROOT / "recipes")
+
+
+def run_recipe(folder: Path, name: str, *, steps: int | None) -> None:
+    """Runs a recipe's `demo` scale from prepared patches to the export.
+
+    Args:
+        folder: Empty; becomes a checkout with what the steps read.
+        name: Of the recipe.
+        steps: Longest phase; None leaves the recipe's own.
+    """
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, value in resolve(name, "demo", ROOT / "recipes").items():
+        params[section] = params[section] | value if section in ("curate", "evaluate", "export") else value
+    stages = [*params["pretrain"]["bases"].values(), params["ensemble_head"], params["finetune_hard"]]
+    for stage in stages if steps else ():
+        for phase in stage["phases"]:
+            phase["steps"] = min(phase["steps"], steps)
+        stage["optimizer"]["warmup"] = min(stage["optimizer"].get("warmup", 0), steps // 2)
+    params["export"]["sizes"] = [[131, 97]]
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    photograph, curated = skimage.data.astronaut(), folder / "data" / "curated"
+    side = params["curate"]["patch"]
+    corners = [(y, x) for y in range(0, 512 - side + 1, 128) for x in range(0, 512 - side + 1, 128)]
+    curated.mkdir(parents=True)
+    np.save(curated / "train-00000.npy", np.stack([photograph[y : y + side, x : x + side] for y, x in corners]))
+    for part in ("validation", "test"):
+        save_image(curated / "held_out" / part / "00ff.png", photograph[300:396, 200:300])
+    commands = [["pretrain", "--base", base] for base in params["pretrain"]["bases"]]
+    commands += [["ensemble_head"], ["mine_hard"], ["finetune_hard"], ["export"]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RELUME_HOME": str(folder / "home")}
+    for component, *arguments in commands:
+        done = subprocess.run(
+            [sys.executable, "-m", f"components.{component}", *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, f"{component} {arguments}\n{done.stdout}"
+
+
+def holds(folder: Path, name: str) -> None:
+    """The final model is of the recipe's making, and what is served restores as PyTorch does."""
+    bases = resolve(name, "demo", ROOT / "recipes")["pretrain"]["bases"]
+    assert {path.name for path in (folder / "models" / "bases").iterdir()} == set(bases)
+    card = load_card(folder / "models" / "final")
+    assert card.provenance["stage"] == "finetune_hard"
+    parity = read_json(folder / "models" / "exported" / "parity.json")
+    assert parity["passed"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hypernet_denoise", "alwaysu"])
+def test_a_recipe_runs(tmp_path, name):
+    """A level in every stage, and biases alone at the end: a few steps of each phase, to the exported model."""
+    run_recipe(tmp_path, name, steps=6)
+    holds(tmp_path, name)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_runs_at_demo_scale(tmp_path, name):
+    """With all of its steps, to the exported model."""
+    run_recipe(tmp_path, name, steps=None)
+    holds(tmp_path, name)
