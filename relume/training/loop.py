@@ -362,10 +362,15 @@ def _batches(
         pin_memory=fabric.device.type == "cuda",
         **workers,
     )
-    for batch in loader:
-        if isinstance(batch, RelumeError):
-            raise batch
-        yield batch
+    # The loader's iterator is made here and not at the first step: it draws from the generator that steps seed.
+    return map(_or_raised, iter(loader))
+
+
+def _or_raised(batch: Batch | RelumeError) -> Batch:
+    """What a DataLoader handed on: a batch, or what went wrong instead."""
+    if isinstance(batch, RelumeError):
+        raise batch
+    return batch
 
 
 def _shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
