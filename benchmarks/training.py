@@ -49,6 +49,7 @@ from relume.training.patches import PatchShards
 from relume.training.validation import Validation
 
 WITHOUT_END = 1_000_000  # steps
+STEPS = 3  # of a turn, at least; the first may compile, the second again
 OURS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours, a worker": {"workers": 1},
@@ -101,15 +102,15 @@ class Turns:
     """
 
     def __init__(self, pipe: Connection):
-        self._pipe, self._left, self._start, self._steps = pipe, 0.0, 0.0, -1
+        self._pipe, self._left, self._start, self._steps = pipe, 0.0, 0.0, -2
 
     def step(self) -> None:
         """Called when a step begins."""
         now = time.perf_counter()
         self._steps += 1
-        if self._steps and now - self._start < self._left:
+        if 0 <= self._steps < STEPS or now - self._start < self._left:
             return
-        if self._steps:
+        if self._steps > 0:
             self._pipe.send((now - self._start) / self._steps)
         self._left = self._pipe.recv()
         if not self._left:
@@ -159,8 +160,7 @@ def run_variant(name: str, setup: Setup, pipe: Connection) -> None:
         return learning_rate_at(stage, step)
 
     loop.learning_rate_at = at_the_beginning_of_a_step
-    with tempfile.TemporaryDirectory() as folder:
-        train(network, crops, stage, training, folder)
+    train(network, crops, stage, training, setup.shards)
 
 
 def train(
