@@ -17,7 +17,6 @@ NOT_IMPORTED = {"relume/serving/triton_python_model.py"}
 BY_OTHER_MEANS = {
     "ingest": {"matplotlib", "scikit-image", "scikit-learn"},
     "validate": {"pyarrow"},
-    "export": {"onnxscript"},
 }
 # Asked for by a setting only, and then installed by the user: extras of relume.
 EXTRAS = {"bm3d"}

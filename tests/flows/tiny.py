@@ -30,7 +30,7 @@ OVERLAY: dict[str, Any] = {
         }
     },
     "ensemble_head": {
-        "head": {"width": 4, "blocks": 1},
+        "fusion": {"arguments": {"head": {"width": 4, "blocks": 1}}},
         "optimizer": {"warmup": 1},
         "phases": [{"steps": 3, "patch": 32, "batch": 2}],
     },

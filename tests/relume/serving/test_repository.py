@@ -95,7 +95,7 @@ def test_product_of_an_adjustable_release(repository, tmp_path):
         write_product(repository, "denoise", release)
         config = text_format.Parse((repository / "denoise" / "config.pbtxt").read_text(), ModelConfig())
         assert [tensor.name for tensor in config.input] == inputs
-        assert list(config.ensemble_scheduling.step[0].input_map) == inputs
+        assert sorted(config.ensemble_scheduling.step[0].input_map) == inputs
 
 
 def test_product_of_a_missing_release(repository):
