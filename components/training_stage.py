@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +141,9 @@ def train_stage(
     checkpoint = Checkpoint(relume_home() / "checkpoints", checkpoint_key([name, configuration], data_hash))
     crops = TrainingCrops(curated.patches(), seed=training.seed, indices=indices)
     degradation = stage.phases[-1].degradation or training.degradation
-    first_rank = os.environ.get("RANK", "0") == "0"
     with contextlib.ExitStack() as stack:
         run = None
-        if first_rank:
+        if _is_first_rank():
             stack.enter_context(checkpoint.lock())
             run = stack.enter_context(StageRun(name, configuration))
             run.log_text("params.yaml", Path("params.yaml").read_text())
@@ -179,12 +179,15 @@ def hand_on(name: str, network: Any, *, out: str | Path, card: ModelCard, inputs
         card: Architecture, arguments and what it was trained for.
         inputs: Folders that it was made of.
     """
+    if not _is_first_rank():
+        return
     provenance = {"stage": name, "data_sha256": _hash_of(*map(sha256_folder, inputs)), "settings": {"phases": []}}
-    handed = ModelCard(
-        architecture=card.architecture, arguments=card.arguments, trained_for=card.trained_for, provenance=provenance
-    )
-    save_model(out, network, handed, files={"history.csv": _history_csv([])})
+    save_model(out, network, replace(card, provenance=provenance), files={"history.csv": _history_csv([])})
     print(f"{name}  no phases: handed on untrained", flush=True)
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _trained_for(stage: StageSettings, training: TrainingSettings) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from components.step import load_params, run_step
-from components.training_stage import prepared_processes, train_stage
+from components.training_stage import hand_on, prepared_processes, train_stage
 from relume.errors import ModelFormatError
 from relume.files import sha256_folder
 from relume.models.artifact import load_card, load_model
@@ -21,13 +21,18 @@ def main() -> None:
     stage = load_params(f"pretrain.bases.{base}", BaseModelSettings)
     training = load_params("training", TrainingSettings)
     torch.manual_seed(training.seed)
+    name, out = f"pretrain@{base}", f"models/bases/{base}"
     network = build(stage.architecture, stage.arguments)
     if stage.initial is not None:
         network.load_state_dict(initial_state(stage.initial, stage))
+        if not stage.phases:
+            card = load_card(stage.initial.artifact)
+            hand_on(name, network, out=out, card=card, inputs=[stage.initial.artifact])
+            return
     train_stage(
-        f"pretrain@{base}",
+        name,
         network,
-        out=f"models/bases/{base}",
+        out=out,
         architecture=stage.architecture,
         arguments=stage.arguments,
         stage=stage,

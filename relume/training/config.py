@@ -219,8 +219,20 @@ class InitialWeights(Settings):
 
 
 class BaseModelSettings(StageSettings):
-    """A base model: its architecture beside its training."""
+    """A base model: its architecture beside its training.
+
+    Attributes:
+        architecture: A name of `relume.models.registry`.
+        arguments: The network's constructor arguments.
+        initial: Weights to start from; without phases they are handed on as they are.
+    """
 
     architecture: str
     arguments: dict[str, Any]
     initial: InitialWeights | None = None
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> "BaseModelSettings":
+        if not self.phases and self.initial is None:
+            raise ValueError("a base model without phases needs initial weights")
+        return self
