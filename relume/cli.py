@@ -365,10 +365,12 @@ def models_import(checkpoint: str, architecture: str, output: str) -> None:
     Example:
       relume models import gaussian_color_denoising_blind.pth --architecture restormer-denoise -o models/restormer
     """
+    from relume.files import sha256_folder
     from relume.models.checkpoint_import import import_checkpoint
 
     card = import_checkpoint(checkpoint, architecture=architecture, output=output)
     click.echo(f"{output}  {card.architecture}, recognised as {card.provenance['variant']}")
+    click.echo(f"to train from it: initial: {{artifact: {output}, sha256: {sha256_folder(output)}}}")
 
 
 @main.group()

@@ -155,6 +155,7 @@ def test_an_official_checkpoint_becomes_an_artifact(relume):
     """A .pth file with its weights under `params` is imported by the name of its network; a wrong name is refused."""
     import torch
 
+    from relume.files import sha256_folder
     from relume.models.artifact import load_card
     from relume.models.registry import build, variants
 
@@ -164,5 +165,6 @@ def test_an_official_checkpoint_becomes_an_artifact(relume):
     result = relume("models", "import", "official.pth", "--architecture", "nafnet-demo", "-o", "imported")
     assert result.returncode == 0, result.stderr
     assert load_card(relume.folder / "imported").provenance["state_dict"] == "params"
+    assert f"initial: {{artifact: imported, sha256: {sha256_folder(relume.folder / 'imported')}}}" in result.stdout
     refused(relume("models", "import", "official.pth", "--architecture", "restormer-demo", "-o", "x"), 2, "nafnet-demo")
     assert not (relume.folder / "x").exists()
