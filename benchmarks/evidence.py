@@ -12,7 +12,6 @@ bootstrap interval.
 import argparse
 import copy
 import datetime
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -20,25 +19,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
 import torch
 from torch import nn
 
 from relume.degradations import Degradation, counter_rng, degrade
-from relume.files import sha256_file, write_json
+from relume.evaluation.comparison import bootstrap_interval
+from relume.files import read_json, sha256_file, write_json
 from relume.images import read_image
 from relume.inference.strength import AtLevel
 from relume.metrics import psnr
-from relume.models.artifact import ModelCard, load_model, save_model
+from relume.models.artifact import ModelCard, load_card, load_model, save_model
 from relume.models.dni import interpolate
-from relume.models.ensemble import Average, Ensemble
+from relume.models.ensemble import Average
+from relume.models.fusion.assembly import fuse
 from relume.models.registry import build
 from relume.recipes import resolve
-from relume.training.batches import PatchShards, TrainingCrops
+from relume.training.batches import TrainingCrops
 from relume.training.checkpoint import Checkpoint
 from relume.training.config import StageSettings, TrainingSettings
 from relume.training.loop import train
-from relume.training.mining import patch_losses
+from relume.training.mining import hard_count, hard_epoch, hardest_first, patch_losses
+from relume.training.patches import PatchShards
 from relume.training.validation import Validation
 
 SEED = 7
@@ -75,9 +76,10 @@ class Evidence:
     """
 
     def __init__(self, folder: Path, training: Path, test: Path, share: float):
-        self.folder, self.share = folder, share
+        # Networks trained for another share are others.
+        self.folder, self.share = folder / f"{share:g}", share
         self.photographs = [read_image(path).pixels for path in sorted(test.iterdir())]
-        patches = folder / "patches"
+        patches = self.folder / "patches"
         if not (patches / "train-00000.npy").exists():
             patches.mkdir(parents=True, exist_ok=True)
             found = []
@@ -88,7 +90,6 @@ class Evidence:
                     found.append(image[top : top + SIDE, left : left + SIDE])
             np.save(patches / "train-00000.npy", np.stack(found))
         self.patches = PatchShards(patches)
-        self.seconds: dict[str, float] = {}
 
     def settings(self, section: dict[str, Any], model: type[StageSettings] = StageSettings) -> StageSettings:
         """A stage of a recipe with its steps shortened to the share."""
@@ -124,7 +125,14 @@ class Evidence:
             settings = TrainingSettings.model_validate(
                 training | {"threads": torch.get_num_threads(), "validations": 1, "checkpoint_seconds": 60}
             )
-            start = time.monotonic()
+            start = last = time.monotonic()
+
+            def progress(step: int, steps: int, *_: Any) -> None:
+                nonlocal last
+                if time.monotonic() - last > 30:
+                    print(f"{name}: step {step} of {steps}", flush=True)
+                    last = time.monotonic()
+
             history = train(
                 made.train(),
                 TrainingCrops(self.patches, seed=SEED, indices=indices),
@@ -132,7 +140,7 @@ class Evidence:
                 training=settings,
                 checkpoint=Checkpoint(self.folder / "checkpoints", name),
                 validate=lambda network: NOTHING,
-                report=lambda *_: None,
+                report=progress,
             )
             seconds = time.monotonic() - start
             print(f"{name}: {history[-1]['step']} steps in {seconds:.0f} s", flush=True)
@@ -156,9 +164,9 @@ class Evidence:
 
 def difference(ours: list[float], theirs: list[float]) -> dict[str, float]:
     """Mean paired difference in dB and its 95 % bootstrap interval over photographs."""
-    values = np.subtract(ours, theirs)
-    interval = scipy.stats.bootstrap((values,), np.mean, rng=np.random.default_rng(SEED)).confidence_interval
-    return {"mean": float(values.mean()), "low": float(interval.low), "high": float(interval.high)}
+    values = [a - b for a, b in zip(ours, theirs, strict=True)]
+    low, high = bootstrap_interval(values, seed=SEED)
+    return {"mean": sum(values) / len(values), "low": low, "high": high}
 
 
 def rows_of(systems: dict[str, dict[str, list[float]]], pairs: list[tuple[str, str]]) -> dict[str, Any]:
@@ -186,14 +194,8 @@ def ensemble_parts(evidence: Evidence) -> tuple[dict[str, Any], nn.Module, dict[
     bases = {n: evidence.trained(n, of_base(s), s, recipe["training"]) for n, s in sorted(sections.items())}
 
     def fused() -> tuple[nn.Module, str, dict[str, Any]]:
-        arguments = {
-            "bases": [{k: sections[name][k] for k in ("architecture", "arguments")} for name in bases],
-            "head": recipe["ensemble_head"]["fusion"]["arguments"]["head"],
-        }
-        network = Ensemble(**arguments)
-        for member, base in zip(network.bases, bases.values(), strict=True):
-            member.load_state_dict(base.state_dict())
-            member.requires_grad_(False)
+        folders = [evidence.folder / "models" / name for name in bases]
+        network, arguments = fuse("ensemble", recipe["ensemble_head"]["fusion"]["arguments"], folders)
         return network, "ensemble", arguments
 
     head = evidence.trained("ensemble", fused, recipe["ensemble_head"], recipe["training"])
@@ -221,15 +223,11 @@ def hard_mining(evidence: Evidence) -> dict[str, Any]:
         seed=SEED,
         progress=lambda done: None,
     )
-    ranked = np.argsort(-losses, kind="stable")
-    count = round(mining["fraction"] * len(ranked))
-    wanted = round(count * section["other_fraction"] / (1 - section["other_fraction"]))
-    others = ranked[count:][np.linspace(0, len(ranked) - count - 1, wanted, dtype=int)]
-    hard = [int(i) for i in (*ranked[:count], *others)]
+    hard = hard_epoch(hardest_first(losses), hard_count(mining["fraction"], len(losses)), section["other_fraction"])
 
     def start() -> tuple[nn.Module, str, dict[str, Any]]:
-        card = json.loads((evidence.folder / "models" / "ensemble" / "model.json").read_text())
-        return load_model(evidence.folder / "models" / "ensemble"), "ensemble", card["arguments"]
+        artifact = evidence.folder / "models" / "ensemble"
+        return load_model(artifact), "ensemble", load_card(artifact).arguments
 
     tuned = {
         "before": head,
@@ -366,7 +364,7 @@ def main() -> None:
     evidence = Evidence(arguments.folder, arguments.train, arguments.test, arguments.share)
     for name in arguments.only:
         result = COMPARISONS[name](evidence)
-        kept = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
+        kept = read_json(arguments.results) if arguments.results.exists() else {}
         kept[name] = {
             "date": datetime.date.today().isoformat(),
             "share": arguments.share,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from relume.errors import ModelMissingError
+from relume.evaluation.comparison import bootstrap_interval
 from relume.files import read_json, write_text
 
 SYSTEMS = {
@@ -122,12 +123,10 @@ def _helped(scores: list[dict[str, str]]) -> list[dict[str, Any]]:
     }
     images = sorted({image for _, image, _ in psnr})
     sigmas = sorted({sigma for _, _, sigma in psnr}, key=float)
-    rng = np.random.default_rng(0)
     rows = []
     for title, after, before in steps:
         gains = np.array([[psnr[after, i, s] - psnr[before, i, s] for s in sigmas] for i in images]).mean(axis=1)
-        means = gains[rng.integers(0, len(gains), (2000, len(gains)))].mean(axis=1)
-        low, high = np.percentile(means, [2.5, 97.5])
+        low, high = bootstrap_interval(gains, method="percentile")  # few photographs are too few for `bca`
         verdict = "helped" if low > 0 else "hurt" if high < 0 else "made no clear difference"
         rows.append({"title": title, "gain": float(gains.mean()), "low": low, "high": high, "verdict": verdict})
     return rows

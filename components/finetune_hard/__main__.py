@@ -13,6 +13,7 @@ from components.training_stage import hand_on, prepared_processes, train_stage
 from relume.inference.bias_adaptation import RESTORMER_WITHOUT, BiasAdapted
 from relume.models.artifact import ModelCard, load_card, load_model
 from relume.training.config import TrainingSettings
+from relume.training.mining import hard_epoch
 from relume.training.stages import FinetuneSettings
 
 ENSEMBLE, FINAL = Path("models/ensemble"), Path("models/final")
@@ -45,11 +46,7 @@ def epoch(other_fraction: float) -> list[int]:
     """The hard patches, and others evenly from the rest of the ranking."""
     table = pq.read_table("data/hard_patches/hard.parquet").to_pydict()
     ranked = np.asarray(table["patch"])[np.argsort(table["rank"])]
-    count = int(np.sum(table["hard"]))
-    hard, others = ranked[:count], ranked[count:]
-    wanted = round(count * other_fraction / (1 - other_fraction))
-    others = others[np.linspace(0, len(others) - 1, min(wanted, len(others)), dtype=int)]
-    return [int(i) for i in (*hard, *others)]
+    return hard_epoch(ranked, sum(table["hard"]), other_fraction)
 
 
 def with_biases(card: ModelCard, network: torch.nn.Module) -> tuple[ModelCard, torch.nn.Module]:

@@ -13,7 +13,7 @@ from components.training_stage import Curated
 from relume.files import atomic_folder
 from relume.models.artifact import load_model
 from relume.training.config import TrainingSettings
-from relume.training.mining import patch_losses
+from relume.training.mining import hard_count, hardest_first, patch_losses
 from relume.training.stages import MiningSettings
 
 
@@ -41,8 +41,8 @@ def main() -> None:
         progress=progress,
     )
     rank = np.empty(len(losses), dtype=np.int64)
-    rank[np.argsort(-losses, kind="stable")] = np.arange(len(losses))
-    hard = rank < max(1, round(params.fraction * len(losses)))
+    rank[hardest_first(losses)] = np.arange(len(losses))
+    hard = rank < hard_count(params.fraction, len(losses))
     table = pa.table({"patch": np.arange(len(losses)), "loss": losses, "rank": rank, "hard": hard})
     with atomic_folder("data/hard_patches") as folder:
         pq.write_table(table, folder / "hard.parquet")

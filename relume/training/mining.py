@@ -57,3 +57,27 @@ def patch_losses(
             losses[rows.start : rows.stop] += np.abs(restored - clean).mean(axis=(1, 2, 3)) / draws
         progress(rows.stop)
     return losses
+
+
+def hardest_first(losses: np.ndarray) -> np.ndarray:
+    """The patches by number, that of the largest loss first; of equal losses the lower number first."""
+    return np.argsort(-losses, kind="stable")
+
+
+def hard_count(fraction: float, patches: int) -> int:
+    """How many of so many patches are hard, one at least."""
+    return max(1, round(fraction * patches))
+
+
+def hard_epoch(ranked: np.ndarray, hard: int, other_fraction: float) -> list[int]:
+    """The patches of one epoch of the fine-tuning.
+
+    Args:
+        ranked: All patches by number, the hardest first.
+        hard: How many of them are hard; all of these are in the epoch.
+        other_fraction: Share of the epoch that is taken evenly from the rest of the ranking, so that what the model
+            does well already is not forgotten; less where the rest is smaller.
+    """
+    others = ranked[hard:]
+    wanted = min(round(hard * other_fraction / (1 - other_fraction)), len(others))
+    return [int(patch) for patch in (*ranked[:hard], *others[np.linspace(0, len(others) - 1, wanted, dtype=int)])]
