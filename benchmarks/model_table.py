@@ -216,7 +216,8 @@ def export_all(chosen: dict[str, Variant], folder: Path) -> None:
         start, tile = time.perf_counter(), tile_of(variant)
         path = folder / f"{name}-{tile}.onnx"
         try:
-            exported(*prepare(variant, tile), path)
+            network, inputs = prepare(variant, tile)
+            exported(network, inputs, path)
             outcome = f"{time.perf_counter() - start:.0f} s, {path.stat().st_size / 1e6:.0f} MB"
         except Exception as error:
             outcome = reason(error)

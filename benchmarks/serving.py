@@ -14,6 +14,7 @@ The result is printed and written to benchmarks/results/serving.json.
 
 import argparse
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -60,7 +61,8 @@ def main() -> None:
     parser.add_argument("--restore-once", nargs=2, metavar=("WAY", "JPEG"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.restore_once:
-        restore_once(*options.restore_once, options.served, options.whole_photograph)
+        way, jpeg = options.restore_once
+        restore_once(way, jpeg, options.served, options.whole_photograph)
         return
     served, output = str(Path(options.served).resolve()), Path(options.output)
     with tempfile.TemporaryDirectory(prefix="relume-benchmark-") as home:
@@ -125,7 +127,7 @@ def throughput(served: str) -> dict[str, object]:
     for _ in range(TURNS):
         for name, restore in ways.items():
             before = cpu_seconds()
-            rates[name].append(count / timed(lambda restore=restore: restore(image)))
+            rates[name].append(count / timed(functools.partial(restore, image)))
             costs[name].append((cpu_seconds() - before) / count * 1000)
     for restorer in restorers.values():
         restorer.close()

@@ -11,6 +11,7 @@ stay in the results, each with its own date and conditions.
 
 import argparse
 import datetime
+import functools
 import importlib
 import os
 import platform
@@ -18,6 +19,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,7 +50,7 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(case: Case, repeats: int, device: str) -> dict[str, object]:
+def compare(case: Case, repeats: int, device: str) -> dict[str, Any]:
     """One row of the table: milliseconds of both, their ratio, and how far their outputs are apart."""
     torch.manual_seed(0)
     ours = build(case.architecture, dict(case.arguments)).eval()
@@ -62,7 +64,8 @@ def compare(case: Case, repeats: int, device: str) -> dict[str, object]:
     image = torch.rand(1, case.arguments.get("channels", 3), *case.size, device=device)
     last = image.contiguous(memory_format=torch.channels_last)
     inputs = {name: value.to(device) for name, value in case.inputs.items()}
-    rival = (lambda: case.rival(plain, image, **inputs)) if case.rival else (lambda: plain(image, **inputs))
+    forward = functools.partial(case.rival, plain) if case.rival else plain
+    rival = functools.partial(forward, image, **inputs)
     with torch.inference_mode():
         expected, actual = rival(), ours(last, **inputs)
         scale = expected.std() if expected.numel() > 1 else expected.abs()  # an estimator gives one number

@@ -153,7 +153,8 @@ class HAT(nn.Module):
         squeeze: int = 30,
     ):
         super().__init__()
-        self.window, self.masks = window, {}
+        self.window = window
+        self.masks: dict[tuple[int, int], torch.Tensor] = {}
         self.mean = torch.tensor([0.4488, 0.4371, 0.4040]).view(1, 3, 1, 1)
         area, larger = window**2, (window * 3 // 2) ** 2
         self.register_buffer("relative_position_index_SA", torch.zeros(area, area, dtype=torch.long))
@@ -173,7 +174,7 @@ class HAT(nn.Module):
         height, width = image.shape[2:]
         mean = self.mean.to(image)
         x = F.pad(image, (0, -width % self.window, 0, -height % self.window), "reflect") - mean
-        size = tuple(x.shape[2:])
+        size = x.shape[2], x.shape[3]
         if size not in self.masks:
             self.masks[size] = shift_mask(*size, self.window, self.window // 2).to(image.device)
         shallow = self.conv_first(x)

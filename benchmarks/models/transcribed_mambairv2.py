@@ -187,7 +187,7 @@ class MambaIRv2(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to the same."""
         mean = self.mean.to(image)
-        x, size = image - mean, tuple(image.shape[2:])
+        x, size = image - mean, (image.shape[2], image.shape[3])
         mask = shift_mask(*size, self.window, self.window // 2).to(image)
         shallow = self.conv_first(x)
         y = self.patch_embed.norm(flat(shallow))

@@ -54,7 +54,7 @@ class Block(nn.Module):
     def __init__(self, c: int, pool: nn.Module, expansions: tuple[int, int] | None = None):
         super().__init__()
         self.naf = expansions is None
-        wide, hidden = (2 * c, 2 * c) if self.naf else (expansions[0] * c, expansions[1] * c)
+        wide, hidden = (expansions[0] * c, expansions[1] * c) if expansions else (2 * c, 2 * c)
         inner, last = (wide // 2, hidden // 2) if self.naf else (wide, hidden)
         self.conv1 = nn.Conv2d(c, wide, 1)
         self.conv2 = nn.Conv2d(wide, wide, 3, 1, 1, groups=wide)

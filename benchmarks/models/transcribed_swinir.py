@@ -86,7 +86,8 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, heads: int, window: int, shift: int, hidden: int, image_size: int):
         super().__init__()
-        self.window, self.shift, self.masks = window, shift, {}
+        self.window, self.shift = window, shift
+        self.masks: dict[tuple[int, int], torch.Tensor] = {}
         if shift:
             windows = (image_size // window) ** 2
             self.register_buffer("attn_mask", torch.zeros(windows, window**2, window**2))

@@ -83,7 +83,8 @@ class SpatialBlock(nn.Module):
 
     def __init__(self, channels: int, heads: int, window: int, shift: int, image_size: int):
         super().__init__()
-        self.window, self.shift, self.masks = window, shift, {}
+        self.window, self.shift = window, shift
+        self.masks: dict[tuple[int, int], torch.Tensor] = {}
         if shift:
             windows = (image_size // window) ** 2
             self.register_buffer("attn_mask", torch.zeros(windows, window**2, window**2))
@@ -98,7 +99,7 @@ class SpatialBlock(nn.Module):
         x = flat(image)
         y = self.norm1(x).view(n, height, width, channels)
         y = F.pad(y, (0, 0, 0, -width % self.window, 0, -height % self.window))
-        size = tuple(y.shape[1:3])
+        size = y.shape[1], y.shape[2]
         if self.shift:
             y = torch.roll(y, (-self.shift, -self.shift), (1, 2))
             if size not in self.masks:

@@ -151,7 +151,7 @@ class Toy:
         process = self.start(*stages)
         out, errors = process.communicate(timeout=seconds)
         assert process.returncode == code, out + errors
-        result = next((json.loads(line[7:]) for line in out.splitlines() if line.startswith("RESULT ")), {})
+        result: dict = next((json.loads(line[7:]) for line in out.splitlines() if line.startswith("RESULT ")), {})
         return result, out, errors
 
     def outcomes(self, *stages: str) -> dict[str, str]:

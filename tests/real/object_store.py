@@ -17,8 +17,9 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-_PORTS = ("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
-_PORTS += ("filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc")
+_PORTS = [
+    f"{service}.{port}" for service in ("s3", "master", "volume", "filer", "admin") for port in ("port", "port.grpc")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class CuttingProxy:
         self._cuts, self._after, self.connections = cuts, after, 0
         self._server = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"http://127.0.0.1:{self._server.getsockname()[1]}"
-        self._threads = []
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self):
         self._threads.append(threading.Thread(target=self._accept, daemon=True))
