@@ -10,16 +10,9 @@ from typing import TypeVar
 
 import psutil
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from relume.errors import ConfigError, RelumeError
-
-
-class StepParams(BaseModel):
-    """Base of a step's parameters: immutable, keyword-only, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
 
 P = TypeVar("P", bound=BaseModel)
 

@@ -1,19 +1,15 @@
 """What a training does to its clean crops besides degrading them, and to the degraded ones afterwards."""
 
-from typing import Annotated
-
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from relume.degradations import Degradation, Degraded, degrade, sharpen_usm
 from relume.errors import ConfigError
+from relume.settings import Settings, Share
 
 MIXUP_BETA = 1.2  # of the Beta distribution of the weights: nearly uniform, seldom one image alone
 
-Share = Annotated[float, Field(ge=0, le=1)]
 
-
-class Augmentation(BaseModel):
+class Augmentation(Settings):
     """Random changes of the training crops.
 
     Attributes:
@@ -21,8 +17,6 @@ class Augmentation(BaseModel):
         usm: Share of the clean crops that are sharpened before they are degraded.
         mixup: Share of the degraded crops that are a mixture of two degradations of the same clean crop.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     flips: bool = True
     usm: Share = 0.0

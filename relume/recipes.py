@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from relume import files
 from relume.errors import ConfigError
 from relume.params_file import MERGED, OWNED, differences, with_sections
+from relume.settings import Settings
 
 FOLDER = Path("recipes")
 DEFAULTS = "defaults"
@@ -24,7 +25,7 @@ Scale = Literal["demo", "cpu", "gpu", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
-class Layers(BaseModel):
+class Layers(Settings):
     """Sections of params.yaml, for all scales and for each.
 
     Attributes:
@@ -32,13 +33,11 @@ class Layers(BaseModel):
         scales: For each scale, what is merged over `common`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     common: dict[Literal[OWNED + MERGED], dict[str, Any]]  # type: ignore[valid-type]
     scales: dict[Scale, dict[Literal[OWNED + MERGED], dict[str, Any]]]  # type: ignore[valid-type]
 
 
-class Ambiguity(BaseModel):
+class Ambiguity(Settings):
     """What a publication leaves open.
 
     Attributes:
@@ -46,8 +45,6 @@ class Ambiguity(BaseModel):
         default: What the recipe does.
         alternatives: What it could do instead; named in the terms of params.yaml where that is all it takes.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     topic: str
     default: str

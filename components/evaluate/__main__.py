@@ -10,19 +10,20 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from components.step import StepParams, load_params, run_step
+from components.step import load_params, run_step
 from components.tracking import StageRun
 from relume.errors import SourceError
 from relume.evaluation.held_out import Score, evaluate, photographs, summarize
 from relume.files import atomic_file, atomic_folder, write_json
 from relume.images import save_image
 from relume.models.artifact import load_model
+from relume.settings import Settings
 
 TEST = Path("data/curated/held_out/test")
 PICTURED = ("noisy", "nlm", "final")
 
 
-class EvaluationParams(StepParams):
+class EvaluationParams(Settings):
     """What is measured.
 
     Attributes:

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from components.step import StepParams, load_params, run_step
+from components.step import load_params, run_step
 from relume.errors import ParityError
 from relume.evaluation.held_out import noisy_photograph, photographs
 from relume.evaluation.networks import at_level, tiled
@@ -20,11 +20,12 @@ from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, load_model
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import Serving, write_served_model
+from relume.settings import Settings
 
 OUT = Path("models/exported")
 
 
-class ExportParams(StepParams):
+class ExportParams(Settings):
     """How the model is served, and how exact the export must be.
 
     Attributes:

@@ -3,13 +3,14 @@
 from pydantic import Field
 
 from components.progress import Progress
-from components.step import StepParams, load_params, run_step
+from components.step import load_params, run_step
 from relume.files import atomic_folder
 from relume.ingestion import ingest
+from relume.settings import Settings
 from relume.sources import read_sources
 
 
-class IngestParams(StepParams):
+class IngestParams(Settings):
     """The section `ingest` of params.yaml; see `relume.ingestion.ingest`."""
 
     max_megapixels: float = Field(gt=0)

@@ -3,12 +3,13 @@
 import shutil
 from typing import Any
 
-from components.step import StepParams, load_params, run_step
+from components.step import load_params, run_step
 from relume.files import atomic_folder, read_json, sha256_file, sha256_folder, write_json
 from relume.models.artifact import load_card
+from relume.settings import Settings
 
 
-class PackageParams(StepParams):
+class PackageParams(Settings):
     """What the package is for.
 
     Attributes:

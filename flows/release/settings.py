@@ -4,10 +4,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from components.step import StepParams, load_params
+from components.step import load_params
+from relume.settings import Settings
 
 
-class ParityLimits(StepParams):
+class ParityLimits(Settings):
     """How far two ways of running the same model may differ, on 8-bit images.
 
     Attributes:
@@ -19,7 +20,7 @@ class ParityLimits(StepParams):
     min_psnr: float = Field(gt=0)
 
 
-class ReleaseSettings(StepParams):
+class ReleaseSettings(Settings):
     """What a candidate is measured on and what it must reach.
 
     Attributes:

@@ -1,9 +1,11 @@
 """The settings of `curate`, one frozen model that refuses unknown keys."""
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from relume.settings import Settings
 
 
-class CurateSettings(BaseModel):
+class CurateSettings(Settings):
     """How photographs are chosen, split and cut.
 
     Attributes:
@@ -23,8 +25,6 @@ class CurateSettings(BaseModel):
             so that the time of an evaluation does not depend on the camera.
         shard_megabytes: Size of a shard of patches.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(ge=0, lt=2**31)
     patch: int = Field(ge=32)
@@ -48,7 +48,7 @@ class CurateSettings(BaseModel):
         return self
 
 
-class ValidateSettings(BaseModel):
+class ValidateSettings(Settings):
     """What the prepared data must hold.
 
     Attributes:
@@ -58,8 +58,6 @@ class ValidateSettings(BaseModel):
         min_colour: Share of the photographs that should be in colour, else a warning.
         max_patch_share: Share of the training patches that one photograph may give without a warning.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_photographs: int = Field(ge=1)
     min_train_patches: int = Field(ge=1)

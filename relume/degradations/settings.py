@@ -4,8 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from relume.degradations.steps import BaseStep, Bicubic, GaussianNoise, Jpeg, Settings, Step, describe_steps
+from relume.degradations.steps import BaseStep, Bicubic, GaussianNoise, Jpeg, Step, describe_steps
 from relume.errors import ConfigError
+from relume.settings import Settings
 
 LEVEL_STEP: dict[str, type[BaseStep]] = {"sigma": GaussianNoise, "quality": Jpeg, "scale": Bicubic}
 

@@ -6,11 +6,10 @@ The draw is uniform and new for each image, where a step does not say otherwise.
 import math
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from relume.degradations.camera import Demosaic
-
-Share = Annotated[float, Field(ge=0, le=1)]
+from relume.settings import Settings, Share
 
 
 def _within(low: float, high: float = math.inf) -> AfterValidator:
@@ -28,12 +27,6 @@ Unit = Annotated[tuple[float, float], _within(0, 1)]
 Positive = Annotated[tuple[float, float], _within(1e-6)]
 NotNegative = Annotated[tuple[float, float], _within(0)]
 Degrees = Annotated[tuple[float, float], _within(-360, 360)]
-
-
-class Settings(BaseModel):
-    """Base of these settings: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BaseStep(Settings):

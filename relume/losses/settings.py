@@ -2,22 +2,21 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from relume.losses.frequency import Wavelet
+from relume.settings import Settings
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
-class Term(BaseModel):
+class Term(Settings):
     """One loss of a weighted sum; further fields are its options, as in the function of its name.
 
     Attributes:
         weight: Factor in the sum.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: Positive = 1.0
 
@@ -60,14 +59,12 @@ class StationaryWavelet(Term):
     diagonal: NotNegative = 1.0
 
 
-class LossSettings(BaseModel):
+class LossSettings(Settings):
     """A weighted sum of losses.
 
     Also read from a name (`psnr`) and from names with weights (`{charbonnier: 0.8, gradient_l1: 0.2}`), which may
     stand beside terms with options (`{charbonnier: {weight: 0.8, epsilon: 1.0e-9, epsilon_squared: false}}`).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     l1: Term | None = None
     mse: Term | None = None

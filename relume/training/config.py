@@ -2,19 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from relume.augmentation import Augmentation
 from relume.degradations import Degradation
 from relume.losses import LossSettings
+from relume.settings import Settings
 
 Positive = Annotated[int, Field(gt=0)]
-
-
-class Settings(BaseModel):
-    """Base of the training settings: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Schedule(Settings):

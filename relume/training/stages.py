@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from relume.degradations import Degradation
-from relume.training.config import Positive, Settings, StageSettings
+from relume.settings import Settings
+from relume.training.config import Positive, StageSettings
 
 
 class FusionSettings(Settings):
