@@ -266,6 +266,24 @@ def test_only_trainable_parameters_change(shards, tmp_path):
     assert not torch.equal(start["trained.intro.weight"], end["trained.intro.weight"])
 
 
+def test_frozen_bases_restore_a_batch_once_and_build_no_graph(shards, tmp_path):
+    """Under a trained head each base runs once for each part of a batch, without anything kept for a gradient."""
+    base = {"architecture": "nafnet", "arguments": {"width": 4, "encoder_blocks": [1], "middle_blocks": 1}}
+    base["arguments"]["decoder_blocks"] = [1]
+    outputs = []
+
+    def ensemble():
+        network = build("ensemble", {"bases": [base, base], "head": {"width": 4, "blocks": 1}})
+        network.bases.requires_grad_(False)
+        for number, member in enumerate(network.bases):
+            member.register_forward_hook(lambda _, inputs, output, n=number: outputs.append((n, output.grad_fn)))
+        return network
+
+    phases = (Phase(steps=3, patch=8, batch=4, accumulate=2),)
+    run(shards, Checkpoint(tmp_path, "c"), stage=stage(phases), network=ensemble)
+    assert outputs == [(0, None), (1, None)] * 6
+
+
 def test_the_kept_weights_are_the_moving_average(shards, tmp_path):
     """The result equals an average computed here from the weights after every step."""
     weights, save = [], TrainingState.save
