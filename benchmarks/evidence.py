@@ -4,9 +4,9 @@
     python -m benchmarks.evidence ... --only ensemble hard_mining
 
 Each comparison trains two or more networks that differ in one thing, for a share of the recipe's steps (phases are
-shortened alike), and restores the centres of test photographs that no training saw. A training that was finished or interrupted
-earlier in the same folder is not done again. Differences are means over photographs of paired differences, with a 95 %
-bootstrap interval.
+shortened alike), and restores the centres of test photographs that no training saw. A training that was finished or
+interrupted earlier in the same folder is not done again. Differences are means over photographs of paired differences,
+with a 95 % bootstrap interval.
 """
 
 import argparse
