@@ -19,6 +19,7 @@ the recipe's own pace of validations with checkpoints every ten seconds.
 """
 
 import argparse
+import math
 import multiprocessing as mp
 import os
 import statistics
@@ -130,7 +131,7 @@ def plain_steps(
         optimizer.zero_grad()
         loss = loss_of(network(batch.degraded), batch.clean)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip or math.inf)
         optimizer.step()
         yield loss.item()
 

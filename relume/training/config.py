@@ -52,14 +52,14 @@ class OptimizerSettings(Schedule):
         kind: `adamw` decouples the weight decay, `adam` does not.
         betas: Decay rates of the moments.
         weight_decay: Of all trained parameters.
-        clip: Largest norm of the gradient.
+        clip: Largest norm of the gradient; None leaves it as it is.
         ema: Decay per step of the exponential moving average of the weights, which is what is kept.
     """
 
     kind: Literal["adamw", "adam"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
 
 

@@ -7,7 +7,8 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy
 from lightning_fabric.wrappers import _FabricOptimizer
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from relume.errors import ConfigError, RelumeError, TrainingDivergedError
@@ -28,6 +29,8 @@ from relume.training.config import EveryLevel, OptimizerSettings, StageSettings,
 from relume.training.methods import forward_names, loss_of_batch
 from relume.training.schedule import learning_rate_at, position_at
 from relume.training.validation import Validation
+
+T = TypeVar("T")
 
 # Called after a validation with the step (from 1), all steps, figures by name, and a picture of the validation
 # (uint8 (H, W, 3)); and about once a second without figures and picture.
@@ -186,6 +189,7 @@ def train(
         _seed_network(training.seed, state.step, fabric)
         optimizer.zero_grad(set_to_none=True)
         batch = next(batches)
+        diverged = partial(_diverged, state, batch, checkpoint, lr, position.phase.patch, fabric.global_rank)
         parts = batch.parts(position.phase.accumulate)
         total = torch.zeros((), device=fabric.device)
         for number, part in enumerate(parts):
@@ -199,11 +203,15 @@ def train(
         assert isinstance(mean, torch.Tensor)
         state.losses.append(mean.item())
         if not math.isfinite(state.losses[-1]):
-            raise _diverged(state, batch, checkpoint, lr, position.phase.patch, rank=fabric.global_rank)
+            raise diverged(f"The loss is {state.losses[-1]}")
         for name, parameter in state.parameters.items():
             if name not in state.moving:
                 parameter.grad = None
-        fabric.clip_gradients(model, optimizer, max_norm=stage.optimizer.clip)
+        limit = stage.optimizer.clip or math.inf
+        norm = fabric.clip_gradients(model, optimizer, max_norm=limit, error_if_nonfinite=False)
+        # In float16 gradients overflow now and then: the scaler leaves such a step out and scales less from then on.
+        if training.precision != "16-mixed" and norm is not None and not whole(norm).isfinite():
+            raise diverged("The loss is finite, its gradient is not,")
         optimizer.step()
         state.step += 1
         state.update_average(stage.optimizer.ema)
@@ -211,8 +219,9 @@ def train(
         if state.step % every == 0 or state.step == stage.steps:
             figures = {"loss": sum(state.losses) / len(state.losses), "lr": lr}
             validation = _validate_average(network, state, validate)
-            figures["psnr"] = validation.psnr
-            state.note_validation(validation.psnr, keep_best=stage.keep == "best")
+            # Last bits can differ between ranks, and with them which validation is the best and when patience ends.
+            figures["psnr"] = _agreed(validation.psnr, fabric)
+            state.note_validation(figures["psnr"], keep_best=stage.keep == "best")
             state.history.append({"step": state.step, **figures})
             state.losses.clear()
             if fabric.is_global_zero:
@@ -401,9 +410,9 @@ def _patience_ended(stage: StageSettings, state: TrainingState) -> bool:
     return stage.patience is not None and state.since_best >= stage.patience
 
 
-def _agreed(wish: bool, fabric: Fabric) -> bool:
-    """The first rank's wish: clocks differ, and all ranks must take the same way."""
-    return bool(fabric.broadcast(wish)) if fabric.world_size > 1 else wish
+def _agreed(value: T, fabric: Fabric) -> T:
+    """What the first rank found: clocks and last bits differ, and all ranks must take the same way."""
+    return fabric.broadcast(value) if fabric.world_size > 1 else value
 
 
 def _save(state: TrainingState, checkpoint: Checkpoint, fabric: Fabric) -> None:
@@ -412,11 +421,11 @@ def _save(state: TrainingState, checkpoint: Checkpoint, fabric: Fabric) -> None:
 
 
 def _diverged(
-    state: TrainingState, batch: Batch, checkpoint: Checkpoint, lr: float, patch: int, *, rank: int
+    state: TrainingState, batch: Batch, checkpoint: Checkpoint, lr: float, patch: int, rank: int, what: str
 ) -> TrainingDivergedError:
     kept = checkpoint.keep_batch(batch.tensors(), step=state.step, rank=rank)
     return TrainingDivergedError(
-        f"The loss is {state.losses[-1]} at step {state.step}",
+        f"{what} at step {state.step}",
         where=f"phase of patch {patch}, learning rate {lr:.2e}; the batch is kept in {kept}",
         next_step="lower optimizer.lr or optimizer.clip in params.yaml",
     )
@@ -431,6 +440,8 @@ def _validate_average(
     network.eval()
     with torch.no_grad():
         result = validate(network)
+    if isinstance(network, FSDPModule):
+        network.reshard()  # forgets the gathered average, which the next pass would take for the weights
     state.use(weights)
     network.train()
     return result

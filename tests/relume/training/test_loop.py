@@ -352,6 +352,43 @@ def test_a_loss_that_is_not_finite_stops_with_a_message(shards, tmp_path):
     assert torch.equal(batch["clean"], again.clean)
 
 
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_take_it(shards, tmp_path):
+    """The root of zero: a finite loss, an infinite slope; the batch is kept, and no broken weights are saved."""
+
+    class Rooted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(()))
+
+        def forward(self, image):
+            return image + self.bias.sqrt()
+
+    with pytest.raises(TrainingDivergedError, match="gradient is not, at step 0"):
+        run(
+            shards,
+            Checkpoint(tmp_path, "c"),
+            network=Rooted,
+            stage=stage(optimizer=OptimizerSettings(lr=1e-2, clip=None)),
+        )
+    assert list(tmp_path.glob("c-step0-rank0.safetensors"))
+    assert Checkpoint(tmp_path, "c").load() is None
+
+
+def test_gradients_are_clipped_only_where_asked(shards, tmp_path):
+    """The first moment of Adam holds the gradient: its norm is the limit, or what it was."""
+
+    def moment(clip):
+        settings = OptimizerSettings(kind="adam", lr=1e-3, clip=clip)
+        checkpoint = Checkpoint(tmp_path, f"clip {clip}")
+        run(shards, checkpoint, stage=stage((Phase(steps=1, patch=8, batch=2),), optimizer=settings))
+        tensors, _ = checkpoint.load()
+        return torch.cat([t.flatten() for name, t in sorted(tensors.items()) if name.startswith("exp_avg.")]) / 0.1
+
+    free, clipped = moment(None), moment(1e-3)
+    assert free.norm() > 1e-2
+    torch.testing.assert_close(clipped, free * (1e-3 / free.norm()), rtol=1e-3, atol=1e-9)
+
+
 def test_the_checkpoint_key_depends_on_settings_and_data():
     """Another setting or other data is another training."""
     key = checkpoint_key({"a": 1}, "data")
@@ -366,6 +403,7 @@ SHARED = stage(
         Phase(steps=3, patch=8, batch=4),
     ),
     keep="best",
+    patience=2,
 )
 
 
@@ -380,7 +418,8 @@ def test_all_ranks_end_with_the_same_weights(shards, tmp_path, strategy):
     subprocess.run([*command, "-m", "tests.relume.training.ranks", *arguments], check=True, env=env, cwd=root)
     first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(first[key], second[key]) for key in first)
-    alone, _ = run(shards, Checkpoint(tmp_path, "alone"), stage=SHARED)
+    rising = iter(range(9))
+    alone, _ = run(shards, Checkpoint(tmp_path, "alone"), stage=SHARED, validate=lambda network: figure(next(rising)))
     for key in alone:
         torch.testing.assert_close(first[key], alone[key], rtol=1e-3, atol=1e-5)
     # What the ranks saved last, one process can go on from: it has nothing left to do and ends with the same.
