@@ -14,15 +14,41 @@ from relume.files import atomic_folder
 from relume.models.artifact import load_model
 from relume.training.config import TrainingSettings
 from relume.training.mining import hard_count, hardest_first, patch_losses
+from relume.training.patches import Patches
 from relume.training.stages import MiningSettings
 
 
 def main() -> None:
-    """Reads `mine_hard` and `training`, writes a row for each patch: patch, loss, rank, hard."""
+    """Reads `mine_hard` and `training`, writes a row for each patch: patch, loss, rank, hard.
+
+    Where all patches count as hard there is nothing to rank: their losses are null.
+    """
     params = load_params("mine_hard", MiningSettings)
     training = load_params("training", TrainingSettings)
     torch.set_num_threads(training.threads)
     patches = Curated(training).patches()
+    count = hard_count(params.fraction, len(patches))
+    if count == len(patches):
+        losses, ranked = None, np.arange(len(patches))
+        print(f"mine_hard  all {len(patches)} patches count as hard: none is ranked", flush=True)
+    else:
+        losses = measured(patches, params, training.seed)
+        ranked = hardest_first(losses)
+        print(
+            f"mine_hard  {count} of {len(patches)} patches are hard:"
+            f" mean loss {losses[ranked[:count]].mean():.4f}, of all {losses.mean():.4f}",
+            flush=True,
+        )
+    rank = np.empty(len(patches), dtype=np.int64)
+    rank[ranked] = np.arange(len(patches))
+    column = pa.nulls(len(patches), pa.float32()) if losses is None else losses
+    table = pa.table({"patch": np.arange(len(patches)), "loss": column, "rank": rank, "hard": rank < count})
+    with atomic_folder("data/hard_patches") as folder:
+        pq.write_table(table, folder / "hard.parquet")
+
+
+def measured(patches: Patches, params: MiningSettings, seed: int) -> np.ndarray:
+    """The loss that the ensemble leaves on each patch, on a GPU where there is one; prints how far it is."""
     last = time.monotonic()
 
     def progress(done: int) -> None:
@@ -31,25 +57,14 @@ def main() -> None:
             print(f"mine_hard  {done}/{len(patches)} patches", flush=True)
             last = time.monotonic()
 
-    losses = patch_losses(
-        load_model("models/ensemble"),
+    return patch_losses(
+        load_model("models/ensemble").to("cuda" if torch.cuda.is_available() else "cpu"),
         patches,
         degradation=params.degradation,
         draws=params.draws,
         batch=params.batch,
-        seed=training.seed,
+        seed=seed,
         progress=progress,
-    )
-    rank = np.empty(len(losses), dtype=np.int64)
-    rank[hardest_first(losses)] = np.arange(len(losses))
-    hard = rank < hard_count(params.fraction, len(losses))
-    table = pa.table({"patch": np.arange(len(losses)), "loss": losses, "rank": rank, "hard": hard})
-    with atomic_folder("data/hard_patches") as folder:
-        pq.write_table(table, folder / "hard.parquet")
-    print(
-        f"mine_hard  {hard.sum()} of {len(losses)} patches are hard:"
-        f" mean loss {losses[hard].mean():.4f}, of all {losses.mean():.4f}",
-        flush=True,
     )
 
 

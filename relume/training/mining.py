@@ -40,6 +40,7 @@ def patch_losses(
     Returns:
         float32 (number of patches,), in [0, 1].
     """
+    device = next(network.parameters()).device
     losses = np.zeros(len(patches), dtype=np.float32)
     for first in range(0, len(patches), batch):
         rows = range(first, min(first + batch, len(patches)))
@@ -49,11 +50,11 @@ def patch_losses(
                 degrade(image, degradation, counter_rng(seed, "mining", i, draw))
                 for i, image in zip(rows, clean, strict=True)
             ]
-            images_NCHW = torch.from_numpy(np.stack([result.image for result in results]))
+            images_NCHW = torch.from_numpy(np.stack([result.image for result in results])).to(device)
             inputs = [images_NCHW.contiguous(memory_format=torch.channels_last)]
             if degradation.level is not None:
-                inputs.append(torch.tensor([result.level for result in results], dtype=torch.float32))
-            restored = network(*inputs).numpy()
+                inputs.append(torch.tensor([result.level for result in results], dtype=torch.float32, device=device))
+            restored = network(*inputs).cpu().numpy()
             losses[rows.start : rows.stop] += np.abs(restored - clean).mean(axis=(1, 2, 3)) / draws
         progress(rows.stop)
     return losses

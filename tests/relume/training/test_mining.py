@@ -33,6 +33,10 @@ def losses(network, patches, **changed):
 class Untouched(nn.Module):
     """Gives back its input; adjustable."""
 
+    def __init__(self):
+        super().__init__()
+        self.where = nn.Parameter(torch.zeros(()))
+
     def forward(self, image, level):
         assert torch.equal(level, torch.full((len(image),), 20.0))
         return image
