@@ -28,7 +28,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
             writers choose the format by.
 
     Yields:
-        The temporary path to write to. After an exception it is removed and `path` is untouched.
+        The temporary path to write to. After an exception it is removed and `path` is untouched. Only a kill leaves it
+        there: its name begins with a dot, which those who list a folder leave out.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ def main() -> None:
     """Reads `ensemble_head` and `training`, writes the ensemble with the frozen bases in it."""
     settings = load_params("ensemble_head", EnsembleHeadSettings)
     training = load_params("training", TrainingSettings)
-    folders = sorted(path.parent for path in BASES.glob("*/model.json"))
+    folders = sorted(path.parent for path in BASES.glob("[!.]*/model.json"))
     if not folders:
         raise ModelMissingError("No base model", where=BASES, next_step="run `dvc repro pretrain`")
     torch.manual_seed(training.seed)

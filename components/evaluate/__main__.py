@@ -52,7 +52,7 @@ def main() -> None:
     clean = photographs(TEST)
     if not clean:
         raise SourceError("No held-out photographs", where=TEST, next_step="run `dvc repro curate`")
-    networks = {f"base:{path.name}": load_model(path) for path in sorted(Path("models/bases").iterdir())}
+    networks = {f"base:{path.name}": load_model(path) for path in sorted(Path("models/bases").glob("[!.]*"))}
     networks |= {"ensemble": load_model("models/ensemble"), "final": load_model("models/final")}
 
     scores: list[Score] = []

@@ -44,7 +44,7 @@ def initial_state(initial: InitialWeights, stage: BaseModelSettings) -> dict[str
     """The weights that the training starts from.
 
     Raises:
-        ModelFormatError: The artifact is not the one that params.yaml means, or of another architecture.
+        ModelFormatError: The artifact is not the one that params.yaml means, or of another network.
     """
     found = sha256_folder(initial.artifact)
     if found != initial.sha256:
@@ -61,6 +61,13 @@ def initial_state(initial: InitialWeights, stage: BaseModelSettings) -> dict[str
             where=initial.artifact,
             why=f"{card.architecture}, not {stage.architecture}",
             next_step="mend pretrain.bases in params.yaml",
+        )
+    if card.arguments != stage.arguments:
+        raise ModelFormatError(
+            "The initial weights are of a network with other arguments",
+            where=initial.artifact,
+            why=f"{card.arguments}, not {stage.arguments}",
+            next_step="give pretrain.bases in params.yaml the arguments of the artifact",
         )
     return load_model(initial.artifact).state_dict()
 

@@ -43,7 +43,7 @@ class Score:
 
 def photographs(folder: str | Path) -> dict[str, np.ndarray]:
     """The photographs of a folder by file name without suffix, uint8 (H, W, 3) RGB, in the order of names."""
-    return {path.stem: read_image(path).pixels for path in sorted(Path(folder).glob("*.png"))}
+    return {path.stem: read_image(path).pixels for path in sorted(Path(folder).glob("[!.]*.png"))}
 
 
 def noisy_photograph(clean: np.ndarray, image_id: str, sigma: float, protocol: str, seed: int) -> np.ndarray:

@@ -53,6 +53,8 @@ class Checkpoint:
         except filelock.Timeout:
             print(f"another process trains the same ({self.path.stem}); waiting for it to end", flush=True)
             lock.acquire()
+        for unfinished in self.path.parent.glob(f".{self.path.stem}.*"):  # left by a kill while it was written
+            unfinished.unlink()
         try:
             yield
         finally:

@@ -55,7 +55,7 @@ def validation(folder: str | Path, degradation: Degradation, seed: int) -> Calla
         SourceError: The folder holds no photograph.
     """
     cases = []
-    for number, path in enumerate(sorted(Path(folder).glob("*.png"))):
+    for number, path in enumerate(sorted(Path(folder).glob("[!.]*.png"))):
         image = read_image(path).pixels
         top, left = (max(0, side - SIDE) // 2 for side in image.shape[:2])
         crop = image[top : top + SIDE, left : left + SIDE].transpose(2, 0, 1).astype(np.float32) / np.float32(255)

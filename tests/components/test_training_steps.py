@@ -314,3 +314,10 @@ def test_a_training_can_start_from_given_weights(whole, tmp_path):
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 2
     assert "The initial weights have changed" in output
+    wider = base | {"phases": phases, "initial": initial, "arguments": base["arguments"] | {"width": 6}}
+    checkout.change("pretrain", bases={"nafnet": wider})
+    process = checkout.start("pretrain nafnet")
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 2
+    assert "other arguments" in output
+    assert "Traceback" not in output

@@ -257,6 +257,17 @@ def test_the_loss_of_every_level_is_that_of_the_levels_alone(reduction):
     torch.testing.assert_close(loss, single.sum() if reduction == "sum" else single.mean())
 
 
+def test_what_a_kill_left_half_written_is_removed(shards, tmp_path):
+    """Beside the checkpoint of this training, and of no other."""
+    checkpoint = Checkpoint(tmp_path, "mine")
+    run(shards, checkpoint)
+    for name in (".mine.k2j1.safetensors", ".other.k2j1.safetensors"):
+        (tmp_path / name).write_bytes(b"half")
+    with checkpoint.lock():
+        left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"mine.safetensors", "mine.lock", ".other.k2j1.safetensors", "train-00000.npy"}
+
+
 def test_only_trainable_parameters_change(shards, tmp_path):
     """Frozen weights keep their bits, trained ones do not."""
     torch.manual_seed(0)
