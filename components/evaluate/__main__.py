@@ -16,7 +16,7 @@ from relume.errors import SourceError
 from relume.evaluation.held_out import Score, evaluate, photographs, summarize
 from relume.files import atomic_file, atomic_folder, write_json
 from relume.images import save_image
-from relume.models.artifact import load_model
+from relume.models.artifact import load_card, load_model
 from relume.settings import Settings
 
 TEST = Path("data/curated/held_out/test")
@@ -32,16 +32,14 @@ class EvaluationParams(Settings):
         sigmas: Noise levels, [0, 255] scale.
         tile: Side of a served tile in pixels; that of `export`.
         halo: Its context in pixels.
-        pictured_sigma: The level whose results are kept as pictures.
         bm3d: Whether BM3D is measured as well; it needs the extra of that name.
     """
 
     seed: Annotated[int, Field(ge=0)]
     threads: Annotated[int, Field(gt=0)]
-    sigmas: tuple[float, ...]
+    sigmas: Annotated[tuple[float, ...], Field(min_length=1)]
     tile: Annotated[int, Field(gt=0)]
     halo: Annotated[int, Field(ge=0)]
-    pictured_sigma: float
     bm3d: bool = False
 
 
@@ -55,6 +53,13 @@ def main() -> None:
     networks = {f"base:{path.name}": load_model(path) for path in sorted(Path("models/bases").glob("[!.]*"))}
     networks |= {"ensemble": load_model("models/ensemble"), "final": load_model("models/final")}
 
+    level = (load_card("models/final").trained_for.get("degradation") or {}).get("level")
+    if level not in (None, "sigma"):
+        print(
+            f"evaluate  the final model takes a {level} and is told a sigma: these figures, of Gaussian noise, tell"
+            " nothing of it; see `relume evaluate`",
+            flush=True,
+        )
     scores: list[Score] = []
     with StageRun("evaluate", params.model_dump(mode="json")) as run, atomic_folder("reports/evaluation") as folder:
         for image_id, image in clean.items():
@@ -71,7 +76,7 @@ def main() -> None:
         for row, images in runs:
             scores += row
             first = row[0]
-            if first.protocol == "clipped" and first.sigma == params.pictured_sigma:
+            if first.protocol == "clipped" and first.sigma == max(params.sigmas):
                 for system in PICTURED:
                     save_image(folder / "pictures" / f"{first.image_id}_{system}.png", images[system])
             figures = {score.system: score.psnr for score in row}
