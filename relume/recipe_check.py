@@ -20,8 +20,9 @@ from relume.recipes import FOLDER, Recipe, reasons, resolve, shared_keys
 if TYPE_CHECKING:
     from torch import nn
 
+    from relume.degradations import Degradation
     from relume.training.config import BaseModelSettings, StageSettings, TrainingSettings
-    from relume.training.stages import EnsembleHeadSettings, FinetuneSettings
+    from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
 
 # What a network may raise when its arguments do not fit together or an image does not fit it.
 UNFIT = (ConfigError, RuntimeError, ValueError, TypeError, AssertionError, IndexError)
@@ -103,7 +104,8 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
             report.problems.append(f"{section}: {reasons(error)}")
     if not report.problems:
         bases = {base: settings[f"pretrain.bases.{base}"] for base in sections["pretrain"]["bases"]}
-        _Check(report, sections, settings["training"]).run(bases, settings["ensemble_head"], settings["finetune_hard"])
+        stages = (settings[section] for section in ("ensemble_head", "mine_hard", "finetune_hard"))
+        _Check(report, sections, settings["training"]).run(bases, *stages)
     return report
 
 
@@ -159,6 +161,7 @@ class _Check:
         self,
         bases: dict[str, "BaseModelSettings"],
         head: "EnsembleHeadSettings",
+        mining: "MiningSettings",
         finetune: "FinetuneSettings",
     ) -> None:
         networks = {}
@@ -177,6 +180,8 @@ class _Check:
         frozen = head.fusion is not None and architecture != "src_b"
         members = sum(_count(list(base.parameters())) for base in networks.values()) if frozen else 0
         self.stage("ensemble_head", head, network, list(network.parameters()), frozen=members)
+        for text in _levels_differ(mining.degradation, network):
+            self.problem(f"mine_hard: {text}")
         final, trained = network, list(network.parameters())
         if finetune.adapt == "biases":
             from relume.inference.bias_adaptation import RESTORMER_WITHOUT
@@ -278,17 +283,13 @@ class _Check:
     def method(self, settings: "StageSettings", network: "nn.Module") -> Iterator[str]:
         import inspect
 
-        from relume.models.registry import inputs_of
-
-        takes_level = "level" in inputs_of(network)
         if settings.method.kind == "every_level" and not hasattr(network, "forward_many"):
             yield "every_level needs a network that runs several levels at once"
         if settings.method.kind == "alternate_reuse" and "reuse" not in inspect.signature(network.forward).parameters:
             yield "alternate_reuse needs a network whose blocks are reused"
         for number, phase in enumerate(settings.phases, 1):
-            level = (phase.degradation or self.training.degradation).level
-            if takes_level != (level is not None):
-                yield f"phase {number}: degradation.level is {level}, and the network takes {_inputs(takes_level)}"
+            for text in _levels_differ(phase.degradation or self.training.degradation, network):
+                yield f"phase {number}: {text}"
 
     def served(self, network: "nn.Module") -> None:
         """Checks the tiles."""
@@ -320,8 +321,13 @@ def _network(architecture: str, arguments_json: str) -> "nn.Module":
     return network
 
 
-def _inputs(level: bool) -> str:
-    return "a level" if level else "none"
+def _levels_differ(degradation: "Degradation", network: "nn.Module") -> Iterator[str]:
+    from relume.models.registry import inputs_of
+
+    takes_level = "level" in inputs_of(network)
+    if takes_level != (degradation.level is not None):
+        takes = "a level" if takes_level else "none"
+        yield f"degradation.level is {degradation.level}, and the network takes {takes}"
 
 
 def _count(parameters: list[Any]) -> int:

@@ -423,6 +423,18 @@ def edit(path, old, new):
         ),
         ("hypernet_sr", ", level: scale", "", "degradation.level is None, and the network takes a level"),
         (
+            "hypernet_denoise",
+            "sigma: [75, 75], clipped: 1.0}], level: sigma",
+            "sigma: [75, 75], clipped: 1.0}]",
+            "mine_hard: degradation.level is None, and the network takes a level",
+        ),
+        (
+            "nafnet",
+            "common:\n",
+            "common:\n  mine_hard: {degradation: {level: sigma}}\n",
+            "mine_hard: degradation.level is sigma, and the network takes none",
+        ),
+        (
             "hypernet_sr",
             "architecture: hyperres",
             "architecture: adafm",
