@@ -286,13 +286,18 @@ class _Check:
     def method(self, settings: "StageSettings", network: "nn.Module") -> Iterator[str]:
         import inspect
 
+        from relume.augmentation import mixes_levels
+
         if settings.method.kind == "every_level" and not hasattr(network, "forward_many"):
             yield "every_level needs a network that runs several levels at once"
         if settings.method.kind == "alternate_reuse" and "reuse" not in inspect.signature(network.forward).parameters:
             yield "alternate_reuse needs a network whose blocks are reused"
         for number, phase in enumerate(settings.phases, 1):
-            for text in _levels_differ(phase.degradation or self.training.degradation, network):
+            degradation = phase.degradation or self.training.degradation
+            for text in _levels_differ(degradation, network):
                 yield f"phase {number}: {text}"
+            if mixes_levels(degradation, phase.augmentation or self.training.augmentation):
+                yield f"phase {number}: augmentation.mixup mixes two degradations, and degradation.level names one"
 
     def served(self, network: "nn.Module") -> None:
         """Checks the tiles."""

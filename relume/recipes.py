@@ -160,7 +160,7 @@ def _read(path: Path, model: type[L], **more: Any) -> L:
 def reasons(error: ValidationError) -> str:
     """What a model refuses, each with its key."""
     found = error.errors(include_url=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in found)
+    return "; ".join(": ".join(filter(None, (".".join(map(str, entry["loc"])), entry["msg"]))) for entry in found)
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:

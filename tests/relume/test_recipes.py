@@ -386,6 +386,9 @@ def test_an_unknown_name_is_told_with_near_ones(call, said):
         call()
 
 
+LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
+
+
 def edit(path, old, new):
     """Replaces text that must be there."""
     text = path.read_text()
@@ -445,6 +448,25 @@ def edit(path, old, new):
             "common:\n",
             "common:\n  mine_hard: {degradation: {level: sigma}}\n",
             "mine_hard: degradation.level is sigma, and the network takes none",
+        ),
+        (
+            "hypernet_sr",
+            "level: scale}\n  pretrain:",
+            "level: scale}\n    augmentation: {mixup: 0.5}\n  pretrain:",
+            "training: Value error, a mixture of two degradations has no level",
+        ),
+        (
+            "hypernet_sr",
+            "patch: 48, batch: 4}",
+            "patch: 48, batch: 4, augmentation: {mixup: 0.5}}",
+            "pretrain.bases.hyperres: Value error, a mixture of two degradations has no level: phases.0",
+        ),
+        (
+            "nafnet",
+            "steps: 300, patch: 48, batch: 8}]\n",
+            f"steps: 300, patch: 48, batch: 8, degradation: {LEVELED}}}]\n"
+            "    training: {augmentation: {mixup: 0.5}}\n",
+            "phase 1: augmentation.mixup mixes two degradations, and degradation.level names one",
         ),
         (
             "hypernet_sr",
