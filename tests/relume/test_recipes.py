@@ -505,6 +505,37 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, old, new, said):
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["nafnet", "defaults"])
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "- a list\n", "a text\n"])
+def test_a_file_without_keys_is_refused(tmp_path, name, text):
+    """An empty file, a list or a text is no recipe, nor are they what recipes share."""
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    (tmp_path / f"{name}.yaml").write_text(text)
+    with pytest.raises(
+        ConfigError, match=rf"Not a recipe: .*{name}\.yaml\n  why:  it has no keys\n  next: mend .*{name}\.yaml"
+    ):
+        check("nafnet", "demo", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "sections", "said"),
+    [
+        ("nafnet", {"training": {}}, "pretrain"),
+        ("nafnet", {"training": {}, "pretrain": {}}, r"pretrain\.bases"),
+        ("nafnet", {"training": {}, "pretrain": {"bases": None}}, r"pretrain\.bases"),
+        ("defaults", {"curate": {}, "evaluate": {}}, "export, ensemble_head, mine_hard, finetune_hard"),
+    ],
+)
+def test_a_recipe_that_lacks_a_section_is_refused(tmp_path, file, sections, said):
+    """The message names the file, the scale and what nobody gives."""
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    value = yaml.safe_load((tmp_path / f"{file}.yaml").read_text())
+    value |= {"common": sections, "scales": {scale: {} for scale in SCALES}}
+    (tmp_path / f"{file}.yaml").write_text(yaml.safe_dump(value))
+    with pytest.raises(ConfigError, match=rf"nafnet\.yaml at gpu\n  why: .* gives {said}\n  next: add it to"):
+        check("nafnet", "gpu", tmp_path)
+
+
 def test_a_sheet_tells_what_is_open():
     """Source, ambiguities with default and alternatives, and the steps of each scale."""
     text = render(load("dynet", FOLDER), [checked("dynet", "demo")])
