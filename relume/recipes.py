@@ -192,7 +192,8 @@ def use(name: str, scale: str, params: Path = Path("params.yaml"), folder: Path 
         A line for each changed value.
 
     Raises:
-        ConfigError: Recipe or scale are unknown, or params.yaml lacks a key that the recipe sets.
+        ConfigError: Recipe or scale are unknown, params.yaml lacks a key that the recipe sets, or its other sections
+            would not keep their meaning; it stays as it was.
     """
     if not params.is_file():
         raise ConfigError("No parameters", where=params, next_step="go to the top of a relume checkout")

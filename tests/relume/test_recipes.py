@@ -358,6 +358,27 @@ def test_what_a_recipe_does_not_give_stays_to_the_letter(tmp_path):
     assert use("srcb", "full", params, FOLDER) == []
 
 
+@pytest.mark.parametrize("key", ["my-own", "'my own'"])
+def test_a_section_of_ones_own_outlives_use(tmp_path, key):
+    """Below a section that the recipe replaces, in a file with a document's marker."""
+    params = tmp_path / "params.yaml"
+    own = f"# mine\n{key}: {{a: 1}}\n"
+    params.write_text(f"---\n{PARAMS}".replace("mine_hard:", f"{own}mine_hard:"))
+    use("srcb", "full", params, FOLDER)
+    assert params.read_text().startswith("---\n# knobs\n")
+    assert f"\n{own}mine_hard:" in params.read_text()
+
+
+def test_params_that_cannot_be_edited_stay_as_they_are(tmp_path):
+    """A section of one's own that refers to one that the recipe replaces is an error, and nothing is written."""
+    params = tmp_path / "params.yaml"
+    before = PARAMS.replace("training: {", "training: &mine {") + "mine: *mine\n"
+    params.write_text(before)
+    with pytest.raises(ConfigError, match="undefined alias 'mine'"):
+        use("srcb", "full", params, FOLDER)
+    assert params.read_text() == before
+
+
 def test_a_key_that_params_lack_is_not_added(tmp_path):
     """A step would refuse it; so the recipe is, and the file stays as it was."""
     params = tmp_path / "params.yaml"
