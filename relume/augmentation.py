@@ -54,6 +54,11 @@ def augment(
     return clean
 
 
+def mixes_levels(degradation: Degradation, settings: Augmentation) -> bool:
+    """Whether a mixture is asked for of degradations whose level an adjustable network is told; it would have none."""
+    return bool(settings.mixup) and degradation.level is not None
+
+
 def degrade_and_mix(
     clean: np.ndarray, degradation: Degradation, settings: Augmentation, rng: np.random.Generator
 ) -> Degraded:
@@ -70,7 +75,7 @@ def degrade_and_mix(
 
     Source: Zhang et al., "mixup", ICLR 2018, here of inputs that share their target.
     """
-    if settings.mixup and degradation.level:
+    if mixes_levels(degradation, settings):
         raise ConfigError(
             "A mixture of two degradations has no level",
             where=f"mixup: {settings.mixup:g}, level: {degradation.level}",

@@ -6,7 +6,7 @@ Networks are built on torch's meta device, which takes no memory, so that the pu
 import functools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,8 +20,9 @@ from relume.recipes import FOLDER, Recipe, reasons, resolve, shared_keys
 if TYPE_CHECKING:
     from torch import nn
 
+    from relume.degradations import Degradation
     from relume.training.config import BaseModelSettings, StageSettings, TrainingSettings
-    from relume.training.stages import EnsembleHeadSettings, FinetuneSettings
+    from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
 
 # What a network may raise when its arguments do not fit together or an image does not fit it.
 UNFIT = (ConfigError, RuntimeError, ValueError, TypeError, AssertionError, IndexError)
@@ -103,7 +104,8 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
             report.problems.append(f"{section}: {reasons(error)}")
     if not report.problems:
         bases = {base: settings[f"pretrain.bases.{base}"] for base in sections["pretrain"]["bases"]}
-        _Check(report, sections, settings["training"]).run(bases, settings["ensemble_head"], settings["finetune_hard"])
+        stages = (settings[section] for section in ("ensemble_head", "mine_hard", "finetune_hard"))
+        _Check(report, sections, settings["training"]).run(bases, *stages)
     return report
 
 
@@ -159,6 +161,7 @@ class _Check:
         self,
         bases: dict[str, "BaseModelSettings"],
         head: "EnsembleHeadSettings",
+        mining: "MiningSettings",
         finetune: "FinetuneSettings",
     ) -> None:
         networks = {}
@@ -166,18 +169,20 @@ class _Check:
             network = self.built(f"pretrain@{name}", base.architecture, base.arguments)
             if network is not None:
                 networks[name] = network
-                self.stage(f"pretrain@{name}", base, network, list(network.parameters()))
+                self.stage(f"pretrain@{name}", base, network, dict(network.named_parameters()))
         if len(networks) < len(bases):
             return
         fused = self.fused(bases, networks, head)
         if fused is None:
             return
         architecture, arguments, network = fused
-        # Members are frozen; src_b is one network.
-        frozen = head.fusion is not None and architecture != "src_b"
-        members = sum(_count(list(base.parameters())) for base in networks.values()) if frozen else 0
-        self.stage("ensemble_head", head, network, list(network.parameters()), frozen=members)
-        final, trained = network, list(network.parameters())
+        trained = dict(network.named_parameters())
+        if head.fusion is not None and architecture != "src_b":  # whose members are one network; others are frozen
+            trained = {name: value for name, value in trained.items() if not name.startswith(("bases.", "members."))}
+        self.stage("ensemble_head", head, network, trained)
+        for text in _levels_differ(mining.degradation, network):
+            self.problem(f"mine_hard: {text}")
+        final, trained = network, dict(network.named_parameters())
         if finetune.adapt == "biases":
             from relume.inference.bias_adaptation import RESTORMER_WITHOUT
 
@@ -186,7 +191,7 @@ class _Check:
             adapted = self.built("finetune_hard", "bias_adapted", wrapped)
             if adapted is None:
                 return
-            final, trained = adapted, [parameter for parameter in adapted.parameters() if parameter.requires_grad]
+            final, trained = adapted, {name: value for name, value in adapted.named_parameters() if value.requires_grad}
             if not trained:
                 self.problem("finetune_hard: the network has no bias-free convolution to adapt")
         self.stage("finetune_hard", finetune, final, trained)
@@ -234,24 +239,27 @@ class _Check:
         return None if network is None else (architecture, arguments, network)
 
     def stage(
-        self, stage: str, settings: "StageSettings", network: "nn.Module", trained: list[Any], frozen: int = 0
+        self, stage: str, settings: "StageSettings", network: "nn.Module", trained: dict[str, "nn.Parameter"]
     ) -> None:
-        """Checks the phases against the network, and notes their size."""
-        for text in (*self.phases(settings, network), *self.schedules(settings), *self.method(settings, network)):
+        """Checks the phases against the network and its trainable parameters, and notes their size."""
+        for text in (
+            *self.phases(settings, network, trained),
+            *self.schedules(settings),
+            *self.method(settings, network),
+        ):
             self.problem(f"{stage}: {text}")
         if settings.phases:
             size = StageSize(
                 stage=stage,
-                parameters=_count(list(network.parameters())),
-                trained=_count(trained) - frozen,
+                parameters=_count(network.parameters()),
+                trained=_count(trained.values()),
                 steps=settings.steps,
                 samples=sum(phase.steps * phase.batch for phase in settings.phases),
             )
             self.report.sizes.append(size)
 
-    def phases(self, settings: "StageSettings", network: "nn.Module") -> Iterator[str]:
+    def phases(self, settings: "StageSettings", network: "nn.Module", trained: Iterable[str]) -> Iterator[str]:
         multiple, largest = crop_multiple(network), self.sections["curate"]["patch"]
-        names = [name for name, _ in network.named_parameters()]
         for number, phase in enumerate(settings.phases, 1):
             if phase.patch % multiple:
                 yield f"phase {number}: patch {phase.patch} is no multiple of the network's {multiple}"
@@ -261,8 +269,8 @@ class _Check:
                 parts = f"{self.training.processes} processes times accumulate {phase.accumulate}"
                 yield f"phase {number}: batch {phase.batch} does not divide by {parts}"
             for pattern in phase.train:
-                if not any(fnmatch(name, pattern) for name in names):
-                    yield f"phase {number}: train {pattern!r} is no parameter"
+                if not any(fnmatch(name, pattern) for name in trained):
+                    yield f"phase {number}: train {pattern!r} is no trainable parameter"
 
     def schedules(self, settings: "StageSettings") -> Iterator[str]:
         shared = sum(phase.steps for phase in settings.phases if phase.schedule is None)
@@ -278,17 +286,18 @@ class _Check:
     def method(self, settings: "StageSettings", network: "nn.Module") -> Iterator[str]:
         import inspect
 
-        from relume.models.registry import inputs_of
+        from relume.augmentation import mixes_levels
 
-        takes_level = "level" in inputs_of(network)
         if settings.method.kind == "every_level" and not hasattr(network, "forward_many"):
             yield "every_level needs a network that runs several levels at once"
         if settings.method.kind == "alternate_reuse" and "reuse" not in inspect.signature(network.forward).parameters:
             yield "alternate_reuse needs a network whose blocks are reused"
         for number, phase in enumerate(settings.phases, 1):
-            level = (phase.degradation or self.training.degradation).level
-            if takes_level != (level is not None):
-                yield f"phase {number}: degradation.level is {level}, and the network takes {_inputs(takes_level)}"
+            degradation = phase.degradation or self.training.degradation
+            for text in _levels_differ(degradation, network):
+                yield f"phase {number}: {text}"
+            if mixes_levels(degradation, phase.augmentation or self.training.augmentation):
+                yield f"phase {number}: augmentation.mixup mixes two degradations, and degradation.level names one"
 
     def served(self, network: "nn.Module") -> None:
         """Checks the tiles."""
@@ -312,7 +321,7 @@ def _network(architecture: str, arguments_json: str) -> "nn.Module":
     arguments = json.loads(arguments_json)
     with torch.device("meta"):
         network = build(architecture, arguments)
-    if _count(list(network.parameters())) <= SMALL:
+    if _count(network.parameters()) <= SMALL:
         variant = Variant(architecture=architecture, arguments=arguments, about="")
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
             small = build(architecture, arguments).eval()
@@ -320,11 +329,16 @@ def _network(architecture: str, arguments_json: str) -> "nn.Module":
     return network
 
 
-def _inputs(level: bool) -> str:
-    return "a level" if level else "none"
+def _levels_differ(degradation: "Degradation", network: "nn.Module") -> Iterator[str]:
+    from relume.models.registry import inputs_of
+
+    takes_level = "level" in inputs_of(network)
+    if takes_level != (degradation.level is not None):
+        takes = "a level" if takes_level else "none"
+        yield f"degradation.level is {degradation.level}, and the network takes {takes}"
 
 
-def _count(parameters: list[Any]) -> int:
+def _count(parameters: "Iterable[nn.Parameter]") -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 

@@ -120,7 +120,7 @@ def resolve(name: str, scale: str, folder: Path = FOLDER) -> dict[str, Any]:
     """The sections of params.yaml that a recipe gives, as plain values.
 
     Raises:
-        ConfigError: Recipe or scale are unknown.
+        ConfigError: Recipe or scale are unknown, or a section is missing.
     """
     recipe, defaults = load(name, folder), _read(folder / f"{DEFAULTS}.yaml", Layers)
     if scale not in SCALES:
@@ -129,6 +129,13 @@ def resolve(name: str, scale: str, folder: Path = FOLDER) -> dict[str, Any]:
     for layers in (defaults, recipe):
         for layer in (layers.common, layers.scales.get(scale, {})):
             sections = merged(sections, layer)
+    missing = [section for section in (*MERGED, *OWNED) if section not in sections]
+    if "pretrain" in sections and not isinstance(sections["pretrain"].get("bases"), dict):
+        missing.append("pretrain.bases")
+    if missing:
+        path = folder / f"{name}.yaml"
+        why = f"neither it nor {DEFAULTS}.yaml gives {', '.join(missing)}"
+        raise ConfigError("Not a whole recipe", where=f"{path} at {scale}", why=why, next_step=f"add it to {path}")
     return {section: sections[section] for section in (*MERGED, *OWNED)}
 
 
@@ -142,7 +149,7 @@ def merged(value: Any, over: Any) -> Any:
 def shared_keys(folder: Path = FOLDER) -> dict[str, set[str]]:
     """Of each merged section, the keys that every recipe gives, so that none is left over from another recipe."""
     common = _read(folder / f"{DEFAULTS}.yaml", Layers).common
-    return {section: set(common[section]) for section in MERGED}
+    return {section: set(common.get(section, ())) for section in MERGED}
 
 
 L = TypeVar("L", bound=Layers)
@@ -150,7 +157,10 @@ L = TypeVar("L", bound=Layers)
 
 def _read(path: Path, model: type[L], **more: Any) -> L:
     try:
-        return model.model_validate(yaml.safe_load(path.read_text()) | more)
+        value = yaml.safe_load(path.read_text())
+        if not isinstance(value, dict):
+            raise ConfigError("Not a recipe", where=path, why="it has no keys", next_step=f"mend {path}")
+        return model.model_validate(value | more)
     except yaml.YAMLError as error:
         raise ConfigError("Not valid YAML", where=path, why=error, next_step=f"mend {path}") from None
     except ValidationError as error:
@@ -160,7 +170,7 @@ def _read(path: Path, model: type[L], **more: Any) -> L:
 def reasons(error: ValidationError) -> str:
     """What a model refuses, each with its key."""
     found = error.errors(include_url=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in found)
+    return "; ".join(": ".join(filter(None, (".".join(map(str, entry["loc"])), entry["msg"]))) for entry in found)
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:
@@ -182,7 +192,8 @@ def use(name: str, scale: str, params: Path = Path("params.yaml"), folder: Path 
         A line for each changed value.
 
     Raises:
-        ConfigError: Recipe or scale are unknown, or params.yaml lacks a key that the recipe sets.
+        ConfigError: Recipe or scale are unknown, params.yaml lacks a key that the recipe sets, or its other sections
+            would not keep their meaning; it stays as it was.
     """
     if not params.is_file():
         raise ConfigError("No parameters", where=params, next_step="go to the top of a relume checkout")

@@ -358,6 +358,27 @@ def test_what_a_recipe_does_not_give_stays_to_the_letter(tmp_path):
     assert use("srcb", "full", params, FOLDER) == []
 
 
+@pytest.mark.parametrize("key", ["my-own", "'my own'"])
+def test_a_section_of_ones_own_outlives_use(tmp_path, key):
+    """Below a section that the recipe replaces, in a file with a document's marker."""
+    params = tmp_path / "params.yaml"
+    own = f"# mine\n{key}: {{a: 1}}\n"
+    params.write_text(f"---\n{PARAMS}".replace("mine_hard:", f"{own}mine_hard:"))
+    use("srcb", "full", params, FOLDER)
+    assert params.read_text().startswith("---\n# knobs\n")
+    assert f"\n{own}mine_hard:" in params.read_text()
+
+
+def test_params_that_cannot_be_edited_stay_as_they_are(tmp_path):
+    """A section of one's own that refers to one that the recipe replaces is an error, and nothing is written."""
+    params = tmp_path / "params.yaml"
+    before = PARAMS.replace("training: {", "training: &mine {") + "mine: *mine\n"
+    params.write_text(before)
+    with pytest.raises(ConfigError, match="undefined alias 'mine'"):
+        use("srcb", "full", params, FOLDER)
+    assert params.read_text() == before
+
+
 def test_a_key_that_params_lack_is_not_added(tmp_path):
     """A step would refuse it; so the recipe is, and the file stays as it was."""
     params = tmp_path / "params.yaml"
@@ -386,6 +407,9 @@ def test_an_unknown_name_is_told_with_near_ones(call, said):
         call()
 
 
+LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
+
+
 def edit(path, old, new):
     """Replaces text that must be there."""
     text = path.read_text()
@@ -411,7 +435,19 @@ def edit(path, old, new):
             "export: tile 190 is no multiple of the network's 4",
         ),
         ("nafnet", "  demo:\n", "  demo:\n    evaluate: {halo: 96}\n", "nothing is left of a tile of 192"),
-        ("srcb", "detail.*", "details.*", "train 'details.*' is no parameter"),
+        ("srcb", "detail.*", "details.*", "train 'details.*' is no trainable parameter"),
+        (
+            "ensemble",
+            "patch: 64, batch: 4}",
+            "patch: 64, batch: 4, train: ['bases.*']}",
+            "ensemble_head: phase 1: train 'bases.*' is no trainable parameter",
+        ),
+        (
+            "snucv",
+            "phases: [{steps: 60, patch: 32, batch: 4}]",
+            "phases: [{steps: 60, patch: 32, batch: 4, train: ['members.*']}]",
+            "ensemble_head: phase 1: train 'members.*' is no trainable parameter",
+        ),
         ("buptmm", "[0.5, 0.5]", "[0.5, 0.3, 0.2]", "3 weights for 2 bases"),
         ("buptmm", "architecture: weighted_average", "architecture: snucv", "snucv needs one base each of mambairv2"),
         ("buptmm", "architecture: weighted_average", "architecture: average", "average is no fusion"),
@@ -422,6 +458,37 @@ def edit(path, old, new):
             "no fusion for the 2",
         ),
         ("hypernet_sr", ", level: scale", "", "degradation.level is None, and the network takes a level"),
+        (
+            "hypernet_denoise",
+            "sigma: [75, 75], clipped: 1.0}], level: sigma",
+            "sigma: [75, 75], clipped: 1.0}]",
+            "mine_hard: degradation.level is None, and the network takes a level",
+        ),
+        (
+            "nafnet",
+            "common:\n",
+            "common:\n  mine_hard: {degradation: {level: sigma}}\n",
+            "mine_hard: degradation.level is sigma, and the network takes none",
+        ),
+        (
+            "hypernet_sr",
+            "level: scale}\n  pretrain:",
+            "level: scale}\n    augmentation: {mixup: 0.5}\n  pretrain:",
+            "training: Value error, a mixture of two degradations has no level",
+        ),
+        (
+            "hypernet_sr",
+            "patch: 48, batch: 4}",
+            "patch: 48, batch: 4, augmentation: {mixup: 0.5}}",
+            "pretrain.bases.hyperres: Value error, a mixture of two degradations has no level: phases.0",
+        ),
+        (
+            "nafnet",
+            "steps: 300, patch: 48, batch: 8}]\n",
+            f"steps: 300, patch: 48, batch: 8, degradation: {LEVELED}}}]\n"
+            "    training: {augmentation: {mixup: 0.5}}\n",
+            "phase 1: augmentation.mixup mixes two degradations, and degradation.level names one",
+        ),
         (
             "hypernet_sr",
             "architecture: hyperres",
@@ -457,6 +524,37 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, old, new, said):
     with pytest.raises(ConfigError, match=r"nafnet\.yaml") as error:
         load("nafnet", tmp_path)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["nafnet", "defaults"])
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "- a list\n", "a text\n"])
+def test_a_file_without_keys_is_refused(tmp_path, name, text):
+    """An empty file, a list or a text is no recipe, nor are they what recipes share."""
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    (tmp_path / f"{name}.yaml").write_text(text)
+    with pytest.raises(
+        ConfigError, match=rf"Not a recipe: .*{name}\.yaml\n  why:  it has no keys\n  next: mend .*{name}\.yaml"
+    ):
+        check("nafnet", "demo", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "sections", "said"),
+    [
+        ("nafnet", {"training": {}}, "pretrain"),
+        ("nafnet", {"training": {}, "pretrain": {}}, r"pretrain\.bases"),
+        ("nafnet", {"training": {}, "pretrain": {"bases": None}}, r"pretrain\.bases"),
+        ("defaults", {"curate": {}, "evaluate": {}}, "export, ensemble_head, mine_hard, finetune_hard"),
+    ],
+)
+def test_a_recipe_that_lacks_a_section_is_refused(tmp_path, file, sections, said):
+    """The message names the file, the scale and what nobody gives."""
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    value = yaml.safe_load((tmp_path / f"{file}.yaml").read_text())
+    value |= {"common": sections, "scales": {scale: {} for scale in SCALES}}
+    (tmp_path / f"{file}.yaml").write_text(yaml.safe_dump(value))
+    with pytest.raises(ConfigError, match=rf"nafnet\.yaml at gpu\n  why: .* gives {said}\n  next: add it to"):
+        check("nafnet", "gpu", tmp_path)
 
 
 def test_a_sheet_tells_what_is_open():
