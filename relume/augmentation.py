@@ -59,6 +59,20 @@ def mixes_levels(degradation: Degradation, settings: Augmentation) -> bool:
     return bool(settings.mixup) and degradation.level is not None
 
 
+def check_mixture(degradation: Degradation, settings: Augmentation, *, where: str = "") -> None:
+    """Refuses such a mixture.
+
+    Raises:
+        ConfigError: `mixes_levels`.
+    """
+    if mixes_levels(degradation, settings):
+        raise ConfigError(
+            "A mixture of two degradations has no level",
+            where=f"{where}mixup: {settings.mixup:g}, level: {degradation.level}",
+            next_step="set augmentation.mixup to 0 or leave degradation.level out",
+        )
+
+
 def degrade_and_mix(
     clean: np.ndarray, degradation: Degradation, settings: Augmentation, rng: np.random.Generator
 ) -> Degraded:
@@ -75,12 +89,7 @@ def degrade_and_mix(
 
     Source: Zhang et al., "mixup", ICLR 2018, here of inputs that share their target.
     """
-    if mixes_levels(degradation, settings):
-        raise ConfigError(
-            "A mixture of two degradations has no level",
-            where=f"mixup: {settings.mixup:g}, level: {degradation.level}",
-            next_step="set augmentation.mixup to 0 or leave degradation.level out",
-        )
+    check_mixture(degradation, settings)
     first = degrade(clean, degradation, rng)
     if not settings.mixup or rng.random() >= settings.mixup:
         return first

@@ -4,13 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from relume.augmentation import Augmentation, mixes_levels
+from relume.augmentation import Augmentation
 from relume.degradations import Degradation
 from relume.losses import LossSettings
 from relume.settings import Settings
 
 Positive = Annotated[int, Field(gt=0)]
-MIXED_LEVELS = "a mixture of two degradations has no level"
 
 
 class Schedule(Settings):
@@ -176,12 +175,6 @@ class TrainingSettings(Settings):
     checkpoint_seconds: Annotated[float, Field(gt=0)]
     validations: Positive
 
-    @model_validator(mode="after")
-    def _mixtures_have_no_level(self) -> "TrainingSettings":
-        if mixes_levels(self.degradation, self.augmentation):
-            raise ValueError(f"{MIXED_LEVELS}: augmentation.mixup must be 0 where degradation.level is named")
-        return self
-
 
 class StageSettings(Settings):
     """What one training stage trains, and how long.
@@ -201,17 +194,6 @@ class StageSettings(Settings):
     method: Method = Plain()
     keep: Literal["last", "best"] = "last"
     patience: Positive | None = None
-
-    @model_validator(mode="after")
-    def _mixtures_have_no_level(self) -> "StageSettings":
-        for number, phase in enumerate(self.phases):
-            if phase.augmentation is None or not phase.augmentation.mixup:
-                continue
-            if isinstance(self.method, EveryLevel):
-                raise ValueError(f"{MIXED_LEVELS}: phases.{number}.augmentation.mixup must be 0 with every_level")
-            if phase.degradation is not None and mixes_levels(phase.degradation, phase.augmentation):
-                raise ValueError(f"{MIXED_LEVELS}: phases.{number} names augmentation.mixup and degradation.level")
-        return self
 
     @property
     def steps(self) -> int:

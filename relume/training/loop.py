@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from relume.augmentation import check_mixture
 from relume.errors import ConfigError, RelumeError, TrainingDivergedError
 from relume.losses import build_loss
 from relume.models.registry import inputs_of
@@ -323,7 +324,7 @@ def check_phases(stage: StageSettings, training: TrainingSettings, network: nn.M
 
     Raises:
         ConfigError: A batch cannot be shared evenly by the ranks and its parts, a phase trains nothing, or network,
-            degradation and method do not agree on the level.
+            degradation, augmentation and method do not agree on the level.
     """
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     adjustable = "level" in inputs_of(network)
@@ -342,7 +343,9 @@ def check_phases(stage: StageSettings, training: TrainingSettings, network: nn.M
                 why=f"the trainable parameters are {', '.join(names[:4])} ...",
                 next_step="mend the patterns in params.yaml",
             )
-        if adjustable != ((phase.degradation or training.degradation).level is not None):
+        degradation = phase.degradation or training.degradation
+        check_mixture(degradation, phase.augmentation or training.augmentation, where=f"phases[{number}], ")
+        if adjustable != (degradation.level is not None):
             raise ConfigError(
                 "Network and degradation do not agree on a level",
                 where=f"phases[{number}]",

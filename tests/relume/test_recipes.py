@@ -474,13 +474,13 @@ def edit(path, old, new):
             "hypernet_sr",
             "level: scale}\n  pretrain:",
             "level: scale}\n    augmentation: {mixup: 0.5}\n  pretrain:",
-            "training: Value error, a mixture of two degradations has no level",
+            "phase 1: augmentation.mixup mixes two degradations",
         ),
         (
             "hypernet_sr",
             "patch: 48, batch: 4}",
             "patch: 48, batch: 4, augmentation: {mixup: 0.5}}",
-            "pretrain.bases.hyperres: Value error, a mixture of two degradations has no level: phases.0",
+            "phase 1: augmentation.mixup mixes two degradations",
         ),
         (
             "nafnet",

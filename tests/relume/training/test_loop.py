@@ -454,3 +454,15 @@ def test_network_and_degradation_must_agree_on_the_level():
         check_phases(stage(), told, TinyNetwork(), ranks=1)
     with pytest.raises(ConfigError, match="hypernetwork"):
         check_phases(stage(method={"kind": "every_level", "levels": [10, 40]}), told, adjustable, ranks=1)
+
+
+def test_a_mixture_of_degradations_whose_level_is_told_is_refused():
+    """Wherever mixup and level are named: both for all phases, or one of them in a phase of its own."""
+    adjustable = build("ffdnet", {"width": 4, "layers": 3})
+    mixing, told = {"augmentation": Augmentation(mixup=0.5)}, {"degradation": LEVELS}
+    size = {"steps": 1, "patch": 8, "batch": 2}
+    for everywhere, own in ((mixing | told, {}), (mixing, told), (told, mixing), ({}, mixing | told)):
+        training = TRAINING.model_copy(update=everywhere)
+        with pytest.raises(ConfigError, match=r"has no level[\s\S]*phases\[0\], mixup: 0.5, level: sigma"):
+            check_phases(stage((Phase(**size, **own),)), training, adjustable, ranks=1)
+    check_phases(stage((Phase(**size),)), TRAINING.model_copy(update=told), adjustable, ranks=1)
