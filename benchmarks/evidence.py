@@ -1,6 +1,6 @@
 """Whether the methods work: trainings of the `cpu` recipes on real photographs, and the tables of docs/results.md.
 
-    python -m benchmarks.evidence --train PHOTOGRAPHS --test PHOTOGRAPHS --share 0.1 --folder .relume/evidence
+    python -m benchmarks.evidence --train PHOTOGRAPHS --test PHOTOGRAPHS --share 0.25 --folder .relume/evidence
     python -m benchmarks.evidence ... --only ensemble hard_mining
 
 Each comparison trains two or more networks that differ in one thing, for a share of the recipe's steps (phases are
