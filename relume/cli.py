@@ -278,7 +278,7 @@ def report(output: str | None) -> None:
 @click.option("--set", "sets", multiple=True, metavar="NAME|FOLDER", help="A set of --list, or your own pictures.")
 @click.option("--data", envvar="RELUME_DATA", help="Folder that holds the sets; by default the variable RELUME_DATA.")
 @click.option("--protocol", "protocols", multiple=True, metavar="NAME[:LEVELS]", help="By default that of each set.")
-@click.option("-o", "--out", type=click.Path(), help="Folder to write results.csv, summary.json and pictures to.")
+@click.option("-o", "--out", type=click.Path(), help="Folder of the results, new or of an earlier result.")
 @click.option("--baseline", "baselines", multiple=True, type=click.Choice(["nlm", "bm3d"]), help="Compare as well.")
 @click.option("--edge-fusion", nargs=2, metavar="RESTORMER HAT", help="The fusion of two artifacts at edges as well.")
 @click.option("--ask", metavar="LEVELS", help="Restore at each of these levels, whatever the true one is.")

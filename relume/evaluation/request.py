@@ -7,6 +7,7 @@ import torch
 
 from relume.errors import ConfigError, SourceError
 from relume.evaluation.measure import Asking
+from relume.evaluation.output import check_output
 from relume.evaluation.protocols import PROTOCOLS, parse_levels
 from relume.evaluation.run import Plan, Progress, run
 from relume.evaluation.sets import SETS, open_set
@@ -38,7 +39,7 @@ def evaluate_request(
         sets: Names or folders; see `open_set`.
         data: The folder of the benchmark sets.
         protocols: As `parse_protocol` reads them; empty for the protocol that each set is made for.
-        out: Folder of the results.
+        out: Folder of the results; it may hold an earlier result, which is replaced, and nothing else.
         baselines: `nlm` and `bm3d`.
         edge_fusion: Folders of a Restormer and a HAT artifact.
         ask: Levels between commas that adjustable systems are asked for.
@@ -58,6 +59,8 @@ def evaluate_request(
     """
     if ask and estimator:
         raise ConfigError("--ask and --estimator exclude each other", next_step="leave one of them out")
+    named = [*models, *(edge_fusion or ()), *(name for name in sets if name not in SETS)]
+    check_output(out, needed=[*named, *(place for place in (data, estimator) if place)])
     settings = {
         "models": list(models),
         "baselines": list(baselines),
