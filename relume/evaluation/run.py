@@ -80,7 +80,7 @@ class Plan:
                 notes.append(
                     f"{pictures.name}: {count} of {pictures.images} pictures, not to be compared with published figures"
                 )
-        if any(pictures.gray for pictures in self.sets) and any(system.channels == 3 for system in self.systems):
+        if any(pictures.gray for pictures in self.sets) and any(1 not in system.channels for system in self.systems):
             notes.append("gray pictures go through colour systems as three equal channels, whose mean is measured")
         return notes
 

@@ -28,34 +28,35 @@ class System:
         name: In tables.
         run: From a picture, float32 (H, W, C) in about [0, 1], and the level that it is told, None for systems that
             take none, to the result of the same shape, not clamped.
-        channels: C that it takes: 1 or 3.
+        channels: Each C that it takes: 1, 3 or both.
         level: What its level means: `sigma`, `quality` or `scale`; empty for a system that takes none.
         trained: The levels of an adjustable model; None where nothing is known.
     """
 
     name: str
     run: Callable[[np.ndarray, float | None], np.ndarray]
-    channels: int = 3
+    channels: tuple[int, ...] = (3,)
     level: str = ""
     trained: LevelRange | None = None
 
     def restore(self, picture: np.ndarray, level: float | None) -> np.ndarray:
         """Restores a picture, float32 (H, W, C), to the same shape.
 
-        A gray picture goes through a colour system as three equal channels, of whose results the mean is taken.
+        A gray picture goes through a system for colour alone as three equal channels, of whose results the mean is
+        taken.
 
         Raises:
             ConfigError: A colour picture cannot go through a gray system.
             ModelFormatError: What comes back is no picture of the same size.
         """
         channels = picture.shape[2]
-        if channels > self.channels:
+        if channels in self.channels:
+            return self.run(picture, level)
+        if channels == 3:
             raise ConfigError(
                 "A gray model on colour pictures", where=self.name, next_step="choose a gray set: set12 or classic5"
             )
-        given = np.repeat(picture, self.channels // channels, axis=2)
-        result = self.run(given, level)
-        return result if channels == self.channels else result.mean(axis=2, keepdims=True)
+        return self.run(np.repeat(picture, 3, axis=2), level).mean(axis=2, keepdims=True)
 
 
 def load_system(
@@ -116,7 +117,7 @@ def _artifact(folder: Path, name: str, *, tile: int | None, halo: int, self_ense
     return System(
         name=name,
         run=run,
-        channels=channels_of(card.arguments),
+        channels=(channels_of(card.arguments),),
         level=(degradation.get("level") or "sigma") if adjustable else "",
         trained=_levels_or_none(network, card) if adjustable else None,
     )
@@ -142,7 +143,7 @@ def _served(folder: Path, name: str) -> System:
 
 
 def baseline(name: str) -> System:
-    """`nlm` or `bm3d`, which are told a sigma and take 8-bit pictures.
+    """`nlm` or `bm3d`, which are told a sigma and take 8-bit pictures, gray ones on their one channel.
 
     Raises:
         ConfigError: BM3D is not installed.
@@ -153,7 +154,7 @@ def baseline(name: str) -> System:
         assert level is not None
         return method(to_8_bit(picture), level).astype(np.float32) / np.float32(255)
 
-    return System(name=name, run=run, level="sigma")
+    return System(name=name, run=run, channels=(1, 3), level="sigma")
 
 
 def fuse_at_edges(restormer: System, hat: System) -> System:

@@ -103,7 +103,7 @@ def test_gray_goes_through_colour_as_three_channels():
     gray = PICTURE[..., :1]
     np.testing.assert_allclose(colour.restore(gray, None), gray * 1.5, rtol=1e-6)
     with pytest.raises(ConfigError, match="gray model"):
-        System(name="gray", run=lambda picture, level: picture, channels=1).restore(PICTURE, None)
+        System(name="gray", run=lambda picture, level: picture, channels=(1,)).restore(PICTURE, None)
 
 
 def test_non_local_means_is_told_the_sigma():
