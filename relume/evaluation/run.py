@@ -138,7 +138,8 @@ def run(plan: Plan, out: str | Path, *, settings: dict[str, Any], on_progress: P
                 comparisons.append(compare(by_image, seed=plan.seed, first=first, second=second, **where))
                 _save_cases(cases[first, second], folder / PICTURES / _slug(title) / _slug(f"{second} over {first}"))
         figures = figures_of(rows, sweep=sweep)
-        sweeps = best_levels(figures, luma_of) if sweep else []
+        kinds = {system.name: system.level for system in plan.systems}
+        sweeps = best_levels(figures, luma_of, kinds=kinds) if sweep else []
         _write_rows(folder / ROWS, rows)
         write_json(
             folder / SUMMARY,

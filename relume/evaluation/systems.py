@@ -17,7 +17,7 @@ from relume.metrics import to_8_bit
 from relume.models.artifact import ModelCard, load_card, load_model
 from relume.models.registry import inputs_of
 from relume.models.table import channels_of
-from relume.serving.levels import LevelRange
+from relume.serving.levels import LevelRange, level_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +113,11 @@ def _artifact(folder: Path, name: str, *, tile: int | None, halo: int, self_ense
         told = SelfEnsemble(told) if self_ensemble else told
         return run_whole(told, picture) if tile is None else run_tiled(told, picture, tile=tile, halo=halo)
 
-    degradation = card.trained_for.get("degradation") or {}
     return System(
         name=name,
         run=run,
         channels=(channels_of(card.arguments),),
-        level=(degradation.get("level") or "sigma") if adjustable else "",
+        level=level_kind(card.trained_for) if adjustable else "",
         trained=_levels_or_none(network, card) if adjustable else None,
     )
 
@@ -139,7 +138,7 @@ def _served(folder: Path, name: str) -> System:
     def run(picture: np.ndarray, level: float | None) -> np.ndarray:
         return restorer.restore(to_8_bit(picture), level=level).astype(np.float32) / np.float32(255)
 
-    return System(name=name, run=run, level="sigma" if levels else "", trained=levels)
+    return System(name=name, run=run, level=restorer.serving.level if levels else "", trained=levels)
 
 
 def baseline(name: str) -> System:

@@ -1,5 +1,7 @@
 """Systems behind one call: each gives what its parts give when they are run by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, save_model
 from relume.models.fusion.edges import fuse_edges
 from relume.serving.levels import LevelRange
+from relume.serving.served_model import onnx_path, read_serving, write_served_model
 from tests.tiny_onnx import BLUR, convolve, write_tiny_model
 
 PICTURE = np.random.default_rng(6).normal(0.5, 0.3, (36, 44, 3)).astype(np.float32)
@@ -76,6 +79,17 @@ def test_a_served_model_runs_as_served(tmp_path):
         np.testing.assert_array_equal(to_8_bit(system.restore(PICTURE, 20)), expected)
     with pytest.raises(ConfigError, match="orientation"):
         load_system(tmp_path, self_ensemble=True)
+
+
+@pytest.mark.parametrize("kind", ["sigma", "quality"])
+def test_a_served_model_is_told_levels_of_its_kind(tmp_path, kind):
+    """One of JPEG quality is told the quality under `jpeg`, and its default under noise; one of sigma the reverse."""
+    levels = LevelRange(lowest=10, highest=50, default=30)
+    write_tiny_model(tmp_path, levels=levels)
+    write_served_model(onnx_path(tmp_path), tmp_path / "kind", replace(read_serving(tmp_path), level=kind))
+    system = load_system(tmp_path / "kind")
+    told = [Asking().of(system, PROTOCOLS[name], 15.0, PICTURE) for name in ("jpeg", "awgn")]
+    assert told == ([[15], [30]] if kind == "quality" else [[30], [15]])
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
