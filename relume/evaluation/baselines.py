@@ -1,5 +1,7 @@
 """Denoisers without a network, which every network should beat; they are told a noise level."""
 
+from types import ModuleType
+
 import numpy as np
 
 from relume.errors import ConfigError
@@ -26,17 +28,11 @@ def non_local_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.fastNlMeansDenoisingColored(np.ascontiguousarray(noisy), None, strength, strength, 7, 21)
 
 
-def block_matching(noisy: np.ndarray, sigma: float) -> np.ndarray:
-    """BM3D, 8-bit to the same shape; about 200 s a megapixel.
-
-    Args:
-        noisy: uint8 (H, W, 3) RGB, or (H, W, 1) gray: three equal channels would be divided by their colour, 0.
-        sigma: The noise level, [0, 255] scale, which this baseline is told.
+def import_bm3d() -> ModuleType:
+    """The package of BM3D's authors.
 
     Raises:
-        ConfigError: The package is not installed: its licence is for non-commercial use only, so it is an extra.
-
-    Source: Dabov et al., IEEE TIP 2007, in its authors' package.
+        ConfigError: It is not installed: its licence is for non-commercial use only, so it is an extra.
     """
     try:
         import bm3d
@@ -45,6 +41,22 @@ def block_matching(noisy: np.ndarray, sigma: float) -> np.ndarray:
             "BM3D is not installed",
             next_step="pip install -c constraints.txt '.[bm3d]', or leave it out (evaluate.bm3d in params.yaml)",
         ) from None
+    return bm3d
+
+
+def block_matching(noisy: np.ndarray, sigma: float) -> np.ndarray:
+    """BM3D, 8-bit to the same shape; about 200 s a megapixel.
+
+    Args:
+        noisy: uint8 (H, W, 3) RGB, or (H, W, 1) gray: three equal channels would be divided by their colour, 0.
+        sigma: The noise level, [0, 255] scale, which this baseline is told.
+
+    Raises:
+        ConfigError: The package is not installed; see `import_bm3d`.
+
+    Source: Dabov et al., IEEE TIP 2007, in its authors' package.
+    """
+    bm3d = import_bm3d()
     picture = noisy.astype(np.float64) / 255
     if noisy.shape[2] == 1:
         return to_8_bit(bm3d.bm3d(picture[..., 0], sigma / 255))[..., np.newaxis]

@@ -57,10 +57,11 @@ def evaluate_request(
     Raises:
         UserError: Something named cannot be found or does not fit.
     """
-    if ask and estimator:
+    if ask is not None and estimator:
         raise ConfigError("--ask and --estimator exclude each other", next_step="leave one of them out")
     named = [*models, *(edge_fusion or ()), *(name for name in sets if name not in SETS)]
     check_output(out, needed=[*named, *(place for place in (data, estimator) if place)])
+    asked = () if ask is None else parse_levels(ask, where="--ask")
     settings = {
         "models": list(models),
         "baselines": list(baselines),
@@ -85,7 +86,7 @@ def evaluate_request(
         systems.append(fuse_at_edges(restormer, hat))
     systems += [baseline(name) for name in baselines]
     asking = Asking(
-        levels=parse_levels(ask, where="--ask") if ask else (),
+        levels=asked,
         estimate=load_estimator(estimator, device=device) if estimator else None,
     )
     plan = Plan(sets=opened, systems=systems, protocols=protocols, asking=asking, seed=seed, limit=limit)

@@ -9,7 +9,7 @@ from typing import Any
 
 from relume.errors import ConfigError
 from relume.evaluation.comparison import Cases, Comparison, compare, sheet
-from relume.evaluation.measure import INPUT, Asking, Row, measure, measured_on_luma
+from relume.evaluation.measure import INPUT, Asking, Row, check_fit, measure, measured_on_luma
 from relume.evaluation.output import PICTURES, ROWS, SUMMARY, check_output
 from relume.evaluation.protocols import Protocol, parse_protocol
 from relume.evaluation.sets import PictureSet
@@ -100,9 +100,11 @@ def run(plan: Plan, out: str | Path, *, settings: dict[str, Any], on_progress: P
         The tables.
 
     Raises:
-        ConfigError: `out` holds what is no earlier result, or a set.
+        ConfigError: `out` holds what is no earlier result, or a set; or see `check_fit`.
+        UserError: A picture cannot be read, or a pair is incomplete.
     """
     check_output(out, needed=[pictures.folder for pictures in plan.sets if pictures.folder])
+    check_fit(plan.runs(), plan.systems, asking=plan.asking, limit=plan.limit)
     rows: list[Row] = []
     comparisons: list[Comparison] = []
     sweep = bool(plan.asking.levels)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from relume.errors import SourceError
-from relume.images import read_image, to_uint8
+from relume.images import read_header, read_image, to_uint8
 
 PAIRS = (("noisy", "clean"), ("blur", "sharp"), ("rain", "clean"))
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
@@ -74,6 +74,24 @@ class PictureSet:
                 )
         return [(path, degraded[name]) for name, path in islice(clean.items(), limit)]
 
+    def sizes(self, limit: int | None = None) -> list[tuple[Path, int, int]]:
+        """Each clean picture with its height and width, read from the files' headers alone.
+
+        Args:
+            limit: Only the first so many.
+
+        Raises:
+            ImageError: A header cannot be read.
+            SourceError: See `files`; or the pictures of a pair differ in size.
+        """
+        found = []
+        for path, degraded in self.files(limit):
+            size = _size_of(path)
+            if degraded is not None:
+                _check_pair(degraded, _size_of(degraded), size)
+            found.append((path, *size))
+        return found
+
     def examples(self, limit: int | None = None) -> Iterator["Example"]:
         """Reads the pictures one after the other.
 
@@ -85,15 +103,10 @@ class PictureSet:
             SourceError: See `files`; or the pictures of a pair differ in size.
         """
         for path, degraded_path in self.files(limit):
-            clean = self._read(path)
-            degraded = None if degraded_path is None else self._read(degraded_path)
-            if degraded is not None and degraded.shape != clean.shape:
-                raise SourceError(
-                    "The pictures of a pair differ in size",
-                    where=degraded_path,
-                    why=f"{degraded.shape[1]}x{degraded.shape[0]}, the clean one {clean.shape[1]}x{clean.shape[0]}",
-                    next_step="give both pictures of a pair the same size",
-                )
+            clean, degraded = self._read(path), None
+            if degraded_path is not None:
+                degraded = self._read(degraded_path)
+                _check_pair(degraded_path, degraded.shape[:2], clean.shape[:2])
             yield Example(image_id=path.stem, clean=clean, degraded=degraded)
 
     def _read(self, path: Path) -> np.ndarray:
@@ -103,6 +116,21 @@ class PictureSet:
 
 def _pictures_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    header = read_header(path.read_bytes(), where=path)
+    return header.height, header.width
+
+
+def _check_pair(path: Path, size: tuple[int, ...], clean: tuple[int, ...]) -> None:
+    if size != clean:
+        raise SourceError(
+            "The pictures of a pair differ in size",
+            where=path,
+            why=f"{size[1]}x{size[0]}, the clean one {clean[1]}x{clean[0]}",
+            next_step="give both pictures of a pair the same size",
+        )
 
 
 def _by_name(paths: list[Path]) -> dict[str, Path]:

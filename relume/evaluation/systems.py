@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
-from relume.evaluation.baselines import block_matching, non_local_means
+from relume.evaluation.baselines import block_matching, import_bm3d, non_local_means
 from relume.evaluation.networks import run_tiled, run_whole
 from relume.export import levels_of
 from relume.inference.self_ensemble import SelfEnsemble
@@ -18,6 +18,7 @@ from relume.models.artifact import ModelCard, load_card, load_model
 from relume.models.registry import inputs_of
 from relume.models.table import channels_of
 from relume.serving.levels import LevelRange, level_kind
+from relume.serving.tiling import check_tile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +47,25 @@ class System:
         taken.
 
         Raises:
-            ConfigError: A colour picture cannot go through a gray system.
+            ConfigError: See `check_channels`.
             ModelFormatError: What comes back is no picture of the same size.
         """
         channels = picture.shape[2]
+        self.check_channels(channels)
         if channels in self.channels:
             return self.run(picture, level)
-        if channels == 3:
+        return self.run(np.repeat(picture, 3, axis=2), level).mean(axis=2, keepdims=True)
+
+    def check_channels(self, channels: int) -> None:
+        """Refuses pictures of so many channels that cannot go through the system.
+
+        Raises:
+            ConfigError: A colour picture cannot go through a gray system.
+        """
+        if channels == 3 and 3 not in self.channels:
             raise ConfigError(
                 "A gray model on colour pictures", where=self.name, next_step="choose a gray set: set12 or classic5"
             )
-        return self.run(np.repeat(picture, 3, axis=2), level).mean(axis=2, keepdims=True)
 
 
 def load_system(
@@ -74,8 +83,10 @@ def load_system(
     Raises:
         ModelMissingError: The folder holds none of these.
         ModelFormatError: The model cannot be rebuilt, or needs other inputs than a picture and a level.
-        ConfigError: A served model cannot run as asked.
+        ConfigError: A served model cannot run as asked, or the halo does not fit the tile.
     """
+    if tile is not None:
+        check_tile(tile, halo)
     folder = Path(path)
     if (folder / "model.json").is_file():
         return _artifact(folder, str(path), tile=tile, halo=halo, self_ensemble=self_ensemble, device=device)
@@ -147,6 +158,8 @@ def baseline(name: str) -> System:
     Raises:
         ConfigError: BM3D is not installed.
     """
+    if name == "bm3d":
+        import_bm3d()
     method = {"nlm": non_local_means, "bm3d": block_matching}[name]
 
     def run(picture: np.ndarray, level: float | None) -> np.ndarray:
@@ -184,6 +197,8 @@ def fuse_at_edges(restormer: System, hat: System) -> System:
 def load_estimator(path: str | Path, *, device: str = "cpu") -> Callable[[np.ndarray], float]:
     """A level estimator as a function from a picture, float32 (H, W, C), to its noise level in [0, 255].
 
+    The function raises ConfigError where a gray estimator is given a colour picture.
+
     Raises:
         ModelMissingError: There is no artifact.
         ModelFormatError: It is no level estimator.
@@ -199,6 +214,10 @@ def load_estimator(path: str | Path, *, device: str = "cpu") -> Callable[[np.nda
     network, channels = load_model(path).to(device), channels_of(card.arguments)
 
     def estimate(picture: np.ndarray) -> float:
+        if picture.shape[2] > channels:
+            raise ConfigError(
+                "A gray estimator on colour pictures", where=path, next_step="name one of colour, or choose a gray set"
+            )
         shown = np.repeat(picture, channels, axis=2) if picture.shape[2] == 1 else picture
         batch = torch.from_numpy(np.ascontiguousarray(shown.transpose(2, 0, 1))[None]).to(device)
         with torch.inference_mode():

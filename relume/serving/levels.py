@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from relume.errors import ConfigError
+from relume.errors import ConfigError, ModelFormatError
 
 LEVEL_KINDS = {"sigma": (0, 255), "quality": (1, 100), "scale": (1, 16)}
-"""What a level can mean, and its lowest and highest value: standard deviation of the noise, JPEG quality, enlargement."""
+"""What a level can mean, with the lowest and highest value: deviation of the noise, JPEG quality, enlargement."""
 
 
 def level_kind(trained_for: Mapping[str, Any]) -> str:
@@ -19,8 +19,18 @@ def level_kind(trained_for: Mapping[str, Any]) -> str:
 
     Args:
         trained_for: Of the model's card.
+
+    Raises:
+        ModelFormatError: The card says something else.
     """
-    return (trained_for.get("degradation") or {}).get("level") or "sigma"
+    kind = (trained_for.get("degradation") or {}).get("level") or "sigma"
+    if kind not in tuple(LEVEL_KINDS):
+        raise ModelFormatError(
+            "Not what a level can mean",
+            where=f"trained_for.degradation.level {kind!r}",
+            next_step=f"write one of {', '.join(LEVEL_KINDS)} into model.json",
+        )
+    return kind
 
 
 @dataclass(frozen=True, kw_only=True)

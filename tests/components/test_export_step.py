@@ -47,7 +47,7 @@ def export(folder: Path, **trained_for) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_an_adjustable_network(tmp_path):
-    """Its levels and what they mean are those of the card; parity holds at both ends and the default, and for three levels in a batch."""
+    """Its levels and their meaning are the card's; parity holds at both ends, the default and for three in a batch."""
     result = export(tmp_path, levels=[10, 70], default_level=25, degradation={"level": "quality"})
     assert result.returncode == 0, result.stdout + result.stderr
     exported = tmp_path / "models" / "exported"

@@ -126,6 +126,15 @@ def test_non_local_means_is_told_the_sigma():
     np.testing.assert_array_equal(to_8_bit(baseline("nlm").restore(PICTURE, 50)), expected)
 
 
+def test_a_gray_estimator_refuses_colour(tmp_path, save_network):
+    """On gray pictures it gives a level."""
+    save_network(tmp_path / "estimator", "level_estimator", width=4, channels=1)
+    estimate = load_estimator(tmp_path / "estimator")
+    assert 0 <= estimate(PICTURE[..., :1]) <= 255
+    with pytest.raises(ConfigError, match="gray estimator"):
+        estimate(PICTURE)
+
+
 def test_edge_fusion_takes_both_results(tmp_path, save_network):
     """Edges of the whole results decide; adjustable systems are refused."""
     networks = [save_network(tmp_path / name, "dncnn", seed=seed, **DNCNN) for seed, name in enumerate("ab")]
