@@ -18,6 +18,7 @@ from relume.export import OPSET, Parity, export_onnx, levels_of, measure_parity,
 from relume.files import atomic_folder, write_json
 from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, load_model
+from relume.serving.levels import level_kind
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import Serving, write_served_model
 from relume.settings import Settings
@@ -50,13 +51,17 @@ def main() -> None:
     params = load_params("export", ExportParams)
     torch.set_num_threads(params.threads)
     network = load_model("models/final")
-    levels = levels_of(network, load_card("models/final"))
+    card = load_card("models/final")
+    levels = levels_of(network, card)
+    serving = Serving(
+        tile=params.tile, halo=params.halo, opset=OPSET, levels=levels, level=level_kind(card.trained_for)
+    )
     pictures = _pictures(params.sizes)
 
     with atomic_folder(OUT) as folder:
         onnx_file = folder / "model.onnx"
         export_onnx(network, onnx_file, tile=params.tile)
-        write_served_model(onnx_file, folder, Serving(tile=params.tile, halo=params.halo, opset=OPSET, levels=levels))
+        write_served_model(onnx_file, folder, serving)
         onnx_file.unlink()
         restorer = OnnxRestorer(folder, threads=params.threads)
         report = parity_report(

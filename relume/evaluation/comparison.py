@@ -13,6 +13,7 @@ RESAMPLES = 10_000
 CONFIDENCE = 0.95
 CASES = 3  # best and worst, kept as pictures
 FEWEST = 5  # pictures; from fewer no resampling tells an interval
+BLOCK = 2**20  # draws at a time, which bounds the memory
 
 
 def bootstrap_interval(
@@ -40,8 +41,11 @@ def bootstrap_interval(
     values = np.asarray(differences, dtype=np.float64)
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    means = values[draws].mean(axis=1)
+    rng, rows = np.random.default_rng(seed), max(1, BLOCK // len(values))
+    means = np.empty(resamples)
+    for start in range(0, resamples, rows):
+        block = means[start : start + rows]
+        block[:] = values[rng.integers(0, len(values), (len(block), len(values)))].mean(axis=1)
     levels = [(1 - confidence) / 2, (1 + confidence) / 2]
     if method == "bca":
         normal, mean = NormalDist(), values.mean()

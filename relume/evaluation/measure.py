@@ -1,7 +1,9 @@
 """Measuring systems on one set under one protocol at one level."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -10,9 +12,11 @@ from relume.evaluation.protocols import Protocol, make_input
 from relume.evaluation.sets import PictureSet
 from relume.evaluation.systems import System
 from relume.metrics import luma, psnr, shaved, ssim, to_8_bit
+from relume.serving.levels import LEVEL_KINDS
 
 EQUAL = 120.0  # dB, of equal pictures
 INPUT = "input"
+SSIM_WINDOW = 11  # pixels a side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,30 +77,54 @@ class Asking:
     levels: tuple[float, ...] = ()
     estimate: Callable[[np.ndarray], float] | None = None
 
-    def of(self, system: System, protocol: Protocol, level: float | None, picture: np.ndarray) -> list[float | None]:
-        """The levels that a system is told for one picture.
+    def source(self, system: System, protocol: Protocol) -> Literal["none", "asked", "estimate", "true", "default"]:
+        """What says which level a system is told under a protocol.
 
         Raises:
-            ConfigError: Nothing says which.
+            ConfigError: Nothing does, or an asked level is none of the system's kind.
         """
         if not system.level:
-            return [None]
+            return "none"
         if self.levels:
-            return list(self.levels)
+            lowest, highest = LEVEL_KINDS[system.level]
+            for asked in self.levels:
+                if not lowest <= asked <= highest:
+                    raise ConfigError(
+                        "Not a level of the system",
+                        where=f"{system.name} asked for {system.level} {asked:g}",
+                        next_step=f"ask for {lowest} to {highest}",
+                    )
+            return "asked"
         if self.estimate and system.level == "sigma":
-            estimated = self.estimate(picture)
-            trained = system.trained
-            return [float(np.clip(estimated, trained.lowest, trained.highest)) if trained else estimated]
+            return "estimate"
         if protocol.parameter == system.level:
-            return [level]
+            return "true"
         if system.trained:
-            return [system.trained.default]
+            return "default"
         raise ConfigError(
             "Nothing says which level to restore at",
             where=f"{system.name} under {protocol.name}",
             why=f"it takes a {system.level}, which the protocol does not have",
             next_step="name levels by --ask, such as --ask 25, or an --estimator",
         )
+
+    def of(self, system: System, protocol: Protocol, level: float | None, picture: np.ndarray) -> list[float | None]:
+        """The levels that a system is told for one picture.
+
+        Raises:
+            ConfigError: See `source`.
+        """
+        source, trained = self.source(system, protocol), system.trained
+        if source == "asked":
+            return list(self.levels)
+        if source == "estimate":
+            assert self.estimate is not None
+            estimated = self.estimate(picture)
+            return [float(np.clip(estimated, trained.lowest, trained.highest)) if trained else estimated]
+        if source == "default":
+            assert trained is not None
+            return [trained.default]
+        return [level if source == "true" else None]
 
 
 def measure(
@@ -127,19 +155,13 @@ def measure(
         ConfigError: A system cannot run on the set, or the picture is too small to be measured.
     """
     for example in pictures.examples(limit):
+        check_size(protocol, level, *example.clean.shape[:2], where=example.image_id)
         given, example = make_input(protocol, level, example, seed=seed)
         results: list[tuple[str, float | None, np.ndarray]] = [(INPUT, None, given)]
         for system in systems:
             for asked in asking.of(system, protocol, level, given):
                 results.append((system.name, asked, system.restore(given, asked)))
         border = protocol.border_at(level)
-        if min(example.clean.shape[:2]) - 2 * border < 11:
-            raise ConfigError(
-                "The picture is too small to be measured",
-                where=example.image_id,
-                why=f"SSIM needs 11 pixels a side inside a border of {border}",
-                next_step="leave it out of the set",
-            )
         rows = []
         for name, asked, result in results:
             unrounded = name == INPUT and protocol.unclipped
@@ -147,6 +169,61 @@ def measure(
             where = {"set": pictures.name, "protocol": protocol.name, "level": level, "image": example.image_id}
             rows.append(Row(system=name, asked=asked, **where, **values))  # type: ignore[arg-type]
         yield Measured(rows=rows, clean=example.clean, results=[to_8_bit(result) for _, _, result in results])
+
+
+def check_size(protocol: Protocol, level: float | None, height: int, width: int, *, where: object) -> None:
+    """Refuses a picture that is too small to be measured.
+
+    Args:
+        protocol: How the inputs are made.
+        level: Of the protocol's parameter; None for one without.
+        height: Of the picture in pixels.
+        width: Of the picture in pixels.
+        where: Its name, for the error.
+
+    Raises:
+        ConfigError: Inside the border there is no room for a window of SSIM.
+    """
+    border = protocol.border_at(level)
+    if min(protocol.size_at(level, height, width)) - 2 * border < SSIM_WINDOW:
+        raise ConfigError(
+            "The picture is too small to be measured",
+            where=where,
+            why=f"SSIM needs {SSIM_WINDOW} pixels a side inside a border of {border}",
+            next_step="leave it out of the set",
+        )
+
+
+def check_fit(
+    runs: Iterable[tuple[PictureSet, Protocol, float | None]],
+    systems: Sequence[System],
+    *,
+    asking: Asking,
+    limit: int | None = None,
+) -> None:
+    """Refuses what cannot be measured together; looks at names and file headers alone, before hours are spent.
+
+    Args:
+        runs: Each set, protocol and level.
+        systems: The systems.
+        asking: Which level adjustable systems are told.
+        limit: Only the first so many pictures of each set.
+
+    Raises:
+        ConfigError: A system, set and protocol do not fit each other, or a picture is too small.
+        ImageError: A picture's header cannot be read.
+        SourceError: A picture of a pair is missing, differs in size, or is not the only one of its name.
+    """
+    sizes: dict[PictureSet, list[tuple[Path, int, int]]] = {}
+    for pictures, protocol, level in runs:
+        protocol.check_pairs(pictures.pairs is not None, where=f"set {pictures.name}")
+        for system in systems:
+            system.check_channels(1 if pictures.gray else 3)
+            asking.source(system, protocol)
+        if pictures not in sizes:
+            sizes[pictures] = pictures.sizes(limit)
+        for path, height, width in sizes[pictures]:
+            check_size(protocol, level, height, width, where=path)
 
 
 def _figures(result: np.ndarray, clean: np.ndarray, *, border: int, unrounded: bool) -> dict[str, float]:

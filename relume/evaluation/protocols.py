@@ -58,6 +58,30 @@ class Protocol:
             return round(level)
         return self.border
 
+    def size_at(self, level: float | None, height: int, width: int) -> tuple[int, int]:
+        """Height and width of what is left of a picture: for super-resolution multiples of the scale, else all."""
+        if self.parameter != "scale":
+            return height, width
+        assert level is not None
+        return int(height // level * level), int(width // level * level)
+
+    def check_pairs(self, paired: bool, *, where: str) -> None:
+        """Refuses clean pictures alone where the degraded ones come with the set.
+
+        Args:
+            paired: Whether there are degraded pictures.
+            where: The set or picture, for the error.
+
+        Raises:
+            ConfigError: There are none, and the protocol makes none.
+        """
+        if self.steps is None and not paired:
+            raise ConfigError(
+                "The set has no degraded pictures",
+                where=f"protocol {self.name}, {where}",
+                next_step="choose a protocol that makes them, such as awgn-clipped, or name a folder of pairs",
+            )
+
 
 def _correlated(sigma: float) -> tuple[Step, ...]:
     return (CorrelatedNoise(sigma=(sigma, sigma), width=(1.0, 1.0), clipped=1),)
@@ -173,24 +197,29 @@ def parse_protocol(text: str) -> tuple[Protocol, tuple[float | None, ...]]:
         return protocol, protocol.levels or (None,)
     if not protocol.parameter:
         raise ConfigError("The protocol has no levels", where=text, next_step=f"write {name}")
-    levels = parse_levels(rest, where=text)
+    levels = parse_levels(rest, where=f"protocol {name}")
     for level in levels:
         _steps_at(protocol, level)
     return protocol, levels
 
 
 def parse_levels(text: str, *, where: str) -> tuple[float, ...]:
-    """Reads numbers between commas.
+    """Reads numbers between commas, each once; no level of any kind lies outside of 0 to 255.
 
     Raises:
         ConfigError: It is no such list.
     """
     try:
-        return tuple(float(part) for part in text.split(","))
+        levels = tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
+        levels = ()
+    if not levels or not all(0 <= level <= 255 for level in levels):  # false for nan, too
         raise ConfigError(
-            "Not a list of levels", where=where, next_step="write numbers between commas, such as 15,25,50"
-        ) from None
+            "Not a list of levels",
+            where=f"{where} {text}",
+            next_step="write numbers from 0 to 255 between commas, such as 15,25,50",
+        )
+    return levels
 
 
 def make_input(protocol: Protocol, level: float | None, example: Example, *, seed: int) -> tuple[np.ndarray, Example]:
@@ -208,19 +237,13 @@ def make_input(protocol: Protocol, level: float | None, example: Example, *, see
     Raises:
         ConfigError: The protocol needs pairs and the set has none, or the level is none of the protocol's.
     """
+    protocol.check_pairs(example.degraded is not None, where=f"picture {example.image_id}")
     if protocol.steps is None:
-        if example.degraded is None:
-            raise ConfigError(
-                "The set has no degraded pictures",
-                where=f"protocol {protocol.name}, picture {example.image_id}",
-                next_step="choose a protocol that makes them, such as awgn-clipped, or name a folder of pairs",
-            )
+        assert example.degraded is not None
         return example.degraded.astype(np.float32) / np.float32(255), example
     assert level is not None
-    clean = example.clean
-    if protocol.parameter == "scale":
-        height, width = (int(side // level * level) for side in clean.shape[:2])
-        clean = clean[:height, :width]
+    height, width = protocol.size_at(level, *example.clean.shape[:2])
+    clean = example.clean[:height, :width]
     picture = clean.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
     rng = counter_rng(seed, "evaluation", zlib.crc32(example.image_id.encode()))
     image = degrade(picture, Degradation(steps=_steps_at(protocol, level)), rng).image

@@ -7,6 +7,7 @@ import torch
 
 from relume.errors import ConfigError, SourceError
 from relume.evaluation.measure import Asking
+from relume.evaluation.output import check_output
 from relume.evaluation.protocols import PROTOCOLS, parse_levels
 from relume.evaluation.run import Plan, Progress, run
 from relume.evaluation.sets import SETS, open_set
@@ -38,7 +39,7 @@ def evaluate_request(
         sets: Names or folders; see `open_set`.
         data: The folder of the benchmark sets.
         protocols: As `parse_protocol` reads them; empty for the protocol that each set is made for.
-        out: Folder of the results.
+        out: Folder of the results; it may hold an earlier result, which is replaced, and nothing else.
         baselines: `nlm` and `bm3d`.
         edge_fusion: Folders of a Restormer and a HAT artifact.
         ask: Levels between commas that adjustable systems are asked for.
@@ -56,8 +57,11 @@ def evaluate_request(
     Raises:
         UserError: Something named cannot be found or does not fit.
     """
-    if ask and estimator:
+    if ask is not None and estimator:
         raise ConfigError("--ask and --estimator exclude each other", next_step="leave one of them out")
+    named = [*models, *(edge_fusion or ()), *(name for name in sets if name not in SETS)]
+    check_output(out, needed=[*named, *(place for place in (data, estimator) if place)])
+    asked = () if ask is None else parse_levels(ask, where="--ask")
     settings = {
         "models": list(models),
         "baselines": list(baselines),
@@ -82,7 +86,7 @@ def evaluate_request(
         systems.append(fuse_at_edges(restormer, hat))
     systems += [baseline(name) for name in baselines]
     asking = Asking(
-        levels=parse_levels(ask, where="--ask") if ask else (),
+        levels=asked,
         estimate=load_estimator(estimator, device=device) if estimator else None,
     )
     plan = Plan(sets=opened, systems=systems, protocols=protocols, asking=asking, seed=seed, limit=limit)

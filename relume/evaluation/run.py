@@ -9,7 +9,8 @@ from typing import Any
 
 from relume.errors import ConfigError
 from relume.evaluation.comparison import Cases, Comparison, compare, sheet
-from relume.evaluation.measure import INPUT, Asking, Row, measure, measured_on_luma
+from relume.evaluation.measure import INPUT, Asking, Row, check_fit, measure, measured_on_luma
+from relume.evaluation.output import PICTURES, ROWS, SUMMARY, check_output
 from relume.evaluation.protocols import Protocol, parse_protocol
 from relume.evaluation.sets import PictureSet
 from relume.evaluation.summary import as_json, best_levels, figures_of, render
@@ -79,7 +80,7 @@ class Plan:
                 notes.append(
                     f"{pictures.name}: {count} of {pictures.images} pictures, not to be compared with published figures"
                 )
-        if any(pictures.gray for pictures in self.sets) and any(system.channels == 3 for system in self.systems):
+        if any(pictures.gray for pictures in self.sets) and any(1 not in system.channels for system in self.systems):
             notes.append("gray pictures go through colour systems as three equal channels, whose mean is measured")
         return notes
 
@@ -90,7 +91,8 @@ def run(plan: Plan, out: str | Path, *, settings: dict[str, Any], on_progress: P
     Args:
         plan: What is measured.
         out: Folder of results.csv (a row for each picture and system), summary.json (means, comparisons, level
-            sweeps) and pictures/ (for each comparison the best and the worst: input, first, second, clean).
+            sweeps) and pictures/ (for each comparison the best and the worst: input, first, second, clean). It
+            replaces an earlier result.
         settings: Kept in summary.json, for the reader.
         on_progress: Called after each picture.
 
@@ -98,8 +100,11 @@ def run(plan: Plan, out: str | Path, *, settings: dict[str, Any], on_progress: P
         The tables.
 
     Raises:
-        ConfigError: A system, set and protocol do not fit each other.
+        ConfigError: `out` holds what is no earlier result, or a set; or see `check_fit`.
+        UserError: A picture cannot be read, or a pair is incomplete.
     """
+    check_output(out, needed=[pictures.folder for pictures in plan.sets if pictures.folder])
+    check_fit(plan.runs(), plan.systems, asking=plan.asking, limit=plan.limit)
     rows: list[Row] = []
     comparisons: list[Comparison] = []
     sweep = bool(plan.asking.levels)
@@ -133,12 +138,13 @@ def run(plan: Plan, out: str | Path, *, settings: dict[str, Any], on_progress: P
             for (first, second), by_image in gains.items():
                 where = {"set": pictures.name, "protocol": protocol.name, "level": level}
                 comparisons.append(compare(by_image, seed=plan.seed, first=first, second=second, **where))
-                _save_cases(cases[first, second], folder / "pictures" / _slug(title) / _slug(f"{second} over {first}"))
+                _save_cases(cases[first, second], folder / PICTURES / _slug(title) / _slug(f"{second} over {first}"))
         figures = figures_of(rows, sweep=sweep)
-        sweeps = best_levels(figures, luma_of) if sweep else []
-        _write_rows(folder / "results.csv", rows)
+        kinds = {system.name: system.level for system in plan.systems}
+        sweeps = best_levels(figures, luma_of, kinds=kinds) if sweep else []
+        _write_rows(folder / ROWS, rows)
         write_json(
-            folder / "summary.json",
+            folder / SUMMARY,
             {
                 "settings": settings | {"seed": plan.seed, "limit": plan.limit},
                 "notes": plan.notes(),

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from relume.errors import SourceError
-from relume.images import read_image, to_uint8
+from relume.images import read_header, read_image, to_uint8
 
 PAIRS = (("noisy", "clean"), ("blur", "sharp"), ("rain", "clean"))
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
@@ -48,8 +48,49 @@ class PictureSet:
     def paths(self) -> list[Path]:
         """The clean pictures in the order of their names."""
         assert self.folder is not None
-        folder = self.folder / self.pairs[1] if self.pairs else self.folder
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        return _pictures_in(self.folder / self.pairs[1] if self.pairs else self.folder)
+
+    def files(self, limit: int | None = None) -> list[tuple[Path, Path | None]]:
+        """Each clean picture and its degraded one, None without pairs, in the order of the clean ones' names.
+
+        Args:
+            limit: Only the first so many.
+
+        Raises:
+            SourceError: A degraded picture is missing, or two pictures differ in their suffix alone.
+        """
+        assert self.folder is not None
+        clean = _by_name(self.paths())
+        if self.pairs is None:
+            return [(path, None) for path in islice(clean.values(), limit)]
+        degraded = _by_name(_pictures_in(self.folder / self.pairs[0]))
+        for name, path in islice(clean.items(), limit):
+            if name not in degraded:
+                raise SourceError(
+                    "A degraded picture is missing",
+                    where=self.folder / self.pairs[0] / path.name,
+                    why=f"there is {path}",
+                    next_step="give both pictures of a pair the same name",
+                )
+        return [(path, degraded[name]) for name, path in islice(clean.items(), limit)]
+
+    def sizes(self, limit: int | None = None) -> list[tuple[Path, int, int]]:
+        """Each clean picture with its height and width, read from the files' headers alone.
+
+        Args:
+            limit: Only the first so many.
+
+        Raises:
+            ImageError: A header cannot be read.
+            SourceError: See `files`; or the pictures of a pair differ in size.
+        """
+        found = []
+        for path, degraded in self.files(limit):
+            size = _size_of(path)
+            if degraded is not None:
+                _check_pair(degraded, _size_of(degraded), size)
+            found.append((path, *size))
+        return found
 
     def examples(self, limit: int | None = None) -> Iterator["Example"]:
         """Reads the pictures one after the other.
@@ -59,37 +100,51 @@ class PictureSet:
 
         Raises:
             ImageError: A picture cannot be read.
-            SourceError: A pair is incomplete, or its pictures differ in size.
+            SourceError: See `files`; or the pictures of a pair differ in size.
         """
-        for path in islice(self.paths(), limit):
-            clean = self._read(path)
-            yield Example(image_id=path.stem, clean=clean, degraded=self._degraded(path, clean) if self.pairs else None)
+        for path, degraded_path in self.files(limit):
+            clean, degraded = self._read(path), None
+            if degraded_path is not None:
+                degraded = self._read(degraded_path)
+                _check_pair(degraded_path, degraded.shape[:2], clean.shape[:2])
+            yield Example(image_id=path.stem, clean=clean, degraded=degraded)
 
     def _read(self, path: Path) -> np.ndarray:
         pixels = to_uint8(read_image(path).pixels)
         return pixels[..., :1] if self.gray else pixels
 
-    def _degraded(self, clean_path: Path, clean: np.ndarray) -> np.ndarray:
-        assert self.folder is not None
-        assert self.pairs is not None
-        folder = self.folder / self.pairs[0]
-        found = [path for path in sorted(folder.glob(f"{clean_path.stem}.*")) if path.suffix.lower() in SUFFIXES]
-        if not found:
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    header = read_header(path.read_bytes(), where=path)
+    return header.height, header.width
+
+
+def _check_pair(path: Path, size: tuple[int, ...], clean: tuple[int, ...]) -> None:
+    if size != clean:
+        raise SourceError(
+            "The pictures of a pair differ in size",
+            where=path,
+            why=f"{size[1]}x{size[0]}, the clean one {clean[1]}x{clean[0]}",
+            next_step="give both pictures of a pair the same size",
+        )
+
+
+def _by_name(paths: list[Path]) -> dict[str, Path]:
+    named: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in named:
             raise SourceError(
-                "A degraded picture is missing",
-                where=folder / clean_path.name,
-                why=f"there is {clean_path}",
-                next_step="give both pictures of a pair the same name",
+                "Two pictures of one name",
+                where=f"{named[path.stem]} and {path.name}",
+                why="pictures are told apart, and paired, by their names without suffix",
+                next_step="rename or remove one of them",
             )
-        degraded = self._read(found[0])
-        if degraded.shape != clean.shape:
-            raise SourceError(
-                "The pictures of a pair differ in size",
-                where=found[0],
-                why=f"{degraded.shape[1]}x{degraded.shape[0]}, the clean one {clean.shape[1]}x{clean.shape[0]}",
-                next_step="give both pictures of a pair the same size",
-            )
-        return degraded
+        named[path.stem] = path
+    return named
 
 
 @dataclass(frozen=True, kw_only=True)

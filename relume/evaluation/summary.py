@@ -1,6 +1,6 @@
 """What the rows of an evaluation come to: means, level sweeps, and the table that is printed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -85,7 +85,8 @@ class BestLevel:
         true: Of the protocol's parameter; None for a protocol without.
         best: The asked level of the highest mean PSNR.
         psnr: That PSNR in dB.
-        loss: What is lost in dB when the true level is asked for; None where it was not asked.
+        loss: What is lost in dB when the true level is asked for; None where it was not asked, or where the protocol's
+            parameter is not what the system's level means.
     """
 
     set: str
@@ -97,12 +98,15 @@ class BestLevel:
     loss: float | None
 
 
-def best_levels(figures: Iterable[Figure], luma_of: set[tuple[str, str]]) -> list[BestLevel]:
+def best_levels(
+    figures: Iterable[Figure], luma_of: set[tuple[str, str]], *, kinds: Mapping[str, str]
+) -> list[BestLevel]:
     """The best asked level of each system for each true level.
 
     Args:
         figures: Of a level sweep.
         luma_of: Sets and protocols whose figure is that of the luma.
+        kinds: What the level of each system means, such as `sigma`.
     """
     sweeps: dict[tuple, dict[float, float]] = {}
     for figure in figures:
@@ -112,7 +116,8 @@ def best_levels(figures: Iterable[Figure], luma_of: set[tuple[str, str]]) -> lis
     found = []
     for (name, protocol, system, true), psnr in sweeps.items():
         best = max(psnr, key=psnr.__getitem__)
-        loss = round(psnr[best] - psnr[true], 4) if true in psnr else None
+        comparable = PROTOCOLS[protocol].parameter == kinds[system]
+        loss = round(psnr[best] - psnr[true], 4) if comparable and true in psnr else None
         found.append(
             BestLevel(set=name, protocol=protocol, system=system, true=true, best=best, psnr=psnr[best], loss=loss)
         )

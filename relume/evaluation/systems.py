@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
-from relume.evaluation.baselines import block_matching, non_local_means
+from relume.evaluation.baselines import block_matching, import_bm3d, non_local_means
 from relume.evaluation.networks import run_tiled, run_whole
 from relume.export import levels_of
 from relume.inference.self_ensemble import SelfEnsemble
@@ -17,7 +17,8 @@ from relume.metrics import to_8_bit
 from relume.models.artifact import ModelCard, load_card, load_model
 from relume.models.registry import inputs_of
 from relume.models.table import channels_of
-from relume.serving.levels import LevelRange
+from relume.serving.levels import LevelRange, level_kind
+from relume.serving.tiling import check_tile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,34 +29,43 @@ class System:
         name: In tables.
         run: From a picture, float32 (H, W, C) in about [0, 1], and the level that it is told, None for systems that
             take none, to the result of the same shape, not clamped.
-        channels: C that it takes: 1 or 3.
+        channels: Each C that it takes: 1, 3 or both.
         level: What its level means: `sigma`, `quality` or `scale`; empty for a system that takes none.
         trained: The levels of an adjustable model; None where nothing is known.
     """
 
     name: str
     run: Callable[[np.ndarray, float | None], np.ndarray]
-    channels: int = 3
+    channels: tuple[int, ...] = (3,)
     level: str = ""
     trained: LevelRange | None = None
 
     def restore(self, picture: np.ndarray, level: float | None) -> np.ndarray:
         """Restores a picture, float32 (H, W, C), to the same shape.
 
-        A gray picture goes through a colour system as three equal channels, of whose results the mean is taken.
+        A gray picture goes through a system for colour alone as three equal channels, of whose results the mean is
+        taken.
 
         Raises:
-            ConfigError: A colour picture cannot go through a gray system.
+            ConfigError: See `check_channels`.
             ModelFormatError: What comes back is no picture of the same size.
         """
         channels = picture.shape[2]
-        if channels > self.channels:
+        self.check_channels(channels)
+        if channels in self.channels:
+            return self.run(picture, level)
+        return self.run(np.repeat(picture, 3, axis=2), level).mean(axis=2, keepdims=True)
+
+    def check_channels(self, channels: int) -> None:
+        """Refuses pictures of so many channels that cannot go through the system.
+
+        Raises:
+            ConfigError: A colour picture cannot go through a gray system.
+        """
+        if channels == 3 and 3 not in self.channels:
             raise ConfigError(
                 "A gray model on colour pictures", where=self.name, next_step="choose a gray set: set12 or classic5"
             )
-        given = np.repeat(picture, self.channels // channels, axis=2)
-        result = self.run(given, level)
-        return result if channels == self.channels else result.mean(axis=2, keepdims=True)
 
 
 def load_system(
@@ -73,8 +83,10 @@ def load_system(
     Raises:
         ModelMissingError: The folder holds none of these.
         ModelFormatError: The model cannot be rebuilt, or needs other inputs than a picture and a level.
-        ConfigError: A served model cannot run as asked.
+        ConfigError: A served model cannot run as asked, or the halo does not fit the tile.
     """
+    if tile is not None:
+        check_tile(tile, halo)
     folder = Path(path)
     if (folder / "model.json").is_file():
         return _artifact(folder, str(path), tile=tile, halo=halo, self_ensemble=self_ensemble, device=device)
@@ -112,12 +124,11 @@ def _artifact(folder: Path, name: str, *, tile: int | None, halo: int, self_ense
         told = SelfEnsemble(told) if self_ensemble else told
         return run_whole(told, picture) if tile is None else run_tiled(told, picture, tile=tile, halo=halo)
 
-    degradation = card.trained_for.get("degradation") or {}
     return System(
         name=name,
         run=run,
-        channels=channels_of(card.arguments),
-        level=(degradation.get("level") or "sigma") if adjustable else "",
+        channels=(channels_of(card.arguments),),
+        level=level_kind(card.trained_for) if adjustable else "",
         trained=_levels_or_none(network, card) if adjustable else None,
     )
 
@@ -138,22 +149,24 @@ def _served(folder: Path, name: str) -> System:
     def run(picture: np.ndarray, level: float | None) -> np.ndarray:
         return restorer.restore(to_8_bit(picture), level=level).astype(np.float32) / np.float32(255)
 
-    return System(name=name, run=run, level="sigma" if levels else "", trained=levels)
+    return System(name=name, run=run, level=restorer.serving.level if levels else "", trained=levels)
 
 
 def baseline(name: str) -> System:
-    """`nlm` or `bm3d`, which are told a sigma and take 8-bit pictures.
+    """`nlm` or `bm3d`, which are told a sigma and take 8-bit pictures, gray ones on their one channel.
 
     Raises:
         ConfigError: BM3D is not installed.
     """
+    if name == "bm3d":
+        import_bm3d()
     method = {"nlm": non_local_means, "bm3d": block_matching}[name]
 
     def run(picture: np.ndarray, level: float | None) -> np.ndarray:
         assert level is not None
         return method(to_8_bit(picture), level).astype(np.float32) / np.float32(255)
 
-    return System(name=name, run=run, level="sigma")
+    return System(name=name, run=run, channels=(1, 3), level="sigma")
 
 
 def fuse_at_edges(restormer: System, hat: System) -> System:
@@ -184,6 +197,8 @@ def fuse_at_edges(restormer: System, hat: System) -> System:
 def load_estimator(path: str | Path, *, device: str = "cpu") -> Callable[[np.ndarray], float]:
     """A level estimator as a function from a picture, float32 (H, W, C), to its noise level in [0, 255].
 
+    The function raises ConfigError where a gray estimator is given a colour picture.
+
     Raises:
         ModelMissingError: There is no artifact.
         ModelFormatError: It is no level estimator.
@@ -199,6 +214,10 @@ def load_estimator(path: str | Path, *, device: str = "cpu") -> Callable[[np.nda
     network, channels = load_model(path).to(device), channels_of(card.arguments)
 
     def estimate(picture: np.ndarray) -> float:
+        if picture.shape[2] > channels:
+            raise ConfigError(
+                "A gray estimator on colour pictures", where=path, next_step="name one of colour, or choose a gray set"
+            )
         shown = np.repeat(picture, channels, axis=2) if picture.shape[2] == 1 else picture
         batch = torch.from_numpy(np.ascontiguousarray(shown.transpose(2, 0, 1))[None]).to(device)
         with torch.inference_mode():

@@ -4,9 +4,33 @@ A level is one number for each picture in the units of the model's card: for den
 noise on the 8-bit scale, [0, 255]. Users know it as the strength.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from relume.errors import ConfigError
+from relume.errors import ConfigError, ModelFormatError
+
+LEVEL_KINDS = {"sigma": (0, 255), "quality": (1, 100), "scale": (1, 16)}
+"""What a level can mean, with the lowest and highest value: deviation of the noise, JPEG quality, enlargement."""
+
+
+def level_kind(trained_for: Mapping[str, Any]) -> str:
+    """What the level of an adjustable model means, a key of `LEVEL_KINDS`; `sigma` where its card does not say.
+
+    Args:
+        trained_for: Of the model's card.
+
+    Raises:
+        ModelFormatError: The card says something else.
+    """
+    kind = (trained_for.get("degradation") or {}).get("level") or "sigma"
+    if kind not in tuple(LEVEL_KINDS):
+        raise ModelFormatError(
+            "Not what a level can mean",
+            where=f"trained_for.degradation.level {kind!r}",
+            next_step=f"write one of {', '.join(LEVEL_KINDS)} into model.json",
+        )
+    return kind
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """The folder of a served model: what `export` writes, `release` publishes and every backend runs.
 
-serving.json                    tile, halo, dtype, channels, opset, and the levels of an adjustable model
+serving.json                    tile, halo, dtype, channels, opset; of an adjustable model its levels and what they mean
 triton/denoise/config.pbtxt     a Triton model; its folder's name is the model's name
 triton/denoise/1/model.onnx     `image` to `restored`, both uint8 (N, 3, T, T) RGB; adjustable ones take a `level`,
                                 float32 (N, 1), as well
@@ -14,7 +14,7 @@ from pathlib import Path
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.files import read_json, write_json, write_text
 from relume.serving.config_pbtxt import release_config
-from relume.serving.levels import LevelRange
+from relume.serving.levels import LEVEL_KINDS, LevelRange
 from relume.serving.tiling import check_tile
 
 MODEL_FOLDER = Path("triton") / "denoise"
@@ -31,6 +31,7 @@ class Serving:
         channels: Channels of a tile.
         opset: ONNX opset of the model.
         levels: Those of an adjustable model; None for one without the input `level`.
+        level: What they mean, a key of `LEVEL_KINDS`; written for an adjustable model alone.
     """
 
     tile: int
@@ -39,6 +40,7 @@ class Serving:
     channels: int = 3
     opset: int = 20
     levels: LevelRange | None = None
+    level: str = "sigma"
 
 
 def write_served_model(onnx_file: str | Path, folder: str | Path, serving: Serving) -> None:
@@ -58,7 +60,9 @@ def write_served_model(onnx_file: str | Path, folder: str | Path, serving: Servi
     shutil.copyfile(onnx_file, model / "1" / "model.onnx")
     shutil.copyfile(Path(__file__).with_name("triton_python_model.py"), model / "1" / "model.py")
     write_text(model / "config.pbtxt", release_config(tile=serving.tile, halo=serving.halo, levels=serving.levels))
-    values = {key: value for key, value in asdict(serving).items() if value is not None}
+    values = asdict(serving)
+    if serving.levels is None:
+        del values["levels"], values["level"]
     write_json(Path(folder) / "serving.json", values)
 
 
@@ -82,7 +86,8 @@ def read_serving(folder: str | Path) -> Serving:
             )
     values = read_json(path)
     levels = values.pop("levels", None)
-    known = {field.name for field in fields(Serving)} - {"levels"}
+    level = "sigma" if levels is None else values.pop("level", "sigma")  # models of older exports do not say
+    known = {field.name for field in fields(Serving)} - {"levels", "level"}
     if set(values) != known or not all(isinstance(values[key], int) for key in ("tile", "halo")):
         raise ModelFormatError(
             "Not the description of a served model",
@@ -90,8 +95,15 @@ def read_serving(folder: str | Path) -> Serving:
             why=f"it holds {values}, expected are the keys {sorted(known)}",
             next_step="dvc repro export",
         )
+    if level not in tuple(LEVEL_KINDS):
+        raise ModelFormatError(
+            "Not the levels of a served model",
+            where=path,
+            why=f"level is {level!r}, expected is one of {', '.join(LEVEL_KINDS)}",
+            next_step="dvc repro export",
+        )
     try:
-        return Serving(**values, levels=None if levels is None else LevelRange(**levels))
+        return Serving(**values, levels=None if levels is None else LevelRange(**levels), level=level)
     except (TypeError, ConfigError) as error:
         raise ModelFormatError(
             "Not the levels of a served model", where=path, why=error, next_step="dvc repro export"

@@ -47,11 +47,12 @@ def export(folder: Path, **trained_for) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 def test_an_adjustable_network(tmp_path):
-    """Its levels are those of the card; parity holds at both ends and the default, and for three levels in a batch."""
-    result = export(tmp_path, task="denoise", levels=[10, 70], default_level=25)
+    """Its levels and their meaning are the card's; parity holds at both ends, the default and for three in a batch."""
+    result = export(tmp_path, levels=[10, 70], default_level=25, degradation={"level": "quality"})
     assert result.returncode == 0, result.stdout + result.stderr
     exported = tmp_path / "models" / "exported"
     assert read_serving(exported).levels == LevelRange(lowest=10, highest=70, default=25)
+    assert read_serving(exported).level == "quality"
     *rows, mixed = [row["picture"] for row in read_json(exported / "parity.json")["pictures"]]
     assert len(rows) == 3 * 4
     assert {row.rpartition(" level ")[2] for row in rows} == {"10", "25", "70"}

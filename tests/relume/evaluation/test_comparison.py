@@ -1,5 +1,7 @@
 """Paired comparison: the interval against SciPy and by its coverage, wins, and the cases that are kept."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -24,6 +26,21 @@ def test_the_interval_equals_scipy(method, confidence):
     ).confidence_interval
     found = bootstrap_interval(GAINS, method=method, confidence=confidence, resamples=2000, seed=9)
     assert found == pytest.approx((expected.low, expected.high), rel=1e-9)
+
+
+@pytest.mark.parametrize("pictures", [7, 1000, 2001])
+def test_blocks_draw_the_same_numbers_in_bounded_memory(pictures):
+    """The ends are, to the bit, those of all draws at once, which for 2001 pictures would take 320 MB."""
+    values = np.random.default_rng(2).normal(0.1, 1, pictures)
+    draws = np.random.default_rng(5).integers(0, pictures, (10_000, pictures))
+    low, high = np.percentile(values[draws].mean(axis=1), [100 * (1 - 0.95) / 2, 100 * (1 + 0.95) / 2])
+    del draws
+    tracemalloc.start()
+    found = bootstrap_interval(values, method="percentile", seed=5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == (low, high)
+    assert peak < 40e6
 
 
 @pytest.mark.parametrize("method", ["bca", "percentile"])

@@ -158,6 +158,21 @@ def test_a_level_sweep_finds_the_best_level(tmp_path):
         assert by_asked[str(level)] == pytest.approx(expected, rel=0.03)
 
 
+@pytest.mark.parametrize(("kind", "loses"), [("quality", True), ("sigma", False)])
+def test_levels_of_different_units_are_not_compared(own_pictures, tmp_path, kind, loses):
+    """Asking a denoiser for sigma 10 is not asking for the true quality 10: what that loses is not said."""
+    plan = Plan(
+        sets=[open_set(str(own_pictures), None)],
+        systems=[System(name="any", run=lambda picture, level: picture, level=kind)],
+        protocols=["jpeg:10"],
+        asking=Asking(levels=(10, 20)),
+    )
+    table = run(plan, tmp_path / "out", settings={})
+    (found,) = json.loads((tmp_path / "out" / "summary.json").read_text())["level_sweeps"]
+    assert (found["loss"] is not None) == loses
+    assert ("asking for the true one" in table) == loses
+
+
 def test_two_sets_of_one_name_are_refused(own_pictures):
     """Their rows could not be told apart."""
     pictures = open_set(str(own_pictures), None)

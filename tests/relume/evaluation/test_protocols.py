@@ -32,10 +32,12 @@ def test_levels_are_the_published_ones_by_default():
 
 
 @pytest.mark.parametrize(
-    "text", ["gaussian", "awgn:", "awgn:high", "awgn:-1", "jpeg:0", "jpeg:12.5", "paired:3", "sr:0.5"]
+    "text",
+    ["gaussian", "awgn:", "awgn:high", "awgn:-1", "jpeg:0", "jpeg:12.5", "paired:3", "sr:0.5"]
+    + [f"{name}:{level}" for name in ("poisson", "awgn", "jpeg", "sr") for level in ("inf", "-inf", "nan", "1e39")],
 )
 def test_what_cannot_be_is_refused(text):
-    """Unknown protocols, no numbers, and levels out of range."""
+    """Unknown protocols, no numbers, and levels that are not finite or out of range."""
     with pytest.raises(ConfigError):
         parse_protocol(text)
 

@@ -77,6 +77,29 @@ def test_an_incomplete_pair_is_refused(tmp_path):
         list(open_set(str(tmp_path), None).examples())
 
 
+@pytest.mark.parametrize("name", ["x", "x.1", "[x]", "x*"])
+def test_pairs_are_those_of_the_same_whole_name(tmp_path, name):
+    """Dots, brackets and stars are part of a name, and a name that goes on is another one."""
+    write(tmp_path / "clean" / f"{name}.png", 100)
+    write(tmp_path / "noisy" / f"{name}.0.png", 50)
+    with pytest.raises(SourceError, match="missing"):
+        list(open_set(str(tmp_path), None).examples())
+    write(tmp_path / "noisy" / f"{name}.webp", 110)
+    (example,) = open_set(str(tmp_path), None).examples()
+    assert example.degraded.mean() == pytest.approx(110, abs=1)
+
+
+@pytest.mark.parametrize("folder", ["noisy", "clean"])
+def test_two_pictures_of_one_name_are_refused(tmp_path, folder):
+    """Neither which of them makes the pair nor whose figure it is could be told; both are named."""
+    for path in ("noisy/a.png", "clean/a.png", f"{folder}/a.JPG"):
+        write(tmp_path / path, 100)
+    with pytest.raises(SourceError, match=r"a\.JPG and a\.png"):
+        list(open_set(str(tmp_path), None).examples())
+    with pytest.raises(SourceError, match="Two pictures of one name"):
+        list(open_set(str(tmp_path / folder), None).examples())
+
+
 def test_an_empty_set_is_refused(tmp_path):
     """A folder without pictures, and one of pairs without its parts."""
     (tmp_path / "cbsd68").mkdir()

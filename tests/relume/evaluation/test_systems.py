@@ -1,5 +1,7 @@
 """Systems behind one call: each gives what its parts give when they are run by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, save_model
 from relume.models.fusion.edges import fuse_edges
 from relume.serving.levels import LevelRange
+from relume.serving.served_model import onnx_path, read_serving, write_served_model
 from tests.tiny_onnx import BLUR, convolve, write_tiny_model
 
 PICTURE = np.random.default_rng(6).normal(0.5, 0.3, (36, 44, 3)).astype(np.float32)
@@ -78,6 +81,17 @@ def test_a_served_model_runs_as_served(tmp_path):
         load_system(tmp_path, self_ensemble=True)
 
 
+@pytest.mark.parametrize("kind", ["sigma", "quality"])
+def test_a_served_model_is_told_levels_of_its_kind(tmp_path, kind):
+    """One of JPEG quality is told the quality under `jpeg`, and its default under noise; one of sigma the reverse."""
+    levels = LevelRange(lowest=10, highest=50, default=30)
+    write_tiny_model(tmp_path, levels=levels)
+    write_served_model(onnx_path(tmp_path), tmp_path / "kind", replace(read_serving(tmp_path), level=kind))
+    system = load_system(tmp_path / "kind")
+    told = [Asking().of(system, PROTOCOLS[name], 15.0, PICTURE) for name in ("jpeg", "awgn")]
+    assert told == ([[15], [30]] if kind == "quality" else [[30], [15]])
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     """The message names what was looked for."""
     with pytest.raises(ModelMissingError, match=r"serving\.json"):
@@ -103,13 +117,22 @@ def test_gray_goes_through_colour_as_three_channels():
     gray = PICTURE[..., :1]
     np.testing.assert_allclose(colour.restore(gray, None), gray * 1.5, rtol=1e-6)
     with pytest.raises(ConfigError, match="gray model"):
-        System(name="gray", run=lambda picture, level: picture, channels=1).restore(PICTURE, None)
+        System(name="gray", run=lambda picture, level: picture, channels=(1,)).restore(PICTURE, None)
 
 
 def test_non_local_means_is_told_the_sigma():
     """The baseline on the 8-bit input."""
     expected = non_local_means(to_8_bit(PICTURE), 50)
     np.testing.assert_array_equal(to_8_bit(baseline("nlm").restore(PICTURE, 50)), expected)
+
+
+def test_a_gray_estimator_refuses_colour(tmp_path, save_network):
+    """On gray pictures it gives a level."""
+    save_network(tmp_path / "estimator", "level_estimator", width=4, channels=1)
+    estimate = load_estimator(tmp_path / "estimator")
+    assert 0 <= estimate(PICTURE[..., :1]) <= 255
+    with pytest.raises(ConfigError, match="gray estimator"):
+        estimate(PICTURE)
 
 
 def test_edge_fusion_takes_both_results(tmp_path, save_network):

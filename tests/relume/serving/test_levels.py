@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from relume.errors import ConfigError
-from relume.serving.levels import LevelRange, choose_level
+from relume.errors import ConfigError, ModelFormatError
+from relume.serving.levels import LevelRange, choose_level, level_kind
 
 LEVELS = LevelRange(lowest=15, highest=75, default=45)
 
@@ -46,3 +46,18 @@ def test_impossible_ranges(values):
     lowest, highest, default = values
     with pytest.raises(ConfigError):
         LevelRange(lowest=lowest, highest=highest, default=default)
+
+
+@pytest.mark.parametrize(
+    ("trained_for", "kind"),
+    [({}, "sigma"), ({"degradation": None}, "sigma"), ({"degradation": {"level": "scale"}}, "scale")],
+)
+def test_what_a_level_means(trained_for, kind):
+    """What the card says; without a word it is sigma."""
+    assert level_kind(trained_for) == kind
+
+
+def test_a_level_that_means_nothing_known():
+    """Is refused with what a level can mean."""
+    with pytest.raises(ModelFormatError, match="sigma, quality, scale"):
+        level_kind({"degradation": {"level": "blur"}})

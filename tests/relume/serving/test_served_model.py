@@ -1,5 +1,7 @@
 """The folder of a served model, its configuration, and running it in process."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -144,6 +146,25 @@ def test_a_level_that_is_only_said_or_only_held(tmp_path, said):
     write_served_model(tmp_path / "other.onnx", tmp_path, Serving(tile=32, halo=2, levels=said))
     with pytest.raises(ModelFormatError, match="level"):
         OnnxRestorer(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["sigma", "quality", "scale"])
+def test_what_the_levels_mean_is_kept(adjustable, tmp_path, kind):
+    """Read back as it was written; an older serving.json, which does not say, means sigma."""
+    write_served_model(onnx_path(adjustable), tmp_path, replace(read_serving(adjustable), level=kind))
+    assert read_serving(tmp_path).level == kind
+    values = read_json(tmp_path / "serving.json")
+    assert values.pop("level") == kind
+    write_json(tmp_path / "serving.json", values)
+    assert read_serving(tmp_path) == Serving(tile=32, halo=2, levels=LEVELS, level="sigma")
+
+
+def test_unknown_meaning_of_levels(adjustable, tmp_path):
+    """A serving.json whose levels mean something else is refused with what they can mean."""
+    write_served_model(onnx_path(adjustable), tmp_path, read_serving(adjustable))
+    write_json(tmp_path / "serving.json", read_json(tmp_path / "serving.json") | {"level": "blur"})
+    with pytest.raises(ModelFormatError, match=r"blur[\s\S]*sigma, quality, scale"):
+        read_serving(tmp_path)
 
 
 @pytest.mark.parametrize("missing", ["serving.json", "config.pbtxt", "model.onnx", "model.py"])
