@@ -17,6 +17,7 @@ from relume.evaluation.held_out import Score, evaluate, photographs, summarize
 from relume.files import atomic_file, atomic_folder, write_json
 from relume.images import save_image
 from relume.models.artifact import load_card, load_model
+from relume.serving.levels import level_kind
 from relume.settings import Settings
 
 TEST = Path("data/curated/held_out/test")
@@ -53,10 +54,10 @@ def main() -> None:
     networks = {f"base:{path.name}": load_model(path) for path in sorted(Path("models/bases").glob("[!.]*"))}
     networks |= {"ensemble": load_model("models/ensemble"), "final": load_model("models/final")}
 
-    level = (load_card("models/final").trained_for.get("degradation") or {}).get("level")
-    if level not in (None, "sigma"):
+    kind = level_kind(load_card("models/final").trained_for)
+    if kind != "sigma":
         print(
-            f"evaluate  the final model takes a {level} and is told a sigma: these figures, of Gaussian noise, tell"
+            f"evaluate  the final model takes a {kind} and is told a sigma: these figures, of Gaussian noise, tell"
             " nothing of it; see `relume evaluate`",
             flush=True,
         )
