@@ -66,6 +66,19 @@ def end_pipeline_run(run_id: str, *, failed: bool) -> None:
     client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
 
 
+def tracking_errors() -> tuple[type[Exception], ...]:
+    """What MLflow raises when its store is broken, refuses or does not answer; the work goes on without it."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line: the first of its text, or its kind when it has no text."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class StageRun:
     """The MLflow run of one stage, as a context manager.
 
@@ -137,15 +150,12 @@ class StageRun:
         self._client.log_batch(self._run, params=flat)
 
     def _try(self, call: Any) -> None:
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         try:
             call()
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except tracking_errors() as error:
             self._run = None
-            first_line = str(error).splitlines()[0]
-            print(f"warning: {self.stage} goes on untracked; MLflow says: {first_line}", file=sys.stderr, flush=True)
+            said = first_line(error)
+            print(f"warning: {self.stage} goes on untracked; MLflow says: {said}", file=sys.stderr, flush=True)
 
 
 def _flatten(params: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

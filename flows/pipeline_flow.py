@@ -264,17 +264,15 @@ def _tracked(run: Run, printer: RunPrinter) -> Iterator[dict[str, str]]:
     if not (run.root / "components" / "tracking.py").is_file():
         yield {}
         return
-    from mlflow.exceptions import MlflowException
-
-    from components.tracking import end_pipeline_run, start_pipeline_run
+    from components.tracking import end_pipeline_run, first_line, start_pipeline_run, tracking_errors
 
     record = run.folder / "tracking.json"
     try:
         if not record.is_file():  # a retried run goes on under its first one
             parent = start_pipeline_run(run.name, {"relume.run": run.name, "relume.commit": run.commit})
             files.write_json(record, {"run": parent})
-    except MlflowException as error:
-        printer.say(f"warning: the run goes on without a run in MLflow; it says: {str(error).splitlines()[0]}")
+    except tracking_errors() as error:
+        printer.say(f"warning: the run goes on without a run in MLflow; it says: {first_line(error)}")
         yield {}
         return
     parent = files.read_json(record)["run"]
@@ -283,5 +281,5 @@ def _tracked(run: Run, printer: RunPrinter) -> Iterator[dict[str, str]]:
         yield {"RELUME_TRACKING_RUN": parent}
         failed = False
     finally:
-        with contextlib.suppress(MlflowException):  # the steps have said so
+        with contextlib.suppress(*tracking_errors()):  # the steps have said so
             end_pipeline_run(parent, failed=failed)
