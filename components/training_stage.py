@@ -145,7 +145,7 @@ def train_stage(
         run = None
         if _is_first_rank():
             stack.enter_context(checkpoint.lock())
-            run = stack.enter_context(StageRun(name, configuration))
+            run = stack.enter_context(StageRun(name, configuration, record=checkpoint.tracked))
             run.log_text("params.yaml", Path("params.yaml").read_text())
         history = train(
             network,

@@ -17,6 +17,7 @@ import pytest
 import skimage.data
 import yaml
 
+from components.tracking import _client
 from relume.files import sha256_folder
 from relume.images import save_image
 from relume.models.artifact import load_card, load_model
@@ -153,6 +154,34 @@ def test_a_killed_training_ends_with_the_same_bytes(whole, tmp_path, step):
     assert "goes on from step" in output
     assert checkout.result(step) == whole.result(step)
     assert not checkout.checkpoints()
+
+
+@pytest.mark.slow
+def test_a_killed_training_is_one_run_in_mlflow(tmp_path, monkeypatch):
+    """Killed in its second phase and started again: a run of the stage, two of phases, closed, with all validations."""
+    checkout = Checkout(tmp_path)
+    base = TINY["pretrain"]["bases"]["nafnet"]
+    phases = [{"steps": 40, "patch": 16, "batch": 2}, {"steps": 360, "patch": 16, "batch": 2}]
+    checkout.change("pretrain", bases={"nafnet": base | {"phases": phases}})
+    checkout.change("training", validations=10)
+    process = checkout.start("pretrain nafnet")
+    next(line for line in process.stdout if "  80/400  " in line)
+    process.kill()
+    process.communicate()
+    assert "goes on from step" in checkout.run("pretrain nafnet")
+    monkeypatch.setenv("RELUME_HOME", str(checkout.folder / "home"))
+    client, experiment = _client()
+    steps = {}
+    for run in client.search_runs([experiment]):
+        assert run.info.status == "FINISHED"
+        assert run.info.run_name not in steps
+        steps[run.info.run_name] = {m.step for m in client.get_metric_history(run.info.run_id, "psnr")}
+    assert steps == {
+        "pretrain@nafnet": set(range(40, 401, 40)),
+        "pretrain@nafnet phase 1": {40},
+        "pretrain@nafnet phase 2": set(range(80, 401, 40)),
+    }
+    assert not list((checkout.folder / "home" / "checkpoints").glob("*.json"))
 
 
 @pytest.mark.slow
