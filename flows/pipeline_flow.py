@@ -28,7 +28,7 @@ from flows.runners import Run, Runner, Step, StepCancelled, StepFailed, StepResu
 from flows.runners.subprocess import SubprocessRunner, end_leftovers
 from flows.terminal import RunPrinter
 from relume import files
-from relume.errors import RelumeError, UserError
+from relume.errors import NOT_WORTH_RETRYING, RelumeError, UserError
 
 RETRY_DELAY_SECONDS = 2
 
@@ -168,8 +168,8 @@ def _submit(
 
 
 def _mendable(failure: BaseException) -> bool:
-    """Whether trying again can help: not when the user's input is at fault or the run was ended."""
-    return not isinstance(failure, StepCancelled) and getattr(failure, "exit_code", 1) != UserError.exit_code
+    """Whether trying again can help: not when input or settings are at fault or the run was ended."""
+    return not isinstance(failure, StepCancelled) and getattr(failure, "exit_code", 1) not in NOT_WORTH_RETRYING
 
 
 def _worth_retrying(task: Any, task_run: Any, state: Any) -> bool:

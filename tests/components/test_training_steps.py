@@ -277,6 +277,35 @@ def test_a_killed_rank_ends_the_step_and_one_process_goes_on(whole, tmp_path):
     np.testing.assert_allclose(history(checkout, "pretrain nafnet"), history(whole, "pretrain nafnet"), rtol=2e-3)
 
 
+def test_a_mistake_is_told_once_by_the_ranks(tmp_path):
+    """What a user can mend is one message and exit code 2 with two processes too."""
+    checkout = Checkout(tmp_path)
+    base = TINY["pretrain"]["bases"]["nafnet"]
+    checkout.change("pretrain", bases={"nafnet": base | {"phases": [{"steps": 2, "patch": 16, "batch": 3}]}})
+    checkout.change("training", processes=2)
+    process = checkout.start("pretrain nafnet")
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 2, output
+    assert output.count("A batch cannot be shared evenly: phases[0].batch: 3") == 1
+    assert "Traceback" not in output
+    assert "run the step again" not in output
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_divergence_has_an_exit_code_of_its_own(tmp_path, processes):
+    """A loss that is not finite ends the step with 3 and one message, however many processes train."""
+    checkout = Checkout(tmp_path)
+    base = TINY["pretrain"]["bases"]["nafnet"]
+    optimizer = OPTIMIZER | {"lr": 1e30, "warmup": 0, "clip": 1e30}
+    checkout.change("pretrain", bases={"nafnet": base | {"optimizer": optimizer, "loss": "mse"}})
+    checkout.change("training", processes=processes)
+    process = checkout.start("pretrain nafnet")
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 3, output
+    assert output.count("error: The loss is") == 1
+    assert "lower optimizer.lr" in output
+
+
 @pytest.mark.slow
 def test_stages_without_phases_hand_on(whole, tmp_path):
     """One base, no fusion, nothing trained: the final model is the base, weight for weight."""
