@@ -43,7 +43,7 @@ def load_params(section: str, model: type[P], path: str | Path = "params.yaml") 
 
 
 def run_step(main: Callable[[], None]) -> None:
-    """Runs a step's `main` and ends the process: 0, 2 for a user's mistake, 1 for a failure.
+    """Runs a step's `main` and ends the process: 0, or the error's exit code (see `relume.errors`), 1 for a defect.
 
     A RelumeError is printed as one message without a traceback; anything else keeps its traceback,
     because it is a defect and the traceback is what mends it.

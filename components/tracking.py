@@ -2,7 +2,8 @@
 
 Tracking is a witness, not a part of the result: when the server does not answer, the step says so once
 and goes on. One parent run for each pipeline run (its id comes in RELUME_TRACKING_RUN), a child run for
-each stage, and below it one for each phase of a training.
+each stage, and below it one for each phase of a training. A training that was killed and goes on does so
+in the runs that it has.
 """
 
 import contextlib
@@ -15,9 +16,11 @@ from typing import Any
 import filelock
 import numpy as np
 
+from relume.files import read_json, write_json
 from relume.home import relume_home, tracking_uri
 
 EXPERIMENT = "relume"
+PHASE = "relume.phase"  # the tag with a phase's number, from 0
 
 
 def _client() -> Any:
@@ -66,6 +69,19 @@ def end_pipeline_run(run_id: str, *, failed: bool) -> None:
     client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
 
 
+def tracking_errors() -> tuple[type[Exception], ...]:
+    """What MLflow raises when its store is broken, refuses or does not answer; the work goes on without it."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line: the first of its text, or its kind when it has no text."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class StageRun:
     """The MLflow run of one stage, as a context manager.
 
@@ -73,11 +89,25 @@ class StageRun:
         stage: The stage's name.
         params: Logged as parameters, nested names joined by dots.
         parent: Id of the run that it belongs to; by default that of the pipeline run, if there is one.
-        kind: `stage`, or `phase` of one.
+        tags: Further tags of the run.
+        run: Id of a run to go on in, if it is still there.
+        record: File that keeps the run's id: while it is there, the next StageRun goes on in that run and its phases.
+            Whose work is done removes it.
     """
 
-    def __init__(self, stage: str, params: dict[str, Any], *, parent: str | None = None, kind: str = "stage"):
-        self.stage, self.params, self.kind = stage, params, kind
+    def __init__(
+        self,
+        stage: str,
+        params: dict[str, Any],
+        *,
+        parent: str | None = None,
+        tags: dict[str, str] | None = None,
+        run: str | None = None,
+        record: Path | None = None,
+    ):
+        self.stage, self.params = stage, params
+        self._tags = {"relume.kind": "stage", "relume.stage": stage} | (tags or {})
+        self._earlier, self._record = run, record
         self._parent = parent or os.environ.get("RELUME_TRACKING_RUN")
         self._run: str | None = None
         self._client: Any = None
@@ -122,30 +152,55 @@ class StageRun:
         """The run of one phase of this training, from 0; opened when it is first asked for."""
         if number not in self._phases and self._run:
             name = f"{self.stage} phase {number + 1}"
-            self._phases[number] = StageRun(name, params, parent=self._run, kind="phase").__enter__()
+            tags = {"relume.kind": "phase", PHASE: str(number)}
+            self._phases[number] = StageRun(name, params, parent=self._run, tags=tags).__enter__()
         return self._phases.get(number, self)
 
     def _start(self) -> None:
         from mlflow.entities import Param
 
         self._client, experiment = _client()
-        tags = {"relume.kind": self.kind, "relume.stage": self.stage}
         if self._parent:
-            tags["mlflow.parentRunId"] = self._parent
-        self._run = self._client.create_run(experiment, run_name=self.stage, tags=tags).info.run_id
+            self._tags["mlflow.parentRunId"] = self._parent
+        if self._record and self._record.is_file():
+            self._earlier = read_json(self._record)["run"]
+        if self._earlier and self._reopen(self._earlier):
+            for run in self._client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{self._run}'"):
+                if PHASE in run.data.tags:
+                    phase = StageRun(run.info.run_name, {}, parent=self._run, tags=run.data.tags, run=run.info.run_id)
+                    self._phases[int(run.data.tags[PHASE])] = phase.__enter__()
+            return
+        self._run = self._client.create_run(experiment, run_name=self.stage, tags=self._tags).info.run_id
+        if self._record:
+            write_json(self._record, {"run": self._run})
         flat = [Param(name, str(value)[:500]) for name, value in _flatten(self.params)]
         self._client.log_batch(self._run, params=flat)
 
-    def _try(self, call: Any) -> None:
+    def _reopen(self, run: str) -> bool:
+        """Goes on in an earlier run; False when the store has none of this id, or it was deleted there."""
         from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
 
         try:
+            found = self._client.get_run(run)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        if found.info.lifecycle_stage != "active":
+            return False
+        self._client.update_run(run, status="RUNNING")
+        if self._parent:  # the pipeline run that goes on with it may be another one
+            self._client.set_tag(run, "mlflow.parentRunId", self._parent)
+        self._run = run
+        return True
+
+    def _try(self, call: Any) -> None:
+        try:
             call()
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except tracking_errors() as error:
             self._run = None
-            first_line = str(error).splitlines()[0]
-            print(f"warning: {self.stage} goes on untracked; MLflow says: {first_line}", file=sys.stderr, flush=True)
+            said = first_line(error)
+            print(f"warning: {self.stage} goes on untracked; MLflow says: {said}", file=sys.stderr, flush=True)
 
 
 def _flatten(params: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -4,8 +4,8 @@ import contextlib
 import functools
 import hashlib
 import os
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,8 +16,8 @@ import numpy as np
 
 from components.step import load_params
 from components.tracking import StageRun
-from relume.errors import StageFailedError
-from relume.files import sha256_folder
+from relume.errors import RelumeError, StageFailedError
+from relume.files import read_json, sha256_folder, write_json
 from relume.home import relume_home
 from relume.models.artifact import ModelCard, save_model
 from relume.training.batches import TrainingCrops
@@ -33,6 +33,8 @@ CURATED = Path("data/curated")
 # What does not change what is trained: another value of these goes on from the same checkpoint.
 NOT_TRAINED = {"checkpoint_seconds", "patch_cache_mb", "patches", "processes", "strategy", "workers"}
 
+RANK_ERRORS = "RELUME_RANK_ERRORS"  # the folder in which ranks leave their errors for the step that started them
+
 
 def prepared_processes(main: Callable[[], None]) -> Callable[[], None]:
     """Lets a training step run as `training.processes` ranks of this machine, started by torchrun.
@@ -44,32 +46,59 @@ def prepared_processes(main: Callable[[], None]) -> Callable[[], None]:
         main: The step.
 
     Returns:
-        What `run_step` is given. It raises StageFailedError when a rank ended early.
+        What `run_step` is given. An error of a rank is raised here, once and with its exit code; a rank that ended
+        without one, killed or by a defect, as a StageFailedError.
     """
 
     @functools.wraps(main)
     def start() -> None:
         processes = load_params("training", TrainingSettings).processes
-        if processes == 1 or "RANK" in os.environ:
+        if RANK_ERRORS in os.environ:
+            _hand_up_errors(main, Path(os.environ[RANK_ERRORS]))
+        elif processes == 1 or "RANK" in os.environ:
             main()
-            return
-        module = sys.modules["__main__"].__spec__.name.removesuffix(".__main__")  # type: ignore[union-attr]
-        command = [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"),
-            *("-m", module, *sys.argv[1:]),
-        ]
-        # The ranks talk over loopback.
-        loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-        code = subprocess.run(command, env=loopback | os.environ, check=False).returncode
-        if code:
+        else:
+            _start_ranks(processes)
+
+    return start
+
+
+def _start_ranks(processes: int) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    module = sys.modules["__main__"].__spec__.name.removesuffix(".__main__")  # type: ignore[union-attr]
+    for name, value in {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}.items():
+        os.environ.setdefault(name, value)  # the ranks talk over loopback
+    with tempfile.TemporaryDirectory(prefix="relume-ranks-") as folder:
+        os.environ[RANK_ERRORS] = folder
+        try:
+            run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", module, *sys.argv[1:]]))
+        except ChildFailedError as failed:
+            told = sorted(Path(folder).glob("rank*.json"), key=lambda file: file.stat().st_mtime_ns)
+            if told:  # the first one: the others may have failed of it
+                facts = read_json(told[0])
+                error = StageFailedError(**facts["message"])
+                error.exit_code = facts["exit_code"]
+                raise error from None
+            rank, failure = failed.get_first_failure()
             raise StageFailedError(
                 f"One of the {processes} training processes ended early",
                 where=module,
-                why=f"torchrun ended with exit code {code}; its report above names the rank",
+                why=f"rank {rank} ended with exit code {failure.exitcode} {failure.signal_name()}",
                 next_step="run the step again: it goes on from its checkpoint, with any number of processes",
-            )
+            ) from None
 
-    return start
+
+def _hand_up_errors(main: Callable[[], None], folder: Path) -> None:
+    """Runs the step as a rank. torchrun ends with 1 whatever a rank ends with, so an error goes by a file."""
+    try:
+        main()
+    except RelumeError as error:
+        message = {"what": error.what, "where": error.where, "why": error.why, "next_step": error.next_step}
+        facts = {"message": {key: value and str(value) for key, value in message.items()}, "exit_code": error.exit_code}
+        write_json(folder / f"rank{os.environ['RANK']}.json", facts)
+        sys.exit(error.exit_code)
 
 
 class Curated:
@@ -145,7 +174,7 @@ def train_stage(
         run = None
         if _is_first_rank():
             stack.enter_context(checkpoint.lock())
-            run = stack.enter_context(StageRun(name, configuration))
+            run = stack.enter_context(StageRun(name, configuration, record=checkpoint.tracked))
             run.log_text("params.yaml", Path("params.yaml").read_text())
         history = train(
             network,

@@ -28,7 +28,7 @@ from flows.runners import Run, Runner, Step, StepCancelled, StepFailed, StepResu
 from flows.runners.subprocess import SubprocessRunner, end_leftovers
 from flows.terminal import RunPrinter
 from relume import files
-from relume.errors import RelumeError, UserError
+from relume.errors import NOT_WORTH_RETRYING, RelumeError, UserError
 
 RETRY_DELAY_SECONDS = 2
 
@@ -168,8 +168,8 @@ def _submit(
 
 
 def _mendable(failure: BaseException) -> bool:
-    """Whether trying again can help: not when the user's input is at fault or the run was ended."""
-    return not isinstance(failure, StepCancelled) and getattr(failure, "exit_code", 1) != UserError.exit_code
+    """Whether trying again can help: not when input or settings are at fault or the run was ended."""
+    return not isinstance(failure, StepCancelled) and getattr(failure, "exit_code", 1) not in NOT_WORTH_RETRYING
 
 
 def _worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
@@ -264,17 +264,15 @@ def _tracked(run: Run, printer: RunPrinter) -> Iterator[dict[str, str]]:
     if not (run.root / "components" / "tracking.py").is_file():
         yield {}
         return
-    from mlflow.exceptions import MlflowException
-
-    from components.tracking import end_pipeline_run, start_pipeline_run
+    from components.tracking import end_pipeline_run, first_line, start_pipeline_run, tracking_errors
 
     record = run.folder / "tracking.json"
     try:
         if not record.is_file():  # a retried run goes on under its first one
             parent = start_pipeline_run(run.name, {"relume.run": run.name, "relume.commit": run.commit})
             files.write_json(record, {"run": parent})
-    except MlflowException as error:
-        printer.say(f"warning: the run goes on without a run in MLflow; it says: {str(error).splitlines()[0]}")
+    except tracking_errors() as error:
+        printer.say(f"warning: the run goes on without a run in MLflow; it says: {first_line(error)}")
         yield {}
         return
     parent = files.read_json(record)["run"]
@@ -283,5 +281,5 @@ def _tracked(run: Run, printer: RunPrinter) -> Iterator[dict[str, str]]:
         yield {"RELUME_TRACKING_RUN": parent}
         failed = False
     finally:
-        with contextlib.suppress(MlflowException):  # the steps have said so
+        with contextlib.suppress(*tracking_errors()):  # the steps have said so
             end_pipeline_run(parent, failed=failed)

@@ -1,7 +1,8 @@
 """The exceptions that relume raises on purpose, one class for each kind of mistake or failure.
 
 Every message says what happened, where, why, and what to do next. `exit_code` is what a command
-ends with: 2 when the user can mend the input, 1 when something failed that should have worked.
+ends with: 2 when the user can mend the input, 3 when a training diverged, which it would do again
+with the same settings, 1 when something else failed that should have worked.
 """
 
 
@@ -78,6 +79,8 @@ class DataValidationError(RelumeError):
 class TrainingDivergedError(RelumeError):
     """The training loss is no longer finite."""
 
+    exit_code = 3
+
 
 class ParityError(RelumeError):
     """Two ways of running the same model disagree by more than the allowed error."""
@@ -105,3 +108,7 @@ class ServiceError(RelumeError):
 
 class LedgerError(RelumeError):
     """The promotion ledger is not the unbroken chain of lines that was written."""
+
+
+# Exit codes of what ends the same way when it is tried again.
+NOT_WORTH_RETRYING = frozenset({UserError.exit_code, TrainingDivergedError.exit_code})

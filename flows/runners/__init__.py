@@ -92,7 +92,7 @@ class StepFailed(StageFailedError):
     """A step ended without a result.
 
     Args:
-        exit_code: 2 when the stage said that the user's input is at fault, else 1.
+        exit_code: The stage's own when it says that trying again is of no use (see `relume.errors`), else 1.
         **details: As for every error.
     """
 

@@ -21,7 +21,7 @@ from flows.lock import entry_of
 from flows.platform.processes import record_process, stop_process
 from flows.run_commit import clone_commit
 from flows.runners import Step, StepCancelled, StepFailed, StepResult
-from relume.errors import UserError
+from relume.errors import NOT_WORTH_RETRYING
 from relume.home import tracking_uri
 
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
@@ -173,13 +173,13 @@ class SubprocessRunner:
     def _failure(self, step: Step, why: str, seen: "_Output") -> StepFailed:
         log = os.path.relpath(step.log, step.run.root)
         tail = "".join(f"\n        {line}" for line in seen.tail)
-        mistake = seen.exited == UserError.exit_code
+        settled = seen.exited in NOT_WORTH_RETRYING
         return StepFailed(
             "Stage failed",
-            exit_code=UserError.exit_code if mistake else StepFailed.exit_code,
+            exit_code=int(seen.exited) if settled else StepFailed.exit_code,
             where=step.stage.name,
             why=f"{why}; the last lines of {log}:{tail}",
-            next_step=("mend what the stage says, then: " if mistake else "") + "relume pipeline run",
+            next_step=("mend what the stage says, then: " if settled else "") + "relume pipeline run",
         )
 
 

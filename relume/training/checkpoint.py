@@ -42,6 +42,7 @@ class Checkpoint:
 
     def __init__(self, folder: str | Path, key: str):
         self.path = Path(folder) / f"{key}.safetensors"
+        self.tracked = Path(folder) / f"{key}.tracked.json"  # where this training is tracked, for who tracks it
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -92,4 +93,6 @@ class Checkpoint:
 
     def discard(self) -> None:
         """Removes the checkpoint, once the training's result is safely written."""
+        # First: what trains the same later must never take the runs of a finished training for its own.
+        self.tracked.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)

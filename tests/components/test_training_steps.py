@@ -17,6 +17,7 @@ import pytest
 import skimage.data
 import yaml
 
+from components.tracking import _client
 from relume.files import sha256_folder
 from relume.images import save_image
 from relume.models.artifact import load_card, load_model
@@ -156,6 +157,34 @@ def test_a_killed_training_ends_with_the_same_bytes(whole, tmp_path, step):
 
 
 @pytest.mark.slow
+def test_a_killed_training_is_one_run_in_mlflow(tmp_path, monkeypatch):
+    """Killed in its second phase and started again: a run of the stage, two of phases, closed, with all validations."""
+    checkout = Checkout(tmp_path)
+    base = TINY["pretrain"]["bases"]["nafnet"]
+    phases = [{"steps": 40, "patch": 16, "batch": 2}, {"steps": 360, "patch": 16, "batch": 2}]
+    checkout.change("pretrain", bases={"nafnet": base | {"phases": phases}})
+    checkout.change("training", validations=10)
+    process = checkout.start("pretrain nafnet")
+    next(line for line in process.stdout if "  80/400  " in line)
+    process.kill()
+    process.communicate()
+    assert "goes on from step" in checkout.run("pretrain nafnet")
+    monkeypatch.setenv("RELUME_HOME", str(checkout.folder / "home"))
+    client, experiment = _client()
+    steps = {}
+    for run in client.search_runs([experiment]):
+        assert run.info.status == "FINISHED"
+        assert run.info.run_name not in steps
+        steps[run.info.run_name] = {m.step for m in client.get_metric_history(run.info.run_id, "psnr")}
+    assert steps == {
+        "pretrain@nafnet": set(range(40, 401, 40)),
+        "pretrain@nafnet phase 1": {40},
+        "pretrain@nafnet phase 2": set(range(80, 401, 40)),
+    }
+    assert not list((checkout.folder / "home" / "checkpoints").glob("*.json"))
+
+
+@pytest.mark.slow
 def test_the_ensemble_holds_its_bases_unchanged(whole):
     """The head's training leaves the weights of the base models as they were, bit for bit."""
     ensemble = load_model(whole.folder / "models" / "ensemble").state_dict()
@@ -246,6 +275,35 @@ def test_a_killed_rank_ends_the_step_and_one_process_goes_on(whole, tmp_path):
     checkout.change("training", processes=1)
     assert "goes on from step" in checkout.run("pretrain nafnet")
     np.testing.assert_allclose(history(checkout, "pretrain nafnet"), history(whole, "pretrain nafnet"), rtol=2e-3)
+
+
+def test_a_mistake_is_told_once_by_the_ranks(tmp_path):
+    """What a user can mend is one message and exit code 2 with two processes too."""
+    checkout = Checkout(tmp_path)
+    base = TINY["pretrain"]["bases"]["nafnet"]
+    checkout.change("pretrain", bases={"nafnet": base | {"phases": [{"steps": 2, "patch": 16, "batch": 3}]}})
+    checkout.change("training", processes=2)
+    process = checkout.start("pretrain nafnet")
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 2, output
+    assert output.count("A batch cannot be shared evenly: phases[0].batch: 3") == 1
+    assert "Traceback" not in output
+    assert "run the step again" not in output
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_divergence_has_an_exit_code_of_its_own(tmp_path, processes):
+    """A loss that is not finite ends the step with 3 and one message, however many processes train."""
+    checkout = Checkout(tmp_path)
+    base = TINY["pretrain"]["bases"]["nafnet"]
+    optimizer = OPTIMIZER | {"lr": 1e30, "warmup": 0, "clip": 1e30}
+    checkout.change("pretrain", bases={"nafnet": base | {"optimizer": optimizer, "loss": "mse"}})
+    checkout.change("training", processes=processes)
+    process = checkout.start("pretrain nafnet")
+    output = process.communicate(timeout=200)[0]
+    assert process.returncode == 3, output
+    assert output.count("error: The loss is") == 1
+    assert "lower optimizer.lr" in output
 
 
 @pytest.mark.slow

@@ -59,6 +59,16 @@ def test_chosen_stages_run_with_what_they_need_and_the_rest_stays(built):
 
 
 @pytest.mark.slow
+def test_a_diverged_training_is_not_tried_again(toy):
+    """Exit code 3 of a stage with a retry is the run's own after one try."""
+    toy.tell("fail", "pretrain@two", 3)
+    _, out, errors = toy.run("pretrain@two", code=3)
+    assert toy.ran().count("pretrain@two") == 1
+    assert "is tried again" not in out
+    assert "mend what the stage says" in errors
+
+
+@pytest.mark.slow
 def test_a_failed_stage_keeps_what_finished(toy):
     """The other branch is finished and in dvc.lock, downstream does not run, and the error says what to do next."""
     toy.tell("fail", "pretrain@two", 2)

@@ -130,12 +130,13 @@ def test_a_failed_stage_is_one_message_with_its_last_lines(toy):
         assert part in str(caught.value)
 
 
-def test_the_exit_code_of_a_users_mistake_is_kept(toy):
-    """A component that ends with 2 makes an error that ends with 2."""
-    toy.tell("fail", "first", 2)
+@pytest.mark.parametrize("code", [2, 3])
+def test_the_exit_code_of_what_must_be_mended_is_kept(toy, code):
+    """A component that ends with 2, a user's mistake, or 3, a divergence, makes an error that ends so."""
+    toy.tell("fail", "first", code)
     with pytest.raises(StepFailed, match="mend what the stage says") as caught:
         SubprocessRunner().run(step_of(toy, "first"))
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == code
 
 
 def test_a_stage_that_takes_too_long_is_ended(toy):
