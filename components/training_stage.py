@@ -23,7 +23,6 @@ from relume.models.artifact import ModelCard, save_model
 from relume.training.batches import TrainingCrops
 from relume.training.checkpoint import Checkpoint, checkpoint_key
 from relume.training.config import EveryLevel, StageSettings, TrainingSettings
-from relume.training.loop import train
 from relume.training.patches import Patches, PatchShards
 from relume.training.schedule import position_at
 from relume.training.streaming import open_streamed
@@ -159,6 +158,9 @@ def train_stage(
         inputs: Further folders that the training reads, such as its base models.
         indices: The patches that make an epoch; all by default.
     """
+    # Fabric takes a second to import, which steps that train nothing need not wait for.
+    from relume.training.loop import train
+
     configuration = {
         "stage": stage.model_dump(mode="json"),
         "training": training.model_dump(mode="json", exclude=NOT_TRAINED),

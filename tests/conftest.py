@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 REAL = ("tests/real/", "tests/flows/platform/")
+LONG_AND_APART = "tests/components/test_recipe_runs.py"  # its tests share nothing: they fill both workers at the end
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -19,6 +20,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class ByFileAndServers(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith(LONG_AND_APART):
+                return nodeid
             return "real" if nodeid.startswith(REAL) else nodeid.partition("::")[0]
 
     return ByFileAndServers(config, log)

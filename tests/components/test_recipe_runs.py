@@ -73,9 +73,9 @@ def holds(folder: Path, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hypernet_denoise", "alwaysu"])
-def test_a_recipe_runs(tmp_path, name):
-    """A level in every stage, and biases alone at the end: a few steps of each phase, to the exported model."""
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_runs(tmp_path, name):
+    """A few steps of each phase, to the exported model."""
     run_recipe(tmp_path, name, steps=6)
     holds(tmp_path, name)
 
