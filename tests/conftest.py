@@ -1,11 +1,18 @@
-"""For all tests: how they are spread over the cores."""
+"""For all tests: how they are spread over the cores, and that an interrupt reaches what they start."""
 
+import signal
 from typing import Any
 
 import pytest
 
 REAL = ("tests/real/", "tests/flows/platform/")
 LONG_AND_APART = "tests/components/test_recipe_runs.py"  # its tests share nothing: they fill both workers at the end
+
+
+def pytest_configure() -> None:
+    """What a shell starts in the background ignores interrupts, and so would all processes that tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
