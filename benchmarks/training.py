@@ -12,7 +12,8 @@ take the same batches.
 
 Each variant is a process of its own that lives through the case and runs when it is its turn, for some seconds, the
 others waiting; the order is another in every round. The figure is the median over rounds of the ratio to the
-transcription in the same round. Validation is outside: the stub that stands for it runs after the last step.
+transcription in the same round. Validation is outside: the stub that stands for it runs after the last step. The
+networks and phases are those of the recipe `ensemble` at the `cpu` scale.
 
 The overhead is what the same loop spends in checkpoints and reports, MLflow in SQLite, over the rest of its time, at
 the recipe's own pace of validations with checkpoints every ten seconds.
@@ -33,7 +34,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import nn
 
 from benchmarks.data_loading import conditions, make_shards
@@ -42,6 +42,7 @@ from benchmarks.models.run import cases as transcriptions
 from relume.files import read_json, write_json
 from relume.losses import build_loss
 from relume.models.registry import build
+from relume.recipes import resolve
 from relume.training import loop
 from relume.training.batches import StepBatches, TrainingCrops
 from relume.training.checkpoint import Checkpoint
@@ -303,14 +304,14 @@ def main() -> None:
     parser.add_argument("--no-overhead", action="store_true")
     parser.add_argument("--results", type=Path, help="a JSON file to write")
     options = parser.parse_args()
-    params = yaml.safe_load(Path("params.yaml").read_text())
+    params = resolve("ensemble", "cpu")
     training = params["training"] | {"threads": options.threads}
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="relume-benchmark-") as folder:
         make_shards(Path(folder), side=params["curate"]["patch"], count=256)
         for name, base in params["pretrain"]["bases"].items():
             for phase in base["phases"]:
-                case = f"{name} of params.yaml, patch {phase['patch']}, batch {phase['batch']}"
+                case = f"{name}, cpu scale, patch {phase['patch']}, batch {phase['batch']}"
                 if options.only and not any(word in case for word in options.only):
                     continue
                 endless = {"patch": phase["patch"], "batch": phase["batch"], "steps": WITHOUT_END}
@@ -329,7 +330,7 @@ def main() -> None:
                         f"{row['ratio']:6.2f}  {low:.2f} .. {high:.2f}",
                         flush=True,
                     )
-            case = f"{name} of params.yaml, overhead"
+            case = f"{name}, cpu scale, overhead"
             if not options.no_overhead and (not options.only or any(word in case for word in options.only)):
                 rows[case] = overhead(base, training, folder, options.share) | conditions(options.threads, 1)
                 print(f"{case}: {100 * rows[case]['overhead']:.2f} % of {rows[case]['seconds_training']} s", flush=True)
