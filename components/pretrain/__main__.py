@@ -55,19 +55,12 @@ def initial_state(initial: InitialWeights, stage: BaseModelSettings) -> dict[str
             next_step="write the new sha256 to pretrain.bases in params.yaml, or restore the artifact",
         )
     card = load_card(initial.artifact)
-    if card.architecture != stage.architecture:
+    if (card.architecture, card.arguments) != (stage.architecture, stage.arguments):
         raise ModelFormatError(
-            "The initial weights are of another architecture",
+            "The initial weights are of another network",
             where=initial.artifact,
-            why=f"{card.architecture}, not {stage.architecture}",
-            next_step="mend pretrain.bases in params.yaml",
-        )
-    if card.arguments != stage.arguments:
-        raise ModelFormatError(
-            "The initial weights are of a network with other arguments",
-            where=initial.artifact,
-            why=f"{card.arguments}, not {stage.arguments}",
-            next_step="give pretrain.bases in params.yaml the arguments of the artifact",
+            why=f"{card.architecture} {card.arguments}, not {stage.architecture} {stage.arguments}",
+            next_step="give pretrain.bases in params.yaml the architecture and arguments of the artifact",
         )
     return load_model(initial.artifact).state_dict()
 

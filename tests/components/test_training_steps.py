@@ -377,5 +377,5 @@ def test_a_training_can_start_from_given_weights(whole, tmp_path):
     process = checkout.start("pretrain nafnet")
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 2
-    assert "other arguments" in output
+    assert "The initial weights are of another network" in output
     assert "Traceback" not in output
