@@ -2,6 +2,8 @@
 
 import numpy as np
 
+SSIM_WINDOW = 11  # pixels a side
+
 
 def to_8_bit(image: np.ndarray) -> np.ndarray:
     """float in [0, 1] to uint8, clamped and rounded."""
@@ -59,7 +61,8 @@ def ssim(image: np.ndarray, reference: np.ndarray) -> float:
     import cv2
 
     def mean(x: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(x, (11, 11), 1.5)[5:-5, 5:-5]
+        border = SSIM_WINDOW // 2
+        return cv2.GaussianBlur(x, (SSIM_WINDOW, SSIM_WINDOW), 1.5)[border:-border, border:-border]
 
     x, y = image.astype(np.float64), reference.astype(np.float64)
     mean_x, mean_y = mean(x), mean(y)

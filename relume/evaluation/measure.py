@@ -11,12 +11,11 @@ from relume.errors import ConfigError
 from relume.evaluation.protocols import Protocol, make_input
 from relume.evaluation.sets import PictureSet
 from relume.evaluation.systems import System
-from relume.metrics import luma, psnr, shaved, ssim, to_8_bit
+from relume.metrics import SSIM_WINDOW, luma, psnr, shaved, ssim, to_8_bit
 from relume.serving.levels import LEVEL_KINDS
 
 EQUAL = 120.0  # dB, of equal pictures
 INPUT = "input"
-SSIM_WINDOW = 11  # pixels a side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +200,7 @@ def check_fit(
     asking: Asking,
     limit: int | None = None,
 ) -> None:
-    """Refuses what cannot be measured together; looks at names and file headers alone, before hours are spent.
+    """Refuses what cannot be measured together; decodes no picture, before hours are spent.
 
     Args:
         runs: Each set, protocol and level.

@@ -75,7 +75,7 @@ class PictureSet:
         return [(path, degraded[name]) for name, path in islice(clean.items(), limit)]
 
     def sizes(self, limit: int | None = None) -> list[tuple[Path, int, int]]:
-        """Each clean picture with its height and width, read from the files' headers alone.
+        """Each clean picture with its height and width, read without decoding the pixels.
 
         Args:
             limit: Only the first so many.
