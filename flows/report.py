@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from relume.errors import ModelMissingError
-from relume.evaluation.comparison import bootstrap_interval
+from relume.evaluation.comparison import FEWEST, bootstrap_interval
 from relume.files import read_json, write_text
 
 SYSTEMS = {
@@ -109,7 +109,7 @@ def _table(systems: dict[str, Any]) -> list[dict[str, Any]]:
 def _helped(scores: list[dict[str, str]]) -> list[dict[str, Any]]:
     """What each stage changed, as the mean difference over photographs and levels, clipped noise.
 
-    The interval is 95 % of a bootstrap over photographs; with few photographs it is wide, and honest.
+    The interval is 95 % of a bootstrap over photographs; from too few of them there is none.
     """
     steps = [
         ("ensemble head against the plain average", "ensemble", "average"),
@@ -126,9 +126,13 @@ def _helped(scores: list[dict[str, str]]) -> list[dict[str, Any]]:
     rows = []
     for title, after, before in steps:
         gains = np.array([[psnr[after, i, s] - psnr[before, i, s] for s in sigmas] for i in images]).mean(axis=1)
-        low, high = bootstrap_interval(gains, method="percentile")  # few photographs are too few for `bca`
-        verdict = "helped" if low > 0 else "hurt" if high < 0 else "made no clear difference"
-        rows.append({"title": title, "gain": float(gains.mean()), "low": low, "high": high, "verdict": verdict})
+        row: dict[str, Any] = {"title": title, "gain": float(gains.mean()), "interval": None}
+        if len(gains) < FEWEST:
+            row["verdict"] = f"{len(gains)} photographs are too few to tell"
+        else:
+            row["interval"] = low, high = bootstrap_interval(gains)
+            row["verdict"] = "helped" if low > 0 else "hurt" if high < 0 else "made no clear difference"
+        rows.append(row)
     return rows
 
 

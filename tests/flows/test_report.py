@@ -1,0 +1,33 @@
+"""What the report says of the stages."""
+
+import pytest
+
+from flows.report import _helped
+
+
+def scores(gains):
+    """Rows as of per_image.csv: each photograph's fine-tuned PSNR above that of the ensemble by so much."""
+    systems = {"average": 0.0, "nlm": -3.0, "ensemble": 0.0}
+    return [
+        {"system": system, "image_id": str(i), "sigma": sigma, "protocol": "clipped", "psnr": str(30 + above)}
+        for i, gain in enumerate(gains)
+        for sigma in ("15", "50")
+        for system, above in (systems | {"final": gain}).items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [
+        ([0.1, 0.12, 0.14, 0.1, 0.2], "helped"),
+        ([-0.1, -0.12, -0.14, -0.1, -0.2], "hurt"),
+        ([0.1, -0.12, 0.14, -0.1, 0.0], "made no clear difference"),
+        ([0.1, 0.1, 0.2], "3 photographs are too few to tell"),
+    ],
+)
+def test_a_stage_helped_only_where_photographs_can_tell(gains, verdict):
+    """The interval holds zero or not; from fewer than five photographs there is none."""
+    row = next(row for row in _helped(scores(gains)) if "fine-tune against" in row["title"])
+    assert row["gain"] == pytest.approx(sum(gains) / len(gains))
+    assert row["verdict"] == verdict
+    assert (row["interval"] is None) == (len(gains) < 5)
