@@ -257,10 +257,13 @@ def supervise(end: threading.Event, *, repository: str | Path | None = None, int
     """
     starts: list[float] = []
     looked = False
+    folder().mkdir(parents=True, exist_ok=True)
     try:
         while True:
             if running() is None:
-                if looked and not (folder() / "server.json").exists():
+                with FileLock(folder() / "server.lock"):  # a stop that is under way has not removed its record yet
+                    stopped = looked and not (folder() / "server.json").exists()
+                if stopped:
                     return
                 starts = [moment for moment in starts if time.monotonic() - moment < 60] + [time.monotonic()]
                 if len(starts) > 3:
