@@ -33,7 +33,7 @@ from relume.models.dni import interpolate
 from relume.models.ensemble import Average
 from relume.models.fusion.assembly import fuse
 from relume.models.registry import build
-from relume.recipes import resolve
+from relume.recipes.recipe import resolve
 from relume.training.batches import TrainingCrops
 from relume.training.checkpoint import Checkpoint
 from relume.training.config import StageSettings, TrainingSettings

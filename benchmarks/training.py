@@ -42,7 +42,7 @@ from benchmarks.models.run import cases as transcriptions
 from relume.files import read_json, write_json
 from relume.losses import build_loss
 from relume.models.registry import build
-from relume.recipes import resolve
+from relume.recipes.recipe import resolve
 from relume.training import loop
 from relume.training.batches import StepBatches, TrainingCrops
 from relume.training.checkpoint import Checkpoint

@@ -384,7 +384,7 @@ SCALE = click.Choice(["demo", "cpu", "gpu", "full"])
 @recipes.command("list")
 def recipes_list() -> None:
     """List every recipe."""
-    from relume.recipes import find
+    from relume.recipes.recipe import find
 
     for recipe in find([]):
         click.echo(f"{recipe.name:<18} {recipe.task:<17} {recipe.title}")
@@ -395,24 +395,23 @@ def recipes_list() -> None:
 @click.option("--scale", type=SCALE, help="Show the sections of params.yaml at this scale instead.")
 def recipes_show(name: str, scale: str | None) -> None:
     """Show one: source, what its publication leaves open, and how much it trains at each scale."""
-    import relume.recipes
-    from relume.params_file import dump
+    from relume.recipes.check import check, render
+    from relume.recipes.params_file import dump
+    from relume.recipes.recipe import SCALES, load, resolve
 
     if scale:
-        click.echo(dump(relume.recipes.resolve(name, scale)), nl=False)
+        click.echo(dump(resolve(name, scale)), nl=False)
         return
-    from relume.recipe_check import check, render
-
-    recipe = relume.recipes.load(name)
-    click.echo(render(recipe, [check(name, each) for each in relume.recipes.SCALES]), nl=False)
+    recipe = load(name)
+    click.echo(render(recipe, [check(name, each) for each in SCALES]), nl=False)
 
 
 @recipes.command("check")
 @click.argument("names", nargs=-1)
 def recipes_check(names: tuple[str, ...]) -> None:
     """Check all scales of NAMES, or of all: settings, networks, crops, and how the stages fit together."""
-    from relume.recipe_check import check
-    from relume.recipes import SCALES, find
+    from relume.recipes.check import check
+    from relume.recipes.recipe import SCALES, find
 
     wrong = 0
     for recipe in find(names):
@@ -439,8 +438,8 @@ def recipes_use(name: str, scale: str) -> None:
       relume recipes use pixel_purifiers --scale demo
     """
     import flows.lint
-    from relume.recipe_check import require_sound
-    from relume.recipes import remove_other_bases, use
+    from relume.recipes.check import require_sound
+    from relume.recipes.recipe import remove_other_bases, use
 
     require_sound(name, scale)
     changes = use(name, scale)

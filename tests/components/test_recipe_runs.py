@@ -13,7 +13,7 @@ import yaml
 from relume.files import read_json, write_json
 from relume.images import save_image
 from relume.models.artifact import load_card
-from relume.recipes import names, resolve
+from relume.recipes.recipe import names, resolve
 
 ROOT = Path(__file__).parents[2]
 RECIPES = names(ROOT / "recipes")

@@ -12,7 +12,7 @@ import relume
 from flows.graph import read_graph
 from flows.lint import check
 from relume.cli import main
-from relume.recipes import names, resolve
+from relume.recipes.recipe import names, resolve
 
 ROOT = Path(relume.__file__).parents[1]
 NAMES = names(ROOT / "recipes")

@@ -10,9 +10,9 @@ import yaml
 
 import relume
 from relume.errors import ConfigError
-from relume.params_file import MERGED, OWNED, with_sections
-from relume.recipe_check import check, render
-from relume.recipes import SCALES, find, load, merged, names, resolve, use
+from relume.recipes.check import check, render
+from relume.recipes.params_file import MERGED, OWNED, with_sections
+from relume.recipes.recipe import SCALES, find, load, merged, names, resolve, use
 
 ROOT = Path(relume.__file__).parents[1]
 FOLDER = ROOT / "recipes"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relume.errors import ConfigError
-from relume.params_file import with_sections
+from relume.recipes.params_file import with_sections
 
 SECTIONS = {"recipe": {"name": "nafnet"}, "training": {"seed": 2}, "mine_hard": {"draws": 3}, "curate": {"patch": 64}}
 # What recipes give, in several writings.

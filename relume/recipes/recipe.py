@@ -2,7 +2,7 @@
 
 A recipe is a file of the folder `recipes`. It is resolved into the sections of params.yaml that it owns, by merging
 four layers, each over the one before: what all recipes share (`defaults.yaml`), that at this scale, the recipe, the
-recipe at this scale. Mappings are merged, everything else is replaced. `relume.recipe_check` builds what it names.
+recipe at this scale. Mappings are merged, everything else is replaced. `relume.recipes.check` builds what it names.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from pydantic import ValidationError, model_validator
 
 from relume import files
 from relume.errors import ConfigError
-from relume.params_file import MERGED, OWNED, differences, with_sections
+from relume.recipes.params_file import MERGED, OWNED, differences, with_sections
 from relume.settings import Settings
 
 FOLDER = Path("recipes")

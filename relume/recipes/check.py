@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from relume.errors import ConfigError
-from relume.recipes import FOLDER, Recipe, reasons, resolve, shared_keys
+from relume.recipes.recipe import FOLDER, Recipe, reasons, resolve, shared_keys
 
 if TYPE_CHECKING:
     from torch import nn
