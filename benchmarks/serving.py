@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from flows.platform import triton
+from flows import triton
 from relume.files import write_json
 from relume.home import relume_home
 from relume.images import read_image, save_image

@@ -20,7 +20,7 @@ def run_demo(root: Path) -> None:
     Raises:
         RelumeError: As the flow; Triton is stopped in any case if it was started here.
     """
-    from flows.platform import triton
+    from flows import triton
     from flows.prefect_settings import use_local_prefect
 
     started = time.monotonic()
@@ -45,7 +45,7 @@ def run_demo(root: Path) -> None:
 
 def _through_triton(root: Path) -> dict[str, Any]:
     """Sends a noisy held-out photograph to the product on Triton and keeps both pictures as files."""
-    from flows.platform import triton
+    from flows import triton
     from flows.restore import PRODUCT
     from relume.evaluation.held_out import noisy_photograph, photographs
     from relume.images import save_image

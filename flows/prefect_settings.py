@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from flows.platform import services
-from flows.platform.processes import free_port, start_process, stop_process
+from flows.processes import free_port, start_process, stop_process
 
 START_SECONDS = 120.0  # 10 to 19 s on an idle machine
 

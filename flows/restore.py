@@ -131,7 +131,7 @@ def _champion_folder(root: Path, release: Release) -> Path:
     if kept.is_dir():
         return kept
     # Only a registry knows it; asking it imports MLflow, which takes seconds.
-    from flows.release.champion import stored_package
     from flows.release.registry import Registry
+    from flows.release.served_product import stored_package
 
     return stored_package(release, Registry()).folder / "serving"

@@ -171,7 +171,7 @@ def _libpython() -> Finding:
 
 
 def _triton_environment(status: Status) -> Finding:
-    from flows.platform import triton
+    from flows import triton
 
     state = next(service.state for service in status.services if service.name == "triton")
     return Finding(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from flows.platform.processes import free_port, last_line, running_process, start_process, stop_process
+from flows.processes import free_port, last_line, running_process, start_process, stop_process
 from relume.errors import ModelMissingError, RelumeError, ServiceError
 from relume.home import relume_home
 
@@ -78,7 +78,7 @@ def up(root: Path = Path()) -> list[ServiceReport]:
 
 def down() -> list[ServiceReport]:
     """Stops everything that `up` or `relume serve` started; flow runs of the worker end with it."""
-    from flows.platform import triton
+    from flows import triton
 
     reports = []
     with FileLock(_made(folder()) / "services.lock"):
@@ -101,8 +101,8 @@ def serve(end: threading.Event, say: Callable[[str], None]) -> None:
         ModelMissingError: Nothing was released yet.
         ServiceError: The server does not start.
     """
-    from flows.platform import triton
-    from flows.release.champion import serve_champions
+    from flows import triton
+    from flows.release.served_product import serve_champions
 
     champions = serve_champions()
     server = triton.running()
@@ -263,8 +263,8 @@ def _deploy(root: Path, api: str) -> None:
 
 
 def _start_triton() -> ServiceReport:
-    from flows.platform import triton
-    from flows.release.champion import serve_champions
+    from flows import triton
+    from flows.release.served_product import serve_champions
 
     state = "running" if triton.status(timeout=0.1).server else "started"
     served = serve_champions()

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from flows.platform.processes import running_process
 from flows.platform.services import answers, folder, prefect_address
+from flows.processes import running_process
 from flows.release.ledger import Entry, Ledger, Release
 from flows.release.registry import redacted
 from relume.errors import LedgerError, RelumeError
@@ -167,7 +167,7 @@ def _service(name: str) -> ServiceStatus:
 
 def _triton() -> tuple[ServiceStatus, dict[str, tuple[str | None, bool]]]:
     """The server, and by product the release it uses and whether that answers."""
-    from flows.platform import triton
+    from flows import triton
 
     try:
         found = triton.status(timeout=2.0)

@@ -12,10 +12,10 @@ def run(repository: str | Path = ".", *, server: str | None = None) -> dict[str,
         server: gRPC address of a running Triton server; the embedded one, started if need be, when None.
 
     Returns:
-        `flows.release.rollout.Outcome` as JSON values.
+        `flows.release.release.Outcome` as JSON values.
 
     Raises:
-        RelumeError: As `flows.release.rollout.release_package`.
+        RelumeError: As `flows.release.release.release_package`.
     """
     from flows.prefect_settings import use_local_prefect
     from flows.release.package import open_package

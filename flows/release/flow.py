@@ -13,7 +13,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.release.gate import GateReport
-from flows.release.rollout import release_package
+from flows.release.release import release_package
 
 
 @flow(name="release", persist_result=False)
@@ -25,10 +25,10 @@ def release(repository: str = ".", server: str | None = None) -> dict[str, Any]:
         server: gRPC address of a running Triton server; the embedded one when None.
 
     Returns:
-        `flows.release.rollout.Outcome` as JSON values.
+        `flows.release.release.Outcome` as JSON values.
 
     Raises:
-        RelumeError: As `flows.release.rollout.release_package`.
+        RelumeError: As `flows.release.release.release_package`.
     """
     outcome = dataclasses.asdict(release_package(Path(repository).resolve(), server=server, step=_task_step))
     if outcome["parity"]:

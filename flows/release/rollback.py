@@ -3,9 +3,9 @@
 import logging
 from pathlib import Path
 
-from flows.release.champion import Champion, reach_server, release_lock
 from flows.release.ledger import Ledger, Release
 from flows.release.registry import Registry
+from flows.release.served_product import ServedProduct, reach_server, release_lock
 from flows.release.settings import load_settings
 from relume.errors import ModelMissingError, RelumeError
 
@@ -37,7 +37,7 @@ def roll_back(root: Path = Path(), *, server: str | None = None) -> Release:
         # The ledger alone knows it: no server is started to say so.
         raise _nothing_before(product, ledger.current(product))
     with release_lock(), reach_server(server) as (address, control):
-        champion = Champion(product, control, ledger)
+        champion = ServedProduct(product, control, ledger)
         repaired, current, target = champion.set_right(), ledger.current(product), ledger.previous(product)
         if current is not None and not repaired:
             if target is None:
@@ -65,7 +65,7 @@ def _nothing_before(product: str, current: Release | None) -> ModelMissingError:
     )
 
 
-def _move_aliases(champion: Champion) -> None:
+def _move_aliases(champion: ServedProduct) -> None:
     try:
         champion.move_aliases(Registry(), candidate=None)
     except RelumeError as error:

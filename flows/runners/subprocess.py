@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from flows.lock import entry_of
-from flows.platform.processes import record_process, stop_process
+from flows.processes import record_process, stop_process
 from flows.run_commit import clone_commit
 from flows.runners import Step, StepCancelled, StepFailed, StepResult
 from relume.errors import NOT_WORTH_RETRYING

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.platform.processes import free_port, start_process, stop_process
+from flows.processes import free_port, start_process, stop_process
 from flows.release.registry import Registry
 from relume.errors import ReleaseError, ServerUnreachableError
 from relume.files import sha256_folder

@@ -13,10 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.platform import services, triton
-from flows.platform.processes import running_process
+from flows import triton
+from flows.platform import services
 from flows.platform.services import ServiceReport, down, up
 from flows.platform.status import read_status, render
+from flows.processes import running_process
 from tests.real.embedded_triton import link_server
 
 pytestmark = pytest.mark.slow

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import yaml
 
+from flows import triton
 from flows.lint import fix
-from flows.platform import services, triton
+from flows.platform import services
 from flows.release.ledger import Ledger
 from flows.release.registry import Registry
 from relume.serving.onnx_restorer import OnnxRestorer

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import yaml
 
-from flows.platform import triton
-from flows.platform.processes import free_port
-from flows.release.champion import release_lock
+from flows import triton
+from flows.processes import free_port
 from flows.release.ledger import Ledger
 from flows.release.lineage import Lineage
 from flows.release.package import open_package
 from flows.release.registry import Registry
+from flows.release.release import Outcome, release_package
 from flows.release.rollback import roll_back
-from flows.release.rollout import Outcome, release_package
+from flows.release.served_product import release_lock
 from relume.errors import (
     ConfigError,
     GateRefusedError,

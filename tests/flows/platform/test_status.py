@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.platform.processes import free_port, start_process, stop_process
 from flows.platform.services import folder
 from flows.platform.status import read_status, render
+from flows.processes import free_port, start_process, stop_process
 from flows.release.ledger import Ledger
 from tests.flows.release.test_ledger import A, B, promote
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.platform import triton
+from flows import triton
 from relume.home import relume_home
 from relume.serving.repository import publish_release
 from relume.serving.triton_control import TritonControl

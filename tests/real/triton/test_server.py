@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from flows.platform import triton
+from flows import triton
 from relume.errors import ServiceError
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
@@ -121,7 +121,7 @@ def test_killed_server(server):
 def test_outlives_the_command_that_started_it(server):
     """A server started by a command that ends, and whose process group is killed, goes on."""
     triton.stop()
-    code = "from flows.platform import triton; triton.start(); import os; os.killpg(0, 9)"
+    code = "from flows import triton; triton.start(); import os; os.killpg(0, 9)"
     ended = subprocess.run([sys.executable, "-c", code], start_new_session=True, timeout=60)
     assert ended.returncode == -signal.SIGKILL
     status = triton.status()

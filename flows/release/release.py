@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.release.champion import Champion, reach_server, release_lock, release_of, stored_package
 from flows.release.gate import GateReport, measure
 from flows.release.ledger import Ledger, Release
 from flows.release.lineage import Lineage, read_lineage
 from flows.release.package import Package, open_package
 from flows.release.registry import Registry, Version
 from flows.release.served_parity import PathDifference, compare_paths, parity_pictures, require_parity
+from flows.release.served_product import ServedProduct, reach_server, release_lock, release_of, stored_package
 from flows.release.settings import ReleaseSettings, load_settings
 from relume.files import write_json, write_text
 from relume.home import relume_home
@@ -89,7 +89,7 @@ def release_package(
     ledger = Ledger()
     with release_lock(), reach_server(server) as (address, control):
         registry = registry or Registry()
-        champion = Champion(package.product, control, ledger)
+        champion = ServedProduct(package.product, control, ledger)
         repaired = champion.set_right(registry)
         current = ledger.current(package.product)
         if current and current.package == package.sha256:
@@ -113,7 +113,7 @@ def release_package(
     )
 
 
-def _register(registry: Registry, champion: Champion, package: Package, lineage: Lineage) -> Version:
+def _register(registry: Registry, champion: ServedProduct, package: Package, lineage: Lineage) -> Version:
     version, _ = registry.register(package, run_commit=lineage.run_commit, params=lineage.params, files=lineage.files)
     champion.move_aliases(registry, candidate=version.number)
     champion.ledger.append("registered", release_of(version, package), run=version.run_id)
@@ -121,7 +121,7 @@ def _register(registry: Registry, champion: Champion, package: Package, lineage:
 
 
 def _gate(
-    registry: Registry, champion: Champion, package: Package, settings: ReleaseSettings, held_out: Path
+    registry: Registry, champion: ServedProduct, package: Package, settings: ReleaseSettings, held_out: Path
 ) -> GateReport:
     current = champion.ledger.current(package.product)
     return measure(package, stored_package(current, registry) if current else None, settings, held_out)
@@ -139,7 +139,7 @@ def _record_gate(registry: Registry, ledger: Ledger, version: Version, release: 
 
 def _roll_out(
     registry: Registry,
-    champion: Champion,
+    champion: ServedProduct,
     package: Package,
     version: Version,
     settings: ReleaseSettings,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from flows.platform.processes import free_port, running_process, start_process, stop_process
+from flows.processes import free_port, running_process, start_process, stop_process
 from relume.errors import RelumeError, ServerRefusedError, ServerUnreachableError, ServiceError
 from relume.files import read_json, write_json
 from relume.home import relume_home

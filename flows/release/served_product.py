@@ -51,7 +51,7 @@ def reach_server(server: str | None) -> Iterator[tuple[str, TritonControl]]:
         ServerUnreachableError: The given server does not answer.
         ServiceError: The embedded server does not start.
     """
-    from flows.platform import triton
+    from flows import triton
 
     address = server or triton.start().grpc
     if address.startswith("http"):
@@ -71,7 +71,7 @@ def reach_server(server: str | None) -> Iterator[tuple[str, TritonControl]]:
         yield address, control
 
 
-class Champion:
+class ServedProduct:
     """The served side of one product: its releases on a Triton server, and the ledger that says which should serve.
 
     Args:
@@ -81,7 +81,7 @@ class Champion:
     """
 
     def __init__(self, product: str, control: TritonControl, ledger: Ledger):
-        from flows.platform import triton
+        from flows import triton
 
         self.product, self.control, self.ledger = product, control, ledger
         self.repository = triton.default_repository()
@@ -189,7 +189,7 @@ def serve_champions() -> list[Release]:
         try:
             with release_lock():
                 for product in products:
-                    Champion(product, control, ledger).set_right()
+                    ServedProduct(product, control, ledger).set_right()
         except ReleaseInProgressError:
             pass
     return [release for product in products if (release := ledger.current(product))]

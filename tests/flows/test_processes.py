@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.platform.processes import free_port, running_process, start_process, stop_process
+from flows.processes import free_port, running_process, start_process, stop_process
 from relume.errors import ServiceError
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
