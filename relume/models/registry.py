@@ -25,6 +25,8 @@ ARCHITECTURES = {
     "dncnn": ("relume.models.dncnn", "DnCNN"),
     "ffdnet": ("relume.models.ffdnet", "FFDNet"),
     "drunet": ("relume.models.drunet", "DRUNet"),
+    "resunet": ("relume.models.resunet", "ResUNet"),
+    "resunet_adjustable": ("relume.models.resunet", "AdjustableResUNet"),
     "hyperres": ("relume.models.hyperres", "HyperRes"),
     "adafm": ("relume.models.adafm", "AdaFM"),
     "cfsnet": ("relume.models.cfsnet", "CFSNet"),
