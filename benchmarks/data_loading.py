@@ -29,9 +29,9 @@ import skimage.data
 import torch
 
 from benchmarks.models.run import processor
-from relume.augmentation import Augmentation
 from relume.degradations import Degradation
 from relume.files import write_json
+from relume.training.augmentation import Augmentation
 from relume.training.batches import TrainingCrops
 from relume.training.patches import Patches, PatchShards
 from relume.training.streaming import open_streamed, upload

@@ -242,7 +242,7 @@ def overhead(base: dict[str, Any], training: dict[str, Any], shards: str, share:
         share: Of the recipe's steps; validations come as often as in the whole.
     """
     from components.tracking import StageRun
-    from components.training_stage import _reporter
+    from components.training_stage.reporting import reporter
 
     phases = [phase | {"steps": max(1, round(phase["steps"] * share))} for phase in base["phases"]]
     spent = {"checkpoints": 0.0, "reports": 0.0, "validation": 0.0}
@@ -278,7 +278,7 @@ def overhead(base: dict[str, Any], training: dict[str, Any], shards: str, share:
                 training=settings,
                 checkpoint=Checkpoint(folder, "benchmark"),
                 validate=timed("validation", lambda network: Validation(psnr=30.0, picture=picture)),
-                report=timed("reports", _reporter("benchmark", run, stage)),
+                report=timed("reports", reporter("benchmark", run, stage)),
             )
             whole = time.perf_counter() - start
     loop._save = save

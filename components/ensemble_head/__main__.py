@@ -6,7 +6,9 @@ from pathlib import Path
 import torch
 
 from components.step import load_params, run_step
-from components.training_stage import hand_on, prepared_processes, train_stage
+from components.training_stage.artifact import hand_on
+from components.training_stage.ranks import prepared_processes
+from components.training_stage.train import train_stage
 from relume.errors import ConfigError, ModelMissingError
 from relume.models.artifact import load_card, load_model
 from relume.models.fusion.assembly import fuse

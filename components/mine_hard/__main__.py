@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 
 from components.step import load_params, run_step
-from components.training_stage import Curated
+from components.training_stage.curated import Curated
 from relume.files import atomic_folder
 from relume.models.artifact import load_model
 from relume.training.config import TrainingSettings

@@ -5,7 +5,9 @@ import argparse
 import torch
 
 from components.step import load_params, run_step
-from components.training_stage import hand_on, prepared_processes, train_stage
+from components.training_stage.artifact import hand_on
+from components.training_stage.ranks import prepared_processes
+from components.training_stage.train import train_stage
 from relume.errors import ModelFormatError
 from relume.files import sha256_folder
 from relume.models.artifact import load_card, load_model

@@ -286,7 +286,7 @@ class _Check:
     def method(self, settings: "StageSettings", network: "nn.Module") -> Iterator[str]:
         import inspect
 
-        from relume.augmentation import mixes_levels
+        from relume.training.augmentation import mixes_levels
 
         if settings.method.kind == "every_level" and not hasattr(network, "forward_many"):
             yield "every_level needs a network that runs several levels at once"

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from relume.augmentation import Augmentation, augment, degrade_and_mix
 from relume.degradations import Degradation, counter_rng, degrade_at
 from relume.errors import ConfigError, RelumeError
+from relume.training.augmentation import Augmentation, augment, degrade_and_mix
 from relume.training.config import EveryLevel, StageSettings, TrainingSettings
 from relume.training.patches import Patches
 from relume.training.schedule import position_at

@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from relume.augmentation import Augmentation
 from relume.degradations import Degradation
 from relume.losses import LossSettings
 from relume.settings import Settings
+from relume.training.augmentation import Augmentation
 
 Positive = Annotated[int, Field(gt=0)]
 

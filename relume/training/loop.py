@@ -20,10 +20,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from relume.augmentation import check_mixture
 from relume.errors import ConfigError, RelumeError, TrainingDivergedError
 from relume.losses import build_loss
 from relume.models.registry import inputs_of
+from relume.training.augmentation import check_mixture
 from relume.training.batches import Batch, StepBatches, TrainingCrops
 from relume.training.checkpoint import Checkpoint
 from relume.training.config import EveryLevel, OptimizerSettings, StageSettings, TrainingSettings

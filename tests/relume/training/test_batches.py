@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from relume.augmentation import Augmentation
 from relume.degradations import Degradation
 from relume.errors import ConfigError, SourceError
+from relume.training.augmentation import Augmentation
 from relume.training.batches import Batch, StepBatches, TrainingCrops
 from relume.training.config import EveryLevel, OptimizerSettings, Phase, StageSettings, TrainingSettings
 from relume.training.patches import PatchShards

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from relume.augmentation import Augmentation
 from relume.degradations import Degradation
 from relume.errors import ConfigError, TrainingDivergedError
 from relume.losses import build_loss
 from relume.models.dynet import DEMO as DYNET
 from relume.models.nafnet import NAFNet
 from relume.models.registry import build
+from relume.training.augmentation import Augmentation
 from relume.training.batches import Batch, StepBatches, TrainingCrops
 from relume.training.checkpoint import Checkpoint, checkpoint_key
 from relume.training.config import (

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from relume.augmentation import Augmentation, augment, degrade_and_mix, dihedral
 from relume.degradations import Degradation, counter_rng, degrade, sharpen_usm
 from relume.errors import ConfigError
+from relume.training.augmentation import Augmentation, augment, degrade_and_mix, dihedral
 
 CROP = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
 CLEAN = CROP.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
