@@ -14,7 +14,7 @@ import flows.pipeline
 import flows.release
 from flows.release.ledger import Ledger
 from flows.release.package import Package, open_package
-from relume.sources import write_sources
+from relume.ingestion.sources import write_sources
 
 
 @flow(name="retrain", persist_result=False)

@@ -113,7 +113,7 @@ def data_upload(address: str) -> None:
 
 
 def _scan(sources: tuple[str, ...]) -> None:
-    from relume.sources import write_sources
+    from relume.ingestion.sources import write_sources
 
     change = write_sources(sources or None)
     click.echo(
@@ -309,7 +309,7 @@ def evaluate(
       relume evaluate models/a models/b --set cbsd68 --set ~/Pictures --protocol awgn:15,25,50 -o results
       relume evaluate models/adjustable --set kodak24 --protocol awgn:15,25,50 --ask 5,15,25,35,50,65 -o results
     """
-    from relume.evaluation.request import describe, evaluate_request
+    from relume.evaluation.benchmark.request import benchmark_request, describe
 
     if as_list:
         click.echo(describe(data))
@@ -323,7 +323,7 @@ def evaluate(
         if terminal or done == total:
             click.echo(f"{chr(13) if terminal else ''}{title}  {done}/{total}", nl=done == total, err=True)
 
-    table, notes = evaluate_request(
+    table, notes = benchmark_request(
         models=models, sets=sets, data=data, protocols=protocols, out=out, on_progress=progress, **options
     )
     for note in notes:

@@ -13,7 +13,7 @@ from pydantic import Field
 from components.step import load_params, run_step
 from components.tracking import StageRun
 from relume.errors import SourceError
-from relume.evaluation.held_out import Score, evaluate, photographs, summarize
+from relume.evaluation.held_out import Score, evaluate_held_out, photographs, summarize
 from relume.files import atomic_file, atomic_folder, write_json
 from relume.images import save_image
 from relume.models.artifact import load_card, load_model
@@ -65,7 +65,7 @@ def main() -> None:
     with StageRun("evaluate", params.model_dump(mode="json")) as run, atomic_folder("reports/evaluation") as folder:
         for image_id, image in clean.items():
             save_image(folder / "pictures" / f"{image_id}_clean.png", image)
-        runs = evaluate(
+        runs = evaluate_held_out(
             clean,
             networks,
             sigmas=params.sigmas,

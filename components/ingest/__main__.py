@@ -5,13 +5,13 @@ from pydantic import Field
 from components.progress import Progress
 from components.step import load_params, run_step
 from relume.files import atomic_folder
-from relume.ingestion import ingest
+from relume.ingestion.ingest import ingest
+from relume.ingestion.sources import read_sources
 from relume.settings import Settings
-from relume.sources import read_sources
 
 
 class IngestParams(Settings):
-    """The section `ingest` of params.yaml; see `relume.ingestion.ingest`."""
+    """The section `ingest` of params.yaml; see `relume.ingestion.ingest.ingest`."""
 
     max_megapixels: float = Field(gt=0)
     min_side: int = Field(ge=1)

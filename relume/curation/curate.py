@@ -25,7 +25,7 @@ from relume.curation.quality import Quality, gray, quality
 from relume.curation.settings import CurateSettings
 from relume.curation.split import split_scenes
 from relume.images import save_image, to_uint8
-from relume.ingestion import Photograph, Photographs
+from relume.ingestion.ingest import Photograph, Photographs
 from relume.parallel import Budget, map_in_order
 
 # Photographs are measured side by side while they have this many megapixels together: about 20 bytes

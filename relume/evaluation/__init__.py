@@ -1,1 +1,1 @@
-"""Evaluation: any model on any set of pictures under the protocols of the literature, and two models in pairs."""
+"""Evaluation: on the held-out photographs of the graph (`held_out`), and on benchmark sets (`benchmark`)."""

@@ -64,7 +64,7 @@ def noisy_photograph(clean: np.ndarray, image_id: str, sigma: float, protocol: s
     return add_gaussian_noise(clean.astype(np.float32) / np.float32(255), sigma, rng, clipped=protocol == "clipped")
 
 
-def evaluate(
+def evaluate_held_out(
     clean: dict[str, np.ndarray],
     networks: dict[str, nn.Module],
     *,

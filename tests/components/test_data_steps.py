@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from relume.files import sha256_folder
-from relume.sources import write_sources
+from relume.ingestion.sources import write_sources
 
 CHECKOUT = Path(__file__).parents[2]
 

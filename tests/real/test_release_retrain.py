@@ -19,9 +19,9 @@ from flows.lint import fix
 from flows.platform import services
 from flows.release.ledger import Ledger
 from flows.release.registry import Registry
+from relume.ingestion.sources import write_sources
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.triton_client import TritonRestorer
-from relume.sources import write_sources
 from tests.flows.release.synthetic import make_package, make_photographs
 from tests.real.embedded_triton import CHECKOUT, link_server
 from tests.real.test_release_triton import SETTINGS

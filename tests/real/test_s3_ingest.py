@@ -12,8 +12,8 @@ import pytest
 
 from relume import s3 as relume_s3
 from relume.errors import SourceError
-from relume.ingestion import read_manifest
-from relume.sources import open_source, read_sources, scan, write_sources
+from relume.ingestion.ingest import read_manifest
+from relume.ingestion.sources import open_source, read_sources, scan, write_sources
 from tests.real.object_store import CuttingProxy
 
 CHECKOUT = Path(__file__).parents[2]

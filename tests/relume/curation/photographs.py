@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from relume.images import read_image, save_image
-from relume.ingestion import ingest
-from relume.sources import scan
+from relume.ingestion.ingest import ingest
+from relume.ingestion.sources import scan
 
 
 def skimage_photograph(name: str) -> np.ndarray:

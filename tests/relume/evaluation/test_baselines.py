@@ -7,10 +7,10 @@ import skimage.data
 from PIL import Image
 
 from relume.evaluation.baselines import non_local_means
-from relume.evaluation.measure import Asking, measure
-from relume.evaluation.protocols import PROTOCOLS
-from relume.evaluation.sets import PictureSet
-from relume.evaluation.systems import baseline
+from relume.evaluation.benchmark.measure import Asking, measure
+from relume.evaluation.benchmark.protocols import PROTOCOLS
+from relume.evaluation.benchmark.sets import PictureSet
+from relume.evaluation.benchmark.systems import baseline
 from relume.images import save_image
 from relume.metrics import psnr
 

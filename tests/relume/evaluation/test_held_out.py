@@ -9,7 +9,7 @@ import torch
 
 from relume.errors import ConfigError
 from relume.evaluation.baselines import non_local_means
-from relume.evaluation.held_out import Score, evaluate, noisy_photograph, summarize
+from relume.evaluation.held_out import Score, evaluate_held_out, noisy_photograph, summarize
 from relume.metrics import psnr, to_8_bit
 
 IMAGE_ID = "00ff"
@@ -32,7 +32,7 @@ class Identity(torch.nn.Module):
 def scores(clean):
     """All scores of two identities as base models and as the final model."""
     networks = {"base:a": Identity(), "base:b": Identity(), "final": Identity()}
-    runs = evaluate({IMAGE_ID: clean}, networks, sigmas=(25,), tile=64, halo=8, seed=3)
+    runs = evaluate_held_out({IMAGE_ID: clean}, networks, sigmas=(25,), tile=64, halo=8, seed=3)
     return {(score.protocol, score.system): score for row, _ in runs for score in row}
 
 
@@ -60,7 +60,7 @@ def test_an_adjustable_network_is_told_the_sigma_of_the_noise(clean):
             return torch.ones_like(image) * (level / 255).view(-1, 1, 1, 1)
 
     networks = {"final": Told(), "base:identity": Identity()}
-    runs = evaluate({IMAGE_ID: clean}, networks, sigmas=(15, 50), tile=64, halo=8, seed=3)
+    runs = evaluate_held_out({IMAGE_ID: clean}, networks, sigmas=(15, 50), tile=64, halo=8, seed=3)
     answers = [(row[0].protocol, row[0].sigma, np.unique(images["final"]).tolist()) for row, images in runs]
     assert answers == [(protocol, s, [s]) for s in (15, 50) for protocol in ("clipped", "unclipped")]
 
@@ -94,6 +94,6 @@ def test_the_summary_is_the_mean_over_photographs():
 def test_bm3d_is_an_extra_that_says_how_to_get_it(clean, monkeypatch):
     """Without the package its name in the settings is refused with the command that installs it."""
     monkeypatch.setitem(sys.modules, "bm3d", None)
-    runs = evaluate({IMAGE_ID: clean}, {}, sigmas=(25,), tile=64, halo=8, seed=3, bm3d=True)
+    runs = evaluate_held_out({IMAGE_ID: clean}, {}, sigmas=(25,), tile=64, halo=8, seed=3, bm3d=True)
     with pytest.raises(ConfigError, match=r"\.\[bm3d\]"):
         next(runs)

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from relume.errors import ConfigError
-from relume.evaluation.protocols import Protocol, make_input
-from relume.evaluation.sets import PictureSet
-from relume.evaluation.systems import System
+from relume.evaluation.benchmark.protocols import Protocol, make_input
+from relume.evaluation.benchmark.sets import PictureSet
+from relume.evaluation.benchmark.systems import System
 from relume.metrics import SSIM_WINDOW, luma, psnr, shaved, ssim, to_8_bit
 from relume.serving.levels import LEVEL_KINDS
 

@@ -5,8 +5,8 @@ import pytest
 
 from relume.degradations import downscale_bicubic, upscale_bicubic
 from relume.errors import ConfigError
-from relume.evaluation.protocols import PROTOCOLS, make_input, parse_protocol
-from relume.evaluation.sets import Example
+from relume.evaluation.benchmark.protocols import PROTOCOLS, make_input, parse_protocol
+from relume.evaluation.benchmark.sets import Example
 
 
 def example(clean, name="picture", degraded=None):

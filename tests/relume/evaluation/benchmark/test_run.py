@@ -9,10 +9,10 @@ from click.testing import CliRunner
 
 from relume.cli import main
 from relume.errors import ConfigError
-from relume.evaluation.measure import Asking
-from relume.evaluation.run import Plan, run
-from relume.evaluation.sets import open_set
-from relume.evaluation.systems import System
+from relume.evaluation.benchmark.measure import Asking
+from relume.evaluation.benchmark.run import Plan, run
+from relume.evaluation.benchmark.sets import open_set
+from relume.evaluation.benchmark.systems import System
 from relume.images import read_image, save_image
 
 DNCNN = {"width": 8, "layers": 3}

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from relume.evaluation.benchmark.measure import Row
+from relume.evaluation.benchmark.protocols import PROTOCOLS
 from relume.evaluation.comparison import Comparison
-from relume.evaluation.measure import Row
-from relume.evaluation.protocols import PROTOCOLS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from relume.evaluation.measure import Asking, measure
-from relume.evaluation.protocols import PROTOCOLS
-from relume.evaluation.sets import PictureSet, open_set
+from relume.evaluation.benchmark.measure import Asking, measure
+from relume.evaluation.benchmark.protocols import PROTOCOLS
+from relume.evaluation.benchmark.sets import PictureSet, open_set
 from relume.images import save_image
 from relume.metrics import luma
 

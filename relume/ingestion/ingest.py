@@ -22,8 +22,8 @@ import numpy as np
 
 from relume.errors import ImageError, SourceError
 from relume.images import decode, encode, read_header
+from relume.ingestion.sources import open_source
 from relume.parallel import Budget, map_in_order
-from relume.sources import open_source
 
 # Pictures are decoded side by side while they have this many megapixels together. Ten bytes a pixel
 # (pixels, a converted copy, PNG) make about 1.3 GB; a larger picture is decoded alone.

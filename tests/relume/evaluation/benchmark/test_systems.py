@@ -8,9 +8,9 @@ import torch
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.evaluation.baselines import non_local_means
-from relume.evaluation.measure import Asking
-from relume.evaluation.protocols import PROTOCOLS
-from relume.evaluation.systems import System, baseline, fuse_at_edges, load_estimator, load_system
+from relume.evaluation.benchmark.measure import Asking
+from relume.evaluation.benchmark.protocols import PROTOCOLS
+from relume.evaluation.benchmark.systems import System, baseline, fuse_at_edges, load_estimator, load_system
 from relume.inference.self_ensemble import SelfEnsemble
 from relume.inference.strength import Blind, Strength
 from relume.metrics import to_8_bit

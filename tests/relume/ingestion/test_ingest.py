@@ -13,8 +13,8 @@ from PIL import Image
 from relume.errors import SourceError
 from relume.files import sha256_folder
 from relume.images import decode
-from relume.ingestion import Photographs, ingest, read_manifest
-from relume.sources import scan
+from relume.ingestion.ingest import Photographs, ingest, read_manifest
+from relume.ingestion.sources import scan
 
 LIMITS = {"max_megapixels": 1.0, "min_side": 16, "shard_megabytes": 100.0}
 

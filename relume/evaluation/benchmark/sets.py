@@ -28,7 +28,7 @@ class PictureSet:
     Attributes:
         name: Such as `cbsd68`, or the folder's name of the user's own pictures.
         about: One line.
-        protocol: The protocol that it is made for, a name of `relume.evaluation.protocols`.
+        protocol: The protocol that it is made for, a name of `relume.evaluation.benchmark.protocols`.
         images: How many pictures the published figures are means of; None for the user's own.
         gray: Whether it is measured on one channel.
         luma: Whether the figure of its pairs is that of the luma.

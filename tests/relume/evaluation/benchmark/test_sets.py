@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from relume.errors import SourceError
-from relume.evaluation.protocols import PROTOCOLS
-from relume.evaluation.sets import SETS, open_set
+from relume.evaluation.benchmark.protocols import PROTOCOLS
+from relume.evaluation.benchmark.sets import SETS, open_set
 from relume.images import save_image
 
 

@@ -7,10 +7,10 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 from relume.errors import ConfigError
-from relume.evaluation.measure import EQUAL, Asking, measure, measured_on_luma
-from relume.evaluation.protocols import PROTOCOLS
-from relume.evaluation.sets import SETS, open_set
-from relume.evaluation.systems import System
+from relume.evaluation.benchmark.measure import EQUAL, Asking, measure, measured_on_luma
+from relume.evaluation.benchmark.protocols import PROTOCOLS
+from relume.evaluation.benchmark.sets import SETS, open_set
+from relume.evaluation.benchmark.systems import System
 from relume.images import save_image
 from relume.metrics import luma
 from relume.serving.levels import LevelRange

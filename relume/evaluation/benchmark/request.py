@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 
 from relume.errors import ConfigError, SourceError
-from relume.evaluation.measure import Asking
-from relume.evaluation.output import check_output
-from relume.evaluation.protocols import PROTOCOLS, parse_levels
-from relume.evaluation.run import Plan, Progress, run
-from relume.evaluation.sets import SETS, open_set
-from relume.evaluation.systems import System, baseline, fuse_at_edges, load_estimator, load_system
+from relume.evaluation.benchmark.measure import Asking
+from relume.evaluation.benchmark.output import check_output
+from relume.evaluation.benchmark.protocols import PROTOCOLS, parse_levels
+from relume.evaluation.benchmark.run import Plan, Progress, run
+from relume.evaluation.benchmark.sets import SETS, open_set
+from relume.evaluation.benchmark.systems import System, baseline, fuse_at_edges, load_estimator, load_system
 
 
-def evaluate_request(
+def benchmark_request(
     *,
     models: Sequence[str],
     sets: Sequence[str],

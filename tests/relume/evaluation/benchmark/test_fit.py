@@ -9,10 +9,10 @@ from click.testing import CliRunner
 
 from relume.cli import main
 from relume.errors import ConfigError, ImageError, SourceError
-from relume.evaluation.measure import Asking, check_fit
-from relume.evaluation.run import Plan, run
-from relume.evaluation.sets import open_set
-from relume.evaluation.systems import System, baseline, load_system
+from relume.evaluation.benchmark.measure import Asking, check_fit
+from relume.evaluation.benchmark.run import Plan, run
+from relume.evaluation.benchmark.sets import open_set
+from relume.evaluation.benchmark.systems import System, baseline, load_system
 from relume.images import save_image
 from relume.serving.levels import LevelRange
 

@@ -24,7 +24,7 @@ from relume.degradations.steps import (
     Step,
 )
 from relume.errors import ConfigError
-from relume.evaluation.sets import Example
+from relume.evaluation.benchmark.sets import Example
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from click.testing import CliRunner
 
 from relume.cli import main
 from relume.errors import ConfigError
-from relume.evaluation.output import check_output
-from relume.evaluation.run import Plan, run
-from relume.evaluation.sets import open_set
+from relume.evaluation.benchmark.output import check_output
+from relume.evaluation.benchmark.run import Plan, run
+from relume.evaluation.benchmark.sets import open_set
 
 
 def evaluate(*arguments):

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from relume import sources
 from relume.errors import SourceError
 from relume.images import decode
-from relume.sources import BUILT_IN, PACKAGES, open_source, read_sources, scan, write_sources
+from relume.ingestion import sources
+from relume.ingestion.sources import BUILT_IN, PACKAGES, open_source, read_sources, scan, write_sources
 
 
 def test_a_folder_typed_in_any_way_is_one_source(photos, monkeypatch):
@@ -84,12 +84,13 @@ def test_the_built_in_photographs_are_all_there():
 
 def test_the_committed_list_is_what_a_scan_gives():
     """sources.json of a fresh checkout names the built-in photographs as they are in the locked packages."""
-    assert read_sources(Path(__file__).parents[2] / "sources.json") == scan()
+    assert read_sources(Path(__file__).parents[3] / "sources.json") == scan()
 
 
 def test_scanning_the_packages_does_not_import_them():
     """Listing the built-in photographs takes no seconds of scikit-learn's import."""
-    code = "import sys, relume.sources as s; s.scan(); print({'sklearn', 'skimage', 'boto3'} & sys.modules.keys())"
+    code = "import sys, relume.ingestion.sources as s; s.scan(); "
+    code += "print({'sklearn', 'skimage', 'boto3'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from relume.errors import ConfigError
+from relume.evaluation.benchmark.measure import INPUT, Asking, Row, check_fit, measure, measured_on_luma
+from relume.evaluation.benchmark.output import PICTURES, ROWS, SUMMARY, check_output
+from relume.evaluation.benchmark.protocols import Protocol, parse_protocol
+from relume.evaluation.benchmark.sets import PictureSet
+from relume.evaluation.benchmark.summary import as_json, best_levels, figures_of, render
+from relume.evaluation.benchmark.systems import System
 from relume.evaluation.comparison import Cases, Comparison, compare, sheet
-from relume.evaluation.measure import INPUT, Asking, Row, check_fit, measure, measured_on_luma
-from relume.evaluation.output import PICTURES, ROWS, SUMMARY, check_output
-from relume.evaluation.protocols import Protocol, parse_protocol
-from relume.evaluation.sets import PictureSet
-from relume.evaluation.summary import as_json, best_levels, figures_of, render
-from relume.evaluation.systems import System
 from relume.files import atomic_folder, write_json
 from relume.images import save_image
 

@@ -1,0 +1,17 @@
+"""Images in files: decoded to RGB arrays with the facts about the file, and encoded by suffix."""
+
+from relume.images.decoding import DecodedImage, decode, read_image
+from relume.images.encoding import check_suffix, encode, save_image, to_uint8
+from relume.images.header import Header, read_header
+
+__all__ = [
+    "DecodedImage",
+    "Header",
+    "check_suffix",
+    "decode",
+    "encode",
+    "read_header",
+    "read_image",
+    "save_image",
+    "to_uint8",
+]

@@ -1,0 +1,141 @@
+"""Image files decoded to RGB arrays.
+
+An image file becomes (H, W, 3) RGB, uint8 for up to 8 bits a channel and uint16 for 16 bits:
+
+- EXIF (or TIFF) orientation is applied, so row 0 is the top of the picture as seen.
+- Gray becomes three equal channels; palettes are resolved; of an animation the first frame counts.
+- Alpha is composited over white, since colours under transparent pixels are arbitrary.
+- CMYK is converted by the plain formula. ICC profiles are never applied: RGB values stay as they
+  stand in the file, and the profile of an RGB file is handed on so that it can be saved again.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relume.errors import ImageError
+from relume.images.header import DECODERS_RAISE, Header, damaged, open_image
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedImage:
+    """A decoded image.
+
+    Attributes:
+        pixels: (H, W, 3) RGB, uint8 or uint16.
+        header: The facts about the file it came from.
+        icc_profile: The colour profile of an RGB file, to be saved with the result.
+    """
+
+    pixels: np.ndarray
+    header: Header
+    icc_profile: bytes | None
+
+
+def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, min_side: int = 1) -> DecodedImage:
+    """Decodes the bytes of an image file.
+
+    Args:
+        data: The bytes of the file.
+        where: Path or address for messages.
+        max_megapixels: Larger pictures are refused from their header, before memory is taken.
+        min_side: Smallest width and height that is accepted, in pixels.
+
+    Raises:
+        ImageError: `reason` is `empty_file`, `wrong_magic`, `unsupported_format`,
+            `decompression_bomb`, `too_small`, `truncated` or `corrupt`.
+    """
+    opened, header = open_image(data, where)
+    if header.megapixels > max_megapixels:
+        raise ImageError(
+            "The picture is larger than the limit, which guards against decompression bombs",
+            reason="decompression_bomb",
+            where=where,
+            why=f"{header.width}x{header.height} is {header.megapixels:.0f} megapixels, the limit {max_megapixels:g}",
+            next_step="raise the limit if the file can be trusted",
+        )
+    if min(header.width, header.height) < min_side:
+        raise ImageError(
+            "The picture is too small",
+            reason="too_small",
+            where=where,
+            why=f"{header.width}x{header.height}, each side must have {min_side} pixels",
+            next_step="use a larger picture",
+        )
+    profile = opened.info.get("icc_profile") if header.mode.startswith(("RGB", "P")) else None
+    try:
+        pixels = _deep_pixels(data, header) if header.bit_depth == 16 else _pixels(opened, header)
+    except DECODERS_RAISE as error:
+        raise damaged(data, header.format, error, where) from error
+    return DecodedImage(pixels=np.ascontiguousarray(pixels), header=header, icc_profile=profile)
+
+
+def read_image(path: str | Path, *, max_megapixels: float = 200.0) -> DecodedImage:
+    """Decodes an image file.
+
+    Raises:
+        ImageError: As `decode`, and `not_found` or `unreadable` for the file itself.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError("No such picture", reason="not_found", where=path, next_step="check the path") from None
+    except OSError as error:
+        raise ImageError(
+            "The picture cannot be read",
+            reason="unreadable",
+            where=path,
+            why=error.strerror,
+            next_step="check that it is a file that you may read",
+        ) from None
+    return decode(data, where=path, max_megapixels=max_megapixels)
+
+
+def _pixels(opened: Any, header: Header) -> np.ndarray:
+    opened.load()
+    if opened.has_transparency_data:
+        pixels = _over_white(np.asarray(opened.convert("RGBA")))
+    else:
+        pixels = np.asarray(opened.convert("RGB"))
+    return _turn(pixels, header)
+
+
+def _deep_pixels(data: bytes, header: Header) -> np.ndarray:
+    """Decodes 16-bit PNG and TIFF with OpenCV, because Pillow drops their lower eight bits."""
+    import cv2
+
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error says what it would print
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ValueError(error.err) from error
+    if pixels is None or pixels.dtype != np.uint16:
+        raise ValueError("the 16-bit pixels cannot be decoded")
+    if pixels.ndim == 2:
+        pixels = pixels[..., None].repeat(3, axis=2)
+    elif pixels.shape[2] == 4:
+        pixels = _over_white(pixels[..., [2, 1, 0, 3]])
+    else:
+        pixels = pixels[..., ::-1]
+    return _turn(pixels, header)
+
+
+def _over_white(pixels_RGBA: np.ndarray) -> np.ndarray:
+    """Composites over white, rounded to the nearest integer; (H, W, 4) to (H, W, 3)."""
+    white = np.iinfo(pixels_RGBA.dtype).max
+    colour, alpha = pixels_RGBA[..., :3].astype(np.uint32), pixels_RGBA[..., 3:].astype(np.uint32)
+    return ((colour * alpha + white * (white - alpha) + white // 2) // white).astype(pixels_RGBA.dtype)
+
+
+def _turn(pixels: np.ndarray, header: Header) -> np.ndarray:
+    """Applies the EXIF orientation. Source: EXIF 2.3, tag 274."""
+    if header.format == "TIFF":  # Pillow and OpenCV turn a TIFF while they decode it, and only a TIFF
+        return pixels
+    if header.orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    down = -1 if header.orientation in (3, 4, 7, 8) else 1
+    right = -1 if header.orientation in (2, 3, 6, 7) else 1
+    return pixels[::down, ::right]

@@ -1,0 +1,210 @@
+"""What a file says about its image before a pixel is decoded, and the reasons why it cannot be read."""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from relume.errors import ImageError
+
+_MAGIC = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+}
+# Formats that people do keep photographs in and that are not read here, so that the message can name them.
+_UNSUPPORTED_MAGIC = {
+    b"8BPS": "Photoshop",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"FUJIFILMCCD-RAW": "camera raw",
+}
+_SUPPORTED = "use PNG, JPEG, WebP, TIFF, BMP or GIF"
+
+
+# What Pillow raises on damaged bytes: seen, or declared by the modules it reads with.
+DECODERS_RAISE = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError),
+    *(struct.error, zlib.error),
+)
+
+# TIFF tags, by the numbers of the TIFF 6.0 specification and, for the last, of DNG 1.0.
+_SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _PLANAR, _EXTRA_SAMPLES, _DNG_VERSION = 254, 258, 262, 284, 338, 50706
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a file says about its picture before any pixel is decoded.
+
+    Attributes:
+        format: PNG, JPEG, WEBP, TIFF, BMP or GIF, by the file's first bytes and not by its name.
+        width: Pixels across, after the orientation is applied.
+        height: Pixels down, after the orientation is applied.
+        mode: Pillow's name of the stored pixels, such as RGB, L, P or CMYK, with `;16` for 16 bits.
+        channels: Stored channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha or CMYK.
+        bit_depth: Stored bits a channel.
+        orientation: EXIF orientation, 1 to 8.
+    """
+
+    format: str
+    width: int
+    height: int
+    mode: str
+    channels: int
+    bit_depth: int
+    orientation: int
+
+    @property
+    def megapixels(self) -> float:
+        """Size of the picture in millions of pixels."""
+        return self.width * self.height / 1e6
+
+
+def read_header(data: bytes, *, where: object = None) -> Header:
+    """Reads the facts about a picture from its file's bytes without decoding the pixels.
+
+    Args:
+        data: The bytes of the file.
+        where: Path or address for messages.
+
+    Raises:
+        ImageError: The bytes are no picture that can be read here.
+    """
+    return open_image(data, where)[1]
+
+
+def _format_of(data: bytes, where: object) -> str:
+    if not data:
+        raise ImageError("The file is empty", reason="empty_file", where=where, next_step="copy the file again")
+    for magic, kind in _MAGIC.items():
+        if data.startswith(magic):
+            return kind
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    for magic, kind in _UNSUPPORTED_MAGIC.items():
+        if data.startswith(magic):
+            raise _unsupported(f"{kind} files are not read", where)
+    if data[4:8] == b"ftyp":
+        raise _unsupported("HEIF, AVIF and raw files are not read", where)
+    raise ImageError(
+        "The file is no picture",
+        reason="wrong_magic",
+        where=where,
+        why=f"it starts with {data[:12]!r}",
+        next_step=_SUPPORTED,
+    )
+
+
+def _unsupported(why: str, where: object) -> ImageError:
+    return ImageError(
+        "The kind of picture is not supported",
+        reason="unsupported_format",
+        where=where,
+        why=why,
+        next_step=f"convert the picture; {_SUPPORTED}",
+    )
+
+
+def damaged(data: bytes, kind: str, error: Exception, where: object) -> ImageError:
+    """Names damage: `truncated` when the end of the file is missing, `corrupt` for anything else."""
+    end_is_missing = {
+        "JPEG": b"\xff\xd9" not in data,
+        "WEBP": int.from_bytes(data[4:8], "little") + 8 > len(data),
+    }
+    truncated = end_is_missing.get(kind, False) or "truncated" in str(error).lower() or isinstance(error, EOFError)
+    return ImageError(
+        "The picture is cut off" if truncated else "The picture is damaged",
+        reason="truncated" if truncated else "corrupt",
+        where=where,
+        why=str(error) or type(error).__name__,
+        next_step="copy the file again from where it came from",
+    )
+
+
+def open_image(data: bytes, where: object) -> tuple[Any, Header]:
+    """Opens the file with the one Pillow reader that its magic names, which decodes nothing yet."""
+    kind = _format_of(data, where)
+    # The readers are called directly: Image.open would guess, and has a size limit of its own.
+    from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+    readers = {
+        "PNG": PngImagePlugin.PngImageFile,
+        "JPEG": JpegImagePlugin.JpegImageFile,
+        "TIFF": TiffImagePlugin.TiffImageFile,
+        "GIF": GifImagePlugin.GifImageFile,
+        "BMP": BmpImagePlugin.BmpImageFile,
+        "WEBP": WebPImagePlugin.WebPImageFile,
+    }
+    try:
+        opened = readers[kind](io.BytesIO(data))
+        header, problem = _header(opened, data, kind)
+    except DECODERS_RAISE as error:
+        raise damaged(data, kind, error, where) from error
+    if problem:
+        raise _unsupported(problem, where)
+    return opened, header
+
+
+def _header(opened: Any, data: bytes, kind: str) -> tuple[Header, str | None]:
+    """The header, and why the pixels cannot be read if they cannot."""
+    mode, (width, height), problem = opened.mode, opened.size, None
+    orientation = _exif(opened, data, kind).get(_ORIENTATION, 1)
+    bit_depth = {"1": 1, "I;16": 16, "I;16B": 16, "I": 32, "F": 32}.get(mode, 8)
+    if kind == "PNG":
+        bit_depth = data[24]  # the IHDR chunk: Pillow gives 16-bit RGB as 8 bits
+    if kind == "TIFF":
+        tags = opened.tag_v2
+        bits = tags.get(_BITS, (1,))
+        bit_depth = max(bits)
+        raw = data[8:10] == b"CR" or _DNG_VERSION in tags or tags.get(_SUBFILE_TYPE, 0) & 1
+        deep = bit_depth == 16
+        plain = tags.get(_PLANAR, 1) == 1 and tags.get(_PHOTOMETRIC) in (1, 2) and tags.get(_EXTRA_SAMPLES) != (1,)
+        if raw:
+            problem = "camera raw files are not read"
+        elif deep and not (plain and len(set(bits)) == 1):
+            problem = "16-bit TIFF is read as gray, RGB or RGB with unassociated alpha, stored pixel by pixel"
+    if bit_depth > 16 or mode in ("I", "F", "LAB", "HSV"):
+        problem = f"pixels of mode {mode} with {bit_depth} bits are not read"
+    if kind == "TIFF" and orientation > 4:  # Pillow already gives the turned size of a TIFF, of others the stored
+        width, height = height, width
+    if orientation not in range(1, 9):
+        orientation = 1
+    if orientation > 4:
+        width, height = height, width
+    channels = 3 + opened.has_transparency_data if mode in ("P", "PA") else len(opened.getbands())
+    return Header(
+        format=kind,
+        width=width,
+        height=height,
+        mode=mode.split(";")[0].replace("I", "L") + ";16" if bit_depth == 16 else mode,
+        channels=channels,
+        bit_depth=bit_depth,
+        orientation=orientation,
+    ), problem
+
+
+def _exif(opened: Any, data: bytes, kind: str) -> Any:
+    """The EXIF tags, found without decoding pixels.
+
+    Pillow decodes a PNG to find them, as they may stand behind the pixels; so its chunks are walked here.
+    """
+    if kind != "PNG":
+        return opened.getexif()
+    from PIL import Image
+
+    place, name = 8, b""
+    while name != b"IEND":
+        if place + 8 > len(data):
+            raise EOFError("the end chunk is missing")
+        length, name = struct.unpack_from(">I4s", data, place)
+        if name == b"eXIf":
+            opened.info["exif"] = b"Exif\0\0" + data[place + 8 : place + 8 + length]
+        place += 12 + length
+    return Image.Image.getexif(opened)
