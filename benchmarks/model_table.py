@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from relume.export import to_onnx
 from relume.files import atomic_file, write_json
 from relume.models.registry import Variant, build, inputs_of, variants
 from relume.models.table import example_inputs, multiply_accumulates, render_table
+from relume.serving.export import to_onnx
 
 HEAVY = 60e9  # multiply-accumulates at 256 x 256 from which a model gets the small tile
 

@@ -14,10 +14,10 @@ from components.step import load_params, run_step
 from relume.errors import ParityError
 from relume.evaluation.held_out import noisy_photograph, photographs
 from relume.evaluation.networks import at_level, tiled
-from relume.export import OPSET, Parity, export_onnx, levels_of, measure_parity, parity_report
 from relume.files import atomic_folder, write_json
 from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, load_model
+from relume.serving.export import OPSET, Parity, export_onnx, levels_of, measure_parity, parity_report
 from relume.serving.levels import level_kind
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import Serving, write_served_model

@@ -12,8 +12,8 @@ from components.step import load_params, run_step
 from components.training_stage.artifact import hand_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
-from relume.inference.bias_adaptation import RESTORMER_WITHOUT, BiasAdapted
 from relume.models.artifact import ModelCard, load_card, load_model
+from relume.models.bias_adaptation import RESTORMER_WITHOUT, BiasAdapted
 from relume.training.config import TrainingSettings
 from relume.training.mining import hard_epoch
 from relume.training.stages import FinetuneSettings

@@ -49,7 +49,7 @@ def compare_paths(
         tile: Side of the served tile in pixels.
         halo: Its halo in pixels.
     """
-    from relume.export import measure_parity
+    from relume.serving.export import measure_parity
 
     differences = []
     for name, picture in pictures.items():

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from relume.errors import ModelFormatError
-from relume.export import ServedNetwork
 from relume.inference.strength import AtLevel
 from relume.metrics import to_8_bit
 from relume.models.registry import inputs_of
+from relume.serving.export import ServedNetwork
 from relume.serving.tiling import check_tile, cover_axis, restore_tiled
 
 

@@ -1,1 +1,1 @@
-"""Ways to run a trained network: in eight orientations, with added biases, at a level fixed, limited or estimated."""
+"""Ways to run a trained network: in eight orientations, and at a level that is fixed, limited or estimated."""

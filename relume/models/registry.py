@@ -33,7 +33,7 @@ ARCHITECTURES = {
     "cresmd": ("relume.models.cresmd", "CResMD"),
     "dni": ("relume.models.dni", "DNI"),
     "level_estimator": ("relume.models.level_estimator", "LevelEstimator"),
-    "bias_adapted": ("relume.inference.bias_adaptation", "BiasAdapted"),
+    "bias_adapted": ("relume.models.bias_adaptation", "BiasAdapted"),
     "swinir": ("relume.models.swinir", "SwinIR"),
     "masked": ("relume.models.masked", "MaskedDenoiser"),
     "hat": ("relume.models.hat", "HAT"),

@@ -184,7 +184,7 @@ class _Check:
             self.problem(f"mine_hard: {text}")
         final, trained = network, dict(network.named_parameters())
         if finetune.adapt == "biases":
-            from relume.inference.bias_adaptation import RESTORMER_WITHOUT
+            from relume.models.bias_adaptation import RESTORMER_WITHOUT
 
             without = RESTORMER_WITHOUT if architecture == "restormer" else []
             wrapped = {"architecture": architecture, "arguments": arguments, "without": without}

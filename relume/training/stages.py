@@ -53,7 +53,7 @@ class FinetuneSettings(StageSettings):
     Attributes:
         other_fraction: Of an epoch, patches that are not hard, so that the model does not drift.
         adapt: `biases` freezes the model and trains only biases added to its bias-free convolutions
-            (`relume.inference.bias_adaptation`).
+            (`relume.models.bias_adaptation`).
     """
 
     other_fraction: Annotated[float, Field(ge=0, lt=1)]

@@ -10,13 +10,13 @@ import torch
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.evaluation.baselines import block_matching, import_bm3d, non_local_means
 from relume.evaluation.networks import run_tiled, run_whole
-from relume.export import levels_of
 from relume.inference.self_ensemble import SelfEnsemble
 from relume.inference.strength import AtLevel
 from relume.metrics import to_8_bit
 from relume.models.artifact import ModelCard, load_card, load_model
 from relume.models.registry import inputs_of
 from relume.models.table import channels_of
+from relume.serving.export import levels_of
 from relume.serving.levels import LevelRange, level_kind
 from relume.serving.tiling import check_tile
 

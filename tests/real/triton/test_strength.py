@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from relume.cli import main
 from relume.errors import ConfigError, ServerRefusedError
-from relume.export import export_onnx
 from relume.images import read_image, save_image
 from relume.models.registry import build, variants
+from relume.serving.export import export_onnx
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.repository import publish_release

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from relume.export import to_onnx
+from relume.serving.export import to_onnx
 
 Build = Callable[[], nn.Module]
 Input = Callable[[int], torch.Tensor]

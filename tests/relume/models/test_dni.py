@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from relume.errors import ModelFormatError
-from relume.export import to_onnx
 from relume.models.dncnn import DnCNN
 from relume.models.dni import DNI, VARIANTS, interpolate
 from relume.models.registry import build
+from relume.serving.export import to_onnx
 
 from . import contract
 

@@ -5,9 +5,9 @@ import onnxruntime
 import pytest
 import torch
 
-from relume.export import to_onnx
 from relume.models.registry import build, inputs_of, variants
 from relume.models.table import channels_of
+from relume.serving.export import to_onnx
 
 from . import contract
 

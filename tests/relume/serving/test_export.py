@@ -10,9 +10,9 @@ import torch
 
 from relume.errors import ModelFormatError
 from relume.evaluation.networks import at_level, tiled
-from relume.export import ServedNetwork, export_onnx, levels_of, measure_parity, parity_report, to_onnx
 from relume.models.artifact import ModelCard
 from relume.models.registry import build, variants
+from relume.serving.export import ServedNetwork, export_onnx, levels_of, measure_parity, parity_report, to_onnx
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import Serving, onnx_path, write_served_model

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from relume.inference.bias_adaptation import RESTORMER_WITHOUT, VARIANTS, BiasAdapted, add_biases
+from relume.models.bias_adaptation import RESTORMER_WITHOUT, VARIANTS, BiasAdapted, add_biases
 from relume.models.registry import build, variants
 
-from ..models import contract
+from . import contract
 
 
 def filled(network):
