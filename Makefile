@@ -43,5 +43,6 @@ setup-dev:
 triton: setup
 	sh infra/triton/install.sh
 
+# Removes what git ignores in these folders, never a tracked file.
 clean:
-	rm -rf .relume data models reports package dvc.lock
+	git clean -qffdX -- .relume data models reports package

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from relume.files import atomic_file, write_json
 from relume.models.registry import Variant, build, inputs_of, variants
@@ -46,7 +47,7 @@ def best_of(run: Callable[[], Any], repeats: int) -> tuple[float, Any]:
     return min(times), result
 
 
-def eager(network, inputs, repeats):
+def eager(network: nn.Module, inputs: list[torch.Tensor], repeats: int) -> tuple[float, np.ndarray]:
     """PyTorch in channels_last memory."""
     network = network.to(memory_format=torch.channels_last)
     image = inputs[0].contiguous(memory_format=torch.channels_last)
@@ -55,7 +56,7 @@ def eager(network, inputs, repeats):
     return seconds, restored.numpy()
 
 
-def exported(network, inputs, path):
+def exported(network: nn.Module, inputs: list[torch.Tensor], path: Path) -> Path:
     """The ONNX file, with the level as an input; written where it is missing."""
     if not path.exists():
         program = to_onnx(network, tuple(inputs), inputs_of(network), batched=())
@@ -64,7 +65,7 @@ def exported(network, inputs, path):
     return path
 
 
-def onnxruntime(path, feed, repeats, threads):
+def onnxruntime(path: Path, feed: dict[str, np.ndarray], repeats: int, threads: int) -> tuple[float, np.ndarray]:
     """ONNX Runtime's CPU provider."""
     import onnxruntime
 
@@ -75,7 +76,7 @@ def onnxruntime(path, feed, repeats, threads):
     return best_of(lambda: session.run(None, feed)[0], repeats)
 
 
-def openvino(path, feed, repeats, threads):
+def openvino(path: Path, feed: dict[str, np.ndarray], repeats: int, threads: int) -> tuple[float, np.ndarray]:
     """OpenVINO's CPU device in float32."""
     import openvino
 
@@ -91,7 +92,7 @@ def tile_of(variant: Variant) -> int:
     return 128 if multiply_accumulates(variant) > HEAVY else 256
 
 
-def prepare(variant: Variant, tile: int):
+def prepare(variant: Variant, tile: int) -> tuple[nn.Module, list[torch.Tensor]]:
     """The network with random weights and its inputs.
 
     Scales of zero and norms of one are moved off their start, as in a trained network: runtimes leave out a

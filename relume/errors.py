@@ -5,6 +5,8 @@ ends with: 2 when the user can mend the input, 3 when a training diverged, which
 with the same settings, 1 when something else failed that should have worked.
 """
 
+from typing import Any
+
 
 class RelumeError(Exception):
     """Base of every error that relume raises on purpose.
@@ -51,7 +53,7 @@ class ImageError(UserError):
     `reason` is a short stable name (`truncated`, `wrong_magic`, ...), used as the quarantine reason.
     """
 
-    def __init__(self, what: str, *, reason: str, **details):
+    def __init__(self, what: str, *, reason: str, **details: Any):
         self.reason = reason
         super().__init__(what, **details)
 

@@ -46,7 +46,15 @@ class Skip(nn.Module):
 class AdaFM(nn.Module):
     """The basic residual network with a modification after every convolution of its trunk."""
 
-    def __init__(self, *, width=64, blocks=16, kernel=1, levels=(15, 75), channels=3):
+    def __init__(
+        self,
+        *,
+        width: int = 64,
+        blocks: int = 16,
+        kernel: int = 1,
+        levels: tuple[int, int] = (15, 75),
+        channels: int = 3,
+    ):
         super().__init__()
         self.levels = levels
 
@@ -102,7 +110,7 @@ class TuningBlock(nn.Module):
 class CFSNet(nn.Module):
     """Two branches coupled after every block, per channel."""
 
-    def __init__(self, *, width=64, blocks=10, levels=(15, 75), channels=3):
+    def __init__(self, *, width: int = 64, blocks: int = 10, levels: tuple[int, int] = (15, 75), channels: int = 3):
         super().__init__()
         self.levels = levels
 
@@ -156,7 +164,7 @@ class ScaledBlock(nn.Module):
 class CResMD(nn.Module):
     """The residual network at half resolution whose residuals, the last one included, are scaled by the condition."""
 
-    def __init__(self, *, width=64, blocks=32, norms=(40, 50), channels=3):
+    def __init__(self, *, width: int = 64, blocks: int = 32, norms: tuple[int, int] = (40, 50), channels: int = 3):
         super().__init__()
         self.norms = norms
         self.global_scale = nn.Linear(len(norms), channels)
@@ -220,7 +228,7 @@ class HyperBlock(nn.Module):
 class HyperRes(nn.Module):
     """AdaFM's basic network with generated residual blocks; index 0 of the blocks is empty."""
 
-    def __init__(self, *, width=64, blocks=16, channels=3):
+    def __init__(self, *, width: int = 64, blocks: int = 16, channels: int = 3):
         super().__init__()
         self.conv1 = Shared(channels, width, 3, 2, 1)
         self.res_blocks_meta = nn.ModuleList([nn.Identity(), *(HyperBlock(width) for _ in range(blocks))])
@@ -243,7 +251,13 @@ class HyperRes(nn.Module):
 LEVEL = {"level": torch.tensor([25.0])}
 
 
-def case(name: str, architecture: str, transcription: type[nn.Module], level=LEVEL, **arguments: object) -> Case:
+def case(
+    name: str,
+    architecture: str,
+    transcription: type[nn.Module],
+    level: dict[str, torch.Tensor] = LEVEL,
+    **arguments: object,
+) -> Case:
     """At 128 x 128."""
     return Case(
         name=name,

@@ -131,7 +131,14 @@ class Group(nn.Module):
         self.residual_group = Blocks(blocks, OverlappingBlock(channels, heads, window))
         self.conv = nn.Conv2d(channels, channels, 3, 1, 1)
 
-    def forward(self, x, size, index, overlap_index, mask):
+    def forward(
+        self,
+        x: torch.Tensor,
+        size: tuple[int, int],
+        index: torch.Tensor,
+        overlap_index: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> torch.Tensor:
         """(N, H·W, C) to the same."""
         y = x
         for block in self.residual_group.blocks:

@@ -117,7 +117,19 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Attentive layer."""
 
-    def __init__(self, c, heads, shift, *, window, states, rank, tokens, kernel, hidden):
+    def __init__(
+        self,
+        c: int,
+        heads: int,
+        shift: int,
+        *,
+        window: int,
+        states: int,
+        rank: int,
+        tokens: int,
+        kernel: int,
+        hidden: int,
+    ):
         super().__init__()
         self.window, self.shift = window, shift
         self.scale1, self.scale2 = nn.Parameter(torch.ones(c)), nn.Parameter(torch.ones(c))
@@ -128,7 +140,7 @@ class Layer(nn.Module):
         self.convffn1, self.convffn2 = FeedForward(c, hidden, kernel), FeedForward(c, hidden, kernel)
         self.embeddingA = nn.Embedding(rank, states)
 
-    def forward(self, x, size, index, mask):
+    def forward(self, x: torch.Tensor, size: tuple[int, int], index: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(N, L, C) to the same."""
         n, _, c = x.shape
         qkv = self.wqkv(self.norm1(x)).view(n, *size, 3 * c)
@@ -152,7 +164,7 @@ class Group(nn.Module):
         self.residual_group = nn.ModuleDict({"layers": nn.ModuleList(layers)})
         self.conv = nn.Conv2d(c, c, 3, 1, 1)
 
-    def forward(self, x, size, index, mask):
+    def forward(self, x: torch.Tensor, size: tuple[int, int], index: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(N, L, C) to the same."""
         y = x
         for layer in self.residual_group["layers"]:
@@ -164,7 +176,16 @@ class MambaIRv2(nn.Module):
     """MambaIRv2 for denoising of sizes that are multiples of the window."""
 
     def __init__(
-        self, *, width=174, blocks=(6,) * 6, heads=(6,) * 6, window=16, states=16, rank=64, tokens=128, kernel=5
+        self,
+        *,
+        width: int = 174,
+        blocks: tuple[int, ...] = (6,) * 6,
+        heads: tuple[int, ...] = (6,) * 6,
+        window: int = 16,
+        states: int = 16,
+        rank: int = 64,
+        tokens: int = 128,
+        kernel: int = 5,
     ):
         super().__init__()
         self.window = window

@@ -87,14 +87,14 @@ class UNet(nn.Module):
     def __init__(
         self,
         *,
-        width,
-        encoder_blocks,
-        middle_blocks,
-        decoder_blocks,
-        channels=3,
-        depthwise_expansion=None,
-        feedforward_expansion=2,
-        train_size=None,
+        width: int,
+        encoder_blocks: list[int],
+        middle_blocks: int,
+        decoder_blocks: list[int],
+        channels: int = 3,
+        depthwise_expansion: int | None = None,
+        feedforward_expansion: int = 2,
+        train_size: int | None = None,
     ):
         super().__init__()
         expansions = None if depthwise_expansion is None else (depthwise_expansion, feedforward_expansion)

@@ -149,7 +149,14 @@ class Trunk(nn.Module):
     """What the four networks have in common."""
 
     def __init__(
-        self, *, width=48, blocks=(4, 6, 6, 8), refinement_blocks=4, heads=(1, 2, 4, 8), bias_free=True, train_size=None
+        self,
+        *,
+        width: int = 48,
+        blocks: tuple[int, ...] = (4, 6, 6, 8),
+        refinement_blocks: int = 4,
+        heads: tuple[int, ...] = (1, 2, 4, 8),
+        bias_free: bool = True,
+        train_size: int | None = None,
     ):
         super().__init__()
 
@@ -202,7 +209,13 @@ class Prompt(nn.Module):
 class Prompted(Trunk):
     """PromptIR; with `reuse`, DyNet."""
 
-    def __init__(self, *, blocks=(4, 6, 6, 8), refinement_blocks=4, reuse=None):
+    def __init__(
+        self,
+        *,
+        blocks: tuple[int, ...] = (4, 6, 6, 8),
+        refinement_blocks: int = 4,
+        reuse: tuple[int, ...] | None = None,
+    ):
         super().__init__(
             blocks=blocks if reuse is None else (1,) * 4, refinement_blocks=refinement_blocks, bias_free=False
         )

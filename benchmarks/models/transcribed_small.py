@@ -21,7 +21,7 @@ def chain(inputs: int, width: int, outputs: int, layers: int, batch_norm: bool =
 class DnCNN(nn.Module):
     """The chain predicts the noise, which is subtracted."""
 
-    def __init__(self, *, width=64, layers=20, batch_norm=False, channels=3):
+    def __init__(self, *, width: int = 64, layers: int = 20, batch_norm: bool = False, channels: int = 3):
         super().__init__()
         self.model = chain(channels, width, channels, layers, batch_norm)
 
@@ -33,7 +33,7 @@ class DnCNN(nn.Module):
 class FFDNet(nn.Module):
     """The chain at half resolution, the level repeated as a picture beside the four sub-images."""
 
-    def __init__(self, *, width=96, layers=12, channels=3):
+    def __init__(self, *, width: int = 96, layers: int = 12, channels: int = 3):
         super().__init__()
         self.model = chain(4 * channels + 1, width, 4 * channels, layers)
 
@@ -63,7 +63,7 @@ class BiasFreeBlock(nn.Module):
 class DRUNet(nn.Module):
     """U-Net of residual blocks; skips are added; strided and transposed convolutions change the size."""
 
-    def __init__(self, *, width=64, blocks=4, channels=3):
+    def __init__(self, *, width: int = 64, blocks: int = 4, channels: int = 3):
         super().__init__()
         c = [width, 2 * width, 4 * width, 8 * width]
 
@@ -112,7 +112,7 @@ class EstimatorBlock(nn.Module):
 class LevelEstimator(nn.Module):
     """One crop of 128 x 128 pixels: four times residual block and pooling, then three linear layers."""
 
-    def __init__(self, *, width=64, channels=3):
+    def __init__(self, *, width: int = 64, channels: int = 3):
         super().__init__()
         self.intro = nn.Conv2d(channels, width, 3, 2, 1)
         self.blocks = nn.ModuleList(EstimatorBlock(width) for _ in range(4))

@@ -219,7 +219,14 @@ class SwinIR(nn.Module):
         return (y + mean)[:, :, :height, :width]
 
 
-def masked_transformer(*, width=60, blocks=(6,) * 4, heads=(6,) * 4, image_size=64, attention_mask_ratio=0.0) -> SwinIR:
+def masked_transformer(
+    *,
+    width: int = 60,
+    blocks: tuple[int, ...] = (6,) * 4,
+    heads: tuple[int, ...] = (6,) * 4,
+    image_size: int = 64,
+    attention_mask_ratio: float = 0.0,
+) -> SwinIR:
     """The masked transformer with its masks off."""
     assert attention_mask_ratio == 0
     return SwinIR(width=width, blocks=blocks, heads=heads, image_size=image_size, masked=True)

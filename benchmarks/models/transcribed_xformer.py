@@ -141,10 +141,10 @@ class Xformer(nn.Module):
         super().__init__()
         heads, w = (1, 2, 4, 8), width
 
-        def channel(level, factor, count):
+        def channel(level: int, factor: int, count: int) -> nn.Sequential:
             return nn.Sequential(*(ChannelBlock(factor * w, heads[level]) for _ in range(count)))
 
-        def spatial(level, count):
+        def spatial(level: int, count: int) -> nn.Sequential:
             shifts = [window // 2 * (i % 2) * (level < 3) for i in range(count)]
             return nn.Sequential(
                 *(SpatialBlock(2**level * w, heads[level], window, shift, image_size // 2**level) for shift in shifts)

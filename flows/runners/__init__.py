@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from flows.graph import Stage, Store
 from relume.errors import StageFailedError
@@ -96,7 +96,7 @@ class StepFailed(StageFailedError):
         **details: As for every error.
     """
 
-    def __init__(self, what: str, *, exit_code: int = 1, **details):
+    def __init__(self, what: str, *, exit_code: int = 1, **details: Any):
         self.exit_code = exit_code
         super().__init__(what, **details)
 

@@ -186,7 +186,7 @@ class SubprocessRunner:
 class _Output:
     """What is remembered of the lines of a step."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.ran = False
         self.exited: int | str = "an error of DVC"  # the exit code of the stage's own command, once DVC names it
         self._lines: deque[str] = deque(maxlen=TAIL)

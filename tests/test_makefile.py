@@ -1,0 +1,27 @@
+"""What the Makefile does to a checkout."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_clean_deletes_what_is_ignored_and_no_tracked_file(tmp_path):
+    """In a clone, `make clean` removes local state, outs and private clones below them; git misses no file."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+    shutil.copy(ROOT / "Makefile", clone)
+    for name in (".relume/ledger.jsonl", "data/curated/manifest.csv", "models/final/model.json", "package/card.json"):
+        (clone / name).parent.mkdir(parents=True)
+        (clone / name).touch(mode=0o444)
+    subprocess.run(["git", "init", "-q", clone / ".relume" / "runs" / "clone"], check=True)
+    (clone / "reports").mkdir()
+    (clone / "reports" / "tracked.md").touch()
+    subprocess.run(["git", "-C", clone, "add", "--force", "reports/tracked.md"], check=True)
+
+    subprocess.run(["make", "--directory", clone, "clean"], check=True, capture_output=True)
+
+    deleted = subprocess.run(["git", "-C", clone, "ls-files", "--deleted"], check=True, capture_output=True, text=True)
+    assert deleted.stdout == ""
+    assert not [name for name in (".relume", "data", "models", "package") if (clone / name).exists()]
