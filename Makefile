@@ -2,7 +2,7 @@
 # make test    the tests
 # Set PYTHON to choose an interpreter; pip's own settings (PIP_EXTRA_INDEX_URL and the like) are respected.
 
-.PHONY: demo recording test test-all check format setup setup-dev triton clean
+.PHONY: demo recording docs test test-all check format setup setup-dev triton clean
 
 demo: triton
 	.venv/bin/relume demo
@@ -13,6 +13,10 @@ recording: triton
 	.venv/bin/python -c "from flows.report import write_picture_sheet as sheet; sheet('docs/pictures/held_out.jpg')"
 	cp .relume/reports/demo/noisy.png docs/pictures/to_triton.png
 	cp .relume/reports/demo/restored.png docs/pictures/from_triton.png
+
+# The documents that are generated from the code.
+docs: setup
+	.venv/bin/python -m relume.documents
 
 # Two workers, one thread each: servers are waited for while networks are computed.
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2

@@ -1,8 +1,11 @@
-"""What the Makefile does to a checkout."""
+"""What the Makefile does to a checkout, and that the hooks before a commit do the same as `make check`."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,3 +28,14 @@ def test_clean_deletes_what_is_ignored_and_no_tracked_file(tmp_path):
     deleted = subprocess.run(["git", "-C", clone, "ls-files", "--deleted"], check=True, capture_output=True, text=True)
     assert deleted.stdout == ""
     assert not [name for name in (".relume", "data", "models", "package") if (clone / name).exists()]
+
+
+def test_the_hooks_before_a_commit_are_those_of_make_check():
+    """.pre-commit-config.yaml runs the commands of `make check`, on the changed files where the tool takes files."""
+    recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)[1]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+
+    def command(line: str) -> list[str]:
+        return [word for word in line.split() if word not in {"--check", "--force-exclude", "."}]
+
+    assert [command(hook["entry"]) for hook in hooks] == [command(line) for line in recipe.splitlines()]
