@@ -40,7 +40,7 @@ from benchmarks.data_loading import conditions, make_shards
 from benchmarks.models.case import Case
 from benchmarks.models.run import cases as transcriptions
 from relume.files import read_json, write_json
-from relume.losses import build_loss
+from relume.losses.registry import build_loss
 from relume.models.registry import build
 from relume.recipes.recipe import resolve
 from relume.training import loop

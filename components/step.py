@@ -1,45 +1,14 @@
-"""What every step shares: validated parameters, one error format, and an end with its driver."""
+"""What every component shares: one error format, and an end with its driver."""
 
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
 
 import psutil
-import yaml
-from pydantic import BaseModel, ValidationError
 
-from relume.errors import ConfigError, RelumeError
-
-P = TypeVar("P", bound=BaseModel)
-
-
-def load_params(section: str, model: type[P], path: str | Path = "params.yaml") -> P:
-    """Reads one section of params.yaml, given as a dotted name such as `pretrain.bases.nafnet`.
-
-    Raises:
-        ConfigError: The file or section is missing, or a key is unknown or out of range.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError("No parameters", where=path, next_step="run the step from the top of a relume checkout")
-    value = yaml.safe_load(path.read_text()) or {}
-    for key in section.split("."):
-        if not isinstance(value, dict) or key not in value:
-            raise ConfigError("Missing section", where=f"{path}: {section}", next_step=f"add `{section}` to {path}")
-        value = value[key]
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}={e.get('input')!r}: {e['msg']}" for e in error.errors(include_url=False)
-        )
-        raise ConfigError(
-            "Invalid parameters", where=f"{path}: {section}", why=problems, next_step=f"mend {section} in {path}"
-        ) from None
+from relume.errors import RelumeError
 
 
 def run_step(main: Callable[[], None]) -> None:

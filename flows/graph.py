@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from relume.errors import GraphError
+from relume.params import load_params
+
+SCHEMA = "relume/params.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +99,12 @@ def _overlaps(out: str, deps: tuple[str, ...]) -> bool:
 def read_graph(repository: str | Path = ".") -> Graph:
     """Reads the graph of a checkout.
 
-    This module is the only one that uses DVC's Python interface, and for reading alone.
+    This module is the only one that uses DVC's Python interface, and for reading alone. The parameters of a checkout
+    that has a schema of them are checked first, so that nothing runs with a wrong one.
 
     Raises:
         GraphError: The folder is no DVC repository, or DVC refuses dvc.yaml or params.yaml.
+        ConfigError: Parameters are refused; names each.
     """
     import networkx
     from dvc.dependency import ParamsDependency
@@ -107,6 +112,8 @@ def read_graph(repository: str | Path = ".") -> Graph:
     root = Path(repository).resolve()
     if not (root / "dvc.yaml").is_file():
         raise GraphError("No pipeline graph", where=root / "dvc.yaml", next_step="go to the top of a relume checkout")
+    if (root / SCHEMA).is_file():
+        load_params(root)
     with _repo(root) as repo:
         graph = repo.index.graph
         order = [stage for stage in networkx.dfs_postorder_nodes(graph) if stage.path == str(root / "dvc.yaml")]

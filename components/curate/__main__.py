@@ -1,15 +1,16 @@
 """python -m components.curate: data/ingested -> data/curated."""
 
 from components.progress import Progress
-from components.step import load_params, run_step
+from components.step import run_step
 from relume.curation.curate import curate
 from relume.curation.settings import CurateSettings
 from relume.files import atomic_folder
+from relume.params_file import load_section
 
 
 def main() -> None:
     """Fills data/curated and says how many photographs went where."""
-    settings = load_params("curate", CurateSettings)
+    settings = load_section("curate", CurateSettings)
     with atomic_folder("data/curated") as folder:
         counts = curate("data/ingested", folder, settings, progress=Progress("curate"))
     print("curate: " + ", ".join(f"{count} {name}" for name, count in counts.items()))

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import torch
 
-from components.step import load_params, run_step
+from components.step import run_step
 from components.training_stage.artifact import hand_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
 from relume.errors import ConfigError, ModelMissingError
 from relume.models.artifact import load_card, load_model
 from relume.models.fusion.assembly import fuse
+from relume.params_file import load_section
 from relume.training.config import TrainingSettings
 from relume.training.stages import EnsembleHeadSettings
 
@@ -20,8 +21,8 @@ BASES, ENSEMBLE = Path("models/bases"), Path("models/ensemble")
 
 def main() -> None:
     """Reads `ensemble_head` and `training`, writes the ensemble with the frozen bases in it."""
-    settings = load_params("ensemble_head", EnsembleHeadSettings)
-    training = load_params("training", TrainingSettings)
+    settings = load_section("ensemble_head", EnsembleHeadSettings)
+    training = load_section("training", TrainingSettings)
     folders = sorted(path.parent for path in BASES.glob("[!.]*/model.json"))
     if not folders:
         raise ModelMissingError("No base model", where=BASES, next_step="run `dvc repro pretrain`")

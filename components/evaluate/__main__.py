@@ -4,49 +4,28 @@ import csv
 import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from components.step import load_params, run_step
+from components.step import run_step
 from components.tracking import StageRun
 from relume.errors import SourceError
 from relume.evaluation.held_out import Score, evaluate_held_out, photographs, summarize
+from relume.evaluation.settings import EvaluateSettings
 from relume.files import atomic_file, atomic_folder, write_json
 from relume.images import save_image
 from relume.models.artifact import load_card, load_model
+from relume.params_file import load_section
 from relume.serving.levels import level_kind
-from relume.settings import Settings
 
 TEST = Path("data/curated/held_out/test")
 PICTURED = ("noisy", "nlm", "final")
 
 
-class EvaluationParams(Settings):
-    """What is measured.
-
-    Attributes:
-        seed: Of the noise.
-        threads: Of the CPU.
-        sigmas: Noise levels, [0, 255] scale.
-        tile: Side of a served tile in pixels; that of `export`.
-        halo: Its context in pixels.
-        bm3d: Whether BM3D is measured as well; it needs the extra of that name.
-    """
-
-    seed: Annotated[int, Field(ge=0)]
-    threads: Annotated[int, Field(gt=0)]
-    sigmas: Annotated[tuple[float, ...], Field(min_length=1)]
-    tile: Annotated[int, Field(gt=0)]
-    halo: Annotated[int, Field(ge=0)]
-    bm3d: bool = False
-
-
 def main() -> None:
     """Reads `evaluate`, the models and the held-out photographs; writes reports/."""
-    params = load_params("evaluate", EvaluationParams)
+    params = load_section("evaluate", EvaluateSettings)
     torch.set_num_threads(params.threads)
     clean = photographs(TEST)
     if not clean:

@@ -3,52 +3,31 @@
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import nn
 
-from components.step import load_params, run_step
+from components.step import run_step
 from relume.errors import ParityError
 from relume.evaluation.held_out import noisy_photograph, photographs
 from relume.evaluation.networks import at_level, tiled
 from relume.files import atomic_folder, write_json
 from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, load_model
+from relume.params_file import load_section
 from relume.serving.export import OPSET, Parity, export_onnx, levels_of, measure_parity, parity_report
 from relume.serving.levels import level_kind
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import Serving, write_served_model
-from relume.settings import Settings
+from relume.serving.settings import ExportSettings
 
 OUT = Path("models/exported")
 
 
-class ExportParams(Settings):
-    """How the model is served, and how exact the export must be.
-
-    Attributes:
-        threads: Of the CPU.
-        tile: Side of a served tile in pixels.
-        halo: Its context in pixels.
-        min_psnr: Between PyTorch and ONNX Runtime in dB.
-        max_difference: In 8-bit levels; 1 is a rounding that fell to the other side.
-        sizes: Height and width of the pictures that parity is measured on.
-    """
-
-    threads: Annotated[int, Field(gt=0)]
-    tile: Annotated[int, Field(gt=0)]
-    halo: Annotated[int, Field(ge=0)]
-    min_psnr: float
-    max_difference: Annotated[int, Field(ge=0)]
-    sizes: tuple[tuple[int, int], ...]
-
-
 def main() -> None:
     """Reads `export` and models/final; writes models/exported, or nothing when parity fails."""
-    params = load_params("export", ExportParams)
+    params = load_section("export", ExportSettings)
     torch.set_num_threads(params.threads)
     network = load_model("models/final")
     card = load_card("models/final")

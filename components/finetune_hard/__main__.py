@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from components.step import load_params, run_step
+from components.step import run_step
 from components.training_stage.artifact import hand_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
 from relume.models.artifact import ModelCard, load_card, load_model
 from relume.models.bias_adaptation import RESTORMER_WITHOUT, BiasAdapted
+from relume.params_file import load_section
 from relume.training.config import TrainingSettings
 from relume.training.mining import hard_epoch
 from relume.training.stages import FinetuneSettings
@@ -23,8 +24,8 @@ ENSEMBLE, FINAL = Path("models/ensemble"), Path("models/final")
 
 def main() -> None:
     """Reads `finetune_hard` and `training`, writes the final model."""
-    settings = load_params("finetune_hard", FinetuneSettings)
-    training = load_params("training", TrainingSettings)
+    settings = load_section("finetune_hard", FinetuneSettings)
+    training = load_section("training", TrainingSettings)
     card, network = load_card(ENSEMBLE), load_model(ENSEMBLE)
     if settings.adapt == "biases":
         card, network = with_biases(card, network)

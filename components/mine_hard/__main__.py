@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from components.step import load_params, run_step
+from components.step import run_step
 from components.training_stage.curated import Curated
 from relume.files import atomic_folder
 from relume.models.artifact import load_model
+from relume.params_file import load_section
 from relume.training.config import TrainingSettings
 from relume.training.mining import hard_count, hardest_first, patch_losses
 from relume.training.patches import Patches
@@ -23,8 +24,8 @@ def main() -> None:
 
     Where all patches count as hard there is nothing to rank: their losses are null.
     """
-    params = load_params("mine_hard", MiningSettings)
-    training = load_params("training", TrainingSettings)
+    params = load_section("mine_hard", MiningSettings)
+    training = load_section("training", TrainingSettings)
     torch.set_num_threads(training.threads)
     patches = Curated(training).patches()
     count = hard_count(params.fraction, len(patches))

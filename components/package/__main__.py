@@ -3,25 +3,16 @@
 import shutil
 from typing import Any
 
-from components.step import load_params, run_step
+from components.step import run_step
 from relume.files import atomic_folder, read_json, sha256_file, sha256_folder, write_json
 from relume.models.artifact import load_card
-from relume.settings import Settings
-
-
-class PackageParams(Settings):
-    """What the package is for.
-
-    Attributes:
-        product: The name that applications ask for.
-    """
-
-    product: str
+from relume.params_file import load_section
+from relume.serving.settings import PackageSettings
 
 
 def main() -> None:
     """Reads `package` and the results of the stages before; writes package/."""
-    params = load_params("package", PackageParams)
+    params = load_section("package", PackageSettings)
     with atomic_folder("package") as folder:
         shutil.copytree("models/final", folder / "model")
         shutil.copytree("models/exported", folder / "serving")

@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from components.step import load_params, run_step
+from components.step import run_step
 from components.training_stage.artifact import hand_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
@@ -12,6 +12,7 @@ from relume.errors import ModelFormatError
 from relume.files import sha256_folder
 from relume.models.artifact import load_card, load_model
 from relume.models.registry import build
+from relume.params_file import load_section
 from relume.training.config import BaseModelSettings, InitialWeights, TrainingSettings
 
 
@@ -20,8 +21,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m components.pretrain")
     parser.add_argument("--base", required=True, help="a name below pretrain.bases in params.yaml")
     base = parser.parse_args().base
-    stage = load_params(f"pretrain.bases.{base}", BaseModelSettings)
-    training = load_params("training", TrainingSettings)
+    stage = load_section(f"pretrain.bases.{base}", BaseModelSettings)
+    training = load_section("training", TrainingSettings)
     torch.manual_seed(training.seed)
     name, out = f"pretrain@{base}", f"models/bases/{base}"
     network = build(stage.architecture, stage.arguments)

@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from components.step import load_params
 from relume.errors import RelumeError, StageFailedError
 from relume.files import read_json, write_json
+from relume.params_file import load_section
 from relume.training.config import TrainingSettings
 
 RANK_ERRORS = "RELUME_RANK_ERRORS"  # the folder in which ranks leave their errors for the step that started them
@@ -31,7 +31,7 @@ def prepared_processes(main: Callable[[], None]) -> Callable[[], None]:
 
     @functools.wraps(main)
     def start() -> None:
-        processes = load_params("training", TrainingSettings).processes
+        processes = load_section("training", TrainingSettings).processes
         if RANK_ERRORS in os.environ:
             _hand_up_errors(main, Path(os.environ[RANK_ERRORS]))
         elif processes == 1 or "RANK" in os.environ:

@@ -2,16 +2,17 @@
 
 from dataclasses import asdict
 
-from components.step import load_params, run_step
+from components.step import run_step
 from relume.curation.settings import ValidateSettings
 from relume.curation.validate import check, describe, validate
 from relume.files import atomic_folder, write_json
 from relume.home import relume_home
+from relume.params_file import load_section
 
 
 def main() -> None:
     """Writes validation.json and the Data Docs, prints warnings, and fails on what is critical."""
-    settings = load_params("validate", ValidateSettings)
+    settings = load_section("validate", ValidateSettings)
     docs = relume_home() / "data_docs"
     outcomes = validate("data/ingested", "data/curated", settings, docs=docs)
     with atomic_folder("data/validation") as folder:

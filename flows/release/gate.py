@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flows.release.package import Package
-from flows.release.settings import ReleaseSettings
 from relume.errors import GateRefusedError, ModelFormatError, UserError
 from relume.files import read_json
+from relume.params import ReleaseSettings
 
 if TYPE_CHECKING:
     from relume.serving.onnx_restorer import OnnxRestorer

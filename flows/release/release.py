@@ -17,9 +17,9 @@ from flows.release.package import Package, open_package
 from flows.release.registry import Registry, Version
 from flows.release.served_parity import PathDifference, compare_paths, parity_pictures, require_parity
 from flows.release.served_product import ServedProduct, reach_server, release_lock, release_of, stored_package
-from flows.release.settings import ReleaseSettings, load_settings
 from relume.files import write_json, write_text
 from relume.home import relume_home
+from relume.params import ReleaseSettings, load_params
 from relume.serving import repository as models
 
 HELD_OUT = Path("data/curated/held_out/test")
@@ -84,7 +84,7 @@ def release_package(
         ParityError: The served path differs; what served before serves on.
         ReleaseError: The server cannot serve it; what served before serves on.
     """
-    settings = load_settings(root)
+    settings = load_params(root).release
     package = open_package(root / "package")
     ledger = Ledger()
     with release_lock(), reach_server(server) as (address, control):

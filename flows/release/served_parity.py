@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from flows.release.gate import held_out_photographs, noisy_photographs
-from flows.release.settings import ReleaseSettings
 from relume.errors import ParityError
+from relume.params import ReleaseSettings
 from relume.serving.tiling import cover_axis
 
 Restore = Callable[[np.ndarray], np.ndarray]

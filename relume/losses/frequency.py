@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from relume.losses.precision import in_float32
+from relume.losses.settings import Wavelet
 from relume.losses.windows import filter_both_ways, gaussian
-
-Wavelet = Literal["haar", "sym2", "sym4"]
 
 # Low-pass filters with sum √2. Source: Daubechies, "Ten lectures on wavelets", 1992, tables 6.1 and 6.3.
 LOW_PASS: dict[str, list[float]] = {

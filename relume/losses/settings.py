@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from relume.losses.frequency import Wavelet
 from relume.settings import Settings
 
 Positive = Annotated[float, Field(gt=0)]
+Wavelet = Literal["haar", "sym2", "sym4"]
 NotNegative = Annotated[float, Field(ge=0)]
 
 

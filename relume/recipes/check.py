@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from relume.errors import ConfigError
-from relume.recipes.recipe import FOLDER, Recipe, reasons, resolve, shared_keys
+from relume.recipes.params_file import MERGED
+from relume.recipes.recipe import FOLDER, Recipe, resolve, shared_keys
+from relume.settings import fields, mentioned, problems, validated
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,8 +80,7 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
     Raises:
         ConfigError: Recipe or scale are unknown, or the file is not a recipe.
     """
-    from relume.training.config import BaseModelSettings, TrainingSettings
-    from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
+    from relume.params import Params
 
     sections = resolve(name, scale, folder)
     report = Report(recipe=name, scale=scale)
@@ -87,25 +88,18 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
         if alien := sorted(sections[section].keys() - keys):
             report.problems.append(f"{section}: defaults.yaml does not give {', '.join(alien)}")
 
-    models: dict[str, Any] = {
-        "training": TrainingSettings,
-        "ensemble_head": EnsembleHeadSettings,
-        "mine_hard": MiningSettings,
-        "finetune_hard": FinetuneSettings,
-    }
-    values = {section: sections[section] for section in models}
-    for base, value in sections["pretrain"]["bases"].items():
-        models[f"pretrain.bases.{base}"], values[f"pretrain.bases.{base}"] = BaseModelSettings, value
     settings: dict[str, Any] = {}
-    for section, model in models.items():
+    for section, value in sections.items():
+        (model,) = mentioned(fields(Params)[section])
         try:
-            settings[section] = model.model_validate(values[section])
+            settings[section] = validated(model, value)
         except ValidationError as error:
-            report.problems.append(f"{section}: {reasons(error)}")
+            found = problems(error, model, at=(section,))
+            # Of a merged section a recipe gives a part.
+            report.problems += [line for line in found if section not in MERGED or not line.endswith(" is missing")]
     if not report.problems:
-        bases = {base: settings[f"pretrain.bases.{base}"] for base in sections["pretrain"]["bases"]}
         stages = (settings[section] for section in ("ensemble_head", "mine_hard", "finetune_hard"))
-        _Check(report, sections, settings["training"]).run(bases, *stages)
+        _Check(report, sections, settings["training"]).run(settings["pretrain"].bases, *stages)
     return report
 
 
@@ -115,10 +109,10 @@ def require_sound(name: str, scale: str, folder: Path = FOLDER) -> None:
     Raises:
         ConfigError: Names every problem.
     """
-    if problems := check(name, scale, folder).problems:
-        why = "".join(f"\n        {problem}" for problem in problems)
+    if found := check(name, scale, folder).problems:
+        why = "".join(f"\n        {problem}" for problem in found)
         raise ConfigError(
-            "The recipe has problems", where=f"{name} at {scale}", why=why, next_step=f"mend {folder / name}.yaml"
+            "The recipe has problems", where=f"{name} at {scale}", why=why, next_step=f"correct {folder / name}.yaml"
         )
 
 

@@ -5,7 +5,6 @@ four layers, each over the one before: what all recipes share (`defaults.yaml`),
 recipe at this scale. Mappings are merged, everything else is replaced. `relume.recipes.check` builds what it names.
 """
 
-import difflib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import ValidationError, model_validator
 
-from relume import files
+from relume import files, strict_yaml
 from relume.errors import ConfigError
 from relume.recipes.params_file import MERGED, OWNED, differences, with_sections
-from relume.settings import Settings
+from relume.settings import Settings, did_you_mean, problems, validated
 
 FOLDER = Path("recipes")
 DEFAULTS = "defaults"
@@ -156,29 +155,21 @@ L = TypeVar("L", bound=Layers)
 
 
 def _read(path: Path, model: type[L], **more: Any) -> L:
+    document = strict_yaml.read(path)
+    if not document.value:
+        raise ConfigError("Not a recipe", where=path, why="it has no keys", next_step=f"correct {path}")
     try:
-        value = yaml.safe_load(path.read_text())
-        if not isinstance(value, dict):
-            raise ConfigError("Not a recipe", where=path, why="it has no keys", next_step=f"mend {path}")
-        return model.model_validate(value | more)
-    except yaml.YAMLError as error:
-        raise ConfigError("Not valid YAML", where=path, why=error, next_step=f"mend {path}") from None
+        return validated(model, document.value | more)
     except ValidationError as error:
-        raise ConfigError("Not a recipe", where=path, why=reasons(error), next_step=f"mend {path}") from None
-
-
-def reasons(error: ValidationError) -> str:
-    """What a model refuses, each with its key."""
-    found = error.errors(include_url=False, include_input=False)
-    return "; ".join(": ".join(filter(None, (".".join(map(str, entry["loc"])), entry["msg"]))) for entry in found)
+        why = "; ".join(problems(error, model))
+        raise ConfigError("Not a recipe", where=path, why=why, next_step=f"correct {path}") from None
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:
-    near = difflib.get_close_matches(name, known)
     return ConfigError(
         f"Unknown {kind}",
         where=name,
-        why=f"did you mean {' or '.join(near)}?" if near else None,
+        why=did_you_mean(name, known).removeprefix("; ") or None,
         next_step=f"choose one of: {', '.join(known)}",
     )
 

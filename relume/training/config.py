@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from relume.degradations import Degradation
-from relume.losses import LossSettings
+from relume.losses.settings import LossSettings
 from relume.settings import Settings
 from relume.training.augmentation import Augmentation
 

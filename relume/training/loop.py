@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from relume.errors import ConfigError, RelumeError, TrainingDivergedError
-from relume.losses import build_loss
+from relume.losses.registry import build_loss
 from relume.models.registry import inputs_of
 from relume.training.augmentation import check_mixture
 from relume.training.batches import Batch, StepBatches, TrainingCrops

@@ -74,7 +74,7 @@ def test_a_users_mistake_ends_with_two_and_leaves_nothing(workspace):
     edit_params(workspace, "ingest", max_megapixels=-1)
     done = step("ingest", workspace)
     assert done.returncode == 2
-    assert "max_megapixels=-1" in done.stderr
+    assert "ingest.max_megapixels = -1" in done.stderr
 
     edit_params(workspace, "ingest", max_megapixels=200)
     (workspace / "sources.json").write_text('{"sources": ["file:///photos"], "files": []}')

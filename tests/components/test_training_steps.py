@@ -225,7 +225,7 @@ def test_a_wrong_setting_is_refused_before_anything_is_trained(tmp_path):
     process = checkout.start("pretrain nafnet")
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 2
-    assert "params.yaml: pretrain.bases.nafnet" in output
+    assert "pretrain.bases.nafnet.optimizer.learning_rate is unknown" in output
     assert "learning_rate" in output
     assert "Traceback" not in output
 

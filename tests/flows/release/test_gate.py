@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from flows.release.gate import measure
-from flows.release.settings import ParityLimits, ReleaseSettings, load_settings
 from relume.errors import GateRefusedError, ModelFormatError, UserError
+from relume.params import ParityLimits, ReleaseSettings, load_params
 from relume.serving.levels import LevelRange
 from tests.flows.release.synthetic import make_package, make_photographs
 
@@ -168,4 +168,4 @@ def test_the_report_is_json_and_a_table(tmp_path, photographs):
 
 def test_settings_of_this_repository_load():
     """The release section of params.yaml is valid."""
-    assert load_settings().product == "denoise"
+    assert load_params().release.product == "denoise"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from relume.losses import high_frequency_loss, l1_loss, wavelet_loss
-from relume.losses.frequency import LOW_PASS, stationary_bands
+from relume.losses.frequency import LOW_PASS, high_frequency_loss, stationary_bands, wavelet_loss
+from relume.losses.pixel import l1_loss
 
 # Mean absolute value of pywt.swt2(image, wavelet, 2, norm=True) of PyWavelets 1.8.0 for the image below:
 # approximation, horizontal, vertical, diagonal of levels 1 and 2.

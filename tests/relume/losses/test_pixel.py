@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from relume.losses import charbonnier_loss, gradient_l1_loss, l1_loss, mse_loss, psnr_loss
+from relume.losses.pixel import charbonnier_loss, gradient_l1_loss, l1_loss, mse_loss, psnr_loss
 
 
 def pair(*shape, seed=0, dtype=torch.float64):

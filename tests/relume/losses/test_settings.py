@@ -4,7 +4,9 @@ import pytest
 import torch
 from pydantic import BaseModel, ValidationError
 
-from relume.losses import LOSSES, LossSettings, build_loss, charbonnier_loss, gradient_l1_loss, psnr_loss
+from relume.losses.pixel import charbonnier_loss, gradient_l1_loss, psnr_loss
+from relume.losses.registry import LOSSES, build_loss
+from relume.losses.settings import LossSettings
 
 
 def pair(dtype=torch.float32):

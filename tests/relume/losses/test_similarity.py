@@ -7,7 +7,7 @@ import torch
 from skimage import data
 from skimage.metrics import structural_similarity
 
-from relume.losses import ssim_loss
+from relume.losses.similarity import ssim_loss
 
 
 @pytest.mark.parametrize("sigma", [5, 50])

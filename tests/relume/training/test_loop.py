@@ -15,7 +15,7 @@ from torch import nn
 
 from relume.degradations import Degradation
 from relume.errors import ConfigError, TrainingDivergedError
-from relume.losses import build_loss
+from relume.losses.registry import build_loss
 from relume.models.dynet import DEMO as DYNET
 from relume.models.nafnet import NAFNet
 from relume.models.registry import build

@@ -1,0 +1,105 @@
+"""Reading the parameters: as plain values with their places, or one section for the stage that runs.
+
+They stand in two files. `params.yaml` is the user's; `recipe.yaml` is written as a whole by `relume recipes use`. A key
+stands in one of them. This module knows no section: a stage hands in the settings of its own sections, so that it
+depends on their code alone. `relume.params` puts all sections together, for the check before anything runs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from relume import strict_yaml
+from relume.errors import ConfigError
+from relume.settings import S, problems, validated
+
+PARAMS, RECIPE = "params.yaml", "recipe.yaml"
+Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of both files.
+
+    Attributes:
+        value: Sections by name.
+        places: Where each value stands, such as "params.yaml, line 3", by its keys.
+    """
+
+    value: dict[str, Any]
+    places: dict[Key, str]
+
+    def place(self, keys: Sequence[str | int]) -> str:
+        """Where a value stands, or else the nearest value that holds it; its file at least."""
+        whole = tuple(keys)
+        return next(
+            (self.places[whole[:end]] for end in range(len(whole), 0, -1) if whole[:end] in self.places), PARAMS
+        )
+
+
+def read_values(root: Path = Path()) -> Values:
+    """Reads params.yaml and, where there is one, recipe.yaml.
+
+    Raises:
+        ConfigError: A file cannot be read, or a key stands in both.
+    """
+    value: dict[str, Any] = {}
+    places: dict[Key, str] = {}
+    for name in (PARAMS, RECIPE):
+        path = root / name
+        if name == RECIPE and not path.is_file():
+            continue
+        document = strict_yaml.read(path)
+        here = {keys: f"{name}, line {line}" for keys, line in document.lines.items()}
+        value = _joined(value, document.value, (), places, here)
+        places = here | places
+    return Values(value, places)
+
+
+def _joined(value: Any, more: Any, keys: Key, places: dict[Key, str], here: dict[Key, str]) -> Any:
+    if not isinstance(value, dict) or not isinstance(more, dict):
+        raise ConfigError(
+            "A parameter stands in two files",
+            where=".".join(map(str, keys)),
+            why=f"{places[keys]} and {here[keys]}; neither would win",
+            next_step=f"remove it from {PARAMS}, and change it in {RECIPE}, which `relume recipes use` writes anew",
+        )
+    both = {key: _joined(value[key], more[key], (*keys, key), places, here) for key in value.keys() & more.keys()}
+    return value | more | both
+
+
+def load_section(section: str, model: type[S], root: Path = Path()) -> S:
+    """Reads one section.
+
+    Args:
+        section: Its dotted name, such as `pretrain.bases.nafnet`.
+        model: The settings that `relume.params.Params` has there.
+        root: The checkout.
+
+    Raises:
+        ConfigError: A file cannot be read, the section is missing, or a value in it is refused.
+    """
+    values = read_values(root)
+    value: Any = values.value
+    keys = tuple(section.split("."))
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            raise ConfigError("Missing section", where=section, next_step=f"add {section} to {PARAMS} or {RECIPE}")
+        value = value[key]
+    return checked(model, value, values, at=keys)
+
+
+def checked(model: type[S], value: Any, values: Values, at: tuple[str, ...] = ()) -> S:
+    """Settings from what stands at the keys `at`.
+
+    Raises:
+        ConfigError: Names every value that is refused, with its file and line.
+    """
+    try:
+        return validated(model, value)
+    except ValidationError as error:
+        why = "".join(f"\n        {problem}" for problem in problems(error, model, at=at, place=values.place))
+        raise ConfigError("Invalid parameters", why=why, next_step="correct the lines named above") from None

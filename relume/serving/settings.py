@@ -1,0 +1,40 @@
+"""The settings of the stages that make a served model: `export` and `package`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from relume.settings import Settings
+
+PRODUCT = r"^[a-z][a-z0-9_]*$"
+Pixels = Annotated[int, Field(gt=0)]
+
+
+class ExportSettings(Settings):
+    """How the model is served, and how exact its export must be.
+
+    Attributes:
+        threads: Of the CPU.
+        tile: Side of a served tile in pixels.
+        halo: Context around a tile, in pixels.
+        min_psnr: Between PyTorch and ONNX Runtime, in dB.
+        max_difference: In 8-bit levels; 1 is a value that was rounded to the other side.
+        sizes: Height and width of the images on which parity is measured.
+    """
+
+    threads: int = Field(gt=0)
+    tile: int = Field(gt=0)
+    halo: int = Field(ge=0)
+    min_psnr: float = Field(gt=0)
+    max_difference: int = Field(ge=0, le=255)
+    sizes: tuple[tuple[Pixels, Pixels], ...]
+
+
+class PackageSettings(Settings):
+    """What the package is for.
+
+    Attributes:
+        product: The name by which clients ask for the served product.
+    """
+
+    product: str = Field(pattern=PRODUCT)

@@ -1,0 +1,141 @@
+"""YAML that people write, read without its traps: what would silently mean something else is refused with its line.
+
+Only mappings with text keys or whole numbers, lists, texts, finite numbers, true, false and null are values. Refused
+are keys that stand twice, tabs as indentation, not-a-number and infinities, dates and all other tags, references to
+themselves, and references that unfold to more than `MOST_VALUES` (the "billion laughs").
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from relume.errors import ConfigError
+
+MOST_VALUES = 100_000
+Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a file says, and where.
+
+    Attributes:
+        value: Its mapping, of plain values; empty for an empty file.
+        lines: The line, counted from 1, at which each value starts, by its keys and places in lists.
+    """
+
+    value: dict[str, Any]
+    lines: dict[Key, int]
+
+
+def read(path: Path) -> Document:
+    """Reads a file.
+
+    Raises:
+        ConfigError: The file is missing, not UTF-8, not YAML, no mapping, or holds what is refused; names the line.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError("No such file", where=path, next_step="go to the top of a relume checkout") from None
+    try:
+        root = yaml.compose(content.decode(), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        raise _refusal(path, content.count(b"\n", 0, error.start) + 1, "it is not UTF-8", "save it as UTF-8") from None
+    except yaml.MarkedYAMLError as error:
+        line = (error.problem_mark or error.context_mark).line + 1
+        tab = "\\t" in str(error.problem)
+        why = "a tab" if tab else ": ".join(filter(None, (error.context, error.problem)))
+        raise _refusal(path, line, why, "indent with spaces" if tab else "correct the line") from None
+    except RecursionError:
+        raise _refusal(path, 1, "its values are nested too deeply", "write fewer levels") from None
+    except yaml.YAMLError as error:  # a character that YAML does not allow
+        why = str(error).splitlines()[0]
+        raise ConfigError("Not valid YAML", where=path, why=why, next_step=f"remove it from {path}") from None
+    if root is None:
+        return Document({}, {})
+    if not isinstance(root, yaml.MappingNode):
+        raise _refusal(path, root.start_mark.line + 1, "it has no keys", "write keys with values")
+    reader = _Reader(path)
+    reader.require_bounded(root)
+    return Document(reader.value(root, ()), reader.lines)
+
+
+def _refusal(path: Path, line: int, why: str, next_step: str) -> ConfigError:
+    return ConfigError("Not valid YAML", where=f"{path}, line {line}", why=why, next_step=next_step)
+
+
+_REFUSED_TAG = "this kind of value is not allowed; quote it if it is a text"
+_SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
+
+
+class _Reader:
+    def __init__(self, path: Path):
+        self._path = path
+        self._scalars = yaml.SafeLoader("")
+        self.lines: dict[Key, int] = {}
+
+    def _refuse(self, node: yaml.Node, why: str, next_step: str = "correct the line") -> ConfigError:
+        return _refusal(self._path, node.start_mark.line + 1, why, next_step)
+
+    def require_bounded(self, root: yaml.Node) -> None:
+        """Refuses references to themselves, and those that unfold to too much."""
+        sizes: dict[int, int | None] = {}
+
+        def size(node: yaml.Node) -> int:
+            if id(node) in sizes:
+                if (known := sizes[id(node)]) is None:
+                    raise self._refuse(node, "a value refers to itself")
+                return known
+            sizes[id(node)] = None
+            parts = [part for entry in node.value for part in entry] if isinstance(node, yaml.MappingNode) else []
+            parts = node.value if isinstance(node, yaml.SequenceNode) else parts
+            sizes[id(node)] = total = 1 + sum(map(size, parts))
+            if total > MOST_VALUES:
+                raise self._refuse(node, f"references unfold to more than {MOST_VALUES:,} values")
+            return total
+
+        size(root)
+
+    def value(self, node: yaml.Node, at: Key) -> Any:
+        """The plain value of a node; `at` is where it stands."""
+        self.lines[at] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+            return self._mapping(node, at)
+        if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+            return [self.value(part, (*at, place)) for place, part in enumerate(node.value)]
+        return self._scalar(node)
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        if not isinstance(node, yaml.ScalarNode) or node.tag not in _SCALARS:
+            raise self._refuse(node, f"{node.tag.removeprefix('tag:yaml.org,2002:')}: {_REFUSED_TAG}")
+        try:
+            value = self._scalars.construct_object(node)
+        except ValueError as error:  # such as `!!int x`
+            raise self._refuse(node, str(error)) from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self._refuse(node, f"{node.value} is no finite number", "write a finite number")
+        return value
+
+    def _mapping(self, node: yaml.MappingNode, at: Key) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        merged: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                parts = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                for part in parts:
+                    if not isinstance(part, yaml.MappingNode):
+                        raise self._refuse(part, "`<<` takes the keys of a mapping, and this is none")
+                    merged = self._mapping(part, at) | merged
+                continue
+            key = self._scalar(key_node)
+            if isinstance(key, bool) or not isinstance(key, str | int):
+                raise self._refuse(key_node, f"the key {key_node.value} is read as {key!r}", "quote it")
+            if key in found:
+                raise self._refuse(key_node, f"the key {key} stands twice", "remove one of the two")
+            found[key] = self.value(value_node, (*at, key))
+            self.lines[(*at, key)] = key_node.start_mark.line + 1
+        return merged | found

@@ -1,0 +1,129 @@
+"""All parameters are one schema, which is checked as a whole."""
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import relume
+from relume.errors import ConfigError
+from relume.params import Params, load_params
+from relume.params_file import PARAMS, RECIPE, load_section, read_values
+from relume.serving.settings import ExportSettings
+from relume.settings import fields, mentioned
+
+ROOT = Path(relume.__file__).parents[1]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with the parameters of this checkout."""
+    for name in (PARAMS, RECIPE):
+        if (ROOT / name).is_file():
+            shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def edit(path, old, new):
+    """Replaces text that must be there."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_the_parameters_of_this_checkout_are_sound():
+    """And nothing of them is lost between the files and the schema."""
+    params = load_params(ROOT)
+    assert params.release.product == params.package.product == "denoise"
+    assert set(read_values(ROOT).value) <= set(fields(Params))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "max_regression_db: 0.05",
+            "max_regresion_db: 0.05",
+            "release.max_regresion_db is unknown; did you mean max",
+        ),
+        ("\nexport:\n", "\nexprot:\n", "exprot is unknown; did you mean export?"),
+        ("min_psnr: 60.0", "min_psnr: none", "export.min_psnr = 'none': Input should be a valid number"),
+        ("crop: 384", "crop: 3", "release.crop = 3: Input should be greater than or equal to 32"),
+        (
+            "min_photographs: 10",
+            "min_photograps: 10",
+            "validate.min_photograps is unknown; did you mean min_",
+        ),
+        ("max_noise_sigma: 12.0", "max_noise_sigma: 1e1", "a text in YAML 1.1, write 1.0e+1"),
+        (
+            "package: {product: denoise}",
+            "package: {product: dejpeg}",
+            "package.product is dejpeg, release.product",
+        ),
+    ],
+)
+def test_a_wrong_value_in_any_section_is_refused(checkout, old, new, said):
+    """Before a stage runs, with its file and line."""
+    edit(checkout / PARAMS, old, new)
+    with pytest.raises(ConfigError) as error:
+        load_params(checkout)
+    assert said in str(error.value)
+    text = (checkout / PARAMS).read_text()
+    line = text[: text.index(new.strip())].count("\n") + 1
+    assert f"params.yaml, line {line}: " in str(error.value) or "product" in said  # which is of two lines
+
+
+def test_a_key_in_both_files_is_refused(checkout):
+    """Neither wins: the message names both places."""
+    (checkout / RECIPE).write_text("\nevaluate: {seed: 3}\n")
+    with pytest.raises(ConfigError, match=r"evaluate\.seed\n  why:  params\.yaml, line \d+ and recipe\.yaml, line 2"):
+        read_values(checkout)
+
+
+def test_a_section_may_be_shared_by_both_files(tmp_path):
+    """Each key stands in one of them, and knows which."""
+    (tmp_path / PARAMS).write_text("export:\n  threads: 1\n  min_psnr: 60\n  max_difference: 1\n  sizes: []\n")
+    (tmp_path / RECIPE).write_text("export: {tile: 64, halo: -1}\n")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml, line 1: export\.halo = -1"):
+        load_section("export", ExportSettings, tmp_path)
+    (tmp_path / RECIPE).write_text("export: {tile: 64, halo: 8}\n")
+    assert load_section("export", ExportSettings, tmp_path).tile == 64
+
+
+def test_a_section_is_checked_alone(tmp_path):
+    """A stage does not mind what the others' sections say; one that is not there is named."""
+    section = {"threads": 1, "tile": 64, "halo": 8, "min_psnr": 60.0, "max_difference": 1, "sizes": []}
+    (tmp_path / PARAMS).write_text(yaml.safe_dump({"export": section, "release": {"nonsense": 1}}))
+    assert load_section("export", ExportSettings, tmp_path).min_psnr == 60
+    with pytest.raises(ConfigError, match=r"Missing section: pretrain\.bases\.nafnet"):
+        load_section("pretrain.bases.nafnet", ExportSettings, tmp_path)
+
+
+def read_sections():
+    """Each section that a component reads, and the name of the settings that it reads it with."""
+    for path in (ROOT / "components").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "load_section":
+                yield ast.unparse(node.args[0]).removeprefix("f").strip("'\""), ast.unparse(node.args[1])
+
+
+def test_components_read_what_the_schema_has():
+    """Each by the settings that the schema has at that name; every section but the recipe and the release is read."""
+    found = dict(read_sections())
+    base = found.pop("pretrain.bases.{base}")
+    (pretrain,) = mentioned(fields(Params)["pretrain"])
+    assert [base] == [model.__name__ for model in mentioned(fields(pretrain)["bases"])]
+    for section, name in found.items():
+        assert [model.__name__ for model in mentioned(fields(Params)[section])] == [name]
+    assert set(found) | {"pretrain", "recipe", "release"} == set(fields(Params))
+
+
+def test_the_schema_loads_without_anything_heavy():
+    """The command line checks it before it starts anything."""
+    code = "import sys, relume.params; print(*[n for n in ('torch', 'onnx', 'cv2', 'pandas') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
