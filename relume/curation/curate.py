@@ -98,7 +98,7 @@ def curate(
         members = [item.patches for item in trained if cluster_of[item.photograph.image_id] == cluster]
         chosen |= choose_patches(members, settings.patches_per_cluster, settings.seed)
     _write_patches(folder, photographs, trained, chosen, settings)
-    _write_held_out(folder / "held_out", photographs, side_of, settings.held_out_side)
+    _write_held_out(folder / "held_out", photographs, side_of, settings)
 
     counts = {"train": 0, "validation": 0, "test": 0}
     for name, reason in reasons.items():
@@ -114,13 +114,39 @@ def _measure_all(
 
     def measure(photograph: Photograph) -> _Measured:
         with budget.take(photograph.width * photograph.height / 1e6):
-            return _measure(photograph, to_uint8(photographs.pixels(photograph)), settings)
+            return _measure(photograph, _pixels(photographs, photograph, settings), settings)
 
     measured = []
     for item in map_in_order(measure, photographs.manifest):
         measured.append(item)
         progress("photographs measured", len(measured), len(photographs.manifest))
     return measured
+
+
+def _pixels(photographs: Photographs, photograph: Photograph, settings: CurateSettings) -> np.ndarray:
+    """A photograph as everything here sees it, uint8 (H, W, 3), shrunk to `max_side`."""
+    pixels = to_uint8(photographs.pixels(photograph))
+    return pixels if settings.max_side is None else shrink(pixels, settings.max_side)
+
+
+def shrink(pixels: np.ndarray, max_side: int) -> np.ndarray:
+    """Averages areas until the longer side is `max_side`, which averages a photograph's own grain away as well.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        max_side: In pixels; smaller photographs stay as they are.
+
+    Returns:
+        uint8 (H', W', 3).
+    """
+    import cv2
+
+    height, width = pixels.shape[:2]
+    factor = max_side / max(height, width)
+    if factor >= 1:
+        return pixels
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
 def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSettings) -> _Measured:
@@ -218,15 +244,16 @@ def _write_patches(
     for item in trained:
         patches = [patch for patch in item.patches if patch.patch_id in chosen]
         if patches:
-            pixels = to_uint8(photographs.pixels(item.photograph))
+            pixels = _pixels(photographs, item.photograph, settings)
             for patch in patches:
                 shards.add(patch, pixels)
     shards.close()
 
 
-def _write_held_out(folder: Path, photographs: Photographs, side_of: dict[str, str], limit: int) -> None:
+def _write_held_out(folder: Path, photographs: Photographs, side_of: dict[str, str], settings: CurateSettings) -> None:
+    limit = settings.held_out_side
     for photograph in photographs.manifest:
         if (side := side_of.get(photograph.image_id, "train")) != "train":
-            pixels = to_uint8(photographs.pixels(photograph))
+            pixels = _pixels(photographs, photograph, settings)
             top, left = (max(0, length - limit) // 2 for length in pixels.shape[:2])
             save_image(folder / side / f"{photograph.image_id}.png", pixels[top : top + limit, left : left + limit])

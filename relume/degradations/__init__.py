@@ -5,6 +5,13 @@ from relume.degradations.blur import blur_gaussian, blur_motion, motion_kernel
 from relume.degradations.camera import add_camera_noise
 from relume.degradations.compression import compress_jpeg
 from relume.degradations.counter import STREAMS, counter_rng
+from relume.degradations.developed import (
+    LUMA,
+    add_developed_noise,
+    correlated_field,
+    denoise_in_camera,
+    sharpen_in_camera,
+)
 from relume.degradations.noise import (
     add_correlated_noise,
     add_gaussian_noise,
@@ -21,11 +28,13 @@ from relume.degradations.sharpening import sharpen_usm
 from relume.degradations.weather import add_haze, add_rain, smooth_depth
 
 __all__ = [
+    "LUMA",
     "STREAMS",
     "Degradation",
     "Degraded",
     "add_camera_noise",
     "add_correlated_noise",
+    "add_developed_noise",
     "add_gaussian_noise",
     "add_haze",
     "add_poisson_gaussian_noise",
@@ -37,12 +46,15 @@ __all__ = [
     "blur_gaussian",
     "blur_motion",
     "compress_jpeg",
+    "correlated_field",
     "counter_rng",
     "degrade",
     "degrade_at",
     "degraded_areas",
+    "denoise_in_camera",
     "downscale_bicubic",
     "motion_kernel",
+    "sharpen_in_camera",
     "sharpen_usm",
     "smooth_depth",
     "upscale_bicubic",

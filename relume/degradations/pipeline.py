@@ -10,6 +10,7 @@ from relume.degradations.areas import degraded_areas
 from relume.degradations.blur import blur_gaussian, blur_motion, motion_kernel
 from relume.degradations.camera import add_camera_noise
 from relume.degradations.compression import compress_jpeg
+from relume.degradations.developed import add_developed_noise, denoise_in_camera, sharpen_in_camera
 from relume.degradations.noise import (
     add_correlated_noise,
     add_gaussian_noise,
@@ -87,7 +88,12 @@ def _apply(step: Step, image: np.ndarray, rng: np.random.Generator) -> tuple[np.
         case kinds.Jpeg():
             low, high = step.quality
             strength = min(int(draw(low, high + 1)), high)  # takes one draw even from [q, q], unlike rng.integers
-            image = compress_jpeg(image, strength)
+            subsampling, shift = step.subsampling[0], (0, 0)
+            if len(step.subsampling) > 1:
+                subsampling = step.subsampling[rng.integers(len(step.subsampling))]
+            if step.shifted and rng.random() < step.shifted:
+                shift = (int(rng.integers(8)), int(rng.integers(8)))
+            image = compress_jpeg(image, strength, subsampling=subsampling, shift=shift)
         case kinds.Bicubic():
             strength = draw(*step.scale)
             enlarged = upscale_bicubic(downscale_bicubic(image, strength), strength)
@@ -96,6 +102,11 @@ def _apply(step: Step, image: np.ndarray, rng: np.random.Generator) -> tuple[np.
             clipped = _clipped(step, rng)
             image = _add_noise(step, image, rng)
             image = as_8_bits(image) if clipped else image
+        case kinds.CameraDenoising():
+            luma, chroma, tolerance, spread = (draw(*r) for r in (step.luma, step.chroma, step.tolerance, step.spread))
+            image = denoise_in_camera(image, luma=luma, chroma=chroma, tolerance=tolerance, spread=spread)
+        case kinds.CameraSharpening():
+            image = sharpen_in_camera(image, amount=draw(*step.amount), radius=draw(*step.radius))
         case kinds.GaussianBlur():
             sigma_x = draw(*step.sigma_x)
             sigma_y = draw(*step.sigma_y) if step.sigma_y else sigma_x
@@ -119,6 +130,11 @@ def _apply(step: Step, image: np.ndarray, rng: np.random.Generator) -> tuple[np.
     return image, strength
 
 
+def _log_uniform(between: tuple[float, float], rng: np.random.Generator) -> float:
+    low, high = (math.log(value) for value in between)
+    return math.exp(rng.uniform(low, high))
+
+
 def _clipped(step: kinds.NoiseStep, rng: np.random.Generator) -> bool:
     return bool(rng.random() < step.clipped)
 
@@ -136,12 +152,23 @@ def _add_noise(step: kinds.NoiseStep, image: np.ndarray, rng: np.random.Generato
             return add_salt_and_pepper(image, draw(*step.density), rng)
         case kinds.CorrelatedNoise():
             return add_correlated_noise(image, draw(*step.sigma), rng, width=draw(*step.width))
+        case kinds.DevelopedNoise():
+            return add_developed_noise(
+                image,
+                _log_uniform(step.sigma, rng),
+                rng,
+                spread=draw(*step.spread),
+                wide_spread=draw(*step.wide_spread),
+                wide_share=draw(*step.wide_share),
+                chroma=draw(*step.chroma),
+                chroma_spread=draw(*step.chroma_spread),
+                signal=draw(*step.signal),
+            )
         case kinds.CameraNoise():
-            low, high = (math.log(value) for value in step.electrons)
             return add_camera_noise(
                 image,
                 rng,
-                electrons=math.exp(draw(low, high)),
+                electrons=_log_uniform(step.electrons, rng),
                 read_noise=draw(*step.read_noise),
                 red_gain=draw(*step.red_gain),
                 blue_gain=draw(*step.blue_gain),

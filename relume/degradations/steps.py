@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from relume.degradations.camera import Demosaic
+from relume.degradations.compression import Subsampling
 from relume.settings import Settings, Share
 
 
@@ -26,6 +27,7 @@ Quality = Annotated[tuple[int, int], _within(1, 100)]
 Unit = Annotated[tuple[float, float], _within(0, 1)]
 Positive = Annotated[tuple[float, float], _within(1e-6)]
 NotNegative = Annotated[tuple[float, float], _within(0)]
+Spread = Annotated[tuple[float, float], _within(0.1, 32)]
 Degrees = Annotated[tuple[float, float], _within(-360, 360)]
 
 
@@ -148,14 +150,80 @@ class CameraNoise(NoiseStep):
     demosaic: Demosaic = "edge_aware"
 
 
+class DevelopedNoise(NoiseStep):
+    """Noise as it stands in developed photographs, correlated, apart for luma and chroma; see `add_developed_noise`.
+
+    Attributes:
+        sigma: Of the luma noise at middle gray on the [0, 255] scale, drawn evenly on a logarithmic scale.
+        spread: Of the luma noise, in pixels.
+        wide_spread: Of its wider part, in pixels.
+        wide_share: Share of the wider part in the variance.
+        chroma: Of the chroma noise, in units of sigma.
+        chroma_spread: Of the chroma noise, in pixels.
+        signal: How much the noise depends on the brightness.
+    """
+
+    title = "noise of developed photographs"
+    shown = ("sigma",)
+
+    kind: Literal["developed_noise"] = "developed_noise"
+    sigma: Annotated[tuple[float, float], _within(0.01, 255)]
+    spread: Spread = (0.4, 1.0)
+    wide_spread: Spread = (1.5, 5.0)
+    wide_share: Unit = (0.0, 0.35)
+    chroma: NotNegative = (0.15, 0.8)
+    chroma_spread: Spread = (0.8, 3.5)
+    signal: Unit = (0.0, 1.0)
+
+
+class CameraDenoising(BaseStep):
+    """The smoothing of a camera before it saves; see `denoise_in_camera`.
+
+    Attributes:
+        luma: Share of the smoothed luma.
+        chroma: Share of the smoothed chroma.
+        tolerance: Differences that are smoothed, in 8-bit levels.
+        spread: Of the chroma's filter, in pixels.
+    """
+
+    title = "in-camera denoising"
+    shown = ("luma", "chroma")
+
+    kind: Literal["camera_denoising"] = "camera_denoising"
+    luma: Unit
+    chroma: Unit
+    tolerance: Annotated[tuple[float, float], _within(0.1, 255)] = (4.0, 25.0)
+    spread: Spread = (0.8, 3.0)
+
+
+class CameraSharpening(BaseStep):
+    """The sharpening of a camera before it saves; see `sharpen_in_camera`."""
+
+    title = "in-camera sharpening"
+    shown = ("amount",)
+
+    kind: Literal["camera_sharpening"] = "camera_sharpening"
+    amount: NotNegative
+    radius: Spread = (0.6, 1.5)
+
+
 class Jpeg(BaseStep):
-    """JPEG of a whole `quality`, 1 to 100."""
+    """JPEG of a whole `quality`, 1 to 100. Two such steps are double JPEG.
+
+    Attributes:
+        quality: libjpeg's.
+        subsampling: Of the colour, drawn evenly of these.
+        shifted: Share of the images whose 8 x 8 blocks start anywhere instead of at the upper left corner, as in a
+            crop of a larger photograph.
+    """
 
     title = "JPEG"
     shown = ("quality",)
 
     kind: Literal["jpeg"] = "jpeg"
     quality: Quality
+    subsampling: Annotated[tuple[Subsampling, ...], Field(min_length=1)] = ("4:2:0",)
+    shifted: Share = 0.0
 
 
 class GaussianBlur(BaseStep):
@@ -276,6 +344,9 @@ Step = Annotated[
     | SaltAndPepper
     | CorrelatedNoise
     | CameraNoise
+    | DevelopedNoise
+    | CameraDenoising
+    | CameraSharpening
     | Jpeg
     | GaussianBlur
     | MotionBlur

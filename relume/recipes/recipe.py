@@ -66,7 +66,7 @@ class Recipe(Layers):
     name: str
     title: str
     source: str
-    task: Literal["denoise", "dejpeg", "super-resolution", "all-in-one"]
+    task: Literal["denoise", "real-noise", "dejpeg", "super-resolution", "all-in-one"]
     family: str | None = None
     ambiguities: tuple[Ambiguity, ...]
     deviations: tuple[str, ...] = ()

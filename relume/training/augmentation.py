@@ -1,8 +1,12 @@
 """What a training does to its clean crops besides degrading them, and to the degraded ones afterwards."""
 
-import numpy as np
+import math
+from typing import Self
 
-from relume.degradations import Degradation, Degraded, degrade, sharpen_usm
+import numpy as np
+from pydantic import model_validator
+
+from relume.degradations import LUMA, Degradation, Degraded, degrade, sharpen_usm
 from relume.errors import ConfigError
 from relume.settings import Settings, Share
 
@@ -15,12 +19,50 @@ class Augmentation(Settings):
     Attributes:
         flips: Whether the eight flips and rotations are drawn evenly.
         usm: Share of the clean crops that are sharpened before they are degraded.
+        resized: Share of the clean crops that are cut from a smaller or larger area and resized.
+        resize: Factors of that, drawn evenly on a logarithmic scale: above 1 the crop is enlarged, so that its details
+            are as soft as those of photographs at full size; below 1 it is shrunk.
+        gray: Share of the clean crops that are made gray and degraded as one channel, so that a network of colour
+            images restores gray ones too.
         mixup: Share of the degraded crops that are a mixture of two degradations of the same clean crop.
     """
 
     flips: bool = True
     usm: Share = 0.0
+    resized: Share = 0.0
+    resize: tuple[float, float] = (1.0, 2.0)
+    gray: Share = 0.0
     mixup: Share = 0.0
+
+    @model_validator(mode="after")
+    def _a_range(self) -> Self:
+        if not 0.1 <= self.resize[0] <= self.resize[1] <= 10:
+            raise ValueError("resize must be [low, high] with 0.1 <= low <= high <= 10")
+        return self
+
+
+def source_side(side: int, available: int, settings: Augmentation, rng: np.random.Generator) -> int:
+    """The side of the area that a crop is made of, in pixels; draws nothing when nothing is resized.
+
+    Args:
+        side: Of the crop.
+        available: Of the patch that it is cut from; a crop that would need more is made of the whole patch.
+        settings: Of which `resized` and `resize` count.
+        rng: Source of the draws.
+    """
+    if not settings.resized or rng.random() >= settings.resized:
+        return side
+    low, high = (math.log(factor) for factor in settings.resize)
+    return min(available, max(1, round(side / math.exp(rng.uniform(low, high)))))
+
+
+def resize(crop: np.ndarray, side: int) -> np.ndarray:
+    """Resizes a square crop: by averaging areas to shrink, bicubic to enlarge; uint8 (S, S, C) to (side, side, C)."""
+    import cv2
+
+    if len(crop) == side:
+        return crop
+    return cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA if side < len(crop) else cv2.INTER_CUBIC)
 
 
 def dihedral(image: np.ndarray, mode: int) -> np.ndarray:
@@ -32,7 +74,7 @@ def dihedral(image: np.ndarray, mode: int) -> np.ndarray:
 def augment(
     crop: np.ndarray, settings: Augmentation, rng: np.random.Generator, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Makes a training target of a square crop: flips and rotations, then sharpening.
+    """Makes a training target of a square crop: flips and rotations, sharpening, colour taken away.
 
     Args:
         crop: uint8 (S, S, C).
@@ -51,7 +93,14 @@ def augment(
     clean /= np.float32(255)
     if settings.usm and rng.random() < settings.usm:
         clean[...] = sharpen_usm(clean)
+    if settings.gray and rng.random() < settings.gray:
+        clean[...] = np.tensordot(LUMA, clean, axes=1)
     return clean
+
+
+def is_gray(clean: np.ndarray) -> bool:
+    """Whether all channels of a (C, H, W) image are equal, such as those that `Augmentation.gray` makes."""
+    return bool((clean[1:] == clean[:1]).all())
 
 
 def mixes_levels(degradation: Degradation, settings: Augmentation) -> bool:
@@ -81,7 +130,7 @@ def degrade_and_mix(
     Args:
         clean: float32 (C, H, W) in [0, 1].
         degradation: What to draw the degradation from.
-        settings: Of which `mixup` counts; 0 draws nothing beyond the degradation.
+        settings: Of which `mixup` and `gray` count; 0 draws nothing beyond the degradation.
         rng: Source of the draws.
 
     Raises:
@@ -90,6 +139,9 @@ def degrade_and_mix(
     Source: Zhang et al., "mixup", ICLR 2018, here of inputs that share their target.
     """
     check_mixture(degradation, settings)
+    if settings.gray and is_gray(clean):
+        one_channel = degrade_and_mix(clean[:1], degradation, settings.model_copy(update={"gray": 0.0}), rng)
+        return Degraded(image=np.repeat(one_channel.image, len(clean), axis=0), level=one_channel.level)
     first = degrade(clean, degradation, rng)
     if not settings.mixup or rng.random() >= settings.mixup:
         return first

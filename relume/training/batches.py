@@ -8,7 +8,7 @@ import torch
 
 from relume.degradations import Degradation, counter_rng, degrade_at
 from relume.errors import ConfigError, RelumeError
-from relume.training.augmentation import Augmentation, augment, degrade_and_mix
+from relume.training.augmentation import Augmentation, augment, degrade_and_mix, resize, source_side
 from relume.training.config import EveryLevel, StageSettings, TrainingSettings
 from relume.training.patches import Patches
 from relume.training.schedule import position_at
@@ -93,8 +93,9 @@ class TrainingCrops:
         clean = np.empty((len(patches), 3, size, size), dtype=np.float32)
         rngs = [counter_rng(self.seed, "sample", number) for number in numbers]
         for patch, rng, crop in zip(patches, rngs, clean, strict=True):
-            top, left = rng.integers(0, self.patches.side - size + 1, 2)
-            augment(patch[top : top + size, left : left + size], augmentation, rng, out=crop)
+            side = source_side(size, self.patches.side, augmentation, rng)
+            top, left = rng.integers(0, self.patches.side - side + 1, 2)
+            augment(resize(patch[top : top + side, left : left + side], size), augmentation, rng, out=crop)
         return clean, rngs
 
     def batch(self, numbers: Sequence[int], size: int, degradation: Degradation, augmentation: Augmentation) -> Batch:

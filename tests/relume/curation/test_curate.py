@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from relume.curation.curate import curate
+from relume.curation.curate import curate, shrink
 from relume.errors import SourceError
 from relume.files import sha256_folder
 from relume.images import decode, encode, read_image
@@ -129,3 +129,21 @@ def test_too_few_photographs_are_refused(tmp_path):
     pictures = {f"{name}.png": skimage_photograph(f"{name}.png") for name in ("coffee", "chelsea")}
     with pytest.raises(SourceError, match="2 scenes are left after curation"):
         run(ingest_arrays(pictures, tmp_path), tmp_path / "curated")
+
+
+def test_photographs_are_shrunk_by_averaging(ingested, tmp_path):
+    """A shrunk photograph holds the means of its areas, and everything is cut from shrunk ones when a side is given."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
+    means = pixels.reshape(20, 2, 32, 2, 3).mean(axis=(1, 3))
+    assert np.abs(shrink(pixels, 32) - means).max() <= 0.5 + 1e-9
+    assert shrink(pixels, 64) is pixels
+
+    (tmp_path / "curated").mkdir()
+    curate(
+        ingested, tmp_path / "curated", settings(**SETTINGS.model_dump() | {"max_side": 250}), progress=lambda *_: None
+    )
+    patches = parquet.read_table(tmp_path / "curated" / "patches.parquet").to_pydict()
+    assert max(patches["x"]) <= 250 - 96
+    assert {max(read_image(path).pixels.shape[:2]) for path in (tmp_path / "curated" / "held_out").rglob("*.png")} == {
+        250
+    }

@@ -36,6 +36,25 @@ def test_colour_jpeg_is_what_opencv_makes():
     assert np.abs(ours - expected).max() <= 4
 
 
+def test_shifted_blocks_are_those_of_a_crop():
+    """A crop of a compressed image and the crop compressed at its place on the grid of blocks are the same inside."""
+    image = data.camera()[None, :96, :96].astype(np.float32) / 255
+    whole = compress_jpeg(image, 30)[:, 8 + 3 :, 16 + 5 :]
+    crop = compress_jpeg(image[:, 8 + 3 :, 16 + 5 :], 30, shift=(3, 5))
+    # The cut blocks at the crop's upper and left side hold other pixels.
+    assert np.array_equal(crop[:, 5:80, 3:72], whole[:, 5:80, 3:72])
+    assert not np.array_equal(compress_jpeg(image[:, 8 + 3 :, 16 + 5 :], 30)[:, 5:80, 3:72], whole[:, 5:80, 3:72])
+
+
+def test_full_colour_resolution_keeps_more_of_the_colour():
+    """4:4:4 is nearer to a colourful image than 4:2:0 at the same quality."""
+    clean = data.astronaut()[:120, 100:260].transpose(2, 0, 1).astype(np.float32) / 255
+    errors = [
+        np.square(compress_jpeg(clean, 90, subsampling=kind) - clean).mean() for kind in ("4:4:4", "4:2:2", "4:2:0")
+    ]
+    assert errors[0] < errors[1] < errors[2]
+
+
 @pytest.mark.skipif(not CLASSIC5.is_dir(), reason="the Classic5 photographs are not on this machine")
 @pytest.mark.parametrize(("quality", "published"), [(10, 27.82), (20, 30.12), (30, 31.48), (40, 32.43)])
 def test_compressed_classic5_has_the_published_psnr(quality, published):

@@ -43,6 +43,10 @@ EVERY_KIND = [
     {"kind": "degraded_areas", "cell": 8},
     {"kind": "one_of", "of": [[JPEG], [NOISE, JPEG]], "weights": [1, 3]},
     {"kind": "shuffled", "of": [JPEG, NOISE | {"probability": 0.5}]},
+    {"kind": "developed_noise", "sigma": [0.7, 20]},
+    {"kind": "camera_denoising", "luma": [0.1, 1], "chroma": [0.1, 1]},
+    {"kind": "camera_sharpening", "amount": [0.2, 1]},
+    JPEG | {"subsampling": ["4:2:0", "4:4:4"], "shifted": 0.5},
 ]
 SHARED_IMAGE = np.random.default_rng(0).random((3, 37, 30), dtype=np.float32)
 

@@ -23,6 +23,7 @@ ingest:
   min_side: 64     # pixels
 
 curate:            # of photographs
+  max_side: null
   patch: 128       # pixels
   stride: 96
   min_sharpness: 30.0
@@ -64,11 +65,13 @@ def sizes(name):
 
 
 def test_there_is_one_for_each_published_system():
-    """The challenge's seven, masked training, DyNet, three of the hypernetwork, NAFNet, one for all tasks, and ours."""
+    """The challenge's seven, masked training, DyNet, hypernetworks, NAFNet, one for all tasks, ours, and references."""
     challenge = {"srcb", "snucv", "buptmm", "hmidenoise", "pixel_purifiers", "alwaysu", "tcler"}
     hypernet = {"hypernet_denoise", "hypernet_dejpeg", "hypernet_sr"}
-    assert set(NAMES) == challenge | hypernet | {"nafnet", "masked", "dynet", "all_in_one", "ensemble"}
+    reference = {"photo", "denoise", "denoise_adjustable", "dejpeg"}
+    assert set(NAMES) == challenge | hypernet | reference | {"nafnet", "masked", "dynet", "all_in_one", "ensemble"}
     assert {recipe.name for recipe in find(["hypernet"], FOLDER)} == hypernet
+    assert {recipe.name for recipe in find(["reference"], FOLDER)} == reference
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,7 +6,15 @@ from pydantic import ValidationError
 
 from relume.degradations import Degradation, counter_rng, degrade, sharpen_usm
 from relume.errors import ConfigError
-from relume.training.augmentation import Augmentation, augment, degrade_and_mix, dihedral
+from relume.training.augmentation import (
+    Augmentation,
+    augment,
+    degrade_and_mix,
+    dihedral,
+    is_gray,
+    resize,
+    source_side,
+)
 
 CROP = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
 CLEAN = CROP.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
@@ -105,3 +113,36 @@ def test_impossible_settings_are_refused(wrong):
     """Shares lie in [0, 1], and unknown keys are mistakes."""
     with pytest.raises(ValidationError):
         Augmentation.model_validate(wrong)
+
+
+def test_enlarged_crops_are_cut_from_a_smaller_area():
+    """The side of the source is the crop's over the factor, at most the patch's, and draws nothing when it is off."""
+    settings = Augmentation(resized=1.0, resize=(0.5, 2.0))
+    sides = {source_side(60, 96, settings, rng(number)) for number in range(300)}
+    assert min(sides) in range(30, 33)
+    assert max(sides) == 96
+    drawn = rng(1)
+    assert source_side(60, 96, Augmentation(), drawn) == 60
+    assert drawn.random() == rng(1).random()
+
+
+def test_resizing_keeps_a_plane():
+    """A ramp that is enlarged or shrunk is the same ramp, up to the border and the rounding to 8 bits."""
+    ramp = np.repeat(np.arange(40, dtype=np.uint8)[None, :, None] * 4, 40, axis=0).repeat(3, axis=2)
+    for side in (20, 80):
+        found = resize(ramp, side)
+        expected = (np.arange(side) + 0.5) * 40 / side * 4 - 2
+        assert found.shape == (side, side, 3)
+        assert np.abs(found[5, 3:-3, 0] - expected[3:-3]).max() <= 1
+    assert resize(ramp, 40) is ramp
+
+
+def test_gray_crops_are_degraded_as_one_channel():
+    """Target and degraded crop are gray, with the luma of the colour crop; a coloured crop stays coloured."""
+    settings = Augmentation(flips=False, gray=1.0)
+    clean = augment(CROP, settings, rng(0))
+    assert np.allclose(clean[1], CROP @ np.array([0.299, 0.587, 0.114]) / 255, atol=1e-6)
+    degraded = degrade_and_mix(clean, NOISE, settings, rng(1)).image
+    assert is_gray(degraded)
+    assert not np.array_equal(degraded, clean)
+    assert not is_gray(degrade_and_mix(CLEAN, NOISE, settings, rng(1)).image)
