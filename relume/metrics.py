@@ -1,8 +1,45 @@
-"""Full-reference image quality: PSNR and SSIM of 8-bit RGB or gray images, and what is measured of an image."""
+"""The one measurement: PSNR and SSIM of a result against its clean image, and on what of an image they are taken.
+
+The held-out metrics, the gate, the validation of a training, the parity of two paths and `relume evaluate` call these
+functions; they differ in their images and in their protocol only.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SSIM_WINDOW = 11  # pixels a side
+EQUAL = 120.0  # dB, written for equal images, because JSON has no infinity
+
+
+class Metrics(NamedTuple):
+    """PSNR in dB, at most 120, and SSIM of one result."""
+
+    psnr: float
+    ssim: float
+
+
+def measure(
+    result: np.ndarray, clean: np.ndarray, *, unrounded: bool = False, on_luma: bool = False, border: int = 0
+) -> Metrics:
+    """Measures a result as an 8-bit file holds it.
+
+    Args:
+        result: (H, W, C), uint8, or float in about [0, 1], which is clamped and rounded.
+        clean: uint8 of the same shape.
+        unrounded: Whether PSNR is taken of the float values as they are, as tables do for unclipped noisy inputs.
+        on_luma: Whether the luma of both is measured; see `luma`.
+        border: Pixels at each side that are not measured.
+    """
+    clean, result = shaved(clean, border), shaved(result, border)
+    rounded = result if result.dtype == np.uint8 else to_8_bit(result)
+    values = result * np.float32(255) if unrounded else rounded
+    if on_luma:
+        values, rounded, clean = luma(values), luma(rounded), luma(clean)
+    return Metrics(min(EQUAL, psnr(values, clean)), ssim(rounded, clean))
 
 
 def to_8_bit(image: np.ndarray) -> np.ndarray:
@@ -43,6 +80,15 @@ def psnr(image: np.ndarray, reference: np.ndarray) -> float:
     """
     mse = np.square(image.astype(np.float32) - reference.astype(np.float32)).mean(dtype=np.float64)
     return float("inf") if mse == 0 else float(10 * np.log10(255.0**2 / mse))
+
+
+def psnr_in_float(image: "Tensor", reference: "Tensor") -> float:
+    """PSNR in dB of images in [0, 1] where they are computed, in float32; at most 100.
+
+    A training is followed by it: its values stand to eight digits in history.csv, and the best of them chooses the
+    weights, so that another precision would be another history.
+    """
+    return -10 * (image - reference).square().mean().clamp_min(1e-10).log10().item()
 
 
 def ssim(image: np.ndarray, reference: np.ndarray) -> float:

@@ -17,7 +17,7 @@ from relume.degradations import add_gaussian_noise, counter_rng
 from relume.evaluation.baselines import block_matching, non_local_means
 from relume.evaluation.networks import at_level, restore_whole, tiled
 from relume.images import read_image
-from relume.metrics import psnr, ssim, to_8_bit
+from relume.metrics import measure, to_8_bit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,15 +114,9 @@ def evaluate_held_out(
 
 def _scores(images: dict[str, np.ndarray], reference: np.ndarray, noisy: np.ndarray, **where: Any) -> list[Score]:
     """Scores of 8-bit images; the noisy input itself is measured as it is, before any rounding."""
-    return [
-        Score(
-            system=name,
-            psnr=psnr(noisy * np.float32(255) if name == "noisy" else image, reference),
-            ssim=ssim(image, reference),
-            **where,
-        )
-        for name, image in images.items()
-    ]
+    measured = {name: measure(image, reference) for name, image in images.items() if name != "noisy"}
+    measured = {"noisy": measure(noisy, reference, unrounded=True), **measured}
+    return [Score(system=name, **metrics._asdict(), **where) for name, metrics in measured.items()]
 
 
 def summarize(scores: list[Score]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:

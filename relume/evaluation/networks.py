@@ -1,6 +1,7 @@
 """Ways to run a network on a picture: whole or in tiles, in float or as it is served, at a level."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from relume.inference.strength import AtLevel
 from relume.metrics import to_8_bit
 from relume.models.registry import inputs_of
 from relume.serving.export import ServedNetwork
-from relume.serving.tiling import check_tile, cover_axis, restore_tiled
+from relume.serving.tiling import map_tiles, restore_tiled
 
 
 def at_level(network: nn.Module, level: float) -> nn.Module:
@@ -43,7 +44,11 @@ def run_whole(network: nn.Module, picture: np.ndarray) -> np.ndarray:
     Raises:
         ModelFormatError: What comes back is no picture of the same size.
     """
-    batch = torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))[None])
+    return _run_batch(network, np.ascontiguousarray(picture.transpose(2, 0, 1))[None])[0].transpose(1, 2, 0)
+
+
+def _run_batch(network: nn.Module, batch_NCHW: np.ndarray) -> np.ndarray:
+    batch = torch.from_numpy(batch_NCHW)
     batch = batch.to(next(network.parameters(), batch).device)
     with torch.inference_mode():
         restored = network(batch.contiguous(memory_format=torch.channels_last))
@@ -53,7 +58,7 @@ def run_whole(network: nn.Module, picture: np.ndarray) -> np.ndarray:
             where=" x ".join(map(str, batch.shape)) + " became " + " x ".join(map(str, restored.shape)),
             next_step="name a model whose result has the size of its input",
         )
-    return restored[0].cpu().numpy().transpose(1, 2, 0)
+    return restored.cpu().numpy()
 
 
 def run_tiled(network: nn.Module, picture: np.ndarray, *, tile: int, halo: int) -> np.ndarray:
@@ -71,17 +76,7 @@ def run_tiled(network: nn.Module, picture: np.ndarray, *, tile: int, halo: int) 
     Raises:
         ConfigError: The halo does not fit the tile.
     """
-    check_tile(tile, halo)
-    height, width = picture.shape[:2]
-    padded = np.pad(picture, ((0, max(0, tile - height)), (0, max(0, tile - width)), (0, 0)), mode="reflect")
-    rows, columns = cover_axis(height, tile, halo), cover_axis(width, tile, halo)
-    result = np.zeros_like(padded)
-    for top, row_weights in zip(*rows, strict=True):
-        for left, column_weights in zip(*columns, strict=True):
-            window = slice(top, top + tile), slice(left, left + tile)
-            weights = row_weights[:, None, None] * column_weights[None, :, None]
-            result[window] += weights * run_whole(network, padded[window])
-    return result[:height, :width]
+    return map_tiles(picture, partial(_run_batch, network), tile=tile, halo=halo, batch=1)
 
 
 def restore_whole(network: nn.Module, noisy: np.ndarray) -> np.ndarray:

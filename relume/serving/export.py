@@ -15,6 +15,7 @@ from torch import nn
 
 from relume.errors import ModelFormatError
 from relume.files import atomic_file
+from relume.metrics import EQUAL, psnr
 from relume.models.artifact import ModelCard
 from relume.models.registry import inputs_of
 from relume.serving.levels import LevelRange
@@ -210,7 +211,6 @@ class Parity:
 def measure_parity(picture: str, first: np.ndarray, second: np.ndarray, *, tile: int) -> Parity:
     """Compares two uint8 (H, W, C) results of the same picture."""
     difference = np.abs(first.astype(np.int16) - second.astype(np.int16))
-    mse = float(np.square(difference, dtype=np.float64).mean())
     tiles = [
         difference[top : top + tile, left : left + tile].mean()
         for top in range(0, difference.shape[0], tile)
@@ -218,7 +218,7 @@ def measure_parity(picture: str, first: np.ndarray, second: np.ndarray, *, tile:
     ]
     return Parity(
         picture=picture,
-        psnr=120.0 if mse == 0 else round(10 * float(np.log10(255**2 / mse)), 2),
+        psnr=round(min(EQUAL, psnr(first, second)), 2),
         max_difference=int(difference.max()),
         worst_tile=round(float(max(tiles)), 4),
     )

@@ -107,20 +107,11 @@ def restore_tiled(
     in_flight: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Restores a photograph tile by tile.
-
-    Holds the photograph, its result, one band of tile rows in float32 and the batches in flight, never the whole
-    photograph in float. With batches in flight, the next is cut and the last one blended meanwhile.
+    """Restores a photograph tile by tile, as it is served; see `map_tiles` for the other arguments.
 
     Args:
         image_HWC: uint8 (H, W, 3) RGB, any size from 1x1.
         restore_batch: The backend.
-        tile: Side of a tile in pixels.
-        halo: Context in pixels, see the module's text.
-        batch: Tiles in a batch at most; the last batch may hold fewer.
-        in_flight: Batches given to `restore_batch` at a time, each from a thread of its own. 0 calls it in the
-            caller's thread, as torch needs: the number of threads set for it holds in that thread alone.
-        on_progress: Called after each batch with the tiles done and the tiles in all.
 
     Returns:
         uint8 (H, W, 3) RGB. With a `restore_batch` that changes nothing, exactly `image_HWC`.
@@ -129,7 +120,6 @@ def restore_tiled(
         ImageError: `image_HWC` is not an 8-bit RGB image.
         ConfigError: The halo does not fit the tile.
     """
-    check_tile(tile, halo)
     if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8 or image_HWC.size == 0:
         raise ImageError(
             "Not an 8-bit RGB image",
@@ -137,10 +127,47 @@ def restore_tiled(
             where=f"array of {image_HWC.dtype} {image_HWC.shape}",
             next_step="give uint8 (height, width, 3)",
         )
+    return map_tiles(
+        image_HWC, restore_batch, tile=tile, halo=halo, batch=batch, in_flight=in_flight, on_progress=on_progress
+    )
+
+
+def map_tiles(
+    image_HWC: np.ndarray,
+    restore_batch: Callable[[np.ndarray], np.ndarray],
+    *,
+    tile: int,
+    halo: int,
+    batch: int,
+    in_flight: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Puts an image through a function of tiles and blends the results.
+
+    Holds the image, its result, one band of tile rows in float32 and the batches in flight, never the whole image in
+    another type. With batches in flight, the next is cut and the last one blended meanwhile.
+
+    Args:
+        image_HWC: (H, W, C), uint8 or float32, any size from 1x1.
+        restore_batch: Takes tiles (N, C, T, T) of the image's type, and gives as many of the same shape and type.
+        tile: Side of a tile in pixels.
+        halo: Context in pixels, see the module's text.
+        batch: Tiles in a batch at most; the last batch may hold fewer.
+        in_flight: Batches given to `restore_batch` at a time, each from a thread of its own. 0 calls it in the
+            caller's thread, as torch needs: the number of threads set for it holds in that thread alone.
+        on_progress: Called after each batch with the tiles done and the tiles in all.
+
+    Returns:
+        (H, W, C) of the image's type; blended 8-bit values are rounded.
+
+    Raises:
+        ConfigError: The halo does not fit the tile.
+    """
+    check_tile(tile, halo)
     height, width = image_HWC.shape[:2]
     rows, columns = cover_axis(height, tile, halo), cover_axis(width, tile, halo)
     total = len(rows.starts) * len(columns.starts)
-    canvas = _Canvas(height, width, rows, columns, tile)
+    canvas = _Canvas(image_HWC, rows, columns, tile)
 
     done = 0
     batches = _batches(image_HWC, rows, columns, tile, batch)
@@ -155,13 +182,15 @@ def restore_tiled(
 
 
 def _batches(image_HWC: np.ndarray, rows: Axis, columns: Axis, tile: int, batch: int) -> Iterator[np.ndarray]:
-    """Tiles in reading order, stacked to uint8 (N, 3, T, T) with N up to `batch`."""
-    height, width = image_HWC.shape[:2]
+    """Tiles in reading order, stacked to (N, C, T, T) with N up to `batch`."""
+    height, width, channels = image_HWC.shape
     if height < tile or width < tile:
         image_HWC = image_HWC[np.ix_(_reflected(height, tile), _reflected(width, tile))]
     corners = iter([(top, left) for top in rows.starts for left in columns.starts])
     while chosen := list(islice(corners, batch)):
-        tiles_NCHW = np.empty((len(chosen), 3, tile, tile), np.uint8)  # contiguous, as every backend wants it
+        tiles_NCHW = np.empty(
+            (len(chosen), channels, tile, tile), image_HWC.dtype
+        )  # contiguous, as every backend wants it
         for tile_CHW, (top, left) in zip(tiles_NCHW, chosen, strict=True):
             tile_CHW[:] = image_HWC[top : top + tile, left : left + tile].transpose(2, 0, 1)
         yield tiles_NCHW
@@ -188,16 +217,16 @@ def _overlapped(
 
 
 class _Canvas:
-    """Blends tiles that come in reading order; holds one band of T rows in float32 and the finished rows in uint8."""
+    """Blends tiles that come in reading order; holds one band of T rows in float32 and the finished rows."""
 
-    def __init__(self, height: int, width: int, rows: Axis, columns: Axis, tile: int):
-        self.image_HWC = np.empty((height, width, 3), np.uint8)
+    def __init__(self, like_HWC: np.ndarray, rows: Axis, columns: Axis, tile: int):
+        self.image_HWC = np.empty_like(like_HWC, order="C")
         self._rows, self._columns, self._tile = rows, columns, tile
-        self._band = np.zeros((tile, max(width, tile), 3), np.float32)
+        self._band = np.zeros((tile, max(like_HWC.shape[1], tile), like_HWC.shape[2]), np.float32)
         self._row = self._column = 0
 
     def add(self, tile_CHW: np.ndarray) -> None:
-        """Adds the next tile, uint8 (3, T, T)."""
+        """Adds the next tile, (C, T, T)."""
         start = self._columns.starts[self._column]
         weights = self._rows.weights[self._row][:, None, None] * self._columns.weights[self._column][None, :, None]
         self._band[:, start : start + self._tile] += tile_CHW.transpose(1, 2, 0) * weights
@@ -213,7 +242,8 @@ class _Canvas:
         self._row += 1
         following = self._rows.starts[self._row] if self._row < len(self._rows.starts) else height
         finished = following - start
-        np.rint(self._band[:finished, :width], out=self._band[:finished, :width])
+        if self.image_HWC.dtype == np.uint8:
+            np.rint(self._band[:finished, :width], out=self._band[:finished, :width])
         self.image_HWC[start:following] = self._band[:finished, :width]
         self._band[: self._tile - finished] = self._band[finished:].copy()
         self._band[max(0, self._tile - finished) :] = 0

@@ -11,6 +11,7 @@ from torch import nn
 from relume.degradations import Degradation, add_gaussian_noise, counter_rng, degrade
 from relume.errors import SourceError
 from relume.images import read_image
+from relume.metrics import psnr_in_float
 
 SIGMAS = (15.0, 25.0, 50.0)
 DRAWS = 3  # of any other degradation, for each photograph
@@ -71,7 +72,7 @@ def validation(folder: str | Path, degradation: Degradation, seed: int) -> Calla
             if case.level is not None:
                 inputs.append(case.level.to(device))
             restored = network(*inputs)[0].float().cpu().clamp(0, 1)
-            values.append(-10 * torch.log10((restored - case.clean).square().mean().clamp_min(1e-10)).item())
+            values.append(psnr_in_float(restored, case.clean))
             if case is cases[min(1, len(cases) - 1)]:
                 sides = torch.cat([case.degraded.clamp(0, 1), restored, case.clean], dim=2)
                 picture = (sides * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()

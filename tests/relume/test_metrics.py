@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import skimage.color
 import skimage.data
+import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from relume.metrics import luma, psnr, shaved, ssim, to_8_bit
+from relume.metrics import EQUAL, luma, measure, psnr, psnr_in_float, shaved, ssim, to_8_bit
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +66,29 @@ def test_shaved_leaves_the_middle():
 def test_to_8_bit_clamps_and_rounds():
     """Values beyond [0, 1] go to its ends."""
     assert to_8_bit(np.array([-0.2, 0, 0.4 / 255, 0.6 / 255, 1, 3])).tolist() == [0, 0, 0, 1, 255, 255]
+
+
+def test_psnr_in_float_is_that_of_the_same_levels(pair):
+    """In [0, 1] and in single precision it is the same value; equal images have 100 dB."""
+    noisy, clean = (torch.from_numpy(image / np.float32(255)) for image in pair)
+    assert math.isclose(psnr_in_float(noisy, clean), psnr(*pair), abs_tol=1e-4)
+    assert math.isclose(psnr_in_float(clean, clean), 100, abs_tol=1e-4)
+
+
+def test_a_result_is_measured_as_a_file_holds_it(pair):
+    """A float result is clamped and rounded first, but for the PSNR of what is measured unrounded."""
+    _, clean = pair
+    result = (clean + np.random.default_rng(1).normal(0, 25, clean.shape)).astype(np.float32) / np.float32(255)
+    rounded = to_8_bit(result)
+    assert measure(result, clean) == measure(rounded, clean) == (psnr(rounded, clean), ssim(rounded, clean))
+    assert measure(result, clean, unrounded=True) == (psnr(result * np.float32(255), clean), ssim(rounded, clean))
+    assert measure(clean, clean) == (EQUAL, 1)
+
+
+def test_a_result_is_measured_inside_the_border_and_on_the_luma(pair):
+    """Both are what PSNR and SSIM are of the parts that are named."""
+    noisy, clean = pair
+    inside = shaved(noisy, 3), shaved(clean, 3)
+    assert measure(noisy, clean, border=3) == (psnr(*inside), ssim(*inside))
+    on_luma = luma(inside[0]), luma(inside[1])
+    assert measure(noisy, clean, border=3, on_luma=True) == (psnr(*on_luma), ssim(*on_luma))

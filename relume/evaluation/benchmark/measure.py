@@ -7,14 +7,13 @@ from typing import Literal
 
 import numpy as np
 
+from relume import metrics
 from relume.errors import ConfigError
 from relume.evaluation.benchmark.protocols import Protocol, make_input
 from relume.evaluation.benchmark.sets import PictureSet
 from relume.evaluation.benchmark.systems import System
-from relume.metrics import SSIM_WINDOW, luma, psnr, shaved, ssim, to_8_bit
 from relume.serving.levels import LEVEL_KINDS
 
-EQUAL = 120.0  # dB, of equal pictures
 INPUT = "input"
 
 
@@ -164,10 +163,14 @@ def measure(
         rows = []
         for name, asked, result in results:
             unrounded = name == INPUT and protocol.unclipped
-            values = _figures(result, example.clean, border=border, unrounded=unrounded)
+            colour, luma = (
+                metrics.measure(result, example.clean, border=border, unrounded=unrounded, on_luma=on_luma)
+                for on_luma in (False, True)
+            )
+            values = {"psnr": colour.psnr, "ssim": colour.ssim, "psnr_y": luma.psnr, "ssim_y": luma.ssim}
             where = {"set": pictures.name, "protocol": protocol.name, "level": level, "image": example.image_id}
             rows.append(Row(system=name, asked=asked, **where, **values))  # type: ignore[arg-type]
-        yield Measured(rows=rows, clean=example.clean, results=[to_8_bit(result) for _, _, result in results])
+        yield Measured(rows=rows, clean=example.clean, results=[metrics.to_8_bit(result) for _, _, result in results])
 
 
 def check_size(protocol: Protocol, level: float | None, height: int, width: int, *, where: object) -> None:
@@ -184,11 +187,11 @@ def check_size(protocol: Protocol, level: float | None, height: int, width: int,
         ConfigError: Inside the border there is no room for a window of SSIM.
     """
     border = protocol.border_at(level)
-    if min(protocol.size_at(level, height, width)) - 2 * border < SSIM_WINDOW:
+    if min(protocol.size_at(level, height, width)) - 2 * border < metrics.SSIM_WINDOW:
         raise ConfigError(
             "The picture is too small to be measured",
             where=where,
-            why=f"SSIM needs {SSIM_WINDOW} pixels a side inside a border of {border}",
+            why=f"SSIM needs {metrics.SSIM_WINDOW} pixels a side inside a border of {border}",
             next_step="leave it out of the set",
         )
 
@@ -223,17 +226,6 @@ def check_fit(
             sizes[pictures] = pictures.sizes(limit)
         for path, height, width in sizes[pictures]:
             check_size(protocol, level, height, width, where=path)
-
-
-def _figures(result: np.ndarray, clean: np.ndarray, *, border: int, unrounded: bool) -> dict[str, float]:
-    clean, rounded = shaved(clean, border), shaved(to_8_bit(result), border)
-    values = shaved(result, border) * np.float32(255) if unrounded else rounded
-    return {
-        "psnr": min(EQUAL, psnr(values, clean)),
-        "ssim": ssim(rounded, clean),
-        "psnr_y": min(EQUAL, psnr(luma(values), luma(clean))),
-        "ssim_y": ssim(luma(rounded), luma(clean)),
-    }
 
 
 def measured_on_luma(pictures: PictureSet, protocol: Protocol) -> bool:
