@@ -68,13 +68,13 @@ def add_developed_noise(
     Source: the noise of the camera pairs of PolyU (Xu et al., arXiv 1804.02603), measured: sigma of Y 3.4, Cb 1.5, Cr
     1.4; correlation at distances 1, 2, 4, 8 of .58, .22, .1, .06 in luma and .91, .8, .55, .25 in chroma.
     """
-    size = clean.shape[1:]
-    luma = math.sqrt(1 - wide_share) * correlated_field(*size, spread, rng)
-    luma += math.sqrt(wide_share) * correlated_field(*size, wide_spread, rng)
+    _, height, width = clean.shape
+    luma = math.sqrt(1 - wide_share) * correlated_field(height, width, spread, rng)
+    luma += math.sqrt(wide_share) * correlated_field(height, width, wide_spread, rng)
     noise = np.repeat(luma[None], len(clean), axis=0)
     if len(clean) == 3:
         for to_rgb in FROM_CHROMA:
-            noise += np.float32(chroma) * to_rgb[:, None, None] * correlated_field(*size, chroma_spread, rng)
+            noise += np.float32(chroma) * to_rgb[:, None, None] * correlated_field(height, width, chroma_spread, rng)
         brightness = np.tensordot(LUMA, clean, axes=1)
     else:
         brightness = clean[0]

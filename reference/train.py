@@ -1,0 +1,108 @@
+"""Trains a shipped model further: python -m reference.train photo --photographs FOLDER [--share 0.5].
+
+Run it in a clone of its own, since it writes params.yaml, data/ and models/ there. It uses the product's recipe at scale
+`cpu` (about an hour of one core), starts from the weights in relume/products if there are any, goes through the
+stages of the graph, and replaces the weights in relume/products. The run is recorded in reference/runs/.
+Killed, the same command resumes it.
+"""
+
+import argparse
+import datetime
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from relume.files import read_json, sha256_folder, write_json, write_text
+
+PRODUCTS = Path("relume/products")
+RUNS = Path("reference/runs")
+
+
+def main() -> None:
+    """Parses the arguments and trains."""
+    parser = argparse.ArgumentParser(prog="python -m reference.train")
+    parser.add_argument("product", help="name of a recipe of the family `reference`")
+    parser.add_argument("--photographs", required=True, type=Path, help="folder of photographs")
+    parser.add_argument("--share", type=float, default=1.0, help="of the recipe's steps")
+    parser.add_argument("--lr", type=float, default=None, help="peak learning rate instead of the recipe's")
+    arguments = parser.parse_args()
+    train(arguments.product, arguments.photographs, share=arguments.share, lr=arguments.lr)
+
+
+def train(product: str, photographs: Path, *, share: float, lr: float | None) -> None:
+    """Trains a product's base model for a share of its steps and ships the weights.
+
+    Args:
+        product: Name of a recipe of the family `reference`, which has one base model of the same name.
+        photographs: Folder of photographs, which must allow it: see docs/data.md.
+        share: Of the recipe's steps; the learning rate falls to zero within it.
+        lr: Peak learning rate instead of the recipe's.
+    """
+    initial = PRODUCTS / product if (PRODUCTS / product / "model.json").is_file() else None
+    settings = configure(product, share=share, lr=lr, initial=initial)
+    started = datetime.date.today().isoformat()
+    call("-m", "relume.cli", "data", "scan", str(photographs))
+    call("-m", "dvc", "repro", f"pretrain@{product}")
+    trained = Path("models/bases") / product
+    number = len(list(RUNS.glob(f"{product}-*.json"))) + 1
+    history = (trained / "history.csv").read_text()
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    write_text(RUNS / f"{product}-{number:02d}.csv", history)
+    write_json(
+        RUNS / f"{product}-{number:02d}.json",
+        {
+            "command": f"python -m reference.train {product} --photographs PHOTOGRAPHS --share {share:g}"
+            + (f" --lr {lr:g}" if lr else ""),
+            "date": started,
+            "commit": output("git", "rev-parse", "HEAD"),
+            "started_from": sha256_folder(initial) if initial else None,
+            "steps": [phase["steps"] for phase in settings["phases"]],
+            "data_sha256": read_json(trained / "model.json")["provenance"]["data_sha256"],
+            "cpu_minutes": round((usage.ru_utime + usage.ru_stime) / 60, 1),
+            "validation_psnr": float(history.strip().splitlines()[-1].split(",")[-1]),
+        },
+    )
+    target = PRODUCTS / product
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("model.safetensors", "model.json"):
+        shutil.copyfile(trained / name, target / name)
+    print(f"shipped: {target}, run {number}")
+
+
+def configure(product: str, *, share: float, lr: float | None, initial: Path | None) -> dict:
+    """Writes the recipe into params.yaml, with its steps and warm-up shortened, and returns the base's settings."""
+    call("-m", "relume.cli", "recipes", "use", product, "--scale", "cpu")
+    path = Path("params.yaml")
+    params = yaml.safe_load(path.read_text())
+    # Benchmark sets test these models; of the photographs, one scene is enough to follow the training.
+    params["curate"] |= {"validation_fraction": 0.01, "test_fraction": 0.01, "min_validation": 2, "min_test": 1}
+    base = params["pretrain"]["bases"][product]
+    for phase in base["phases"]:
+        phase["steps"] = max(1, round(share * phase["steps"]))
+    base["optimizer"]["warmup"] = round(share * base["optimizer"]["warmup"])
+    if lr:
+        base["optimizer"]["lr"] = lr
+    if initial:
+        base["initial"] = {"artifact": str(initial), "sha256": sha256_folder(initial)}
+    write_text(path, yaml.safe_dump(params, sort_keys=False))
+    return base
+
+
+def call(*arguments: str) -> None:
+    """Runs a Python module and ends with its exit code if it fails."""
+    done = subprocess.run([sys.executable, *arguments])
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def output(*command: str) -> str:
+    """What a command prints."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
