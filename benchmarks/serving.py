@@ -37,6 +37,7 @@ from relume.home import relume_home
 from relume.images import read_image, save_image
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.repository import publish_release
+from relume.serving.restoration import Restoration
 from relume.serving.served_model import read_serving
 from relume.serving.tiling import count_tiles
 from relume.serving.triton_client import TritonRestorer
@@ -114,7 +115,7 @@ def throughput(served: str) -> dict[str, object]:
     image, count = picture(side, side), count_tiles(side, side, tile=serving.tile, halo=serving.halo)
 
     server = start_server(served)
-    ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {"in process": in_process.restore}
+    ways: dict[str, Callable[[np.ndarray], Restoration]] = {"in process": in_process.restore}
     restorers = {
         "grpc + shared memory": TritonRestorer(server.grpc),
         "grpc": TritonRestorer(server.grpc, shared_memory=False),
@@ -184,7 +185,7 @@ def restore_once(way: str, jpeg: str, served: str, whole: bool) -> None:
 
     restorer = OnnxRestorer(served) if way == "in process" else TritonRestorer(way)
     try:
-        restored = restorer.restore(pixels, on_progress=progress)
+        restored = restorer.restore(pixels, on_progress=progress).image
     except Enough:
         restored = pixels[::-1].copy()
     seconds = time.monotonic() - started

@@ -50,6 +50,7 @@ def _through_triton(root: Path) -> dict[str, Any]:
     from relume.evaluation.held_out import noisy_photograph, photographs
     from relume.images import save_image
     from relume.metrics import psnr, to_8_bit
+    from relume.serving.levels import level_for
     from relume.serving.triton_client import TritonRestorer
 
     image_id, clean = max(
@@ -57,15 +58,15 @@ def _through_triton(root: Path) -> dict[str, Any]:
     )
     noisy = to_8_bit(noisy_photograph(clean, image_id, SIGMA, "clipped", seed=0))
     with TritonRestorer(triton.start().grpc, PRODUCT) as restorer:
-        served = restorer.served()
-        restored = restorer.restore(noisy, level=SIGMA if served.levels else None)
+        restoration = restorer.restore(noisy, level=level_for(restorer.served().levels, "sigma", SIGMA))
+    restored = restoration.image
     folder = relume_home() / "reports" / "demo"
     for name, image in {"noisy": noisy, "restored": restored, "clean": clean}.items():
         save_image(folder / f"{name}.png", image)
     height, width = clean.shape[:2]
     return {
         "product": PRODUCT,
-        "release": served.release,
+        "release": restoration.release,
         "size": f"{width} x {height}",
         "noisy": noisy,
         "restored": restored,

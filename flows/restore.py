@@ -1,38 +1,45 @@
-"""Restores one picture file with the model that serves now, in this process or through Triton."""
+"""Restores one image file with the model that serves now, in this process or through Triton."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from flows.release.ledger import Ledger, Release
 from relume.errors import ModelMissingError
 from relume.home import relume_home
 
+if TYPE_CHECKING:
+    from relume.serving.restoration import Restoration
+
 PRODUCT = "denoise"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Restored:
-    """What a restoration came to.
+class RestoredFile:
+    """A file that was restored.
 
     Attributes:
         target: The file that was written.
-        model: The release that restored it, or the folder of a model that was not released yet.
-        width: In pixels.
-        height: In pixels.
-        seconds: From the decoded picture to the restored one.
-        strength: The level that an adjustable model restored it at, in [0, 255]; None for another model.
-        notes: What the user should know, such as a 16-bit picture that became 8-bit.
+        restoration: The image, and the release and the level that it was restored by.
+        seconds: From the decoded image to the restored one.
+        notes: What the user should know, such as a 16-bit image that became 8-bit.
     """
 
     target: Path
-    model: str
-    width: int
-    height: int
+    restoration: "Restoration"
     seconds: float
-    strength: float | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line: file, size, time, release, and the level with its kind."""
+        height, width = self.restoration.image.shape[:2]
+        line = f"{self.target}  {width}x{height}  {self.seconds:.1f} s  by {self.restoration.release}"
+        if self.restoration.levels is None:
+            return line
+        return f"{line} at {self.restoration.levels.kind} {self.restoration.level:g}"
 
 
 def restore_file(
@@ -41,67 +48,55 @@ def restore_file(
     *,
     root: str | Path = ".",
     server: str | None = None,
-    strength: float | None = None,
+    level: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Restored:
-    """Restores a picture file.
+) -> RestoredFile:
+    """Restores an image file.
 
     Args:
-        source: Picture to restore.
+        source: Image to restore.
         target: File to write; its suffix chooses the format. It appears whole or not at all.
         root: The checkout whose model is used before the first release.
         server: Triton's address; in this process with ONNX Runtime when None.
-        strength: Level for an adjustable model, for denoising the sigma of the noise in [0, 255]; the model's default
-            when None.
+        level: For an adjustable model, of its kind, such as the sigma of the noise; the model's default when None.
         on_progress: Called with the tiles done and the tiles in all.
 
     Raises:
-        ImageError: The picture cannot be read, or the format of `target` is unknown.
+        ImageError: The image cannot be read, or the format of `target` is unknown.
         ModelMissingError: There is no model yet.
-        ConfigError: The model takes no strength, or `strength` is none.
+        ConfigError: The model takes no level, or `level` is no level of its kind.
         ServerUnreachableError: The server does not answer.
     """
     import numpy as np
 
     from relume.images import check_suffix, read_image, save_image, to_uint8
-    from relume.serving.levels import choose_level
 
     check_suffix(target)
-    picture = read_image(source)
-    notes = [] if picture.pixels.dtype == np.uint8 else ["16-bit values were rounded to 8 bits, which the model takes"]
-    pixels = to_uint8(picture.pixels)
+    image = read_image(source)
+    notes = [] if image.pixels.dtype == np.uint8 else ["16-bit values were rounded to 8 bits, which the model takes"]
+    pixels = to_uint8(image.pixels)
+    with _restorer(server, Path(root)) as restorer:
+        started = time.perf_counter()
+        restoration: Restoration = restorer.restore(pixels, level=level, on_progress=on_progress)
+        seconds = time.perf_counter() - started
+    if restoration.levels and restoration.level is not None and (note := restoration.levels.note(restoration.level)):
+        notes.append(note)
+    save_image(target, restoration.image, icc_profile=image.icc_profile)
+    return RestoredFile(target=Path(target), restoration=restoration, seconds=seconds, notes=tuple(notes))
+
+
+@contextlib.contextmanager
+def _restorer(server: str | None, root: Path) -> Iterator[Any]:
     if server is None:
         from relume.serving.onnx_restorer import OnnxRestorer
 
-        model, folder = served_model(Path(root))
-        in_process = OnnxRestorer(folder)
-        levels = in_process.serving.levels
-        level = choose_level(strength, levels, model=model)
-        started = time.perf_counter()
-        restored = in_process.restore(pixels, level=level, on_progress=on_progress)
+        release, folder = served_model(root)
+        yield OnnxRestorer(folder, release=release)
     else:
         from relume.serving.triton_client import TritonRestorer
 
-        with TritonRestorer(server, PRODUCT) as triton:
-            served = triton.served()
-            model, levels = served.release, served.levels
-            level = choose_level(strength, levels, model=model)
-            started = time.perf_counter()
-            restored = triton.restore(pixels, level=strength, on_progress=on_progress)
-    seconds = time.perf_counter() - started
-    if levels is not None and level is not None and (note := levels.note(level)):
-        notes.append(note)
-    save_image(target, restored, icc_profile=picture.icc_profile)
-    height, width = restored.shape[:2]
-    return Restored(
-        target=Path(target),
-        model=model,
-        width=width,
-        height=height,
-        seconds=seconds,
-        strength=level,
-        notes=tuple(notes),
-    )
+        with TritonRestorer(server, PRODUCT) as restorer:
+            yield restorer
 
 
 def served_model(root: Path) -> tuple[str, Path]:

@@ -44,31 +44,34 @@ def main() -> None:
 @click.argument("source", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="File to write; its suffix chooses the format.")
 @click.option("--server", help="Restore through Triton, HOST:PORT (gRPC) or http://HOST:PORT.")
-@click.option("--strength", type=float, help="Of an adjustable model: the sigma of the noise to remove, 0 to 255.")
-def restore(source: str, output: str, server: str | None, strength: float | None) -> None:
-    """Restore a picture.
+@click.option("--level", type=float, help="For an adjustable model: the level, such as the sigma of the noise.")
+@click.option("--strength", type=float, hidden=True)
+def restore(source: str, output: str, server: str | None, level: float | None, strength: float | None) -> None:
+    """Restore an image.
 
     \b
     Examples:
       relume restore noisy.jpg -o clean.png
       relume restore noisy.jpg -o clean.png --server 127.0.0.1:8001
-      relume restore noisy.jpg -o clean.png --strength 25
+      relume restore noisy.jpg -o clean.png --level 25
     """
     from flows.restore import restore_file
 
+    if strength is not None:
+        click.echo("note: --strength is now called --level; the next version of relume takes --level alone", err=True)
+        if level is not None:
+            raise click.UsageError("give --level alone")
+        level = strength
     terminal = sys.stderr.isatty()
 
     def progress(done: int, total: int) -> None:
         if terminal:
             click.echo(f"\r{done}/{total} tiles", nl=done == total, err=True)
 
-    result = restore_file(source, output, server=server, strength=strength, on_progress=progress)
+    result = restore_file(source, output, server=server, level=level, on_progress=progress)
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
-    at = (
-        "" if result.strength is None else f" at strength {result.strength:g}{' (default)' if strength is None else ''}"
-    )
-    click.echo(f"{result.target}  {result.width}x{result.height}  {result.seconds:.1f} s  by {result.model}{at}")
+    click.echo(f"{result}{' (default)' if level is None and result.restoration.levels else ''}")
 
 
 @main.group()

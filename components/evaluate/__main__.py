@@ -17,7 +17,7 @@ from relume.files import atomic_file, atomic_folder, write_json
 from relume.images import save_image
 from relume.models.artifact import load_card, load_model
 from relume.params_file import load_section
-from relume.serving.levels import level_kind
+from relume.serving.levels import kind_of
 
 TEST = Path("data/curated/held_out/test")
 PICTURED = ("noisy", "nlm", "final")
@@ -33,7 +33,7 @@ def main() -> None:
     networks = {f"base:{path.name}": load_model(path) for path in sorted(Path("models/bases").glob("[!.]*"))}
     networks |= {"ensemble": load_model("models/ensemble"), "final": load_model("models/final")}
 
-    kind = level_kind(load_card("models/final").trained_for)
+    kind = kind_of(load_card("models/final").trained_for)
     if kind != "sigma":
         print(
             f"evaluate  the final model takes a {kind} and is told a sigma: these figures, of Gaussian noise, tell"

@@ -1,7 +1,6 @@
 """python -m components.export: models/final as a Triton model directory with a parity report."""
 
 from collections.abc import Iterator
-from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, load_model
 from relume.params_file import load_section
 from relume.serving.export import OPSET, Parity, export_onnx, levels_of, measure_parity, parity_report
-from relume.serving.levels import level_kind
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import Serving, write_served_model
 from relume.serving.settings import ExportSettings
@@ -30,11 +28,8 @@ def main() -> None:
     params = load_section("export", ExportSettings)
     torch.set_num_threads(params.threads)
     network = load_model("models/final")
-    card = load_card("models/final")
-    levels = levels_of(network, card)
-    serving = Serving(
-        tile=params.tile, halo=params.halo, opset=OPSET, levels=levels, level=level_kind(card.trained_for)
-    )
+    levels = levels_of(network, load_card("models/final"))
+    serving = Serving(tile=params.tile, halo=params.halo, opset=OPSET, levels=levels)
     pictures = _pictures(params.sizes)
 
     with atomic_folder(OUT) as folder:
@@ -66,11 +61,11 @@ def main() -> None:
 def _parity(network: nn.Module, restorer: OnnxRestorer, pictures: dict[str, np.ndarray]) -> Iterator[Parity]:
     """Each picture by PyTorch and by ONNX Runtime, at the ends of an adjustable model's range and at its default."""
     tile, halo, levels = restorer.serving.tile, restorer.serving.halo, restorer.serving.levels
-    for level in sorted(set(astuple(levels))) if levels else [None]:
+    for level in sorted(set(levels.points)) if levels else [None]:
         in_process = tiled(network if level is None else at_level(network, level), tile=tile, halo=halo, batch=2)
         for name, image in pictures.items():
             title = name if level is None else f"{name} level {level:g}"
-            yield measure_parity(title, in_process(image), restorer.restore(image, level=level), tile=tile)
+            yield measure_parity(title, in_process(image), restorer.restore(image, level=level).image, tile=tile)
 
 
 def _mixed_parity(network: nn.Module, restorer: OnnxRestorer) -> Iterator[Parity]:
@@ -79,9 +74,9 @@ def _mixed_parity(network: nn.Module, restorer: OnnxRestorer) -> Iterator[Parity
     if levels is None:
         return
     image = np.random.default_rng(0).integers(0, 256, (tile, tile, 3), np.uint8)
-    expected = [tiled(at_level(network, level), tile=tile, halo=0, batch=1)(image) for level in astuple(levels)]
+    expected = [tiled(at_level(network, level), tile=tile, halo=0, batch=1)(image) for level in levels.points]
     tiles_NCHW = np.stack([image.transpose(2, 0, 1)] * len(expected))
-    restored = restorer.restore_batch(tiles_NCHW, np.array(astuple(levels), np.float32)).transpose(0, 2, 3, 1)
+    restored = restorer.restore_batch(tiles_NCHW, np.array(levels.points, np.float32)).transpose(0, 2, 3, 1)
     yield measure_parity("three levels in a batch", np.concatenate(expected), np.concatenate(restored), tile=tile)
 
 

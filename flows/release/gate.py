@@ -193,12 +193,13 @@ def _noisy_psnr(photographs: Mapping[str, np.ndarray], sigma: int, settings: Rel
 def _psnr_by_sigma(
     restorer: "OnnxRestorer", photographs: Mapping[str, np.ndarray], settings: ReleaseSettings
 ) -> dict[int, list[float]]:
-    """PSNR of each restored photograph, by sigma, which is the level of an adjustable model."""
+    """PSNR of each restored photograph, by sigma, which is given to a model that takes one."""
     from relume.metrics import psnr
+    from relume.serving.levels import level_for
 
     return {
         sigma: [
-            psnr(restorer.restore(noisy, level=sigma if restorer.serving.levels else None), clean)
+            psnr(restorer.restore(noisy, level=level_for(restorer.serving.levels, "sigma", sigma)).image, clean)
             for noisy, clean in noisy_photographs(photographs, sigma, settings)
         ]
         for sigma in settings.min_gain_over_noisy_db

@@ -6,7 +6,6 @@ line `promoted` an error is undone at once; a crash is undone by whoever looks n
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +183,8 @@ def _prove(
     with TritonRestorer(address, release.model) as served:
         for level in sorted({levels.lowest, levels.highest}) if levels else [None]:
             differences += compare_paths(
-                partial(in_process.restore, level=level),
-                partial(served.restore, level=level),
+                lambda image, level=level: in_process.restore(image, level=level).image,  # type: ignore[misc]
+                lambda image, level=level: served.restore(image, level=level).image,  # type: ignore[misc]
                 pictures if level is None else {f"{name}, level {level:g}": p for name, p in pictures.items()},
                 tile=tile,
                 halo=halo,

@@ -1,9 +1,10 @@
 """The texts of Triton's config.pbtxt for a release and for a product that points to one.
 
-They name no model, so a model is called as its folder is. What depends on the machine (threads, instances) is left to
+They name no model, so a model has the name of its folder. What depends on the machine (threads, instances) is left to
 the server, so that an exported model holds nothing of the place it was made at.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from relume.serving.levels import LevelRange
@@ -67,8 +68,8 @@ def release_config(*, tile: int, halo: int, levels: LevelRange | None = None, ba
 
     Args:
         tile: Side of the served tile in pixels.
-        halo: Pixels around a tile that the client throws away; told to clients in the model's parameters.
-        levels: Those of an adjustable model, told to clients in the same way; None for one without the input `level`.
+        halo: Pixels around a tile that the client throws away; clients read it in the model's parameters.
+        levels: Those of an adjustable model, which clients read there as well; None for one without the input `level`.
         backend: `python` runs 1/model.py (the embedded server has no other backend); `onnxruntime` runs 1/model.onnx
             natively, as in production on the NGC image.
     """
@@ -80,6 +81,23 @@ def release_config(*, tile: int, halo: int, levels: LevelRange | None = None, ba
         + _PARAMETERS.format(tile=tile, halo=halo)
         + (_LEVEL_PARAMETERS.format(**asdict(levels)) if levels else "")
     )
+
+
+def read_parameters(parameters: Mapping[str, str]) -> tuple[int, int, LevelRange | None]:
+    """The tile, the halo and the levels that a release's configuration states.
+
+    Args:
+        parameters: Of the configuration, by name. Releases that name no kind of level were made for sigma.
+
+    Returns:
+        Tile and halo in pixels, and the levels; None for a model that takes no level.
+    """
+    levels = None
+    if "default_level" in parameters:
+        lowest, highest, default = (float(parameters[f"{end}_level"]) for end in ("lowest", "highest", "default"))
+        kind = parameters.get("level_kind", "sigma")
+        levels = LevelRange(kind=kind, lowest=lowest, highest=highest, default=default)
+    return int(parameters["tile"]), int(parameters["halo"]), levels
 
 
 def product_config(*, release: str, tile: int, adjustable: bool = False) -> str:

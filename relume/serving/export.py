@@ -18,7 +18,7 @@ from relume.files import atomic_file
 from relume.metrics import EQUAL, psnr
 from relume.models.artifact import ModelCard
 from relume.models.registry import inputs_of
-from relume.serving.levels import LevelRange
+from relume.serving.levels import LevelRange, kind_of
 
 if TYPE_CHECKING:
     import onnx
@@ -43,7 +43,7 @@ class ServedNetwork(nn.Module):
 
         Args:
             image: uint8 (N, C, T, T).
-            level: float32 (N, 1), sigma in [0, 255], for adjustable networks: a strength for each tile.
+            level: float32 (N, 1), for adjustable networks: a level for each tile.
 
         Returns:
             uint8 (N, C, T, T).
@@ -119,8 +119,8 @@ def _simplify(model: "onnx_ir.Model") -> None:
 def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: int = 3) -> None:
     """Writes the served network as ONNX: input `image`, output `restored`, both UINT8 (batch, C, T, T).
 
-    A network that takes a level has a second input `level`, FP32 (batch, 1), sigma in [0, 255]: one served file is all
-    strengths, and tiles of different strengths share a batch. Only the batch is dynamic. The file holds no source path,
+    A network that takes a level has a second input `level`, FP32 (batch, 1): one served file is all
+    levels, and tiles of different levels share a batch. Only the batch is dynamic. The file holds no source path,
     time or machine: equal weights give equal bytes.
 
     Args:
@@ -145,15 +145,15 @@ def levels_of(network: nn.Module, card: ModelCard) -> LevelRange | None:
 
     Args:
         network: Any network.
-        card: Its `trained_for` may hold `levels`, the lowest and highest level of the training in [0, 255], without
-            which the network's own two training levels count; and `default_level`, by default the middle.
+        card: Its `trained_for` may hold `levels`, the lowest and highest level of the training, without which the
+            network's own two training levels count; `default_level`, by default the middle; and the kind of level.
 
     Returns:
         None for a network that takes no level.
 
     Raises:
         ModelFormatError: Neither says which levels the network was trained for.
-        ConfigError: The card's levels are not in [0, 255] and in their order.
+        ConfigError: The card's levels are not in their order or not within their kind's bounds.
     """
     if "level" not in inputs_of(network):
         return None
@@ -166,7 +166,7 @@ def levels_of(network: nn.Module, card: ModelCard) -> LevelRange | None:
         )
     lowest, highest = trained
     default = card.trained_for.get("default_level", (lowest + highest) / 2)
-    return LevelRange(lowest=lowest, highest=highest, default=default)
+    return LevelRange(kind=kind_of(card.trained_for), lowest=lowest, highest=highest, default=default)
 
 
 def _strip(model: "onnx.ModelProto") -> None:

@@ -1,7 +1,7 @@
-"""The level of an adjustable served model: what it was trained for, and which one a picture is restored at.
+"""The level of an adjustable model: which kind of number it is, what the model was trained for, and how to speak of it.
 
-A level is one number for each picture in the units of the model's card: for denoising the standard deviation of the
-noise on the 8-bit scale, [0, 255]. Users know it as the strength.
+Everything that takes, checks or reports a level asks here; a further kind is one more entry of `KINDS`. This module
+imports neither torch nor numpy.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,31 @@ from typing import Any
 
 from relume.errors import ConfigError, ModelFormatError
 
-LEVEL_KINDS = {"sigma": (0, 255), "quality": (1, 100), "scale": (1, 16)}
-"""What a level can mean, with the lowest and highest value: deviation of the noise, JPEG quality, enlargement."""
+
+@dataclass(frozen=True, kw_only=True)
+class LevelKind:
+    """A kind of level.
+
+    Attributes:
+        lowest: The lowest number that is a level of this kind.
+        highest: The highest.
+        meaning: What the number says, a noun phrase.
+    """
+
+    lowest: float
+    highest: float
+    meaning: str
 
 
-def level_kind(trained_for: Mapping[str, Any]) -> str:
-    """What the level of an adjustable model means, a key of `LEVEL_KINDS`; `sigma` where its card does not say.
+KINDS = {
+    "sigma": LevelKind(lowest=0, highest=255, meaning="the standard deviation of the noise on the 8-bit scale"),
+    "quality": LevelKind(lowest=1, highest=100, meaning="the quality of the JPEG compression"),
+    "scale": LevelKind(lowest=1, highest=16, meaning="the factor by which the image was enlarged"),
+}
+
+
+def kind_of(trained_for: Mapping[str, Any]) -> str:
+    """The kind of an adjustable model's level, a key of `KINDS`; `sigma` where its card does not say.
 
     Args:
         trained_for: Of the model's card.
@@ -24,11 +43,11 @@ def level_kind(trained_for: Mapping[str, Any]) -> str:
         ModelFormatError: The card says something else.
     """
     kind = (trained_for.get("degradation") or {}).get("level") or "sigma"
-    if kind not in tuple(LEVEL_KINDS):
+    if kind not in tuple(KINDS):
         raise ModelFormatError(
-            "Not what a level can mean",
+            "Unknown kind of level",
             where=f"trained_for.degradation.level {kind!r}",
-            next_step=f"write one of {', '.join(LEVEL_KINDS)} into model.json",
+            next_step=f"write one of {', '.join(KINDS)} into model.json",
         )
     return kind
 
@@ -38,41 +57,74 @@ class LevelRange:
     """The levels of an adjustable model.
 
     Attributes:
-        lowest: Lowest level that it was trained for, in [0, 255].
-        highest: Highest level that it was trained for, in [0, 255].
-        default: What a picture is restored at when nobody says; from `lowest` to `highest`.
+        kind: A key of `KINDS`.
+        lowest: Lowest level that it was trained for, within the kind's bounds.
+        highest: Highest level that it was trained for, within the kind's bounds.
+        default: What an image is restored at when nobody says; from `lowest` to `highest`.
 
     Raises:
-        ConfigError: They are not in this order, or outside of [0, 255].
+        ConfigError: The kind is unknown, or the levels are not in this order or not within the kind's bounds.
     """
 
+    kind: str
     lowest: float
     highest: float
     default: float
 
     def __post_init__(self) -> None:
-        if not 0 <= self.lowest <= self.default <= self.highest <= 255:
+        if self.kind not in tuple(KINDS):
+            raise ConfigError(
+                "Unknown kind of level", where=repr(self.kind), next_step=f"name one of {', '.join(KINDS)}"
+            )
+        bounds = KINDS[self.kind]
+        if not bounds.lowest <= self.lowest <= self.default <= self.highest <= bounds.highest:
             raise ConfigError(
                 "Not the levels of an adjustable model",
-                where=f"{self.lowest} to {self.highest}, by default {self.default}",
-                next_step="give 0 <= lowest <= default <= highest <= 255",
+                where=f"{self.kind} {self.lowest} to {self.highest}, by default {self.default}",
+                next_step=f"give {bounds.lowest} <= lowest <= default <= highest <= {bounds.highest}",
             )
+
+    @property
+    def points(self) -> tuple[float, float, float]:
+        """The lowest, the highest and the default level, at which a proof is made."""
+        return self.lowest, self.highest, self.default
+
+    def choose(self, asked: float | None) -> float:
+        """The level that an image is restored at.
+
+        Args:
+            asked: What the user wants, also outside of the trained range; None for the default.
+
+        Raises:
+            ConfigError: `asked` is not within the kind's bounds.
+        """
+        if asked is None:
+            return self.default
+        bounds = KINDS[self.kind]
+        if not bounds.lowest <= asked <= bounds.highest:
+            raise ConfigError(
+                f"Not a level of kind {self.kind}",
+                where=f"{asked:g}",
+                why=f"it is {bounds.meaning}, from {bounds.lowest:g} to {bounds.highest:g}",
+                next_step=f"the model was trained for {self.kind} {self.lowest:g} to {self.highest:g}",
+            )
+        return float(asked)
 
     def note(self, level: float) -> str | None:
         """What the user should know of a level: that the model was not trained for it; else None."""
         if self.lowest <= level <= self.highest:
             return None
         return (
-            f"strength {level:g} is outside of {self.lowest:g} to {self.highest:g}, which the model was trained for;"
-            " the result gets unsure with the distance"
+            f"{self.kind} {level:g} is outside of {self.lowest:g} to {self.highest:g}, which the model was trained for;"
+            " the result becomes less reliable with the distance"
         )
 
 
 def choose_level(asked: float | None, levels: LevelRange | None, *, model: object) -> float | None:
-    """The level that a picture is restored at.
+    """The level that an image is restored at by any model.
 
     Args:
-        asked: What the user wants, in [0, 255]; None for the model's default.
+        asked: What the user wants; None for the model's default.
         levels: Those of the model; None for a model that takes no level.
         model: Its name, for the error.
 
@@ -80,24 +132,32 @@ def choose_level(asked: float | None, levels: LevelRange | None, *, model: objec
         The level; None for a model that takes none.
 
     Raises:
-        ConfigError: The model takes no level, or `asked` is no level.
+        ConfigError: The model takes no level, or `asked` is no level of its kind.
+    """
+    if levels is not None:
+        return levels.choose(asked)
+    if asked is not None:
+        raise ConfigError(
+            "The model takes no level",
+            where=model,
+            why="it is not adjustable: it restores as it was trained",
+            next_step="leave the level out, or release an adjustable model",
+        )
+    return None
+
+
+def level_for(levels: LevelRange | None, kind: str, value: float) -> float | None:
+    """The level at which a model restores a degradation whose true level is known, as in a measurement.
+
+    Args:
+        levels: Those of the model; None for a model that takes no level.
+        kind: Of the degradation's level.
+        value: The degradation's level.
+
+    Returns:
+        The true level where the model takes one of this kind, else the model's default; None for a model that takes
+        none.
     """
     if levels is None:
-        if asked is not None:
-            raise ConfigError(
-                "The model takes no strength",
-                where=model,
-                why="it is not adjustable: it has one strength, that of its training",
-                next_step="leave the strength out, or release an adjustable model",
-            )
         return None
-    if asked is None:
-        return levels.default
-    if not 0 <= asked <= 255:
-        raise ConfigError(
-            "Not a strength",
-            where=f"{asked:g}",
-            why="it is the standard deviation of the noise on the 8-bit scale, from 0 to 255",
-            next_step=f"the model was trained for {levels.lowest:g} to {levels.highest:g}",
-        )
-    return float(asked)
+    return value if levels.kind == kind else levels.default

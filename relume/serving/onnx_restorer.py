@@ -1,4 +1,4 @@
-"""Restores photographs in this process with ONNX Runtime, from the very file that Triton serves."""
+"""Restores images in this process with ONNX Runtime, from the very file that Triton serves."""
 
 import os
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import numpy as np
 
 from relume.errors import ModelFormatError
 from relume.serving.levels import choose_level
+from relume.serving.restoration import Restoration
 from relume.serving.served_model import onnx_path, read_serving
 from relume.serving.tiling import restore_tiled
 
@@ -17,6 +18,7 @@ class OnnxRestorer:
 
     Args:
         folder: A served model, such as `models/exported`.
+        release: Its name in results and messages; the folder when None.
         threads: Threads of one run; by default one for each core this process may use.
         batch: Tiles in one run. On a CPU more are not faster, and memory grows with them.
 
@@ -25,12 +27,12 @@ class OnnxRestorer:
         ModelFormatError: The ONNX file cannot be read, or its tensors are not those of serving.json.
     """
 
-    def __init__(self, folder: str | Path, *, threads: int | None = None, batch: int = 1):
+    def __init__(self, folder: str | Path, *, release: str | None = None, threads: int | None = None, batch: int = 1):
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
         self.serving = read_serving(folder)
-        self.folder, self._batch = Path(folder), batch
+        self.folder, self.release, self._batch = Path(folder), release or str(folder), batch
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.inter_op_num_threads = 1
@@ -70,7 +72,7 @@ class OnnxRestorer:
 
         Args:
             tiles_NCHW: uint8 (N, 3, T, T) RGB.
-            levels: float32 (N,), in [0, 255], for an adjustable model, which needs them; None for others.
+            levels: float32 (N,), of the model's kind, for an adjustable model, which needs them; None for others.
 
         Returns:
             uint8 (N, 3, T, T) RGB.
@@ -84,28 +86,25 @@ class OnnxRestorer:
         *,
         level: float | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> np.ndarray:
-        """Restores a photograph.
+    ) -> Restoration:
+        """Restores an image.
 
         Args:
             image_HWC: uint8 (H, W, 3) RGB of any size.
-            level: In [0, 255], for an adjustable model; its default when None.
+            level: For an adjustable model, of its kind; its default when None.
             on_progress: Called with the tiles done and the tiles in all.
-
-        Returns:
-            uint8 (H, W, 3) RGB.
 
         Raises:
             ImageError: Not an 8-bit RGB image.
-            ConfigError: `level` is no level, or the model takes none.
+            ConfigError: `level` is no level of the model's kind, or the model takes none.
         """
-        chosen = choose_level(level, self.serving.levels, model=self.folder)
+        chosen = choose_level(level, self.serving.levels, model=self.release)
 
         def restore_batch(tiles_NCHW: np.ndarray) -> np.ndarray:
             levels = None if chosen is None else np.full(len(tiles_NCHW), chosen, np.float32)
             return self.restore_batch(tiles_NCHW, levels)
 
-        return restore_tiled(
+        image = restore_tiled(
             image_HWC,
             restore_batch,
             tile=self.serving.tile,
@@ -114,3 +113,4 @@ class OnnxRestorer:
             in_flight=1,
             on_progress=on_progress,
         )
+        return Restoration(image=image, release=self.release, level=chosen, levels=self.serving.levels)

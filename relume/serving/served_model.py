@@ -14,7 +14,7 @@ from pathlib import Path
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.files import read_json, write_json, write_text
 from relume.serving.config_pbtxt import release_config
-from relume.serving.levels import LEVEL_KINDS, LevelRange
+from relume.serving.levels import LevelRange
 from relume.serving.tiling import check_tile
 
 MODEL_FOLDER = Path("triton") / "denoise"
@@ -31,7 +31,6 @@ class Serving:
         channels: Channels of a tile.
         opset: ONNX opset of the model.
         levels: Those of an adjustable model; None for one without the input `level`.
-        level: What they mean, a key of `LEVEL_KINDS`; written for an adjustable model alone.
     """
 
     tile: int
@@ -40,7 +39,6 @@ class Serving:
     channels: int = 3
     opset: int = 20
     levels: LevelRange | None = None
-    level: str = "sigma"
 
 
 def write_served_model(onnx_file: str | Path, folder: str | Path, serving: Serving) -> None:
@@ -62,7 +60,9 @@ def write_served_model(onnx_file: str | Path, folder: str | Path, serving: Servi
     write_text(model / "config.pbtxt", release_config(tile=serving.tile, halo=serving.halo, levels=serving.levels))
     values = asdict(serving)
     if serving.levels is None:
-        del values["levels"], values["level"]
+        del values["levels"]
+    else:
+        values["level"] = values["levels"].pop("kind")
     write_json(Path(folder) / "serving.json", values)
 
 
@@ -86,8 +86,8 @@ def read_serving(folder: str | Path) -> Serving:
             )
     values = read_json(path)
     levels = values.pop("levels", None)
-    level = "sigma" if levels is None else values.pop("level", "sigma")  # models of older exports do not say
-    known = {field.name for field in fields(Serving)} - {"levels", "level"}
+    kind = "sigma" if levels is None else values.pop("level", "sigma")  # models of older exports do not say
+    known = {field.name for field in fields(Serving)} - {"levels"}
     if set(values) != known or not all(isinstance(values[key], int) for key in ("tile", "halo")):
         raise ModelFormatError(
             "Not the description of a served model",
@@ -95,15 +95,8 @@ def read_serving(folder: str | Path) -> Serving:
             why=f"it holds {values}, expected are the keys {sorted(known)}",
             next_step="dvc repro export",
         )
-    if level not in tuple(LEVEL_KINDS):
-        raise ModelFormatError(
-            "Not the levels of a served model",
-            where=path,
-            why=f"level is {level!r}, expected is one of {', '.join(LEVEL_KINDS)}",
-            next_step="dvc repro export",
-        )
     try:
-        return Serving(**values, levels=None if levels is None else LevelRange(**levels), level=level)
+        return Serving(**values, levels=None if levels is None else LevelRange(kind=kind, **levels))
     except (TypeError, ConfigError) as error:
         raise ModelFormatError(
             "Not the levels of a served model", where=path, why=error, next_step="dvc repro export"

@@ -1,16 +1,17 @@
-"""Restores photographs through a Triton server."""
+"""Restores images through a Triton server."""
 
 import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from relume.errors import ModelMissingError, ServerRefusedError, ServerUnreachableError
+from relume.serving.config_pbtxt import read_parameters
 from relume.serving.levels import LevelRange, choose_level
+from relume.serving.restoration import Restoration
 from relume.serving.shared_tiles import SharedTiles, is_this_host
 from relume.serving.tiling import RestoreBatch, restore_tiled
 from relume.serving.triton_transport import QueueFullError, Transport, connect
@@ -104,12 +105,11 @@ class TritonRestorer:
                         next_step="relume release",
                     ) from None
                 previous = release
+        tile, halo, levels = read_parameters(
+            {name: each["string_value"] for name, each in config["parameters"].items()}
+        )
         return ServedRelease(
-            release=release,
-            tile=_parameter(config, "tile"),
-            halo=_parameter(config, "halo"),
-            max_batch=int(config["max_batch_size"]),
-            levels=_levels(config),
+            release=release, tile=tile, halo=halo, max_batch=int(config["max_batch_size"]), levels=levels
         )
 
     def restore(
@@ -118,20 +118,17 @@ class TritonRestorer:
         *,
         level: float | None = None,
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> np.ndarray:
-        """Restores a photograph; the whole of it by one release, also while the product is switched to another.
+    ) -> Restoration:
+        """Restores an image; the whole of it by one release, also while the product is switched to another.
 
         Args:
             image_HWC: uint8 (H, W, 3) RGB of any size.
-            level: In [0, 255], for an adjustable model; its default when None.
+            level: For an adjustable model, of its kind; its default when None.
             on_progress: Called with the tiles done and the tiles in all.
-
-        Returns:
-            uint8 (H, W, 3) RGB.
 
         Raises:
             ImageError: Not an 8-bit RGB image.
-            ConfigError: `level` is no level, or the served model takes none.
+            ConfigError: `level` is no level of the served model's kind, or the model takes none.
             ServerUnreachableError: The server does not answer, or not in time.
             ServerRefusedError: The server answered with an error.
             ModelMissingError: The server has no such product.
@@ -143,7 +140,7 @@ class TritonRestorer:
             error = None
             try:
                 with self._backend(served, batch, chosen) as restore_batch:
-                    restored_HWC = restore_tiled(
+                    image = restore_tiled(
                         image_HWC,
                         restore_batch,
                         tile=served.tile,
@@ -158,15 +155,20 @@ class TritonRestorer:
             if served == before:
                 if error:
                     raise error
-                return restored_HWC
-            _log.info("%s was switched from %s to %s: once more", self.product, before.release, served.release)
+                return Restoration(image=image, release=served.release, level=chosen, levels=served.levels)
+            _log.info(
+                "%s was switched from %s to %s; the image is restored again",
+                self.product,
+                before.release,
+                served.release,
+            )
 
     def restore_batch(self, tiles_NCHW: np.ndarray, level: float | None = None) -> np.ndarray:
         """Restores tiles of the served size, uint8 (N, 3, T, T), in one request through the connection.
 
         Args:
             tiles_NCHW: The tiles.
-            level: In [0, 255], for an adjustable model, which needs it; None for others.
+            level: For an adjustable model, which needs it; None for others.
 
         Raises:
             ServerUnreachableError: The server does not answer, or not in time.
@@ -176,7 +178,7 @@ class TritonRestorer:
 
     @contextlib.contextmanager
     def _backend(self, served: ServedRelease, batch: int, level: float | None) -> Iterator[RestoreBatch]:
-        """The way to restore a batch: through shared memory registered for this photograph, or the connection."""
+        """The way to restore a batch: through shared memory registered for this image, or the connection."""
         tiles = self._share(self._in_flight, batch * 3 * served.tile**2) if self._shared_memory else None
         if tiles is None:
             yield lambda tiles_NCHW: self.restore_batch(tiles_NCHW, level)
@@ -239,14 +241,3 @@ class TritonRestorer:
                     raise
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
-
-
-def _parameter(config: dict[str, Any], name: str) -> int:
-    return int(config["parameters"][name]["string_value"])
-
-
-def _levels(config: dict[str, Any]) -> LevelRange | None:
-    if "default_level" not in config["parameters"]:
-        return None
-    names = [field.name for field in fields(LevelRange)]
-    return LevelRange(**{name: float(config["parameters"][f"{name}_level"]["string_value"]) for name in names})

@@ -51,8 +51,7 @@ def test_an_adjustable_network(tmp_path):
     result = export(tmp_path, levels=[10, 70], default_level=25, degradation={"level": "quality"})
     assert result.returncode == 0, result.stdout + result.stderr
     exported = tmp_path / "models" / "exported"
-    assert read_serving(exported).levels == LevelRange(lowest=10, highest=70, default=25)
-    assert read_serving(exported).level == "quality"
+    assert read_serving(exported).levels == LevelRange(kind="quality", lowest=10, highest=70, default=25)
     *rows, mixed = [row["picture"] for row in read_json(exported / "parity.json")["pictures"]]
     assert len(rows) == 3 * 4
     assert {row.rpartition(" level ")[2] for row in rows} == {"10", "25", "70"}

@@ -140,7 +140,9 @@ def test_retraining_from_new_photographs_to_the_served_product(root, tmp_path):
 
     picture = np.random.default_rng(1).integers(0, 256, (80, 90, 3), np.uint8)
     with TritonRestorer(triton.start().grpc) as restorer:
-        assert np.array_equal(restorer.restore(picture), OnnxRestorer(root / "package" / "serving").restore(picture))
+        assert np.array_equal(
+            restorer.restore(picture).image, OnnxRestorer(root / "package" / "serving").restore(picture).image
+        )
 
     # The registered lineage is of the new state: its commit holds the dvc.lock that names this package.
     registry = Registry()

@@ -107,12 +107,12 @@ def release(root: Path, **options) -> Outcome:
 def served(picture: np.ndarray, name: str = "denoise") -> np.ndarray:
     """The picture restored by what the server has under a name."""
     with TritonRestorer(triton.start().grpc, name) as restorer:
-        return restorer.restore(picture)
+        return restorer.restore(picture).image
 
 
 def expected(root: Path, picture: np.ndarray) -> np.ndarray:
     """The picture restored in process by the checkout's package."""
-    return OnnxRestorer(root / "package" / "serving").restore(picture)
+    return OnnxRestorer(root / "package" / "serving").restore(picture).image
 
 
 def moved(home: Path) -> dict:
@@ -155,15 +155,17 @@ def test_an_adjustable_release(home, root, picture):
     """One follows a release without level and is followed by one: at each time the product takes what it should, and
     the served path of the adjustable one is proved at both ends of its range."""
     release(root, blur=BLURS[0])
-    outcome = release(root, blur=BLURS[1], levels=LevelRange(lowest=0, highest=55, default=20))
+    outcome = release(root, blur=BLURS[1], levels=LevelRange(kind="sigma", lowest=0, highest=55, default=20))
     assert {row["picture"].rpartition(", ")[2] for row in outcome.parity} == {"level 0", "level 55"}
     in_process = OnnxRestorer(root / "package" / "serving")
     with TritonRestorer(triton.start().grpc) as restorer:
         for level in (None, 0, 25):
-            assert np.array_equal(restorer.restore(picture, level=level), in_process.restore(picture, level=level))
-        assert np.array_equal(restorer.restore(picture, level=0), picture)
+            assert np.array_equal(
+                restorer.restore(picture, level=level).image, in_process.restore(picture, level=level).image
+            )
+        assert np.array_equal(restorer.restore(picture, level=0).image, picture)
         release(root, blur=BLURS[2])
-        assert np.array_equal(restorer.restore(picture), expected(root, picture))
+        assert np.array_equal(restorer.restore(picture).image, expected(root, picture))
 
 
 def test_releasing_the_same_package_again_moves_nothing(home, root):
@@ -186,7 +188,7 @@ def test_a_release_under_load_fails_no_request(home, root, picture):
         with TritonRestorer(triton.start().grpc) as restorer:
             while not end.is_set():
                 try:
-                    seen.append(restorer.restore(picture))
+                    seen.append(restorer.restore(picture).image)
                 except Exception as error:
                     errors.append(error)
 

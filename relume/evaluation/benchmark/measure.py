@@ -12,7 +12,7 @@ from relume.errors import ConfigError
 from relume.evaluation.benchmark.protocols import Protocol, make_input
 from relume.evaluation.benchmark.sets import PictureSet
 from relume.evaluation.benchmark.systems import System
-from relume.serving.levels import LEVEL_KINDS
+from relume.serving.levels import KINDS
 
 INPUT = "input"
 
@@ -84,13 +84,13 @@ class Asking:
         if not system.level:
             return "none"
         if self.levels:
-            lowest, highest = LEVEL_KINDS[system.level]
+            bounds = KINDS[system.level]
             for asked in self.levels:
-                if not lowest <= asked <= highest:
+                if not bounds.lowest <= asked <= bounds.highest:
                     raise ConfigError(
                         "Not a level of the system",
                         where=f"{system.name} asked for {system.level} {asked:g}",
-                        next_step=f"ask for {lowest} to {highest}",
+                        next_step=f"ask for {bounds.lowest:g} to {bounds.highest:g}",
                     )
             return "asked"
         if self.estimate and system.level == "sigma":

@@ -17,7 +17,7 @@ from relume.models.artifact import ModelCard, load_card, load_model
 from relume.models.registry import inputs_of
 from relume.models.table import channels_of
 from relume.serving.export import levels_of
-from relume.serving.levels import LevelRange, level_kind
+from relume.serving.levels import LevelRange, kind_of
 from relume.serving.tiling import check_tile
 
 
@@ -128,7 +128,7 @@ def _artifact(folder: Path, name: str, *, tile: int | None, halo: int, self_ense
         name=name,
         run=run,
         channels=(channels_of(card.arguments),),
-        level=level_kind(card.trained_for) if adjustable else "",
+        level=kind_of(card.trained_for) if adjustable else "",
         trained=_levels_or_none(network, card) if adjustable else None,
     )
 
@@ -147,9 +147,9 @@ def _served(folder: Path, name: str) -> System:
     levels = restorer.serving.levels
 
     def run(picture: np.ndarray, level: float | None) -> np.ndarray:
-        return restorer.restore(to_8_bit(picture), level=level).astype(np.float32) / np.float32(255)
+        return restorer.restore(to_8_bit(picture), level=level).image.astype(np.float32) / np.float32(255)
 
-    return System(name=name, run=run, level=restorer.serving.level if levels else "", trained=levels)
+    return System(name=name, run=run, level=levels.kind if levels else "", trained=levels)
 
 
 def baseline(name: str) -> System:

@@ -71,7 +71,7 @@ def test_the_gain_is_that_of_an_independent_computation(tmp_path, photographs):
 
 def test_an_adjustable_candidate_is_told_the_sigma_of_the_noise(tmp_path, photographs):
     """One that blurs only when it is told to gains what the plain blur gains, and the checks say that it was told."""
-    adjustable = make_package(tmp_path / "told", levels=LevelRange(lowest=0, highest=55, default=0))
+    adjustable = make_package(tmp_path / "told", levels=LevelRange(kind="sigma", lowest=0, highest=55, default=0))
     plain = make_package(tmp_path / "plain")
     told = measure(adjustable, None, settings(), photographs)
     blind = measure(plain, None, settings(), photographs)

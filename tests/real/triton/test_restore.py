@@ -31,8 +31,8 @@ def test_equal_bytes(server, served, protocol, shared_memory, size):
     """gRPC and HTTP, with and without shared memory, give exactly what ONNX Runtime gives in process."""
     image = photograph(*size)
     with TritonRestorer(getattr(server, protocol), shared_memory=shared_memory) as restorer:
-        restored = restorer.restore(image)
-    np.testing.assert_array_equal(restored, OnnxRestorer(served["blur"], threads=1).restore(image))
+        restored = restorer.restore(image).image
+    np.testing.assert_array_equal(restored, OnnxRestorer(served["blur"], threads=1).restore(image).image)
     assert not client_regions()
 
 
@@ -43,14 +43,14 @@ def test_many_clients(server, control, served):
 
     def restore(image):
         with TritonRestorer(server.grpc, batch=2) as restorer:
-            return restorer.restore(image)
+            return restorer.restore(image).image
 
     with ThreadPoolExecutor(6) as pool:
         restored = list(pool.map(restore, images))
     assert not control._client.get_system_shared_memory_status().regions
     in_process = OnnxRestorer(served["blur"], threads=1)
     for image, result in zip(images, restored, strict=True):
-        np.testing.assert_array_equal(result, in_process.restore(image))
+        np.testing.assert_array_equal(result, in_process.restore(image).image)
 
 
 def test_a_release_by_its_own_name(server, control, served):
@@ -58,8 +58,8 @@ def test_a_release_by_its_own_name(server, control, served):
     control.load_release("denoise-sharpen")
     image = photograph(50, 70)
     with TritonRestorer(server.grpc, product="denoise-sharpen") as restorer:
-        restored = restorer.restore(image)
-    np.testing.assert_array_equal(restored, OnnxRestorer(served["sharpen"], threads=1).restore(image))
+        restored = restorer.restore(image).image
+    np.testing.assert_array_equal(restored, OnnxRestorer(served["sharpen"], threads=1).restore(image).image)
 
 
 def test_unknown_product(server):
@@ -74,8 +74,8 @@ def test_refused_shared_memory(server, served, monkeypatch, caplog):
     monkeypatch.setattr(GrpcTransport, "register", lambda self, name, key, size: register(self, name, "/nowhere", size))
     image = photograph(80, 80)
     with caplog.at_level(logging.WARNING), TritonRestorer(server.grpc) as restorer:
-        restored = restorer.restore(image)
-    np.testing.assert_array_equal(restored, OnnxRestorer(served["blur"], threads=1).restore(image))
+        restored = restorer.restore(image).image
+    np.testing.assert_array_equal(restored, OnnxRestorer(served["blur"], threads=1).restore(image).image)
     assert "No shared memory" in caplog.text
     assert not client_regions()
 
@@ -89,8 +89,8 @@ def test_no_room_for_shared_memory(server, served, monkeypatch, caplog):
     monkeypatch.setattr(os, "posix_fallocate", full)
     image = photograph(80, 80)
     with caplog.at_level(logging.WARNING), TritonRestorer(server.grpc) as restorer:
-        restored = restorer.restore(image)
-    np.testing.assert_array_equal(restored, OnnxRestorer(served["blur"], threads=1).restore(image))
+        restored = restorer.restore(image).image
+    np.testing.assert_array_equal(restored, OnnxRestorer(served["blur"], threads=1).restore(image).image)
     assert "No space left on device" in caplog.text
     assert not client_regions()
 

@@ -24,7 +24,7 @@ IMAGE = np.random.default_rng(9).integers(0, 256, (80, 70, 3), np.uint8)
 
 def restores(server):
     with TritonRestorer(server.grpc) as restorer:
-        return np.array_equal(restorer.restore(IMAGE), convolve(IMAGE, BLUR))
+        return np.array_equal(restorer.restore(IMAGE).image, convolve(IMAGE, BLUR))
 
 
 def regions():

@@ -30,7 +30,7 @@ class Load:
         try:
             with TritonRestorer(url, batch=2) as restorer:
                 while not self._end.is_set():
-                    restored = restorer.restore(IMAGE)
+                    restored = restorer.restore(IMAGE).image
                     matching = [name for name, expected in EXPECTED.items() if np.array_equal(restored, expected)]
                     self.seen.append(matching[0] if matching else "a mixture")
         except Exception as error:
@@ -155,12 +155,12 @@ def test_failed_switch_is_taken_back(server, control, monkeypatch):
 def test_release_with_another_tile(server, control, tmp_path):
     """A product can be switched to a release with another tile; a client that was there before follows."""
     with TritonRestorer(server.grpc) as restorer:
-        np.testing.assert_array_equal(restorer.restore(IMAGE), EXPECTED["blur"])
+        np.testing.assert_array_equal(restorer.restore(IMAGE).image, EXPECTED["blur"])
         models.publish_release(
             write_tiny_model(tmp_path / "large", tile=48, halo=3, kernel=SHARPEN), server.repository, "denoise-large"
         )
         control.load_release("denoise-large")
         control.switch_product(server.repository, "denoise", "denoise-large")
-        np.testing.assert_array_equal(restorer.restore(IMAGE), EXPECTED["sharpen"])
+        np.testing.assert_array_equal(restorer.restore(IMAGE).image, EXPECTED["sharpen"])
         assert restorer.served().tile == 48
     control.switch_product(server.repository, "denoise", "denoise-blur")

@@ -18,7 +18,7 @@ from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import Serving, onnx_path, write_served_model
 
 TILE = 32
-LEVELS = LevelRange(lowest=15, highest=75, default=45)
+LEVELS = LevelRange(kind="sigma", lowest=15, highest=75, default=45)
 
 
 @pytest.fixture(scope="module")

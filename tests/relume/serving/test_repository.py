@@ -89,7 +89,7 @@ def test_product_points_to_a_release(repository):
 
 def test_product_of_an_adjustable_release(repository, tmp_path):
     """A product asks for a level while its release does."""
-    levels = LevelRange(lowest=0, highest=50, default=25)
+    levels = LevelRange(kind="sigma", lowest=0, highest=50, default=25)
     publish_release(write_tiny_model(tmp_path / "adjustable", levels=levels), repository, "denoise-3")
     for release, inputs in [("denoise-3", ["image", "level"]), ("denoise-1", ["image"])]:
         write_product(repository, "denoise", release)

@@ -15,7 +15,7 @@ from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import MODEL_FOLDER, Serving, onnx_path, read_serving, write_served_model
 from tests.tiny_onnx import BLUR, convolve, write_onnx, write_tiny_model
 
-LEVELS = LevelRange(lowest=15, highest=75, default=37.25)
+LEVELS = LevelRange(kind="sigma", lowest=15, highest=75, default=37.25)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def adjustable(tmp_path_factory):
 def test_restores_in_process(served, size):
     """The model in process gives what the same convolution in numpy gives; away from reflected borders, exactly."""
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
-    restored = OnnxRestorer(served, threads=1).restore(image)
+    restored = OnnxRestorer(served, threads=1).restore(image).image
     valid = tuple(slice(0, side if side >= 32 else side - 1) for side in size)
     np.testing.assert_array_equal(restored[valid], convolve(image, BLUR)[valid])
 
@@ -103,7 +103,7 @@ def test_product_config_points_to_the_release():
 def test_restores_at_a_level(adjustable, asked, level):
     """An adjustable model takes the level that is asked for, also outside of its range, and else its default."""
     image = np.random.default_rng(2).integers(0, 256, (40, 50, 3), np.uint8)
-    restored = OnnxRestorer(adjustable, threads=1).restore(image, level=asked)
+    restored = OnnxRestorer(adjustable, threads=1).restore(image, level=asked).image
     np.testing.assert_array_equal(restored, convolve(image, BLUR, level))
 
 
@@ -118,7 +118,7 @@ def test_levels_of_a_batch_stay_apart(adjustable):
 
 def test_level_for_a_model_without_one(served):
     """A model that takes no level refuses one by name, before it restores anything."""
-    with pytest.raises(ConfigError, match="takes no strength") as caught:
+    with pytest.raises(ConfigError, match="takes no level") as caught:
         OnnxRestorer(served).restore(np.zeros((9, 9, 3), np.uint8), level=25)
     assert str(served) in str(caught.value)
 
@@ -151,12 +151,13 @@ def test_a_level_that_is_only_said_or_only_held(tmp_path, said):
 @pytest.mark.parametrize("kind", ["sigma", "quality", "scale"])
 def test_what_the_levels_mean_is_kept(adjustable, tmp_path, kind):
     """Read back as it was written; an older serving.json, which does not say, means sigma."""
-    write_served_model(onnx_path(adjustable), tmp_path, replace(read_serving(adjustable), level=kind))
-    assert read_serving(tmp_path).level == kind
+    levels = LevelRange(kind=kind, lowest=4, highest=8, default=6)
+    write_served_model(onnx_path(adjustable), tmp_path, replace(read_serving(adjustable), levels=levels))
+    assert read_serving(tmp_path) == Serving(tile=32, halo=2, levels=levels)
     values = read_json(tmp_path / "serving.json")
     assert values.pop("level") == kind
     write_json(tmp_path / "serving.json", values)
-    assert read_serving(tmp_path) == Serving(tile=32, halo=2, levels=LEVELS, level="sigma")
+    assert read_serving(tmp_path).levels == replace(levels, kind="sigma")
 
 
 def test_unknown_meaning_of_levels(adjustable, tmp_path):

@@ -72,8 +72,9 @@ def server(monkeypatch):
 def test_switch_within_a_photograph(server, next_tile):
     """A photograph during which the product is switched comes whole from the new release, also with another tile."""
     server.switch_after, server.next_tile = 2, next_tile
-    restored = TritonRestorer("any:1", batch=1).restore(IMAGE)
-    np.testing.assert_array_equal(restored, IMAGE // 4)
+    restoration = TritonRestorer("any:1", batch=1).restore(IMAGE)
+    np.testing.assert_array_equal(restoration.image, IMAGE // 4)
+    assert restoration.release == "denoise-2"
 
 
 def test_refusal_of_an_unchanged_release(server):
@@ -87,27 +88,33 @@ def test_refusal_of_an_unchanged_release(server):
 def test_level(server, asked, level):
     """Every tile is sent with the level that is asked for, and else with the default that the server tells."""
     server.adjustable = {"denoise-1"}
-    assert (TritonRestorer("any:1").restore(IMAGE, level=asked) == level).all()
+    restoration = TritonRestorer("any:1").restore(IMAGE, level=asked)
+    assert (restoration.image == level).all()
+    assert (restoration.release, restoration.level) == ("denoise-1", level)
 
 
 def test_switch_to_an_adjustable_release(server):
     """A photograph during which the product becomes adjustable comes whole from the new release, at its default."""
     server.switch_after, server.adjustable = 2, {"denoise-2"}
-    assert (TritonRestorer("any:1", batch=1).restore(IMAGE) == 12).all()
+    restoration = TritonRestorer("any:1", batch=1).restore(IMAGE)
+    assert (restoration.image == 12).all()
+    assert (restoration.release, restoration.level, restoration.levels.default) == ("denoise-2", 12, 12)
 
 
 def test_switch_from_an_adjustable_release(server):
     """Without a level the new release takes over; a level that was asked for is refused by name and never ignored."""
     server.switch_after, server.adjustable = 2, {"denoise-1"}
-    np.testing.assert_array_equal(TritonRestorer("any:1", batch=1).restore(IMAGE), IMAGE // 4)
+    restoration = TritonRestorer("any:1", batch=1).restore(IMAGE)
+    np.testing.assert_array_equal(restoration.image, IMAGE // 4)
+    assert (restoration.release, restoration.level, restoration.levels) == ("denoise-2", None, None)
     server.release, server.requests = "denoise-1", 0
-    with pytest.raises(ConfigError, match="takes no strength: denoise-2"):
+    with pytest.raises(ConfigError, match="takes no level: denoise-2"):
         TritonRestorer("any:1", batch=1).restore(IMAGE, level=25)
 
 
 def test_level_for_a_model_without_one(server):
     """It is refused before anything is sent."""
-    with pytest.raises(ConfigError, match="takes no strength: denoise-1"):
+    with pytest.raises(ConfigError, match="takes no level: denoise-1"):
         TritonRestorer("any:1").restore(IMAGE, level=25)
     assert server.requests == 0
 
@@ -115,7 +122,7 @@ def test_level_for_a_model_without_one(server):
 def test_full_queue_is_waited_out(server):
     """A request refused because the queue is full is sent again."""
     server.refusals = [QueueFullError("refused", why="exceeds maximum queue size") for _ in range(2)]
-    np.testing.assert_array_equal(TritonRestorer("any:1").restore(IMAGE), IMAGE // 2)
+    np.testing.assert_array_equal(TritonRestorer("any:1").restore(IMAGE).image, IMAGE // 2)
 
 
 def test_full_queue_within_the_time_limit(server):

@@ -100,7 +100,7 @@ def test_asked_levels_are_of_the_systems_kind(own_pictures, tmp_path, kind, aske
 
 def test_what_fits_is_left_alone(own_pictures):
     """Told by the protocol, by the question, by an estimate or by the model's default."""
-    trained = replace(LEVELLED, trained=LevelRange(lowest=0, highest=50, default=25))
+    trained = replace(LEVELLED, trained=LevelRange(kind="sigma", lowest=0, highest=50, default=25))
     for protocol, system, asking in [
         ("awgn", LEVELLED, Asking()),
         ("jpeg", LEVELLED, Asking(levels=(0, 255))),

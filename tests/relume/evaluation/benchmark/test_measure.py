@@ -20,7 +20,7 @@ ADJUSTABLE = System(
     name="adjustable",
     run=lambda picture, level: picture,
     level="sigma",
-    trained=LevelRange(lowest=10, highest=50, default=30),
+    trained=LevelRange(kind="sigma", lowest=10, highest=50, default=30),
 )
 
 

@@ -1,7 +1,5 @@
 """Systems behind one call: each gives what its parts give when they are run by hand."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -17,7 +15,6 @@ from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, save_model
 from relume.models.fusion.edges import fuse_edges
 from relume.serving.levels import LevelRange
-from relume.serving.served_model import onnx_path, read_serving, write_served_model
 from tests.tiny_onnx import BLUR, convolve, write_tiny_model
 
 PICTURE = np.random.default_rng(6).normal(0.5, 0.3, (36, 44, 3)).astype(np.float32)
@@ -53,7 +50,7 @@ def test_an_adjustable_artifact_is_told_its_level(tmp_path, save_network):
     trained_for = {"levels": [10, 40], "degradation": {"level": "quality"}}
     network = save_network(tmp_path / "model", "ffdnet", trained_for=trained_for, width=8, layers=3)
     system = load_system(tmp_path / "model")
-    assert (system.level, system.trained) == ("quality", LevelRange(lowest=10, highest=40, default=25))
+    assert (system.level, system.trained) == ("quality", LevelRange(kind="quality", lowest=10, highest=40, default=25))
     np.testing.assert_allclose(system.restore(PICTURE, 30.0), by_hand(network, torch.tensor([30.0])), atol=1e-5)
 
 
@@ -72,7 +69,7 @@ def test_blind_restoration_is_that_of_the_library(tmp_path, save_network):
 
 def test_a_served_model_runs_as_served(tmp_path):
     """By itself or inside a package, at a level where it has them; it rounds its input to 8 bits."""
-    write_tiny_model(tmp_path / "serving", levels=LevelRange(lowest=0, highest=50, default=10))
+    write_tiny_model(tmp_path / "serving", levels=LevelRange(kind="sigma", lowest=0, highest=50, default=10))
     for folder in (tmp_path, tmp_path / "serving"):
         system = load_system(folder)
         expected = convolve(to_8_bit(PICTURE), BLUR, 20)
@@ -84,10 +81,8 @@ def test_a_served_model_runs_as_served(tmp_path):
 @pytest.mark.parametrize("kind", ["sigma", "quality"])
 def test_a_served_model_is_told_levels_of_its_kind(tmp_path, kind):
     """One of JPEG quality is told the quality under `jpeg`, and its default under noise; one of sigma the reverse."""
-    levels = LevelRange(lowest=10, highest=50, default=30)
-    write_tiny_model(tmp_path, levels=levels)
-    write_served_model(onnx_path(tmp_path), tmp_path / "kind", replace(read_serving(tmp_path), level=kind))
-    system = load_system(tmp_path / "kind")
+    write_tiny_model(tmp_path, levels=LevelRange(kind=kind, lowest=10, highest=50, default=30))
+    system = load_system(tmp_path)
     told = [Asking().of(system, PROTOCOLS[name], 15.0, PICTURE) for name in ("jpeg", "awgn")]
     assert told == ([[15], [30]] if kind == "quality" else [[30], [15]])
 

@@ -19,7 +19,7 @@ from relume.serving.served_model import Serving, write_served_model
 from relume.serving.triton_client import TritonRestorer
 from tests.tiny_onnx import BLUR, convolve, write_tiny_model
 
-LEVELS = LevelRange(lowest=15, highest=75, default=37.25)
+LEVELS = LevelRange(kind="sigma", lowest=15, highest=75, default=37.25)
 PRODUCT = "adjustable"
 
 
@@ -49,9 +49,9 @@ def test_equal_bytes_at_each_level(server, adjustable, protocol, shared_memory):
     """On every way a level, also one out of the range, and the default give what ONNX Runtime gives in process."""
     image = photograph(70, 90)
     with TritonRestorer(getattr(server, protocol), PRODUCT, shared_memory=shared_memory) as restorer:
-        restored = {level: restorer.restore(image, level=level) for level in (None, 15, 60.5, 120)}
+        restored = {level: restorer.restore(image, level=level).image for level in (None, 15, 60.5, 120)}
     for level, result in restored.items():
-        np.testing.assert_array_equal(result, adjustable.restore(image, level=level))
+        np.testing.assert_array_equal(result, adjustable.restore(image, level=level).image)
     np.testing.assert_array_equal(restored[15], convolve(image, BLUR, 15))
     np.testing.assert_array_equal(restored[None], convolve(image, BLUR, 37.25))
 
@@ -71,19 +71,19 @@ def test_many_clients_with_levels_of_their_own(server, adjustable):
 
     def restore(image, level):
         with TritonRestorer(server.grpc, PRODUCT, batch=2) as restorer:
-            return restorer.restore(image, level=level)
+            return restorer.restore(image, level=level).image
 
     with ThreadPoolExecutor(6) as pool:
         restored = list(pool.map(restore, images, levels))
     for image, level, result in zip(images, levels, restored, strict=True):
-        np.testing.assert_array_equal(result, adjustable.restore(image, level=level))
+        np.testing.assert_array_equal(result, adjustable.restore(image, level=level).image)
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_a_model_without_level(server, protocol):
     """The client refuses a level for it by the release's name, and so does the server, past the client."""
     with TritonRestorer(getattr(server, protocol)) as restorer:
-        with pytest.raises(ConfigError, match="takes no strength: denoise-blur"):
+        with pytest.raises(ConfigError, match="takes no level: denoise-blur"):
             restorer.restore(photograph(20, 20), level=25)
         with pytest.raises(ServerRefusedError, match="expected 1 inputs but got 2"):
             restorer.restore_batch(np.zeros((1, 3, 32, 32), np.uint8), 25)
@@ -91,17 +91,17 @@ def test_a_model_without_level(server, protocol):
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_the_command(server, control, adjustable, tmp_path, protocol):
-    """`relume restore --server --strength` writes what the product gives at it, and is refused by one without level."""
+    """`relume restore --server --level` writes what the product gives at it, and is refused by one without level."""
     image, files = photograph(40, 50), [str(tmp_path / "noisy.png"), "-o", str(tmp_path / "clean.png")]
     save_image(files[0], image)
     command = ["restore", *files, "--server", f"{protocol}://{getattr(server, protocol).rpartition('/')[2]}"]
-    refused = CliRunner().invoke(main, [*command, "--strength", "20"])
+    refused = CliRunner().invoke(main, [*command, "--level", "20"])
     assert refused.exit_code == 2
-    assert "takes no strength: denoise-blur" in refused.stderr
+    assert "takes no level: denoise-blur" in refused.stderr
     control.switch_product(server.repository, "denoise", f"{PRODUCT}-1")
-    for options, level, words in [([], 37.25, "37.25 (default)"), (["--strength", "20"], 20, "20")]:
+    for options, level, words in [([], 37.25, "37.25 (default)"), (["--level", "20"], 20, "20")]:
         result = CliRunner().invoke(main, [*command, *options])
-        assert result.stdout.endswith(f"by {PRODUCT}-1 at strength {words}\n"), result.output
+        assert result.stdout.endswith(f"by {PRODUCT}-1 at sigma {words}\n"), result.output
         np.testing.assert_array_equal(read_image(files[2]).pixels, convolve(image, BLUR, level))
 
 
@@ -126,7 +126,7 @@ def test_a_network_that_loops_over_its_batch(server, control, tmp_path):
     serve(server, control, tmp_path / "served", "interpolated-1", "interpolated")
     in_process, image = OnnxRestorer(tmp_path / "served", threads=1), photograph(50, 40)
     with TritonRestorer(server.grpc, "interpolated") as restorer:
-        weak, strong = (restorer.restore(image, level=level) for level in (20, 70))
-    np.testing.assert_array_equal(weak, in_process.restore(image, level=20))
-    np.testing.assert_array_equal(strong, in_process.restore(image, level=70))
+        weak, strong = (restorer.restore(image, level=level).image for level in (20, 70))
+    np.testing.assert_array_equal(weak, in_process.restore(image, level=20).image)
+    np.testing.assert_array_equal(strong, in_process.restore(image, level=70).image)
     assert np.abs(weak.astype(int) - strong).max() > 1
