@@ -1,9 +1,9 @@
 """Trains a shipped model further: python -m reference.train photo --photographs FOLDER [--share 0.5].
 
-Run it in a clone of its own, since it writes params.yaml, data/ and models/ there. It uses the product's recipe at scale
-`cpu` (about an hour of one core), starts from the weights in relume/products if there are any, goes through the
-stages of the graph, and replaces the weights in relume/products. The run is recorded in reference/runs/.
-Killed, the same command resumes it.
+Run it in a clone of its own, since it writes params.yaml, data/ and models/ there. It uses the product's recipe at
+scale `cpu` (about an hour of one core), starts from the weights in relume/products if there are any, goes through the
+stages of the graph, and replaces the weights in relume/products. The run is recorded in reference/runs/. After a kill
+the same command resumes it.
 """
 
 import argparse
@@ -45,8 +45,8 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None) ->
     initial = PRODUCTS / product if (PRODUCTS / product / "model.json").is_file() else None
     settings = configure(product, share=share, lr=lr, initial=initial)
     started = datetime.date.today().isoformat()
-    call("-m", "relume.cli", "data", "scan", str(photographs))
-    call("-m", "dvc", "repro", f"pretrain@{product}")
+    call("relume", "data", "scan", str(photographs))
+    call("dvc", "repro", f"pretrain@{product}")
     trained = Path("models/bases") / product
     number = len(list(RUNS.glob(f"{product}-*.json"))) + 1
     history = (trained / "history.csv").read_text()
@@ -75,7 +75,7 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None) ->
 
 def configure(product: str, *, share: float, lr: float | None, initial: Path | None) -> dict:
     """Writes the recipe into params.yaml, with its steps and warm-up shortened, and returns the base's settings."""
-    call("-m", "relume.cli", "recipes", "use", product, "--scale", "cpu")
+    call("relume", "recipes", "use", product, "--scale", "cpu")
     path = Path("params.yaml")
     params = yaml.safe_load(path.read_text())
     # Benchmark sets test these models; of the photographs, one scene is enough to follow the training.
@@ -92,9 +92,9 @@ def configure(product: str, *, share: float, lr: float | None, initial: Path | N
     return base
 
 
-def call(*arguments: str) -> None:
-    """Runs a Python module and ends with its exit code if it fails."""
-    done = subprocess.run([sys.executable, *arguments])
+def call(command: str, *arguments: str) -> None:
+    """Runs a command of this environment and ends with its exit code if it fails."""
+    done = subprocess.run([Path(sys.executable).with_name(command), *arguments])
     if done.returncode:
         sys.exit(done.returncode)
 
