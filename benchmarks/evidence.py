@@ -40,6 +40,7 @@ from relume.training.config import StageSettings, TrainingSettings
 from relume.training.loop import train
 from relume.training.mining import hard_count, hard_epoch, hardest_first, patch_losses
 from relume.training.patches import PatchShards
+from relume.training.stages import FusionSettings
 from relume.training.validation import Validation
 
 SEED = 7
@@ -202,8 +203,8 @@ def ensemble_parts(evidence: Evidence) -> tuple[dict[str, Any], nn.Module, dict[
 
     def fused() -> tuple[nn.Module, str, dict[str, Any]]:
         folders = [evidence.folder / "models" / name for name in bases]
-        network, arguments = fuse("ensemble", recipe["ensemble_head"]["fusion"]["arguments"], folders)
-        return network, "ensemble", arguments
+        network, plan = fuse(FusionSettings(**recipe["ensemble_head"]["fusion"]), folders)
+        return network, plan.architecture, plan.arguments
 
     head = evidence.trained("ensemble", fused, recipe["ensemble_head"], recipe["training"])
     return recipe, head, bases

@@ -128,7 +128,7 @@ def plain_steps(
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
     )
-    for batch in torch.utils.data.DataLoader(StepBatches(crops, stage, training), batch_size=None):
+    for batch in torch.utils.data.DataLoader(StepBatches(crops, stage.resolved(training)), batch_size=None):
         optimizer.zero_grad()
         loss = loss_of(network(batch.degraded), batch.clean)
         loss.backward()

@@ -9,8 +9,8 @@ from components.step import run_step
 from components.training_stage.artifact import hand_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
-from relume.errors import ConfigError, ModelMissingError
-from relume.models.artifact import load_card, load_model
+from relume.errors import ModelMissingError
+from relume.models.artifact import load_card
 from relume.models.fusion.assembly import fuse
 from relume.params_file import load_section
 from relume.training.config import TrainingSettings
@@ -27,27 +27,17 @@ def main() -> None:
     if not folders:
         raise ModelMissingError("No base model", where=BASES, next_step="run `dvc repro pretrain`")
     torch.manual_seed(training.seed)
-    first = load_card(folders[0])
-    if settings.fusion is not None:
-        network, arguments = fuse(settings.fusion.architecture, settings.fusion.arguments, folders)
-        card = dataclasses.replace(first, architecture=settings.fusion.architecture, arguments=arguments)
-    elif len(folders) == 1:
-        network, card = load_model(folders[0]), first
-    else:
-        raise ConfigError(
-            "Several base models and no fusion",
-            where=f"pretrain.bases: {', '.join(folder.name for folder in folders)}",
-            next_step="name ensemble_head.fusion in params.yaml, such as {architecture: weighted_average}",
-        )
+    network, plan = fuse(settings.fusion, folders)
     if not settings.phases:
+        card = dataclasses.replace(load_card(folders[0]), architecture=plan.architecture, arguments=plan.arguments)
         hand_on("ensemble_head", network, out=ENSEMBLE, card=card, inputs=folders)
         return
     train_stage(
         "ensemble_head",
         network.train(),
         out=ENSEMBLE,
-        architecture=card.architecture,
-        arguments=card.arguments,
+        architecture=plan.architecture,
+        arguments=plan.arguments,
         stage=settings,
         training=training,
         inputs=folders,

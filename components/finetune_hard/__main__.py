@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,7 +12,7 @@ from components.training_stage.artifact import hand_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
 from relume.models.artifact import ModelCard, load_card, load_model
-from relume.models.bias_adaptation import RESTORMER_WITHOUT, BiasAdapted
+from relume.models.bias_adaptation import BiasAdapted, plan_biases
 from relume.params_file import load_section
 from relume.training.config import TrainingSettings
 from relume.training.mining import hard_epoch
@@ -54,11 +53,7 @@ def epoch(other_fraction: float) -> list[int]:
 
 def with_biases(card: ModelCard, network: torch.nn.Module) -> tuple[ModelCard, torch.nn.Module]:
     """The frozen network with zero biases to train, and its card."""
-    arguments: dict[str, Any] = {
-        "architecture": card.architecture,
-        "arguments": card.arguments,
-        "without": RESTORMER_WITHOUT if card.architecture == "restormer" else [],
-    }
+    arguments = plan_biases(card.architecture, card.arguments)
     adapted = BiasAdapted(**arguments)
     adapted.load_frozen(network.state_dict())
     return dataclasses.replace(card, architecture="bias_adapted", arguments=arguments), adapted

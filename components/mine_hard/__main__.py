@@ -16,6 +16,7 @@ from relume.params_file import load_section
 from relume.training.config import TrainingSettings
 from relume.training.mining import hard_count, hardest_first, patch_losses
 from relume.training.patches import Patches
+from relume.training.rules import level_problems
 from relume.training.stages import MiningSettings
 
 
@@ -50,6 +51,9 @@ def main() -> None:
 
 def measured(patches: Patches, params: MiningSettings, seed: int) -> np.ndarray:
     """The loss that the ensemble leaves on each patch, on a GPU where there is one; prints how far it is."""
+    network = load_model("models/ensemble").to("cuda" if torch.cuda.is_available() else "cpu")
+    for problem in level_problems(params.degradation, network, where="mine_hard.degradation"):
+        raise problem
     last = time.monotonic()
 
     def progress(done: int) -> None:
@@ -59,7 +63,7 @@ def measured(patches: Patches, params: MiningSettings, seed: int) -> np.ndarray:
             last = time.monotonic()
 
     return patch_losses(
-        load_model("models/ensemble").to("cuda" if torch.cuda.is_available() else "cpu"),
+        network,
         patches,
         degradation=params.degradation,
         draws=params.draws,

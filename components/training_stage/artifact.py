@@ -9,7 +9,7 @@ from typing import Any
 from components.training_stage.ranks import is_first_rank
 from relume.files import sha256_folder
 from relume.models.artifact import ModelCard, save_model
-from relume.training.config import EveryLevel, StageSettings, TrainingSettings
+from relume.training.config import EveryLevel, ResolvedStage
 
 
 def hand_on(name: str, network: Any, *, out: str | Path, card: ModelCard, inputs: Sequence[str | Path]) -> None:
@@ -29,9 +29,9 @@ def hand_on(name: str, network: Any, *, out: str | Path, card: ModelCard, inputs
     print(f"{name}  no phases: handed on untrained", flush=True)
 
 
-def trained_for(stage: StageSettings, training: TrainingSettings) -> dict[str, Any]:
+def trained_for(stage: ResolvedStage) -> dict[str, Any]:
     """The degradation of the last phase, and the lowest and highest level of all phases."""
-    degradations = [phase.degradation or training.degradation for phase in stage.phases]
+    degradations = [phase.degradation for phase in stage.phases]
     found = {"description": degradations[-1].describe(), "degradation": degradations[-1].model_dump(mode="json")}
     levels = [level for degradation in degradations for level in degradation.levels or ()]
     if isinstance(stage.method, EveryLevel):

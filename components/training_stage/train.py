@@ -61,7 +61,7 @@ def train_stage(
     data_hash = hash_of(curated.sha256, *map(sha256_folder, inputs))
     checkpoint = Checkpoint(relume_home() / "checkpoints", checkpoint_key([name, configuration], data_hash))
     crops = TrainingCrops(curated.patches(), seed=training.seed, indices=indices)
-    degradation = stage.phases[-1].degradation or training.degradation
+    resolved = stage.resolved(training)
     with contextlib.ExitStack() as stack:
         run = None
         if is_first_rank():
@@ -71,10 +71,10 @@ def train_stage(
         history = train(
             network,
             crops,
-            stage=stage,
+            stage=resolved,
             training=training,
             checkpoint=checkpoint,
-            validate=validation(curated.validation(), degradation, training.seed),
+            validate=validation(curated.validation(), resolved.phases[-1].degradation, training.seed),
             report=reporter(name, run, stage) if run else silent,
         )
         if run is None:
@@ -82,7 +82,7 @@ def train_stage(
         card = ModelCard(
             architecture=architecture,
             arguments=arguments,
-            trained_for=trained_for(stage, training),
+            trained_for=trained_for(resolved),
             provenance={"stage": name, "data_sha256": data_hash, "settings": configuration},
         )
         save_model(out, network, card, files={"history.csv": history_csv(history)})

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from relume.errors import ConfigError
 from relume.models.registry import Variant, build
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
@@ -48,12 +49,21 @@ class BiasAdapted(nn.Module):
         architecture: A name of `relume.models.registry`.
         arguments: The network's constructor arguments.
         without: As in `add_biases`.
+
+    Raises:
+        ConfigError: The network has no convolution to add a bias to.
     """
 
     def __init__(self, *, architecture: str, arguments: dict[str, Any], without: Sequence[str] = ()):
         super().__init__()
         self.network = build(architecture, arguments)
-        add_biases(self.network, without)
+        if not add_biases(self.network, without):
+            raise ConfigError(
+                "There are no biases to adapt",
+                where=architecture,
+                why="the network has no bias-free convolution",
+                next_step="remove finetune_hard.adapt from params.yaml",
+            )
 
     def load_frozen(self, state: dict[str, torch.Tensor]) -> None:
         """Loads the weights of the unadapted network; the biases stay as they are."""
@@ -66,6 +76,13 @@ class BiasAdapted(nn.Module):
 
 
 RESTORMER_WITHOUT = ["patch_embed.proj", "down*.body.0", "up*.body.0"]
+
+
+def plan_biases(architecture: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the `BiasAdapted` that adapts a network of the registry; Restormer's as published."""
+    without = RESTORMER_WITHOUT if architecture == "restormer" else []
+    return {"architecture": architecture, "arguments": arguments, "without": without}
+
 
 VARIANTS = {
     "restormer-denoise-bias-adapted": Variant(

@@ -3,12 +3,12 @@
 Networks are built on torch's meta device, which takes no memory, so that the published sizes are checked anywhere.
 """
 
+import copy
 import functools
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ from relume.settings import fields, mentioned, problems, validated
 if TYPE_CHECKING:
     from torch import nn
 
-    from relume.degradations import Degradation
     from relume.training.config import BaseModelSettings, StageSettings, TrainingSettings
     from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
 
@@ -158,38 +157,37 @@ class _Check:
         mining: "MiningSettings",
         finetune: "FinetuneSettings",
     ) -> None:
-        networks = {}
+        from relume.models.bias_adaptation import plan_biases
+        from relume.models.fusion.assembly import plan_fusion
+        from relume.training.rules import level_problems
+
+        built = 0
         for name, base in bases.items():
             network = self.built(f"pretrain@{name}", base.architecture, base.arguments)
             if network is not None:
-                networks[name] = network
-                self.stage(f"pretrain@{name}", base, network, dict(network.named_parameters()))
-        if len(networks) < len(bases):
+                built += 1
+                self.stage(f"pretrain@{name}", base, network)
+        if built < len(bases):
             return
-        fused = self.fused(bases, networks, head)
-        if fused is None:
+        try:
+            plan = plan_fusion(head.fusion, bases)
+        except ConfigError as error:
+            self.problem(f"ensemble_head: {_line(error)}")
             return
-        architecture, arguments, network = fused
-        trained = dict(network.named_parameters())
-        if head.fusion is not None and architecture != "src_b":  # whose members are one network; others are frozen
-            trained = {name: value for name, value in trained.items() if not name.startswith(("bases.", "members."))}
-        self.stage("ensemble_head", head, network, trained)
-        for text in _levels_differ(mining.degradation, network):
-            self.problem(f"mine_hard: {text}")
-        final, trained = network, dict(network.named_parameters())
+        network = self.built("ensemble_head", plan.architecture, plan.arguments)
+        if network is None:
+            return
+        ensemble = copy.deepcopy(network)
+        plan.freeze(ensemble)
+        self.stage("ensemble_head", head, ensemble)
+        for found in level_problems(mining.degradation, network, where="degradation"):
+            self.problem(f"mine_hard: {_line(found)}")
+        final: nn.Module | None = network
         if finetune.adapt == "biases":
-            from relume.models.bias_adaptation import RESTORMER_WITHOUT
-
-            without = RESTORMER_WITHOUT if architecture == "restormer" else []
-            wrapped = {"architecture": architecture, "arguments": arguments, "without": without}
-            adapted = self.built("finetune_hard", "bias_adapted", wrapped)
-            if adapted is None:
-                return
-            final, trained = adapted, {name: value for name, value in adapted.named_parameters() if value.requires_grad}
-            if not trained:
-                self.problem("finetune_hard: the network has no bias-free convolution to adapt")
-        self.stage("finetune_hard", finetune, final, trained)
-        self.served(final)
+            final = self.built("finetune_hard", "bias_adapted", plan_biases(plan.architecture, plan.arguments))
+        if final is not None:
+            self.stage("finetune_hard", finetune, final)
+            self.served(final)
 
     def built(self, stage: str, architecture: str, arguments: dict[str, Any]) -> "nn.Module | None":
         """The network, or None and a problem."""
@@ -199,102 +197,27 @@ class _Check:
             self.problem(f"{stage}: {architecture} cannot be built or run: {error}")
             return None
 
-    def fused(
-        self, bases: dict[str, "BaseModelSettings"], networks: dict[str, "nn.Module"], head: "EnsembleHeadSettings"
-    ) -> tuple[str, dict[str, Any], "nn.Module"] | None:
-        """Architecture, arguments and network that the ensemble stage hands on."""
-        if head.fusion is None:
-            if len(bases) == 1:
-                ((name, base),) = bases.items()
-                return base.architecture, base.arguments, networks[name]
-            self.problem(f"ensemble_head: no fusion for the {len(bases)} bases {', '.join(bases)}")
-            return None
-        from relume.models.fusion.assembly import BY_ARCHITECTURE, SIDE_BY_SIDE
+    def stage(self, stage: str, settings: "StageSettings", network: "nn.Module") -> None:
+        """Checks the training of a network's trainable parameters, and notes its size."""
+        from relume.training.rules import problems
 
-        architecture, given = head.fusion.architecture, head.fusion.arguments
-        found = sorted(bases.items())  # the stage takes them by the names of their folders
-        if architecture in BY_ARCHITECTURE:
-            by_architecture = {base.architecture: base.arguments for _, base in found}
-            wanted = BY_ARCHITECTURE[architecture]
-            if sorted(wanted.values()) != sorted(base.architecture for base in bases.values()):
-                self.problem(f"ensemble_head: {architecture} needs one base each of {', '.join(wanted.values())}")
-                return None
-            arguments = given | {name: by_architecture[member] for name, member in wanted.items()}
-        elif architecture in SIDE_BY_SIDE:
-            members = [{"architecture": base.architecture, "arguments": base.arguments} for _, base in found]
-            arguments = given | {"bases": members}
-            if len(given.get("weights", members)) != len(members):
-                self.problem(f"ensemble_head: {len(given['weights'])} weights for {len(members)} bases")
-                return None
-        else:
-            self.problem(f"ensemble_head: {architecture} is no fusion")
-            return None
-        network = self.built("ensemble_head", architecture, arguments)
-        return None if network is None else (architecture, arguments, network)
-
-    def stage(
-        self, stage: str, settings: "StageSettings", network: "nn.Module", trained: dict[str, "nn.Parameter"]
-    ) -> None:
-        """Checks the phases against the network and its trainable parameters, and notes their size."""
-        for text in (
-            *self.phases(settings, network, trained),
-            *self.schedules(settings),
-            *self.method(settings, network),
-        ):
-            self.problem(f"{stage}: {text}")
+        resolved, side = settings.resolved(self.training), self.sections["curate"]["patch"]
+        for error in problems(resolved, network, ranks=self.training.processes, side=side):
+            self.problem(f"{stage}: {_line(error)}")
         if settings.phases:
             size = StageSize(
                 stage=stage,
                 parameters=_count(network.parameters()),
-                trained=_count(trained.values()),
+                trained=_count(parameter for parameter in network.parameters() if parameter.requires_grad),
                 steps=settings.steps,
                 samples=sum(phase.steps * phase.batch for phase in settings.phases),
             )
             self.report.sizes.append(size)
 
-    def phases(self, settings: "StageSettings", network: "nn.Module", trained: Iterable[str]) -> Iterator[str]:
-        multiple, largest = crop_multiple(network), self.sections["curate"]["patch"]
-        for number, phase in enumerate(settings.phases, 1):
-            if phase.patch % multiple:
-                yield f"phase {number}: patch {phase.patch} is no multiple of the network's {multiple}"
-            if phase.patch > largest:
-                yield f"phase {number}: patch {phase.patch} is larger than curate.patch {largest}"
-            if phase.batch % (self.training.processes * phase.accumulate):
-                parts = f"{self.training.processes} processes times accumulate {phase.accumulate}"
-                yield f"phase {number}: batch {phase.batch} does not divide by {parts}"
-            for pattern in phase.train:
-                if not any(fnmatch(name, pattern) for name in trained):
-                    yield f"phase {number}: train {pattern!r} is no trainable parameter"
-
-    def schedules(self, settings: "StageSettings") -> Iterator[str]:
-        shared = sum(phase.steps for phase in settings.phases if phase.schedule is None)
-        found = [(phase.schedule, phase.steps) for phase in settings.phases if phase.schedule]
-        for schedule, steps in [*found, *([(settings.optimizer, shared)] if shared else [])]:
-            if schedule.warmup >= steps:
-                yield f"a warm-up of {schedule.warmup} in a schedule of {steps} steps"
-            if schedule.milestones and schedule.milestones[-1] >= steps:
-                yield f"a milestone at {schedule.milestones[-1]} in a schedule of {steps} steps"
-            if schedule.warmup + sum(schedule.periods[:-1]) >= steps:
-                yield f"periods of {sum(schedule.periods)} in a schedule of {steps} steps"
-
-    def method(self, settings: "StageSettings", network: "nn.Module") -> Iterator[str]:
-        import inspect
-
-        from relume.training.augmentation import mixes_levels
-
-        if settings.method.kind == "every_level" and not hasattr(network, "forward_many"):
-            yield "every_level needs a network that runs several levels at once"
-        if settings.method.kind == "alternate_reuse" and "reuse" not in inspect.signature(network.forward).parameters:
-            yield "alternate_reuse needs a network whose blocks are reused"
-        for number, phase in enumerate(settings.phases, 1):
-            degradation = phase.degradation or self.training.degradation
-            for text in _levels_differ(degradation, network):
-                yield f"phase {number}: {text}"
-            if mixes_levels(degradation, phase.augmentation or self.training.augmentation):
-                yield f"phase {number}: augmentation.mixup mixes two degradations, and degradation.level names one"
-
     def served(self, network: "nn.Module") -> None:
         """Checks the tiles."""
+        from relume.training.rules import crop_multiple
+
         multiple = crop_multiple(network)
         for section in ("evaluate", "export"):
             tile, halo = self.sections[section]["tile"], self.sections[section]["halo"]
@@ -311,6 +234,7 @@ def _network(architecture: str, arguments_json: str) -> "nn.Module":
 
     from relume.models.registry import Variant, build
     from relume.models.table import example_inputs
+    from relume.training.rules import crop_multiple
 
     arguments = json.loads(arguments_json)
     with torch.device("meta"):
@@ -323,23 +247,10 @@ def _network(architecture: str, arguments_json: str) -> "nn.Module":
     return network
 
 
-def _levels_differ(degradation: "Degradation", network: "nn.Module") -> Iterator[str]:
-    from relume.models.registry import inputs_of
-
-    takes_level = "level" in inputs_of(network)
-    if takes_level != (degradation.level is not None):
-        takes = "a level" if takes_level else "none"
-        yield f"degradation.level is {degradation.level}, and the network takes {takes}"
+def _line(error: ConfigError) -> str:
+    """An error as one line, without what to do next."""
+    return f"{error.what}: {error.where}" + (f" ({error.why})" if error.why else "")
 
 
 def _count(parameters: "Iterable[nn.Parameter]") -> int:
     return sum(parameter.numel() for parameter in parameters)
-
-
-def crop_multiple(network: "nn.Module") -> int:
-    """Pixels of which a crop's side should be a multiple, so that no training crop is padded inside the network."""
-    from relume.models.registry import ARCHITECTURES
-
-    families = {name for _, name in ARCHITECTURES.values()}
-    found = [module for module in network.modules() if type(module).__name__ in families]
-    return math.lcm(*(getattr(module, "size_multiple", getattr(module, "window", 1)) for module in found))

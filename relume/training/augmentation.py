@@ -7,7 +7,6 @@ import numpy as np
 from pydantic import model_validator
 
 from relume.degradations import LUMA, Degradation, Degraded, degrade, sharpen_usm
-from relume.errors import ConfigError
 from relume.settings import Settings, Share
 
 MIXUP_BETA = 1.2  # of the Beta distribution of the weights: nearly uniform, seldom one image alone
@@ -104,22 +103,8 @@ def is_gray(clean: np.ndarray) -> bool:
 
 
 def mixes_levels(degradation: Degradation, settings: Augmentation) -> bool:
-    """Whether a mixture is asked for of degradations whose level an adjustable network is told; it would have none."""
+    """Whether degradations are mixed whose level an adjustable network is given: a mixture has none."""
     return bool(settings.mixup) and degradation.level is not None
-
-
-def check_mixture(degradation: Degradation, settings: Augmentation, *, where: str = "") -> None:
-    """Refuses such a mixture.
-
-    Raises:
-        ConfigError: `mixes_levels`.
-    """
-    if mixes_levels(degradation, settings):
-        raise ConfigError(
-            "A mixture of two degradations has no level",
-            where=f"{where}mixup: {settings.mixup:g}, level: {degradation.level}",
-            next_step="set augmentation.mixup to 0 or leave degradation.level out",
-        )
 
 
 def degrade_and_mix(
@@ -130,15 +115,13 @@ def degrade_and_mix(
     Args:
         clean: float32 (C, H, W) in [0, 1].
         degradation: What to draw the degradation from.
-        settings: Of which `mixup` and `gray` count; 0 draws nothing beyond the degradation.
+        settings: Of which `mixup` and `gray` count; 0 draws nothing beyond the degradation. A degradation with a level
+            is not mixed.
         rng: Source of the draws.
-
-    Raises:
-        ConfigError: A mixture is asked for of a degradation whose level an adjustable network is told.
 
     Source: Zhang et al., "mixup", ICLR 2018, here of inputs that share their target.
     """
-    check_mixture(degradation, settings)
+    assert not mixes_levels(degradation, settings)
     if settings.gray and is_gray(clean):
         one_channel = degrade_and_mix(clean[:1], degradation, settings.model_copy(update={"gray": 0.0}), rng)
         return Degraded(image=np.repeat(one_channel.image, len(clean), axis=0), level=one_channel.level)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from relume.degradations import Degradation, counter_rng, degrade_at
-from relume.errors import ConfigError, RelumeError
+from relume.errors import RelumeError
 from relume.training.augmentation import Augmentation, augment, degrade_and_mix, resize, source_side
-from relume.training.config import EveryLevel, StageSettings, TrainingSettings
+from relume.training.config import EveryLevel, ResolvedStage
 from relume.training.patches import Patches
 from relume.training.schedule import position_at
 
@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     Attributes:
         degraded: float32 (N, 3, P, P) in about [0, 1]; (K, N, 3, P, P) where every sample has each of K levels.
         clean: float32 (N, 3, P, P) in [0, 1].
-        level: What an adjustable network is told: (N,), or the K levels (K,); None for the others.
+        level: What an adjustable network is given: (N,), or the K levels (K,); None for the others.
     """
 
     degraded: torch.Tensor
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
         ]
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device, pictures in channels_last memory."""
+        """The batch on a device, images in channels_last memory."""
         degraded, clean = (value.to(device, non_blocking=True) for value in (self.degraded, self.clean))
         if degraded.ndim == 4:
             degraded = degraded.contiguous(memory_format=torch.channels_last)
@@ -77,18 +77,7 @@ class TrainingCrops:
     def _clean(
         self, numbers: Sequence[int], size: int, augmentation: Augmentation
     ) -> tuple[np.ndarray, list[np.random.Generator]]:
-        """The clean crops of samples, float32 (N, 3, size, size) in [0, 1], and each one's generator for what follows.
-
-        Raises:
-            ConfigError: The crops are larger than the patches.
-        """
-        if size > self.patches.side:
-            raise ConfigError(
-                "A training phase asks for crops larger than the patches",
-                where=f"patch: {size}",
-                why=f"curate.patch is {self.patches.side}",
-                next_step="raise curate.patch or lower the phase's patch in params.yaml",
-            )
+        """Clean crops, float32 (N, 3, size, size) in [0, 1], and the generator of each for further draws."""
         patches = self.patches.read([self._index(number) for number in numbers])
         clean = np.empty((len(patches), 3, size, size), dtype=np.float32)
         rngs = [counter_rng(self.seed, "sample", number) for number in numbers]
@@ -132,21 +121,18 @@ class StepBatches(torch.utils.data.Dataset):
     Args:
         crops: Where samples come from.
         stage: Its phases and method.
-        training: Degradation and augmentation where the phases have none of their own.
         rank: Which part of each batch, from 0.
         ranks: How many parts there are.
     """
 
-    def __init__(
-        self, crops: TrainingCrops, stage: StageSettings, training: TrainingSettings, *, rank: int = 0, ranks: int = 1
-    ):
-        self.crops, self.stage, self.training, self.rank, self.ranks = crops, stage, training, rank, ranks
+    def __init__(self, crops: TrainingCrops, stage: ResolvedStage, *, rank: int = 0, ranks: int = 1):
+        self.crops, self.stage, self.rank, self.ranks = crops, stage, rank, ranks
 
     def __len__(self) -> int:
         return self.stage.steps
 
     def __getitem__(self, step: int) -> Batch | RelumeError:
-        """The rank's part of the batch of a step; what went wrong as a value, which a DataLoader hands on as it is."""
+        """The rank's part of the batch of a step; an error as a value, which a DataLoader passes on unchanged."""
         try:
             return self.batch(step)
         except RelumeError as error:
@@ -159,8 +145,6 @@ class StepBatches(torch.utils.data.Dataset):
         size = phase.batch // self.ranks
         first = position.sample + self.rank * size
         numbers = range(first, first + size)
-        degradation = phase.degradation or self.training.degradation
-        augmentation = phase.augmentation or self.training.augmentation
         if isinstance(method, EveryLevel):
-            return self.crops.batch_at(numbers, phase.patch, degradation, augmentation, method.levels)
-        return self.crops.batch(numbers, phase.patch, degradation, augmentation)
+            return self.crops.batch_at(numbers, phase.patch, phase.degradation, phase.augmentation, method.levels)
+        return self.crops.batch(numbers, phase.patch, phase.degradation, phase.augmentation)

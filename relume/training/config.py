@@ -1,4 +1,4 @@
-"""What a training stage is told: its phases, its optimiser, its degradation, and how it is spread over processes."""
+"""The settings of a training stage: its phases, its optimiser, its degradation, and how it is spread over processes."""
 
 from typing import Annotated, Any, Literal
 
@@ -23,7 +23,7 @@ class Schedule(Settings):
             `gamma` at each of the `milestones`; `constant`.
         milestones: Steps at which the rate falls, counted as the schedule's, warm-up included.
         gamma: Factor at each milestone.
-        periods: Lengths in steps of the cosines after the warm-up; the last one goes on to the end.
+        periods: Lengths in steps of the cosines after the warm-up; the last one runs to the end.
     """
 
     lr: Annotated[float, Field(gt=0)]
@@ -64,7 +64,7 @@ class OptimizerSettings(Schedule):
 
 
 class Phase(Settings):
-    """One part of a progressive schedule. What it does not say is as in the stage, and the stage's schedule goes on.
+    """One part of a progressive schedule. What it does not say is as in the stage, and the stage's schedule continues.
 
     Attributes:
         steps: Optimiser steps.
@@ -95,8 +95,16 @@ class Phase(Settings):
         return self
 
 
+class ResolvedPhase(Phase):
+    """A phase that leaves nothing to its stage or to the training but the schedule."""
+
+    loss: LossSettings
+    degradation: Degradation
+    augmentation: Augmentation
+
+
 class Plain(Settings):
-    """One pass of the network for each batch; adjustable networks are handed the level of each crop."""
+    """One pass of the network for each batch; adjustable networks are given the level of each crop."""
 
     kind: Literal["plain"] = "plain"
 
@@ -182,7 +190,7 @@ class StageSettings(Settings):
     Attributes:
         loss: A loss of `relume.losses`, or a weighted sum of several.
         optimizer: See there.
-        phases: The progressive schedule; none hands the stage's input on as it is.
+        phases: The progressive schedule; without any, the stage passes its input on unchanged.
         method: How a step uses the network.
         keep: Whose weights are kept: those of the `last` step or those of the `best` validation.
         patience: Validations without a better one after which the stage ends; none never ends early.
@@ -199,6 +207,26 @@ class StageSettings(Settings):
     def steps(self) -> int:
         """Optimiser steps of all phases together."""
         return sum(phase.steps for phase in self.phases)
+
+    def resolved(self, training: TrainingSettings) -> "ResolvedStage":
+        """The stage with phases that say what they left to it or to the training; once more changes nothing."""
+        phases = [
+            {
+                **dict(phase),
+                "loss": phase.loss or self.loss,
+                "degradation": phase.degradation or training.degradation,
+                "augmentation": phase.augmentation or training.augmentation,
+            }
+            for phase in self.phases
+        ]
+        own = {name: getattr(self, name) for name in StageSettings.model_fields}
+        return ResolvedStage.model_validate(own | {"phases": phases})
+
+
+class ResolvedStage(StageSettings):
+    """A stage whose phases are resolved."""
+
+    phases: tuple[ResolvedPhase, ...]
 
 
 class InitialWeights(Settings):
@@ -219,7 +247,7 @@ class BaseModelSettings(StageSettings):
     Attributes:
         architecture: A name of `relume.models.registry`.
         arguments: The network's constructor arguments.
-        initial: Weights to start from; without phases they are handed on as they are.
+        initial: Weights to start from; without phases they are passed on unchanged.
     """
 
     architecture: str

@@ -20,14 +20,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from relume.errors import ConfigError, RelumeError, TrainingDivergedError
+from relume.errors import RelumeError, TrainingDivergedError
 from relume.losses.registry import build_loss
-from relume.models.registry import inputs_of
-from relume.training.augmentation import check_mixture
 from relume.training.batches import Batch, StepBatches, TrainingCrops
 from relume.training.checkpoint import Checkpoint
-from relume.training.config import EveryLevel, OptimizerSettings, StageSettings, TrainingSettings
+from relume.training.config import OptimizerSettings, ResolvedStage, StageSettings, TrainingSettings
 from relume.training.methods import forward_names, loss_of_batch
+from relume.training.rules import problems
 from relume.training.schedule import learning_rate_at, position_at
 from relume.training.validation import Validation
 
@@ -157,10 +156,12 @@ def train(
 
     Raises:
         TrainingDivergedError: The loss is not finite; the batch is kept beside the checkpoint.
-        ConfigError: A phase's batch cannot be shared evenly by the ranks and its parts, or trains nothing.
+        ConfigError: The first of `relume.training.rules.problems`.
     """
     fabric = _fabric(training)
-    check_phases(stage, training, network, ranks=fabric.world_size)
+    stage = stage.resolved(training)
+    for problem in problems(stage, network, ranks=fabric.world_size, side=crops.patches.side):
+        raise problem
     result = network = network.to(memory_format=torch.channels_last)
     sharded = isinstance(fabric.strategy, ModelParallelStrategy)
     if sharded:
@@ -176,13 +177,13 @@ def train(
         if fabric.is_global_zero:
             print(f"goes on from step {state.step} of {stage.steps}", flush=True)
     every = math.ceil(stage.steps / training.validations)
-    batches = _batches(crops, stage, training, fabric, state.step)
+    batches = _batches(crops, stage, training.workers, fabric, state.step)
     clock, phase_number, loss_of = _Clock(), -1, build_loss(stage.loss)
     while state.step < stage.steps and not _patience_ended(stage, state):
         position = position_at(stage.phases, state.step)
         if position.number != phase_number:
             phase_number = position.number
-            loss_of = build_loss(position.phase.loss or stage.loss)
+            loss_of = build_loss(position.phase.loss)
             _set_trained(state, position.phase.train, freeze=not sharded)
         lr = learning_rate_at(stage, state.step)
         for group in optimizer.param_groups:
@@ -313,66 +314,17 @@ def _fabric(training: TrainingSettings) -> Fabric:
     return fabric
 
 
-def check_phases(stage: StageSettings, training: TrainingSettings, network: nn.Module, *, ranks: int) -> None:
-    """Refuses phases that cannot be trained.
-
-    Args:
-        stage: The phases and the method.
-        training: The degradation of phases that have none of their own.
-        network: Whose parameters they train.
-        ranks: Processes that share each batch.
-
-    Raises:
-        ConfigError: A batch cannot be shared evenly by the ranks and its parts, a phase trains nothing, or network,
-            degradation, augmentation and method do not agree on the level.
-    """
-    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
-    adjustable = "level" in inputs_of(network)
-    for number, phase in enumerate(stage.phases):
-        if phase.batch % (ranks * phase.accumulate):
-            raise ConfigError(
-                "A batch cannot be shared evenly",
-                where=f"phases[{number}].batch: {phase.batch}",
-                why=f"{ranks} processes, each in {phase.accumulate} parts",
-                next_step="make batch a multiple of processes times accumulate in params.yaml",
-            )
-        if not any(fnmatch(name, pattern) for name in names for pattern in phase.train):
-            raise ConfigError(
-                "A phase trains nothing",
-                where=f"phases[{number}].train: {list(phase.train)}",
-                why=f"the trainable parameters are {', '.join(names[:4])} ...",
-                next_step="mend the patterns in params.yaml",
-            )
-        degradation = phase.degradation or training.degradation
-        check_mixture(degradation, phase.augmentation or training.augmentation, where=f"phases[{number}], ")
-        if adjustable != (degradation.level is not None):
-            raise ConfigError(
-                "Network and degradation do not agree on a level",
-                where=f"phases[{number}]",
-                why="an adjustable network must be told one" if adjustable else "the network takes none",
-                next_step="name degradation.level in params.yaml" if adjustable else "leave degradation.level out",
-            )
-    if isinstance(stage.method, EveryLevel) and not hasattr(network, "forward_many"):
-        raise ConfigError(
-            "Only a hypernetwork trains all levels at once",
-            where=f"method: every_level, {type(network).__name__}",
-            next_step="take method plain, which draws a level for each crop",
-        )
-
-
-def _batches(
-    crops: TrainingCrops, stage: StageSettings, training: TrainingSettings, fabric: Fabric, start: int
-) -> Iterator[Batch]:
+def _batches(crops: TrainingCrops, stage: ResolvedStage, workers: int, fabric: Fabric, start: int) -> Iterator[Batch]:
     """This rank's batches from a step on, prepared ahead by worker processes if there are any."""
-    steps = StepBatches(crops, stage, training, rank=fabric.global_rank, ranks=fabric.world_size)
-    workers: dict[str, Any] = {"prefetch_factor": 4} if training.workers else {}
+    steps = StepBatches(crops, stage, rank=fabric.global_rank, ranks=fabric.world_size)
+    ahead: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
     loader = torch.utils.data.DataLoader(
         steps,
         sampler=range(start, stage.steps),
         batch_size=None,
-        num_workers=training.workers,
+        num_workers=workers,
         pin_memory=fabric.device.type == "cuda",
-        **workers,
+        **ahead,
     )
     # The loader's iterator is made here and not at the first step: it draws from the generator that steps seed.
     return map(_or_raised, iter(loader))

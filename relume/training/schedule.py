@@ -4,12 +4,15 @@ import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Generic, TypeVar
 
 from relume.training.config import Phase, Schedule, StageSettings
 
+P = TypeVar("P", bound=Phase)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Position:
+class Position(Generic[P]):
     """Where a step stands in a progressive schedule.
 
     Attributes:
@@ -20,13 +23,13 @@ class Position:
             exact, across phase borders too.
     """
 
-    phase: Phase
+    phase: P
     number: int
     step: int
     sample: int
 
 
-def position_at(phases: tuple[Phase, ...], step: int) -> Position:
+def position_at(phases: tuple[P, ...], step: int) -> Position[P]:
     """Where a step stands.
 
     Args:

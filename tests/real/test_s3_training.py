@@ -91,8 +91,8 @@ def test_batches_are_the_same_bits(address, curated, tmp_path, workers):
     """Step by step, over two epochs and a phase border, by no or two workers: equal to the folder's."""
     streamed = open_streamed(address).patches(tmp_path / "cache", 0.05)
     streamed.read([0])  # so that the workers are forked from a process with open connections
-    local = StepBatches(TrainingCrops(PatchShards(curated), seed=3), STAGE, TRAINING)
-    remote = StepBatches(TrainingCrops(streamed, seed=3), STAGE, TRAINING)
+    local = StepBatches(TrainingCrops(PatchShards(curated), seed=3), STAGE.resolved(TRAINING))
+    remote = StepBatches(TrainingCrops(streamed, seed=3), STAGE.resolved(TRAINING))
     loader = torch.utils.data.DataLoader(remote, batch_size=None, num_workers=workers)
     count = 0
     for step, batch in enumerate(loader):
@@ -156,7 +156,7 @@ def test_a_secret_that_is_withdrawn_ends_the_training_with_its_message(address, 
     streamed = open_streamed(address).patches(tmp_path / "cache", 0)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     relume_s3._make_client.cache_clear()
-    steps = StepBatches(TrainingCrops(streamed, seed=3), STAGE, TRAINING)
+    steps = StepBatches(TrainingCrops(streamed, seed=3), STAGE.resolved(TRAINING))
     error = next(iter(torch.utils.data.DataLoader(steps, batch_size=None, num_workers=1)))
     assert isinstance(error, SourceError)
     assert str(error).startswith("S3 refused the credentials: s3://dvc/")

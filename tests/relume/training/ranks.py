@@ -12,7 +12,7 @@ from relume.training.checkpoint import Checkpoint
 from relume.training.loop import train
 from relume.training.patches import PatchShards
 from relume.training.validation import Validation
-from tests.relume.training.test_loop import SHARED, TRAINING, TinyNetwork, figure
+from tests.relume.training.tiny import SHARED, TRAINING, TinyNetwork, figure
 
 
 def validate(network: torch.nn.Module) -> Validation:

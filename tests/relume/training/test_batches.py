@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from relume.degradations import Degradation
-from relume.errors import ConfigError, SourceError
+from relume.errors import SourceError
 from relume.training.augmentation import Augmentation
 from relume.training.batches import Batch, StepBatches, TrainingCrops
 from relume.training.config import EveryLevel, OptimizerSettings, Phase, StageSettings, TrainingSettings
@@ -87,12 +87,6 @@ def test_an_epoch_can_be_made_of_chosen_patches(shards):
     assert sorted(drawn(crops(shards, indices=[2, 6, 6]).batch(range(3), 8, noise(), FLIPS))) == [2, 6, 6]
 
 
-def test_a_crop_larger_than_the_patches_is_refused(shards):
-    """The message names both sizes."""
-    with pytest.raises(ConfigError, match=r"patch: 17.*\n.*curate\.patch is 16"):
-        crops(shards).batch([0], 17, noise(), FLIPS)
-
-
 def test_no_shards_are_refused(tmp_path):
     """The message names the command that makes them."""
     with pytest.raises(SourceError, match="dvc repro curate"):
@@ -101,7 +95,7 @@ def test_no_shards_are_refused(tmp_path):
 
 def test_ranks_share_a_batch_without_overlap(shards):
     """The parts of two ranks, one after the other, are the batch of one rank, at every step."""
-    settings = (crops(shards), stage(), training(noise((0, 50), 0.5)))
+    settings = (crops(shards), stage().resolved(training(noise((0, 50), 0.5))))
     whole = StepBatches(*settings)
     parts = [StepBatches(*settings, rank=rank, ranks=2) for rank in (0, 1)]
     for step in range(len(whole)):
@@ -111,7 +105,7 @@ def test_ranks_share_a_batch_without_overlap(shards):
 
 def test_a_phase_may_have_its_own_degradation(shards):
     """A phase's noise-free degradation takes the place of the training's."""
-    batch = StepBatches(crops(shards), stage(degradation=noise()), training(noise((50, 50))))[0]
+    batch = StepBatches(crops(shards), stage(degradation=noise()).resolved(training(noise((50, 50)))))[0]
     assert torch.equal(batch.degraded, batch.clean)
 
 
@@ -127,7 +121,7 @@ def test_an_adjustable_network_is_told_the_level_of_each_crop(shards):
 def test_every_level_degrades_the_same_crops(shards):
     """K levels of N crops are (K, N, 3, P, P), each level's noise as strong as it says, the clean crops once."""
     method = EveryLevel(kind="every_level", levels=(10, 40))
-    batch = StepBatches(crops(shards), stage(method), training(noise((0, 50), level="sigma")))[0]
+    batch = StepBatches(crops(shards), stage(method).resolved(training(noise((0, 50), level="sigma"))))[0]
     assert batch.degraded.shape == (2, 4, 3, 8, 8)
     assert batch.clean.shape == (4, 3, 8, 8)
     assert batch.level.tolist() == [10, 40]
@@ -191,11 +185,23 @@ def test_the_bits_of_the_samples_stay(tmp_path, step, level, expected):
     assert digest.hexdigest()[:16] == expected
 
 
-def test_what_goes_wrong_in_a_worker_is_said_as_it_is(shards):
-    """A DataLoader's worker hands the error on by value, with its parts and without a traceback."""
-    steps = StepBatches(crops(shards), stage(patch=17), training(noise()))
+class Unreadable:
+    """Patches that cannot be read."""
+
+    side = 16
+
+    def __len__(self):
+        return 8
+
+    def read(self, indices):
+        raise SourceError("Patches are missing", where="shard 1", why="it was removed", next_step="curate again")
+
+
+def test_an_error_in_a_worker_is_passed_on_unchanged():
+    """A DataLoader's worker passes the error on by value, with its parts and without a traceback."""
+    steps = StepBatches(crops(Unreadable()), stage().resolved(training(noise())))
     loader = torch.utils.data.DataLoader(steps, batch_size=None, sampler=[0], num_workers=1)
     (error,) = loader
-    assert isinstance(error, ConfigError)
-    assert str(error).startswith("A training phase asks for crops larger than the patches: patch: 17\n  why:")
-    assert error.next_step.startswith("raise curate.patch")
+    assert isinstance(error, SourceError)
+    assert str(error).startswith("Patches are missing: shard 1\n  why:")
+    assert error.next_step.startswith("curate again")

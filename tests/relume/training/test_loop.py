@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -14,122 +13,30 @@ from safetensors.torch import load_file
 from torch import nn
 
 from relume.degradations import Degradation
-from relume.errors import ConfigError, TrainingDivergedError
-from relume.losses.registry import build_loss
+from relume.errors import TrainingDivergedError
 from relume.models.dynet import DEMO as DYNET
-from relume.models.nafnet import NAFNet
 from relume.models.registry import build
 from relume.training.augmentation import Augmentation
-from relume.training.batches import Batch, StepBatches, TrainingCrops
-from relume.training.checkpoint import Checkpoint, checkpoint_key
+from relume.training.batches import StepBatches, TrainingCrops
+from relume.training.checkpoint import Checkpoint
 from relume.training.config import (
-    AlternateReuse,
-    EveryLevel,
     OptimizerSettings,
     Phase,
     Schedule,
-    StageSettings,
-    TrainingSettings,
 )
-from relume.training.loop import TrainingState, check_phases, train
-from relume.training.methods import drawn_reuse, loss_of_batch
-from relume.training.patches import PatchShards
-from relume.training.validation import Validation
-
-TRAINING = TrainingSettings(
-    seed=3,
-    threads=1,
-    precision="32-true",
-    degradation=Degradation.model_validate({"steps": [{"kind": "gaussian_noise", "sigma": [0, 50], "clipped": 0.5}]}),
-    checkpoint_seconds=1e-9,  # after every step
-    validations=3,
+from relume.training.loop import TrainingState, train
+from tests.relume.training.tiny import (
+    LEVELS,
+    SHARED,
+    STAGE,
+    TRAINING,
+    Interrupted,
+    TinyNetwork,
+    figure,
+    run,
+    sharpness,
+    stage,
 )
-
-
-def noise(low, high, **level):
-    """Gaussian noise of a range of sigma, half of it clipped."""
-    return Degradation.model_validate(
-        {"steps": [{"kind": "gaussian_noise", "sigma": [low, high], "clipped": 0.5}], **level}
-    )
-
-
-JPEG_AND_RAIN = Degradation.model_validate(
-    {
-        "steps": [
-            {"kind": "jpeg", "quality": [10, 40]},
-            {"kind": "rain", "density": [0, 0.1], "length": [2, 5], "angle": [-20, 20], "width": [1, 2]},
-        ]
-    }
-)
-STAGE = StageSettings(
-    loss="l1",
-    optimizer=OptimizerSettings(lr=1e-2, min_lr=1e-4, warmup=2),
-    phases=(Phase(steps=7, patch=8, batch=2), Phase(steps=5, patch=16, batch=1)),
-)
-
-
-def stage(phases=None, **options):
-    """A stage of nine steps, or of other phases."""
-    phases = phases or (Phase(steps=9, patch=8, batch=2),)
-    return StageSettings(**{"loss": "l1", "optimizer": STAGE.optimizer, "phases": phases} | options)
-
-
-class Interrupted(Exception):
-    """Stands for a kill: leaves the loop between two steps, wherever the test wants it to."""
-
-
-class TinyNetwork(nn.Module):
-    """A frozen convolution before a trained network with every kind of layer of our base models."""
-
-    def __init__(self):
-        super().__init__()
-        self.frozen = nn.Conv2d(3, 3, 3, padding=1).requires_grad_(False)
-        self.trained = NAFNet(width=4, encoder_blocks=[1], middle_blocks=1, decoder_blocks=[1])
-
-    def forward(self, image):
-        return self.trained(self.frozen(image))
-
-
-def figure(psnr):
-    """What a validation found, its picture left out."""
-    return Validation(psnr=psnr, picture=np.zeros((1, 3, 3), np.uint8))
-
-
-def sharpness(network):
-    """A figure that depends on the weights, so that two trainings are told apart by their histories."""
-    return figure(sum(float(parameter.abs().sum()) for parameter in network.parameters()))
-
-
-@pytest.fixture
-def shards(tmp_path):
-    """Six random patches."""
-    np.save(tmp_path / "train-00000.npy", np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8))
-    return PatchShards(tmp_path)
-
-
-def run(shards, checkpoint, stop_at=None, stage=STAGE, validate=lambda network: figure(1.0), **options):
-    """Trains a tiny network; `stop_at` leaves the loop after the checkpoint of that step."""
-    torch.manual_seed(0)
-    network = options.pop("network", TinyNetwork)()
-    save = TrainingState.save
-
-    def save_and_stop(state, to):
-        save(state, to)
-        if state.step == stop_at:
-            raise Interrupted
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainingState, "save", save_and_stop)
-        history = train(
-            network,
-            TrainingCrops(shards, seed=TRAINING.seed),
-            stage=stage,
-            training=TRAINING.model_copy(update=options),
-            checkpoint=checkpoint,
-            validate=validate,
-            report=lambda *_: None,
-        )
-    return network.state_dict(), history
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 6, 7, 8, 11])
@@ -143,7 +50,14 @@ def test_an_interrupted_training_ends_with_the_same_bits(shards, tmp_path, stop_
     assert all(torch.equal(parts[key], whole[key]) for key in whole)
 
 
-LEVELS = noise(0, 50, level="sigma")
+JPEG_AND_RAIN = Degradation.model_validate(
+    {
+        "steps": [
+            {"kind": "jpeg", "quality": [10, 40]},
+            {"kind": "rain", "density": [0, 0.1], "length": [2, 5], "angle": [-20, 20], "width": [1, 2]},
+        ]
+    }
+)
 PHASES = (
     Phase(steps=3, patch=8, batch=2, train=("trained.*",), loss={"mse": 1.0, "gradient_l1": 0.1}),
     Phase(steps=3, patch=16, batch=2, train=("trained.intro.*",), schedule=Schedule(lr=1e-3, shape="constant")),
@@ -213,12 +127,6 @@ def test_a_phase_moves_only_what_it_trains(shards, tmp_path):
     assert moved == {"trained.intro.weight", "trained.intro.bias"}
 
 
-def test_a_phase_that_trains_nothing_is_refused(shards, tmp_path):
-    """A pattern that no trainable parameter has is a mistake, and the message shows it."""
-    with pytest.raises(ConfigError, match="tuning"):
-        run(shards, Checkpoint(tmp_path, "c"), stage=stage((Phase(steps=4, patch=8, batch=2, train=("tuning.*",)),)))
-
-
 def test_the_best_validation_is_kept_and_patience_ends_the_stage(shards, tmp_path):
     """Validations of 1, 3, 2, 2 dB with a patience of two: the stage ends at the fourth with the second's weights."""
     weights, values = [], iter([1.0, 3.0, 2.0, 2.0])
@@ -233,39 +141,6 @@ def test_the_best_validation_is_kept_and_patience_ends_the_stage(shards, tmp_pat
     assert [row["step"] for row in history] == [1, 2, 3, 4]
     assert torch.equal(end["trained.intro.weight"], weights[1])
     assert not torch.equal(weights[1], weights[3])
-
-
-def test_the_network_of_a_step_alternates():
-    """Drawn by step alone, both come, in the asked proportion (binomial, five standard deviations)."""
-    method = AlternateReuse(kind="alternate_reuse", reuse=((4, 6, 6, 8), (2, 3, 3, 4)), probabilities=(0.25, 0.75))
-    drawn = [drawn_reuse(method, 7, step) for step in range(2000)]
-    assert drawn == [drawn_reuse(method, 7, step) for step in range(2000)]
-    assert abs(drawn.count((4, 6, 6, 8)) - 500) < 5 * (2000 * 0.25 * 0.75) ** 0.5
-    assert drawn.count((4, 6, 6, 8)) + drawn.count((2, 3, 3, 4)) == 2000
-
-
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_the_loss_of_every_level_is_that_of_the_levels_alone(reduction):
-    """The step's loss is the sum or mean of single passes at each level."""
-    torch.manual_seed(0)
-    network = build("hyperres", {"width": 4, "blocks": 2})
-    images, clean = torch.rand(3, 2, 3, 8, 8), torch.rand(2, 3, 8, 8)
-    levels = torch.tensor([5.0, 30.0, 70.0])
-    method = EveryLevel(kind="every_level", levels=(5, 30, 70), reduction=reduction)
-    loss = loss_of_batch(network, Batch(images, clean, levels), method, build_loss("l1"), (0, 0))
-    single = torch.stack([(network(images[k], levels[k : k + 1]) - clean).abs().mean() for k in range(3)])
-    torch.testing.assert_close(loss, single.sum() if reduction == "sum" else single.mean())
-
-
-def test_what_a_kill_left_half_written_is_removed(shards, tmp_path):
-    """Beside the checkpoint of this training, and of no other."""
-    checkpoint = Checkpoint(tmp_path, "mine")
-    run(shards, checkpoint)
-    for name in (".mine.k2j1.safetensors", ".other.k2j1.safetensors"):
-        (tmp_path / name).write_bytes(b"half")
-    with checkpoint.lock():
-        left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"mine.safetensors", "mine.lock", ".other.k2j1.safetensors", "train-00000.npy"}
 
 
 def test_only_trainable_parameters_change(shards, tmp_path):
@@ -358,7 +233,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_message(shards, tmp_path):
     assert step >= 1
     (kept,) = tmp_path.glob("c-step*.safetensors")
     batch = load_file(kept)
-    again = StepBatches(TrainingCrops(shards, seed=TRAINING.seed), stage, TRAINING)[step]
+    again = StepBatches(TrainingCrops(shards, seed=TRAINING.seed), stage.resolved(TRAINING))[step]
     assert torch.equal(batch["degraded"], again.degraded)
     assert torch.equal(batch["clean"], again.clean)
 
@@ -400,24 +275,6 @@ def test_gradients_are_clipped_only_where_asked(shards, tmp_path):
     torch.testing.assert_close(clipped, free * (1e-3 / free.norm()), rtol=1e-3, atol=1e-9)
 
 
-def test_the_checkpoint_key_depends_on_settings_and_data():
-    """Another setting or other data is another training."""
-    key = checkpoint_key({"a": 1}, "data")
-    assert key == checkpoint_key({"a": 1}, "data")
-    assert len({key, checkpoint_key({"a": 2}, "data"), checkpoint_key({"a": 1}, "other")}) == 3
-
-
-SHARED = stage(
-    (
-        Phase(steps=4, patch=8, batch=4),
-        Phase(steps=3, patch=16, batch=4, accumulate=2, train=("trained.intro.*",)),
-        Phase(steps=3, patch=8, batch=4),
-    ),
-    keep="best",
-    patience=2,
-)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_all_ranks_end_with_the_same_weights(shards, tmp_path, strategy):
@@ -436,33 +293,3 @@ def test_all_ranks_end_with_the_same_weights(shards, tmp_path, strategy):
     # What the ranks saved last, one process can go on from: it has nothing left to do and ends with the same.
     again, _ = run(shards, Checkpoint(tmp_path, "ranks"), stage=SHARED)
     assert all(torch.equal(again[key], first[key]) for key in first)
-
-
-def test_a_batch_that_ranks_cannot_share_is_refused():
-    """Three crops over two ranks: the message names the numbers."""
-    with pytest.raises(ConfigError, match=r"batch: 3[\s\S]*2 processes"):
-        check_phases(stage((Phase(steps=1, patch=8, batch=3),)), TRAINING, TinyNetwork(), ranks=2)
-
-
-def test_network_and_degradation_must_agree_on_the_level():
-    """An adjustable network without a level, a blind one with, and all levels at once in a plain one are refused."""
-    adjustable = build("ffdnet", {"width": 4, "layers": 3})
-    told = TRAINING.model_copy(update={"degradation": LEVELS})
-    with pytest.raises(ConfigError, match="must be told"):
-        check_phases(stage(), TRAINING, adjustable, ranks=1)
-    with pytest.raises(ConfigError, match="takes none"):
-        check_phases(stage(), told, TinyNetwork(), ranks=1)
-    with pytest.raises(ConfigError, match="hypernetwork"):
-        check_phases(stage(method={"kind": "every_level", "levels": [10, 40]}), told, adjustable, ranks=1)
-
-
-def test_a_mixture_of_degradations_whose_level_is_told_is_refused():
-    """Wherever mixup and level are named: both for all phases, or one of them in a phase of its own."""
-    adjustable = build("ffdnet", {"width": 4, "layers": 3})
-    mixing, told = {"augmentation": Augmentation(mixup=0.5)}, {"degradation": LEVELS}
-    size = {"steps": 1, "patch": 8, "batch": 2}
-    for everywhere, own in ((mixing | told, {}), (mixing, told), (told, mixing), ({}, mixing | told)):
-        training = TRAINING.model_copy(update=everywhere)
-        with pytest.raises(ConfigError, match=r"has no level[\s\S]*phases\[0\], mixup: 0.5, level: sigma"):
-            check_phases(stage((Phase(**size, **own),)), training, adjustable, ranks=1)
-    check_phases(stage((Phase(**size),)), TRAINING.model_copy(update=told), adjustable, ranks=1)

@@ -1,0 +1,141 @@
+"""What can be trained: the rules that the training loop and the check of recipes share."""
+
+import inspect
+import math
+from collections.abc import Iterator
+from fnmatch import fnmatch
+
+from torch import nn
+
+from relume.degradations import Degradation
+from relume.errors import ConfigError
+from relume.models.registry import ARCHITECTURES, inputs_of
+from relume.training.augmentation import mixes_levels
+from relume.training.config import ResolvedPhase, ResolvedStage, Schedule
+
+
+def problems(stage: ResolvedStage, network: nn.Module, *, ranks: int, side: int) -> Iterator[ConfigError]:
+    """What is wrong with a training, each as the error that refuses it. The loop raises the first, a check lists all.
+
+    Args:
+        stage: Its phases, schedules and method.
+        network: Whose parameters that require gradients are trained; on any device, the meta device too.
+        ranks: Processes that share each batch.
+        side: Of the patches, in pixels.
+    """
+    for number, phase in enumerate(stage.phases):
+        where = f"phases[{number}]"
+        yield from _crops(phase, network, where, ranks=ranks, side=side)
+        yield from _trained(phase, network, where)
+        yield from level_problems(phase.degradation, network, where=f"{where}.degradation")
+        if mixes_levels(phase.degradation, phase.augmentation):
+            yield ConfigError(
+                "A mixture of two degradations has no level",
+                where=f"{where}, mixup: {phase.augmentation.mixup:g}, level: {phase.degradation.level}",
+                why="augmentation.mixup mixes two degradations, and degradation.level names a number of one",
+                next_step="set augmentation.mixup to 0 or remove degradation.level in params.yaml",
+            )
+    yield from _schedules(stage)
+    yield from _method(stage, network)
+
+
+def level_problems(degradation: Degradation, network: nn.Module, *, where: str) -> Iterator[ConfigError]:
+    """Whether a network takes a level if and only if the degradation names one.
+
+    Args:
+        degradation: Of what the network restores.
+        network: The network.
+        where: The key of the degradation.
+    """
+    adjustable = "level" in inputs_of(network)
+    if adjustable != (degradation.level is not None):
+        yield ConfigError(
+            "Network and degradation do not agree on a level",
+            where=f"{where}.level: {degradation.level}",
+            why="an adjustable network must be given a level" if adjustable else "the network takes no level",
+            next_step="name degradation.level in params.yaml" if adjustable else "remove degradation.level",
+        )
+
+
+def crop_multiple(network: nn.Module) -> int:
+    """Pixels of which a crop's side must be a multiple, so that no training crop is padded inside the network."""
+    families = {name for _, name in ARCHITECTURES.values()}
+    found = [module for module in network.modules() if type(module).__name__ in families]
+    return math.lcm(*(getattr(module, "size_multiple", getattr(module, "window", 1)) for module in found))
+
+
+def _crops(phase: ResolvedPhase, network: nn.Module, where: str, *, ranks: int, side: int) -> Iterator[ConfigError]:
+    multiple = crop_multiple(network)
+    if phase.patch % multiple:
+        yield ConfigError(
+            "The crops of a phase do not fit the network",
+            where=f"{where}.patch: {phase.patch}",
+            why=f"patch {phase.patch} is no multiple of the network's {multiple}",
+            next_step=f"make patch a multiple of {multiple} in params.yaml",
+        )
+    if phase.patch > side:
+        yield ConfigError(
+            "The crops of a phase are larger than the patches",
+            where=f"{where}.patch: {phase.patch}",
+            why=f"curate.patch is {side}",
+            next_step="raise curate.patch or lower the phase's patch in params.yaml",
+        )
+    if phase.batch % (ranks * phase.accumulate):
+        yield ConfigError(
+            "A batch cannot be shared evenly",
+            where=f"{where}.batch: {phase.batch}",
+            why=f"{ranks} processes, each in {phase.accumulate} parts",
+            next_step="make batch a multiple of processes times accumulate in params.yaml",
+        )
+
+
+def _trained(phase: ResolvedPhase, network: nn.Module, where: str) -> Iterator[ConfigError]:
+    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    for pattern in phase.train:
+        if not any(fnmatch(name, pattern) for name in names):
+            yield ConfigError(
+                "A phase trains nothing by one of its patterns",
+                where=f"{where}.train: {pattern!r}",
+                why=f"the trainable parameters are {', '.join(names[:4])} ..." if names else "nothing is trainable",
+                next_step="correct the patterns in params.yaml",
+            )
+
+
+def _schedules(stage: ResolvedStage) -> Iterator[ConfigError]:
+    shared = sum(phase.steps for phase in stage.phases if phase.schedule is None)
+    found: list[tuple[str, Schedule, int]] = [("optimizer", stage.optimizer, shared)] if shared else []
+    for number, phase in enumerate(stage.phases):
+        if phase.schedule is not None:
+            found.append((f"phases[{number}].schedule", phase.schedule, phase.steps))
+    for where, schedule, steps in found:
+        ends = {
+            "warmup": (schedule.warmup, schedule.warmup),
+            "milestones": (list(schedule.milestones), max(schedule.milestones, default=0)),
+            "periods": (list(schedule.periods), schedule.warmup + sum(schedule.periods[:-1])),
+        }
+        for key, (value, end) in ends.items():
+            if value and end >= steps:
+                yield ConfigError(
+                    "A schedule is longer than its training",
+                    where=f"{where}.{key}: {value}",
+                    why=f"it has {steps} steps",
+                    next_step=f"lower {key} or raise the steps of the phases in params.yaml",
+                )
+
+
+def _method(stage: ResolvedStage, network: nn.Module) -> Iterator[ConfigError]:
+    kind = stage.method.kind
+    able = {
+        "every_level": ("a network that runs several levels at once", hasattr(network, "forward_many")),
+        "alternate_reuse": (
+            "a network whose blocks are reused",
+            "reuse" in inspect.signature(network.forward).parameters,
+        ),
+    }
+    if kind in able and not able[kind][1]:
+        yield ConfigError(
+            "The method does not fit the network",
+            where=f"method: {kind}, {type(network).__name__}",
+            why=f"{kind} needs {able[kind][0]}",
+            next_step="choose method plain in params.yaml",
+        )

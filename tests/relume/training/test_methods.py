@@ -1,0 +1,35 @@
+"""How a step uses the network: which of several that share weights, and all levels at once."""
+
+import pytest
+import torch
+
+from relume.losses.registry import build_loss
+from relume.models.registry import build
+from relume.training.batches import Batch
+from relume.training.config import (
+    AlternateReuse,
+    EveryLevel,
+)
+from relume.training.methods import drawn_reuse, loss_of_batch
+
+
+def test_the_network_of_a_step_alternates():
+    """Drawn by step alone, both come, in the asked proportion (binomial, five standard deviations)."""
+    method = AlternateReuse(kind="alternate_reuse", reuse=((4, 6, 6, 8), (2, 3, 3, 4)), probabilities=(0.25, 0.75))
+    drawn = [drawn_reuse(method, 7, step) for step in range(2000)]
+    assert drawn == [drawn_reuse(method, 7, step) for step in range(2000)]
+    assert abs(drawn.count((4, 6, 6, 8)) - 500) < 5 * (2000 * 0.25 * 0.75) ** 0.5
+    assert drawn.count((4, 6, 6, 8)) + drawn.count((2, 3, 3, 4)) == 2000
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_the_loss_of_every_level_is_that_of_the_levels_alone(reduction):
+    """The step's loss is the sum or mean of single passes at each level."""
+    torch.manual_seed(0)
+    network = build("hyperres", {"width": 4, "blocks": 2})
+    images, clean = torch.rand(3, 2, 3, 8, 8), torch.rand(2, 3, 8, 8)
+    levels = torch.tensor([5.0, 30.0, 70.0])
+    method = EveryLevel(kind="every_level", levels=(5, 30, 70), reduction=reduction)
+    loss = loss_of_batch(network, Batch(images, clean, levels), method, build_loss("l1"), (0, 0))
+    single = torch.stack([(network(images[k], levels[k : k + 1]) - clean).abs().mean() for k in range(3)])
+    torch.testing.assert_close(loss, single.sum() if reduction == "sum" else single.mean())

@@ -1,0 +1,124 @@
+"""What cannot be trained is refused with the reason, by the loop and by the check of recipes alike."""
+
+import re
+
+import pytest
+
+from relume.errors import ConfigError
+from relume.models.registry import build
+from relume.training.augmentation import Augmentation
+from relume.training.checkpoint import Checkpoint
+from relume.training.config import (
+    OptimizerSettings,
+    Phase,
+    Schedule,
+)
+from relume.training.rules import problems
+from tests.relume.training.tiny import (
+    LEVELS,
+    SHARED,
+    STAGE,
+    TRAINING,
+    TinyNetwork,
+    run,
+    stage,
+)
+
+
+def found(stage, training=TRAINING, network=None, *, ranks=1):
+    """The problems of a training, each as its message."""
+    resolved = stage.resolved(training)
+    return [str(error) for error in problems(resolved, network or TinyNetwork(), ranks=ranks, side=16)]
+
+
+def test_a_sound_training_has_no_problem():
+    """The tiny trainings of these tests, alone and on two ranks."""
+    assert found(STAGE) == []
+    assert found(SHARED, ranks=2) == []
+
+
+@pytest.mark.parametrize(
+    ("phase", "options", "said"),
+    [
+        ({"patch": 9}, {}, r"phases\[1\]\.patch: 9[\s\S]*no multiple of the network's 2"),
+        ({"patch": 18}, {}, r"phases\[1\]\.patch: 18[\s\S]*curate\.patch is 16"),
+        ({"train": ("trained.*", "tuning.*")}, {}, r"phases\[1\]\.train: 'tuning\.\*'"),
+        ({"schedule": Schedule(lr=1, warmup=3)}, {}, r"phases\[1\]\.schedule\.warmup: 3[\s\S]*3 steps"),
+        ({}, {"optimizer": OptimizerSettings(lr=1, warmup=6)}, r"optimizer\.warmup: 6[\s\S]*6 steps"),
+        (
+            {},
+            {"optimizer": OptimizerSettings(lr=1, shape="steps", milestones=(2, 6))},
+            r"optimizer\.milestones: \[2, 6\][\s\S]*6 steps",
+        ),
+        (
+            {},
+            {"optimizer": OptimizerSettings(lr=1, warmup=1, shape="restarts", periods=(5, 9))},
+            r"optimizer\.periods: \[5, 9\][\s\S]*6 steps",
+        ),
+        (
+            {},
+            {"method": {"kind": "alternate_reuse", "reuse": [[1, 1, 1, 1], [2, 2, 2, 2]]}},
+            "alternate_reuse needs a network whose blocks are reused",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_problem(shards, tmp_path, phase, options, said):
+    """The message names the key, counted from 0 as the list is, with its value and the reason; the loop raises it."""
+    size = {"steps": 3, "patch": 8, "batch": 2}
+    wrong = stage((Phase(**size), Phase(**size | phase)), **options)
+    (message,) = found(wrong)
+    assert re.search(said, message)
+    with pytest.raises(ConfigError) as caught:
+        run(shards, Checkpoint(tmp_path, "c"), stage=wrong)
+    assert str(caught.value) == message
+
+
+def test_all_problems_are_listed():
+    """A check that lists them names all at once, in the order of the phases."""
+    wrong = stage((Phase(steps=3, patch=9, batch=3, train=("tuning.*",)), Phase(steps=3, patch=17, batch=2)))
+    assert [text.partition(": ")[2].partition(":")[0] for text in found(wrong, ranks=2)] == [
+        "phases[0].patch",
+        "phases[0].batch",
+        "phases[0].train",
+        "phases[1].patch",
+        "phases[1].patch",
+    ]
+
+
+def test_every_pattern_must_train_something(shards, tmp_path):
+    """A pattern without a trainable parameter is a mistake, also beside one that has some; frozen ones do not count."""
+    for patterns in (("tuning.*",), ("trained.*", "tuning.*"), ("frozen.*",)):
+        phases = (Phase(steps=4, patch=8, batch=2, train=patterns),)
+        with pytest.raises(ConfigError, match=patterns[-1].partition(".")[0]):
+            run(shards, Checkpoint(tmp_path, "c"), stage=stage(phases))
+
+
+def test_a_batch_that_ranks_cannot_share_is_refused():
+    """Three crops over two ranks: the message names the numbers."""
+    (message,) = found(stage((Phase(steps=3, patch=8, batch=3),)), ranks=2)
+    assert re.search(r"batch: 3[\s\S]*2 processes", message)
+
+
+def test_network_and_degradation_must_agree_on_the_level():
+    """An adjustable network without a level, a blind one with, and all levels at once in a plain one are refused."""
+    adjustable = build("ffdnet", {"width": 4, "layers": 3})
+    given = TRAINING.model_copy(update={"degradation": LEVELS})
+    (message,) = found(stage(), network=adjustable)
+    assert "must be given a level" in message
+    (message,) = found(stage(), given)
+    assert "takes no level" in message
+    every = stage(method={"kind": "every_level", "levels": [10, 40]})
+    (message,) = found(every, given, adjustable)
+    assert "several levels at once" in message
+
+
+def test_a_mixture_of_degradations_whose_level_is_given_is_refused():
+    """Wherever mixup and level are named: both for all phases, or one of them in a phase of its own."""
+    adjustable = build("ffdnet", {"width": 4, "layers": 3})
+    mixing, given = {"augmentation": Augmentation(mixup=0.5)}, {"degradation": LEVELS}
+    size = {"steps": 3, "patch": 8, "batch": 2}
+    for everywhere, own in ((mixing | given, {}), (mixing, given), (given, mixing), ({}, mixing | given)):
+        training = TRAINING.model_copy(update=everywhere)
+        (message,) = found(stage((Phase(**size, **own),)), training, adjustable)
+        assert re.search(r"has no level[\s\S]*phases\[0\], mixup: 0.5, level: sigma", message)
+    assert found(stage((Phase(**size),)), TRAINING.model_copy(update=given), adjustable) == []
