@@ -123,6 +123,8 @@ def _scan(sources: tuple[str, ...]) -> None:
         f"sources.json: {change.files} photographs,"
         f" {len(change.added)} new, {len(change.modified)} changed, {len(change.removed)} gone"
     )
+    for address, problem in change.problems:
+        click.echo(f"note: {address} will be quarantined: {problem}", err=True)
 
 
 @main.group()

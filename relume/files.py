@@ -1,14 +1,47 @@
 """Files and folders that appear under their final name whole or not at all, and their hashes."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode), "a device"),
+)
+
+
+class NotRegularError(OSError):
+    """The path leads to something that is no regular file, or to nothing; `strerror` says to what."""
+
+
+def open_regular(path: str | Path) -> BufferedReader:
+    """Opens a regular file, or a link to one, for reading; nothing else, because a FIFO or a device may never end.
+
+    Raises:
+        NotRegularError: It is a folder, a FIFO, a socket, a device, or a link to one of these or to nothing.
+        OSError: As `open` raises it, such as for a path that does not exist.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if os.path.islink(path) and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise NotRegularError(error.errno, "it is a link to nothing", str(path)) from None
+        raise
+    if not stat.S_ISREG(mode):
+        kind = next(name for is_kind, name in _KINDS if is_kind(mode))
+        raise NotRegularError(errno.EINVAL, f"it is {kind}, not a file", str(path))
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Images in files: decoded to RGB arrays with the facts about the file, and encoded by suffix."""
 
-from relume.images.decoding import DecodedImage, decode, read_image
+from relume.images.decoding import DecodedImage, decode, read_bytes, read_image
 from relume.images.encoding import check_suffix, encode, save_image, to_uint8
 from relume.images.header import Header, read_header
 
@@ -10,6 +10,7 @@ __all__ = [
     "check_suffix",
     "decode",
     "encode",
+    "read_bytes",
     "read_header",
     "read_image",
     "save_image",

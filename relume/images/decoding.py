@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from relume.errors import ImageError
-from relume.images.header import DECODERS_RAISE, Header, damaged, open_image
+from relume.files import open_regular
+from relume.images.header import Header, damaged, open_image, too_large
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +50,8 @@ def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, 
     """
     opened, header = open_image(data, where)
     if header.megapixels > max_megapixels:
-        raise ImageError(
-            "The picture is larger than the limit, which guards against decompression bombs",
-            reason="decompression_bomb",
-            where=where,
-            why=f"{header.width}x{header.height} is {header.megapixels:.0f} megapixels, the limit {max_megapixels:g}",
-            next_step="raise the limit if the file can be trusted",
-        )
+        size = f"{header.width}x{header.height} is {header.megapixels:.0f} megapixels"
+        raise too_large(f"{size}, the limit {max_megapixels:g}", where)
     if min(header.width, header.height) < min_side:
         raise ImageError(
             "The picture is too small",
@@ -67,7 +63,7 @@ def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, 
     profile = opened.info.get("icc_profile") if header.mode.startswith(("RGB", "P")) else None
     try:
         pixels = _deep_pixels(data, header) if header.bit_depth == 16 else _pixels(opened, header)
-    except DECODERS_RAISE as error:
+    except Exception as error:  # whatever a decoder raises belongs to this file
         raise damaged(data, header.format, error, where) from error
     return DecodedImage(pixels=np.ascontiguousarray(pixels), header=header, icc_profile=profile)
 
@@ -78,9 +74,18 @@ def read_image(path: str | Path, *, max_megapixels: float = 200.0) -> DecodedIma
     Raises:
         ImageError: As `decode`, and `not_found` or `unreadable` for the file itself.
     """
-    path = Path(path)
+    return decode(read_bytes(path), where=path, max_megapixels=max_megapixels)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        ImageError: `not_found` or `unreadable`; anything but a regular file is not opened.
+    """
     try:
-        data = path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except FileNotFoundError:
         raise ImageError("No such picture", reason="not_found", where=path, next_step="check the path") from None
     except OSError as error:
@@ -91,7 +96,6 @@ def read_image(path: str | Path, *, max_megapixels: float = 200.0) -> DecodedIma
             why=error.strerror,
             next_step="check that it is a file that you may read",
         ) from None
-    return decode(data, where=path, max_megapixels=max_megapixels)
 
 
 def _pixels(opened: Any, header: Header) -> np.ndarray:
@@ -116,10 +120,10 @@ def _deep_pixels(data: bytes, header: Header) -> np.ndarray:
         raise ValueError("the 16-bit pixels cannot be decoded")
     if pixels.ndim == 2:
         pixels = pixels[..., None].repeat(3, axis=2)
-    elif pixels.shape[2] == 4:
+    elif pixels.shape[2] == 4 and (header.format, header.channels) != ("TIFF", 3):
         pixels = _over_white(pixels[..., [2, 1, 0, 3]])
-    else:
-        pixels = pixels[..., ::-1]
+    else:  # a fourth channel that a TIFF does not declare as alpha, such as infrared, is left out
+        pixels = pixels[..., 2::-1]
     return _turn(pixels, header)
 
 

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,11 +27,9 @@ _UNSUPPORTED_MAGIC = {
 _SUPPORTED = "use PNG, JPEG, WebP, TIFF, BMP or GIF"
 
 
-# What Pillow raises on damaged bytes: seen, or declared by the modules it reads with.
-DECODERS_RAISE = (
-    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, RuntimeError),
-    *(struct.error, zlib.error),
-)
+# Ours is the limit of a caller, see `decode`. Pillow's own is 179 megapixels; here it raises above 2**30 pixels, as
+# OpenCV does, before it makes room for the frame of a GIF.
+_PILLOW_PIXELS = 2**29
 
 # TIFF tags, by the numbers of the TIFF 6.0 specification and, for the last, of DNG 1.0.
 _SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _PLANAR, _EXTRA_SAMPLES, _DNG_VERSION = 254, 258, 262, 284, 338, 50706
@@ -112,8 +109,32 @@ def _unsupported(why: str, where: object) -> ImageError:
     )
 
 
+def too_large(why: str, where: object) -> ImageError:
+    return ImageError(
+        "The image is larger than the limit, which guards against decompression bombs",
+        reason="decompression_bomb",
+        where=where,
+        why=why,
+        next_step="raise the limit if the file can be trusted",
+    )
+
+
 def damaged(data: bytes, kind: str, error: Exception, where: object) -> ImageError:
-    """Names damage: `truncated` when the end of the file is missing, `corrupt` for anything else."""
+    """What a decoder raised, in the user's terms: `truncated` when the end of the file is missing, else `corrupt`.
+
+    An image that Pillow takes for a decompression bomb, or that memory has no room for, has a reason of its own.
+    """
+    from PIL.Image import DecompressionBombError
+
+    if isinstance(error, DecompressionBombError):
+        return too_large(str(error), where)
+    if isinstance(error, MemoryError):
+        return ImageError(
+            "There is no memory for the image",
+            reason="out_of_memory",
+            where=where,
+            next_step="free memory, or make the image smaller",
+        )
     end_is_missing = {
         "JPEG": b"\xff\xd9" not in data,
         "WEBP": int.from_bytes(data[4:8], "little") + 8 > len(data),
@@ -132,7 +153,15 @@ def open_image(data: bytes, where: object) -> tuple[Any, Header]:
     """Opens the file with the one Pillow reader that its magic names, which decodes nothing yet."""
     kind = _format_of(data, where)
     # The readers are called directly: Image.open would guess, and has a size limit of its own.
-    from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+    from PIL import (
+        BmpImagePlugin,
+        GifImagePlugin,
+        Image,
+        JpegImagePlugin,
+        PngImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
 
     readers = {
         "PNG": PngImagePlugin.PngImageFile,
@@ -142,10 +171,11 @@ def open_image(data: bytes, where: object) -> tuple[Any, Header]:
         "BMP": BmpImagePlugin.BmpImageFile,
         "WEBP": WebPImagePlugin.WebPImageFile,
     }
+    Image.MAX_IMAGE_PIXELS = _PILLOW_PIXELS
     try:
         opened = readers[kind](io.BytesIO(data))
         header, problem = _header(opened, data, kind)
-    except DECODERS_RAISE as error:
+    except Exception as error:  # whatever a decoder raises belongs to this file
         raise damaged(data, kind, error, where) from error
     if problem:
         raise _unsupported(problem, where)

@@ -87,6 +87,8 @@ def ingest(
     budget = Budget(_MEGAPIXELS_AT_ONCE)
 
     def prepare(entry: Mapping[str, Any]) -> tuple[Photograph, bytes] | ImageError:
+        if "problem" in entry:
+            return ImageError("It cannot be read as a file", reason="not_a_file", why=entry["problem"])
         data = open_source(entry["address"], expect=entry["hash"])
         try:
             header = read_header(data)

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from relume.errors import SourceError
-from relume.files import read_json, write_json
+from relume.files import NotRegularError, open_regular, read_json, write_json
 
 PACKAGES = "package://"
 
@@ -64,12 +64,14 @@ class SourcesChange:
         added: Addresses that are new.
         removed: Addresses that are gone.
         modified: Addresses whose bytes changed.
+        problems: Addresses of what is no regular file, each with what it is; they will be quarantined.
     """
 
     files: int
     added: tuple[str, ...]
     removed: tuple[str, ...]
     modified: tuple[str, ...]
+    problems: tuple[tuple[str, str], ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.added or self.removed or self.modified)
@@ -83,8 +85,9 @@ def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
 
     Returns:
         The content of sources.json: `sources`, with folders made absolute, and `files`, sorted by
-        address, each with `address`, `bytes` and `hash` (`sha256:...`, on S3 `etag:...`). Files
-        without the suffix of a picture, and hidden ones, are not listed.
+        address, each with `address`, `bytes` and `hash` (`sha256:...`, on S3 `etag:...`). What is no
+        regular file is not opened: its `hash` is `none` and `problem` says what it is. Files
+        without the suffix of an image, and hidden ones, are not listed.
 
     Raises:
         SourceError: A source is missing, empty, unreachable or refuses the credentials.
@@ -133,6 +136,7 @@ def write_sources(sources: Sequence[str | Path] | None = None, path: str | Path 
         added=tuple(sorted(new.keys() - old.keys())),
         removed=tuple(sorted(old.keys() - new.keys())),
         modified=tuple(sorted(address for address in old.keys() & new.keys() if old[address] != new[address])),
+        problems=tuple((entry["address"], entry["problem"]) for entry in now["files"] if "problem" in entry),
     )
 
 
@@ -175,7 +179,8 @@ def open_source(address: str, *, expect: str | None = None) -> bytes:
     else:
         path = _package_path(address) if address.startswith(PACKAGES) else _path(address)
         try:
-            data = path.read_bytes()
+            with open_regular(path) as file:
+                data = file.read()
         except OSError as error:
             raise SourceError(
                 "A listed photograph cannot be read", where=address, why=error.strerror, next_step="relume data scan"
@@ -200,9 +205,12 @@ def _path(address: str) -> Path:
 
 
 def _entry(path: Path, address: str) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"address": address, "bytes": file.tell(), "hash": f"sha256:{digest}"}
+    try:
+        with open_regular(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return {"address": address, "bytes": file.tell(), "hash": f"sha256:{digest}"}
+    except NotRegularError as error:
+        return {"address": address, "bytes": 0, "hash": "none", "problem": error.strerror}
 
 
 def _scan_packages() -> list[dict[str, Any]]:
@@ -212,6 +220,13 @@ def _scan_packages() -> list[dict[str, Any]]:
 def _package_path(address: str) -> Path:
     """The file of an address; finds the package without importing it, which takes seconds for some."""
     package, _, name = address.removeprefix(PACKAGES).partition("/")
+    # A dotted name would import its parent; a name that leaves the package would read any file.
+    if not package.isidentifier() or name.startswith("/") or ".." in name.split("/"):
+        raise SourceError(
+            "The address names no file inside a package",
+            where=address,
+            next_step=f"write {PACKAGES}PACKAGE/FILE, or give the folder itself",
+        )
     spec = importlib.util.find_spec(package)
     for folder in spec.submodule_search_locations or () if spec else ():
         if (path := Path(folder, name)).is_file():

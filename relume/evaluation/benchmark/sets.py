@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from relume.errors import SourceError
-from relume.images import read_header, read_image, to_uint8
+from relume.images import read_bytes, read_header, read_image, to_uint8
 
 PAIRS = (("noisy", "clean"), ("blur", "sharp"), ("rain", "clean"))
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
@@ -119,7 +119,7 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 
 def _size_of(path: Path) -> tuple[int, int]:
-    header = read_header(path.read_bytes(), where=path)
+    header = read_header(read_bytes(path), where=path)
     return header.height, header.width
 
 

@@ -116,6 +116,16 @@ def test_composites_alpha_over_white(dtype):
     assert picture.header.channels == 4
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_fourth_channel_that_is_no_alpha_is_left_out(dtype):
+    """Red, green and blue of a scan with an infrared channel stay as they stand in the file."""
+    scan, buffer = noise(channels=4, dtype=dtype), io.BytesIO()
+    tifffile.imwrite(buffer, scan, photometric="rgb", extrasamples=["unspecified"])
+    picture = decode(buffer.getvalue())
+    np.testing.assert_array_equal(picture.pixels, scan[..., :3])
+    assert picture.header.channels == 3
+
+
 def test_resolves_palettes_and_gray():
     """Palette and gray files decode to the colours they show, with their stored channels on record."""
     image = Image.fromarray(noise())
@@ -270,8 +280,13 @@ def test_saving_is_refused_before_anything_is_written(tmp_path):
 
 
 def test_reading_a_missing_file_or_a_folder_says_so(tmp_path):
-    """A path that does not exist and one that is a folder are user mistakes with their own reasons."""
-    for path, expected in [(tmp_path / "none.png", "not_found"), (tmp_path, "unreadable")]:
+    """A path that does not exist, a folder and a link to a device are user mistakes with their own reasons."""
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    for path, expected in [
+        (tmp_path / "none.png", "not_found"),
+        (tmp_path, "unreadable"),
+        (tmp_path / "zero.png", "unreadable"),
+    ]:
         with pytest.raises(ImageError) as caught:
             read_image(path)
         assert (caught.value.reason, caught.value.exit_code) == (expected, 2)

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import os
 import tarfile
 
 import numpy as np
@@ -41,6 +42,7 @@ def photos(tmp_path):
     (folder / "raw.heic").write_bytes(b"\0\0\0\x18ftypheic")
     Image.new("RGB", (1500, 1500)).save(folder / "bomb.png")
     Image.new("RGB", (15, 100)).save(folder / "thin.png")
+    os.mkfifo(folder / "pipe.png")
     return folder
 
 
@@ -55,7 +57,7 @@ def rows(path):
 
 
 def test_every_file_is_a_photograph_or_quarantined_with_its_reason(photos, tmp_path):
-    """Four good pictures reach the manifest, seven others the quarantine, each with a named reason."""
+    """Four good pictures reach the manifest, eight others the quarantine, each with a named reason."""
     count, reasons = run(scan([photos]), tmp_path / "out")
     quarantine = {row["address"].rsplit("/", 1)[1]: row["reason"] for row in rows(tmp_path / "out" / "quarantine.csv")}
     assert quarantine == {
@@ -66,6 +68,7 @@ def test_every_file_is_a_photograph_or_quarantined_with_its_reason(photos, tmp_p
         "raw.heic": "unsupported_format",
         "bomb.png": "decompression_bomb",
         "thin.png": "too_small",
+        "pipe.png": "not_a_file",
     }
     assert count == 4
     assert reasons == dict.fromkeys(quarantine.values(), 1)

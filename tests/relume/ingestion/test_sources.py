@@ -158,11 +158,43 @@ def test_a_source_that_holds_nothing_is_refused(tmp_path):
         assert str(source) in str(caught.value)
 
 
-def test_a_folder_that_cannot_be_read_whole_is_refused(photos):
-    """A picture that cannot be read stops the scan and is named: a list without it would look complete."""
-    (photos / "gone.jpg").symlink_to("nowhere.jpg")
-    with pytest.raises(SourceError, match=r"cannot be read: .*gone\.jpg"):
+def test_a_folder_that_cannot_be_read_whole_is_refused(photos, monkeypatch):
+    """An image that may not be read stops the scan and is named: a list without it would look complete."""
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(sources, "open_regular", refuse)
+    with pytest.raises(SourceError, match=r"cannot be read: .*(red|blue).*"):
         scan([photos])
+
+
+def test_what_is_no_file_is_listed_with_what_it_is(photos, tmp_path):
+    """A FIFO, a link to a device and one to nothing are listed unopened, and become files like any other."""
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "zero.jpg").symlink_to("/dev/zero")
+    (photos / "gone.jpg").symlink_to("nowhere.jpg")
+    change = write_sources([photos], tmp_path / "sources.json")
+    found = {address.rsplit("/", 1)[1]: problem for address, problem in change.problems}
+    expected = {"pipe.jpg": "a FIFO, not a file", "zero.jpg": "a device, not a file", "gone.jpg": "a link to nothing"}
+    assert found == {name: f"it is {kind}" for name, kind in expected.items()}
+    assert change.files == 5
+    for address, _ in change.problems:
+        with pytest.raises(SourceError, match="cannot be read"):
+            open_source(address)
+    Image.new("RGB", (8, 8), "green").save(photos / "nowhere.jpg")
+    change = write_sources(None, tmp_path / "sources.json")
+    assert change.modified == ((photos / "gone.jpg").as_uri(),)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["skimage/../../x.png", "skimage/data/../../../x.png", "skimage//etc/passwd", "../x.png", "skimage.data/x.png"],
+)
+def test_a_package_address_stays_inside_its_package(name):
+    """What leads out of a package, or would import one to find another, is refused whether it exists or not."""
+    with pytest.raises(SourceError, match="names no file inside a package"):
+        open_source(PACKAGES + name)
 
 
 def test_a_broken_list_is_refused(tmp_path):
