@@ -117,10 +117,10 @@ def throughput(served: str) -> dict[str, object]:
     server = start_server(served)
     ways: dict[str, Callable[[np.ndarray], Restoration]] = {"in process": in_process.restore}
     restorers = {
-        "grpc + shared memory": TritonRestorer(server.grpc),
-        "grpc": TritonRestorer(server.grpc, shared_memory=False),
-        "http + shared memory": TritonRestorer(server.http),
-        "http": TritonRestorer(server.http, shared_memory=False),
+        "grpc + shared memory": TritonRestorer(server.grpc, "denoise"),
+        "grpc": TritonRestorer(server.grpc, "denoise", shared_memory=False),
+        "http + shared memory": TritonRestorer(server.http, "denoise"),
+        "http": TritonRestorer(server.http, "denoise", shared_memory=False),
     }
     ways |= {name: restorer.restore for name, restorer in restorers.items()}
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -183,7 +183,7 @@ def restore_once(way: str, jpeg: str, served: str, whole: bool) -> None:
         if not whole and time.monotonic() - started > MEMORY_SECONDS:
             raise Enough
 
-    restorer = OnnxRestorer(served) if way == "in process" else TritonRestorer(way)
+    restorer = OnnxRestorer(served) if way == "in process" else TritonRestorer(way, "denoise")
     try:
         restored = restorer.restore(pixels, on_progress=progress).image
     except Enough:

@@ -46,7 +46,7 @@ def run_demo(root: Path) -> None:
 def _through_triton(root: Path) -> dict[str, Any]:
     """Sends a noisy held-out photograph to the product on Triton and keeps both pictures as files."""
     from flows import triton
-    from flows.restore import PRODUCT
+    from flows.release.package import product_of
     from relume.evaluation.held_out import noisy_photograph, photographs
     from relume.images import save_image
     from relume.metrics import psnr, to_8_bit
@@ -57,7 +57,8 @@ def _through_triton(root: Path) -> dict[str, Any]:
         photographs(root / "data" / "curated" / "held_out" / "test").items(), key=lambda item: item[1].size
     )
     noisy = to_8_bit(noisy_photograph(clean, image_id, SIGMA, "clipped", seed=0))
-    with TritonRestorer(triton.start().grpc, PRODUCT) as restorer:
+    product = product_of(root)
+    with TritonRestorer(triton.start().grpc, product) as restorer:
         restoration = restorer.restore(noisy, level=level_for(restorer.served().levels, "sigma", SIGMA))
     restored = restoration.image
     folder = relume_home() / "reports" / "demo"
@@ -65,7 +66,7 @@ def _through_triton(root: Path) -> dict[str, Any]:
         save_image(folder / f"{name}.png", image)
     height, width = clean.shape[:2]
     return {
-        "product": PRODUCT,
+        "product": product,
         "release": restoration.release,
         "size": f"{width} x {height}",
         "noisy": noisy,

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.release.ledger import Ledger, Release
-from relume.errors import ModelMissingError
+from relume.errors import ConfigError, ModelMissingError
 from relume.home import relume_home
 
 if TYPE_CHECKING:
     from relume.serving.restoration import Restoration
-
-PRODUCT = "denoise"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +46,7 @@ def restore_file(
     *,
     root: str | Path = ".",
     server: str | None = None,
+    product: str | None = None,
     level: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RestoredFile:
@@ -56,15 +55,16 @@ def restore_file(
     Args:
         source: Image to restore.
         target: File to write; its suffix chooses the format. It appears whole or not at all.
-        root: The checkout whose model is used before the first release.
+        root: The checkout that names the product, and whose model is used before the first release.
         server: Triton's address; in this process with ONNX Runtime when None.
+        product: The product to restore with; see `default_product` for None.
         level: For an adjustable model, of its kind, such as the sigma of the noise; the model's default when None.
         on_progress: Called with the tiles done and the tiles in all.
 
     Raises:
         ImageError: The image cannot be read, or the format of `target` is unknown.
         ModelMissingError: There is no model yet.
-        ConfigError: The model takes no level, or `level` is no level of its kind.
+        ConfigError: The model takes no level, `level` is no level of its kind, or nothing says which product is meant.
         ServerUnreachableError: The server does not answer.
     """
     import numpy as np
@@ -75,7 +75,7 @@ def restore_file(
     image = read_image(source)
     notes = [] if image.pixels.dtype == np.uint8 else ["16-bit values were rounded to 8 bits, which the model takes"]
     pixels = to_uint8(image.pixels)
-    with _restorer(server, Path(root)) as restorer:
+    with _restorer(server, Path(root), product) as restorer:
         started = time.perf_counter()
         restoration: Restoration = restorer.restore(pixels, level=level, on_progress=on_progress)
         seconds = time.perf_counter() - started
@@ -86,28 +86,41 @@ def restore_file(
 
 
 @contextlib.contextmanager
-def _restorer(server: str | None, root: Path) -> Iterator[Any]:
+def _restorer(server: str | None, root: Path, product: str | None) -> Iterator[Any]:
+    product = product or default_product(root)
     if server is None:
         from relume.serving.onnx_restorer import OnnxRestorer
 
-        release, folder = served_model(root)
+        release, folder = served_model(root, product)
         yield OnnxRestorer(folder, release=release)
+    elif product is None:
+        raise ConfigError("Nothing says which product is meant", where=server, next_step="name it by --product")
     else:
         from relume.serving.triton_client import TritonRestorer
 
-        with TritonRestorer(server, PRODUCT) as restorer:
+        with TritonRestorer(server, product) as restorer:
             yield restorer
 
 
-def served_model(root: Path) -> tuple[str, Path]:
-    """The name and the folder of the model to use in this process: the champion, else the last export.
+def default_product(root: Path) -> str | None:
+    """The product of the checkout; outside of one, the product that was released here if it is the only one."""
+    if (root / "params.yaml").is_file():
+        from flows.release.package import product_of
+
+        return product_of(root)
+    released = {entry.release.product for entry in Ledger().entries()}
+    return released.pop() if len(released) == 1 else None
+
+
+def served_model(root: Path, product: str | None) -> tuple[str, Path]:
+    """The name and the folder of the model to use in this process: the product's release, else the last export.
 
     Raises:
         ModelMissingError: There is neither.
     """
-    current = Ledger().current(PRODUCT)
+    current = Ledger().current(product) if product else None
     if current is not None:
-        return current.model, _champion_folder(root, current)
+        return current.model, _release_folder(root, current)
     exported = root / "models" / "exported"
     if (exported / "serving.json").is_file():
         return str(exported), exported
@@ -116,7 +129,7 @@ def served_model(root: Path) -> tuple[str, Path]:
     )
 
 
-def _champion_folder(root: Path, release: Release) -> Path:
+def _release_folder(root: Path, release: Release) -> Path:
     from relume.files import read_json
 
     package = root / "package" / "package.json"

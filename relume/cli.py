@@ -44,9 +44,12 @@ def main() -> None:
 @click.argument("source", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="File to write; its suffix chooses the format.")
 @click.option("--server", help="Restore through Triton, HOST:PORT (gRPC) or http://HOST:PORT.")
+@click.option("--product", help="Restore with this product; by default that of params.yaml.")
 @click.option("--level", type=float, help="For an adjustable model: the level, such as the sigma of the noise.")
 @click.option("--strength", type=float, hidden=True)
-def restore(source: str, output: str, server: str | None, level: float | None, strength: float | None) -> None:
+def restore(
+    source: str, output: str, server: str | None, product: str | None, level: float | None, strength: float | None
+) -> None:
     """Restore an image.
 
     \b
@@ -68,7 +71,7 @@ def restore(source: str, output: str, server: str | None, level: float | None, s
         if terminal:
             click.echo(f"\r{done}/{total} tiles", nl=done == total, err=True)
 
-    result = restore_file(source, output, server=server, level=level, on_progress=progress)
+    result = restore_file(source, output, server=server, product=product, level=level, on_progress=progress)
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(f"{result}{' (default)' if level is None and result.restoration.levels else ''}")

@@ -5,16 +5,15 @@ Each section's settings lie beside the code that they are for. A stage reads its
 """
 
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from relume.curation.settings import CurateSettings, ValidateSettings
 from relume.evaluation.settings import EvaluateSettings
 from relume.ingestion.settings import IngestSettings
 from relume.params_file import checked, read_values
 from relume.recipes.recipe import Scale
-from relume.serving.settings import PRODUCT, ExportSettings, PackageSettings
+from relume.serving.settings import ExportSettings, PackageSettings
 from relume.settings import Settings
 from relume.training.config import BaseModelSettings, TrainingSettings
 from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
@@ -58,7 +57,6 @@ class ReleaseSettings(Settings):
     """What a candidate is measured on, and what it must reach before it may serve.
 
     Attributes:
-        product: Name that clients use; also the registered model.
         seed: Of the gate's noise.
         images: Held-out photographs that the gate uses at most.
         crop: Side in pixels of the centre crop that it uses of each.
@@ -70,7 +68,6 @@ class ReleaseSettings(Settings):
         served_parity: ONNX Runtime in process against the Triton server.
     """
 
-    product: str = Field(pattern=PRODUCT)
     seed: int = Field(ge=0)
     images: int = Field(ge=1)
     crop: int = Field(ge=32)
@@ -114,12 +111,6 @@ class Params(Settings):
     export: ExportSettings
     package: PackageSettings
     release: ReleaseSettings
-
-    @model_validator(mode="after")
-    def _one_product(self) -> Self:
-        if self.package.product != self.release.product:
-            raise ValueError(f"package.product is {self.package.product}, release.product {self.release.product}")
-        return self
 
 
 def load_params(root: Path = Path()) -> Params:

@@ -3,6 +3,7 @@
 An adjustable one makes the result darker by its level, so that a wrong level shows in every pixel.
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from relume.serving.levels import LevelRange
 from relume.serving.served_model import Serving, write_served_model
 
+FORMAT_1 = Path(__file__).with_name("format_1")
 BLUR = np.ones((3, 3)) / 9
 SHARPEN = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]])
 IDENTITY = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
@@ -64,4 +66,14 @@ def write_tiny_model(
     folder.mkdir(parents=True, exist_ok=True)
     write_onnx(folder / "source.onnx", tile=tile, kernel=kernel, adjustable=levels is not None)
     write_served_model(folder / "source.onnx", folder, Serving(tile=tile, halo=halo, levels=levels))
+    return folder
+
+
+def write_tiny_model_of_format_1(folder: Path, *, kernel: np.ndarray = BLUR, adjustable: bool = False) -> Path:
+    """Fills `folder` with a served model as relume wrote it until format 2, with tiles of 32 pixels, and returns it.
+
+    All but the ONNX file is kept in tests/format_1; an adjustable one takes a sigma of 15 to 75, by default 37.25.
+    """
+    shutil.copytree(FORMAT_1 / ("adjustable" if adjustable else "blind"), folder, dirs_exist_ok=True)
+    write_onnx(folder / "triton/denoise/1/model.onnx", tile=32, kernel=kernel, adjustable=adjustable)
     return folder

@@ -1,7 +1,7 @@
 """The gate: measures a candidate as it would be served, and says whether it may be.
 
 The served ONNX file restores held-out photographs at the product's protocol, 8-bit files with clipped
-noise; champion and candidate get the very same noisy pixels. An adjustable model is told the sigma of the noise.
+noise; champion and candidate get the very same noisy pixels. A model that takes a sigma is given that of the noise.
 """
 
 import csv
@@ -127,11 +127,12 @@ def measure(candidate: Package, champion: Package | None, settings: ReleaseSetti
 
     restorer = OnnxRestorer(candidate.folder / "serving")
     photographs = held_out_photographs(held_out, settings)
-    told = " (told to it)" if restorer.serving.levels else ""
+    levels = restorer.serving.levels
+    given = " (given to it)" if levels and levels.kind == "sigma" else ""
     found = _psnr_by_sigma(restorer, photographs, settings)
     checks = [
         _gain(
-            f"gain over the noisy input, sigma {sigma}{told}",
+            f"gain over the noisy input, sigma {sigma}{given}",
             found[sigma],
             _noisy_psnr(photographs, sigma, settings),
             limit,

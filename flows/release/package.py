@@ -6,6 +6,8 @@ from typing import Any
 
 from relume.errors import ModelMissingError, ReleaseError
 from relume.files import read_json, sha256_folder
+from relume.params_file import load_section
+from relume.serving.settings import PackageSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,15 +35,15 @@ class Package:
         """The release-specific name under which Triton serves it."""
         return f"{self.product}-{self.sha256[:8]}"
 
-    @property
-    def triton_model(self) -> Path:
-        """The Triton model directory in it."""
-        return self.folder / "serving" / "triton" / self.product
 
-    @property
-    def onnx(self) -> Path:
-        """The served ONNX file."""
-        return self.triton_model / "1" / "model.onnx"
+def product_of(root: Path) -> str:
+    """The product of a checkout: `package.product` of its params.yaml, the one place that names it.
+
+    Raises:
+        ConfigError: The file or its `package` section is missing or wrong.
+    """
+    # This section alone: a mistake in another one must not stand in the way of a rollback.
+    return load_section("package", PackageSettings, root).product
 
 
 def open_package(folder: Path) -> Package:

@@ -4,11 +4,10 @@ import logging
 from pathlib import Path
 
 from flows.release.ledger import Ledger, Release
+from flows.release.package import product_of
 from flows.release.registry import Registry
 from flows.release.served_product import ServedProduct, reach_server, release_lock
 from relume.errors import ModelMissingError, RelumeError
-from relume.params import ReleaseSettings
-from relume.params_file import load_section
 
 _log = logging.getLogger(__name__)
 
@@ -32,8 +31,7 @@ def roll_back(root: Path = Path(), *, server: str | None = None) -> Release:
         ServerUnreachableError: The given server does not answer; nothing was moved.
         ReleaseError: The server cannot serve it; what served before serves on.
     """
-    # This section alone: a mistake in another one must not stand in the way of a rollback.
-    product = load_section("release", ReleaseSettings, root).product
+    product = product_of(root)
     ledger = Ledger()
     if ledger.previous(product) is None and not ledger.unfinished():
         # The ledger alone knows it: no server is started to say so.

@@ -52,6 +52,7 @@ parameters {{ key: "halo" value {{ string_value: "{halo}" }} }}
 """
 
 _LEVEL_PARAMETERS = """\
+parameters {{ key: "level_kind" value {{ string_value: "{kind}" }} }}
 parameters {{ key: "lowest_level" value {{ string_value: "{lowest}" }} }}
 parameters {{ key: "highest_level" value {{ string_value: "{highest}" }} }}
 parameters {{ key: "default_level" value {{ string_value: "{default}" }} }}
@@ -87,7 +88,7 @@ def read_parameters(parameters: Mapping[str, str]) -> tuple[int, int, LevelRange
     """The tile, the halo and the levels that a release's configuration states.
 
     Args:
-        parameters: Of the configuration, by name. Releases that name no kind of level were made for sigma.
+        parameters: Of the configuration, by name. Releases of format 1 name no kind of level: they are taken for sigma.
 
     Returns:
         Tile and halo in pixels, and the levels; None for a model that takes no level.

@@ -13,7 +13,7 @@ from pathlib import Path
 from relume.errors import ModelMissingError, ReleaseError
 from relume.files import atomic_folder, sha256_file, write_text
 from relume.serving.config_pbtxt import product_config
-from relume.serving.served_model import MODEL_FOLDER, read_serving
+from relume.serving.served_model import read_serving, triton_model
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
@@ -34,7 +34,7 @@ def publish_release(served: str | Path, repository: str | Path, release: str) ->
         ReleaseError: The name cannot be one of a release, or another model was released under it.
     """
     read_serving(served)
-    source, target = Path(served) / MODEL_FOLDER, Path(repository) / release
+    source, target = triton_model(served), Path(repository) / release
     if not _NAME.fullmatch(release):
         raise ReleaseError("Not a name for a release", where=release, why="it may hold a-z, 0-9, dot, _ and -")
     if target.exists():
@@ -62,7 +62,7 @@ def releases(repository: str | Path) -> list[str]:
 
 
 def write_product(repository: str | Path, product: str, release: str) -> None:
-    """Makes a product point to a release, by one rename; the server follows when it is told to load the product.
+    """Makes a product point to a release, by one rename; the server follows when it loads the product.
 
     Raises:
         ModelMissingError: The repository has no such release.

@@ -1,10 +1,13 @@
 """The folder of a served model: what `export` writes, `release` publishes and every backend runs.
 
-serving.json                    tile, halo, dtype, channels, opset; of an adjustable model its levels and what they mean
-triton/denoise/config.pbtxt     a Triton model; its folder's name is the model's name
-triton/denoise/1/model.onnx     `image` to `restored`, both uint8 (N, 3, T, T) RGB; adjustable ones take a `level`,
-                                float32 (N, 1), as well
-triton/denoise/1/model.py       runs it in Triton's python backend
+serving.json                  format, tile, halo, dtype, channels, opset, levels (null for a model that takes none)
+triton/model/config.pbtxt     a Triton model
+triton/model/1/model.onnx     `image` to `restored`, both uint8 (N, 3, T, T) RGB; adjustable ones take a `level`,
+                              float32 (N, 1), as well
+triton/model/1/model.py       runs it in Triton's python backend
+
+In format 1 the Triton model had the product's name, serving.json stated no format, and its `levels` no kind: the kind
+was `level` beside them. Releases of that format are restored, served and rolled back to as those of format 2.
 """
 
 import shutil
@@ -17,7 +20,8 @@ from relume.serving.config_pbtxt import release_config
 from relume.serving.levels import LevelRange
 from relume.serving.tiling import check_tile
 
-MODEL_FOLDER = Path("triton") / "denoise"
+FORMAT = 2
+MODEL_FOLDER = Path("triton") / "model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +62,18 @@ def write_served_model(onnx_file: str | Path, folder: str | Path, serving: Servi
     shutil.copyfile(onnx_file, model / "1" / "model.onnx")
     shutil.copyfile(Path(__file__).with_name("triton_python_model.py"), model / "1" / "model.py")
     write_text(model / "config.pbtxt", release_config(tile=serving.tile, halo=serving.halo, levels=serving.levels))
-    values = asdict(serving)
-    if serving.levels is None:
-        del values["levels"]
-    else:
-        values["level"] = values["levels"].pop("kind")
-    write_json(Path(folder) / "serving.json", values)
+    write_json(Path(folder) / "serving.json", {"format": FORMAT, **asdict(serving)})
+
+
+def triton_model(folder: str | Path) -> Path:
+    """The Triton model of a served model, the one folder below `triton`."""
+    found = Path(folder).glob("triton/*/config.pbtxt")
+    return next((config.parent for config in found), Path(folder) / MODEL_FOLDER)
 
 
 def onnx_path(folder: str | Path) -> Path:
     """The ONNX file of a served model."""
-    return Path(folder) / MODEL_FOLDER / "1" / "model.onnx"
+    return triton_model(folder) / "1" / "model.onnx"
 
 
 def read_serving(folder: str | Path) -> Serving:
@@ -78,16 +83,21 @@ def read_serving(folder: str | Path) -> Serving:
         ModelMissingError: There is no served model in the folder.
         ModelFormatError: serving.json has other keys or values.
     """
-    path, model = Path(folder) / "serving.json", Path(folder) / MODEL_FOLDER
+    path, model = Path(folder) / "serving.json", triton_model(folder)
     for file in (path, model / "config.pbtxt", model / "1" / "model.onnx", model / "1" / "model.py"):
         if not file.is_file():
             raise ModelMissingError(
                 "Not a served model", where=folder, why=f"{file} is missing", next_step="dvc repro export"
             )
     values = read_json(path)
-    levels = values.pop("levels", None)
-    kind = "sigma" if levels is None else values.pop("level", "sigma")  # models of older exports do not say
-    known = {field.name for field in fields(Serving)} - {"levels"}
+    if (stated := values.pop("format", 1)) not in (1, FORMAT):
+        raise ModelFormatError(
+            "Unknown format of a served model", where=path, next_step=f"this relume reads formats 1 to {FORMAT}"
+        )
+    if stated == 1:
+        kind, levels = values.pop("level", "sigma"), values.get("levels")
+        values["levels"] = {"kind": kind, **levels} if levels else None
+    known = {field.name for field in fields(Serving)}
     if set(values) != known or not all(isinstance(values[key], int) for key in ("tile", "halo")):
         raise ModelFormatError(
             "Not the description of a served model",
@@ -96,7 +106,7 @@ def read_serving(folder: str | Path) -> Serving:
             next_step="dvc repro export",
         )
     try:
-        return Serving(**values, levels=None if levels is None else LevelRange(kind=kind, **levels))
+        return Serving(**values | {"levels": LevelRange(**values["levels"]) if values["levels"] else None})
     except (TypeError, ConfigError) as error:
         raise ModelFormatError(
             "Not the levels of a served model", where=path, why=error, next_step="dvc repro export"

@@ -6,7 +6,6 @@ from pydantic import Field
 
 from relume.settings import Settings
 
-PRODUCT = r"^[a-z][a-z0-9_]*$"
 Pixels = Annotated[int, Field(gt=0)]
 
 
@@ -34,7 +33,7 @@ class PackageSettings(Settings):
     """What the package is for.
 
     Attributes:
-        product: The name by which clients ask for the served product.
+        product: The name by which clients ask for the served product; also that of the registered model.
     """
 
-    product: str = Field(pattern=PRODUCT)
+    product: str = Field(pattern=r"^[a-z][a-z0-9_]*$")

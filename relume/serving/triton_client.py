@@ -59,7 +59,7 @@ class TritonRestorer:
     def __init__(
         self,
         url: str,
-        product: str = "denoise",
+        product: str,
         *,
         timeout: float = 60.0,
         batch: int = 2,

@@ -2,7 +2,7 @@
 
 It runs in the server's own environment, so it imports nothing of relume. Tiles are run one by one: on a CPU a batch is
 not faster, and its memory grows with its size (a demo model takes 190 MB for each tile of 192 pixels). An ONNX file
-that cannot be read or has other tensors than the configuration refuses the load, and what was served before goes on.
+that cannot be read or has other tensors than the configuration refuses the load; what was served before stays served.
 """
 
 import json

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from flows.release.ledger import Ledger, Release
 from flows.restore import restore_file
 from relume.cli import main
 from relume.errors import ConfigError
 from relume.images import read_image, save_image
 from relume.serving.levels import LevelRange
-from tests.tiny_onnx import BLUR, convolve, write_tiny_model
+from tests.flows.release.synthetic import make_package
+from tests.tiny_onnx import BLUR, IDENTITY, convolve, write_tiny_model
 
 IMAGE = np.random.default_rng(8).integers(0, 256, (40, 50, 3), np.uint8)
 
@@ -54,6 +56,34 @@ def test_the_command_notes_a_level_out_of_the_trained_range(adjustable):
     result = CliRunner().invoke(main, ["restore", "noisy.png", "-o", "clean.png", "--level", "90"])
     assert result.exit_code == 0, result.output
     assert "note: sigma 90 is outside of 15 to 75" in result.stderr
+
+
+@pytest.fixture
+def released(checkout):
+    """A release of the product `clean`, whose package lies in the checkout; the export gives something else."""
+    write_tiny_model(checkout / "models" / "exported", kernel=IDENTITY)
+    package = make_package(checkout / "package", product="clean")
+    release = Release(product="clean", package=package.sha256, version="1", model=package.model)
+    Ledger().append("promoted", release)
+    return package
+
+
+@pytest.mark.parametrize("product", ["clean", "denoise"])
+def test_the_product_is_that_of_the_parameters(checkout, released, product):
+    """The release of the product that params.yaml names restores, whatever its name; without a release, the export."""
+    (checkout / "params.yaml").write_text(f"package: {{product: {product}}}\n")
+    by = restore_file("noisy.png", "clean.png").restoration.release
+    assert by == (released.model if product == "clean" else "models/exported")
+    assert restore_file("noisy.png", "clean.png", product="clean").restoration.release == released.model
+
+
+def test_outside_of_a_checkout(released):
+    """The only product that was released here restores; with a second one, or through a server, it must be named."""
+    result = CliRunner().invoke(main, ["restore", "noisy.png", "-o", "clean.png"])
+    assert result.stdout.endswith(f"by {released.model}\n")
+    Ledger().append("promoted", Release(product="other", package="0" * 64, version="1", model="other-00000000"))
+    with pytest.raises(ConfigError, match="--product"):
+        restore_file("noisy.png", "clean.png", server="127.0.0.1:1")
 
 
 def test_strength_is_the_old_name_of_level(adjustable):

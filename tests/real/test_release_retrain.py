@@ -139,7 +139,7 @@ def test_retraining_from_new_photographs_to_the_served_product(root, tmp_path):
     assert Ledger().previous("denoise") == first
 
     picture = np.random.default_rng(1).integers(0, 256, (80, 90, 3), np.uint8)
-    with TritonRestorer(triton.start().grpc) as restorer:
+    with TritonRestorer(triton.start().grpc, "denoise") as restorer:
         assert np.array_equal(
             restorer.restore(picture).image, OnnxRestorer(root / "package" / "serving").restore(picture).image
         )

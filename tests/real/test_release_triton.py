@@ -20,6 +20,7 @@ from flows.release.registry import Registry
 from flows.release.release import Outcome, release_package
 from flows.release.rollback import roll_back
 from flows.release.served_product import release_lock
+from flows.restore import restore_file
 from relume.errors import (
     ConfigError,
     GateRefusedError,
@@ -28,18 +29,21 @@ from relume.errors import (
     ReleaseError,
     ServerUnreachableError,
 )
-from relume.files import sha256_folder, write_json
+from relume.files import read_json, sha256_folder, write_json
+from relume.images import save_image
+from relume.params_file import read_values
 from relume.serving import repository as models
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
+from relume.serving.served_model import onnx_path
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
 from tests.flows.release.synthetic import make_package, make_photographs
 from tests.real.embedded_triton import link_server
+from tests.tiny_onnx import write_tiny_model_of_format_1
 
 LINEAGE = Lineage(run_commit="c" * 40, params={"training": {"seed": 7}}, files={"dvc.lock": "stages: {}\n"})
 SETTINGS = {
-    "product": "denoise",
     "seed": 7,
     "images": 2,
     "crop": 128,
@@ -82,7 +86,8 @@ def root(tmp_path) -> Path:
     """A checkout with settings and held-out photographs, and no package yet."""
     folder = tmp_path / "checkout"
     make_photographs(folder / "data" / "curated" / "held_out" / "test")
-    (folder / "params.yaml").write_text(yaml.safe_dump({"release": SETTINGS}))
+    values = read_values(Path(__file__).parents[2]).value
+    (folder / "params.yaml").write_text(yaml.safe_dump(values | {"release": SETTINGS}))
     return folder
 
 
@@ -102,6 +107,16 @@ def release(root: Path, **options) -> Outcome:
     """Replaces the checkout's package and releases it."""
     put_package(root, **options)
     return release_package(root, lineage=LINEAGE)
+
+
+def to_format_1(package: Path) -> None:
+    """Rewrites the served model of a package, with tiles of 32 pixels, to that of relume until format 2."""
+    onnx = onnx_path(package / "serving").read_bytes()
+    shutil.rmtree(package / "serving" / "triton")
+    write_tiny_model_of_format_1(package / "serving")
+    onnx_path(package / "serving").write_bytes(onnx)
+    stated = read_json(package / "package.json")
+    write_json(package / "package.json", stated | {"sha256": sha256_folder(package, exclude=("package.json",))})
 
 
 def served(picture: np.ndarray, name: str = "denoise") -> np.ndarray:
@@ -158,7 +173,7 @@ def test_an_adjustable_release(home, root, picture):
     outcome = release(root, blur=BLURS[1], levels=LevelRange(kind="sigma", lowest=0, highest=55, default=20))
     assert {row["picture"].rpartition(", ")[2] for row in outcome.parity} == {"level 0", "level 55"}
     in_process = OnnxRestorer(root / "package" / "serving")
-    with TritonRestorer(triton.start().grpc) as restorer:
+    with TritonRestorer(triton.start().grpc, "denoise") as restorer:
         for level in (None, 0, 25):
             assert np.array_equal(
                 restorer.restore(picture, level=level).image, in_process.restore(picture, level=level).image
@@ -166,6 +181,24 @@ def test_an_adjustable_release(home, root, picture):
         assert np.array_equal(restorer.restore(picture, level=0).image, picture)
         release(root, blur=BLURS[2])
         assert np.array_equal(restorer.restore(picture).image, expected(root, picture))
+
+
+def test_rollback_to_a_release_of_format_1(home, root, picture):
+    """A package as relume built it until format 2 is released; after the release of one of format 2 a rollback serves
+    it again, and `relume restore` finds it in process as well."""
+    make_package(root / "package", blur=BLURS[0], tile=32)
+    to_format_1(root / "package")
+    first = release_package(root, lineage=LINEAGE).release
+    old = expected(root, picture)
+    assert np.array_equal(served(picture), old)
+    release(root, blur=BLURS[1])
+    assert not np.array_equal(served(picture), old)
+    assert roll_back(root) == first
+    assert np.array_equal(served(picture), old)
+    save_image(root / "noisy.png", picture)
+    restored = restore_file(root / "noisy.png", root / "clean.png", root=root)
+    assert restored.restoration.release == first.model
+    assert np.array_equal(restored.restoration.image, old)
 
 
 def test_releasing_the_same_package_again_moves_nothing(home, root):
@@ -185,7 +218,7 @@ def test_a_release_under_load_fails_no_request(home, root, picture):
     errors, seen, end = [], [], threading.Event()
 
     def client() -> None:
-        with TritonRestorer(triton.start().grpc) as restorer:
+        with TritonRestorer(triton.start().grpc, "denoise") as restorer:
             while not end.is_set():
                 try:
                     seen.append(restorer.restore(picture).image)
@@ -226,7 +259,7 @@ def test_a_refused_candidate_moves_nothing(home, root, picture):
 
 def add_to_model_py(root: Path, lines: str) -> None:
     """Adds lines to the served model.py of the checkout's package and makes the package whole again."""
-    with open(root / "package" / "serving" / "triton" / "denoise" / "1" / "model.py", "a") as file:
+    with open(root / "package" / "serving" / "triton" / "model" / "1" / "model.py", "a") as file:
         file.write(lines)
     stated = {"product": "denoise", "architecture": "blur", "figures": {}}
     write_json(

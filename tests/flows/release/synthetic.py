@@ -82,6 +82,7 @@ def make_package(
     tile: int = TILE,
     onnx_bytes: bytes | None = None,
     levels: LevelRange | None = None,
+    product: str = "denoise",
 ) -> Package:
     """Writes a package whose model blurs.
 
@@ -93,6 +94,7 @@ def make_package(
         tile: Side of the served tile.
         onnx_bytes: What to write in place of the ONNX file.
         levels: Makes the blur adjustable: none at level 0, the whole from 25.
+        product: What it is for.
     """
     (folder / "model").mkdir(parents=True)
     write_json(folder / "model" / "model.json", {"architecture": "blur", "blur": blur})
@@ -128,7 +130,7 @@ def make_package(
         folder / "package.json",
         {
             "sha256": sha256_folder(folder),
-            "product": "denoise",
+            "product": product,
             "architecture": "blur",
             "figures": {"final": {"psnr_50": 27.0}},
         },

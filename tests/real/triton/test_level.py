@@ -60,7 +60,8 @@ def test_the_server_tells_the_levels(server, adjustable):
     """A client learns range and default from the server; of a model without level, that it has none."""
     with TritonRestorer(server.grpc, PRODUCT) as restorer:
         assert restorer.served().levels == LEVELS
-    with TritonRestorer(server.http) as restorer:
+        assert restorer.restore(photograph(20, 20)).levels == LEVELS
+    with TritonRestorer(server.http, "denoise") as restorer:
         assert restorer.served().levels is None
 
 
@@ -82,7 +83,7 @@ def test_many_clients_with_levels_of_their_own(server, adjustable):
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_a_model_without_level(server, protocol):
     """The client refuses a level for it by the release's name, and so does the server, past the client."""
-    with TritonRestorer(getattr(server, protocol)) as restorer:
+    with TritonRestorer(getattr(server, protocol), "denoise") as restorer:
         with pytest.raises(ConfigError, match="takes no level: denoise-blur"):
             restorer.restore(photograph(20, 20), level=25)
         with pytest.raises(ServerRefusedError, match="expected 1 inputs but got 2"):

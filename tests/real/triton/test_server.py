@@ -23,7 +23,7 @@ IMAGE = np.random.default_rng(9).integers(0, 256, (80, 70, 3), np.uint8)
 
 
 def restores(server):
-    with TritonRestorer(server.grpc) as restorer:
+    with TritonRestorer(server.grpc, "denoise") as restorer:
         return np.array_equal(restorer.restore(IMAGE).image, convolve(IMAGE, BLUR))
 
 

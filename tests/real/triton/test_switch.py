@@ -28,7 +28,7 @@ class Load:
 
     def _run(self, url):
         try:
-            with TritonRestorer(url, batch=2) as restorer:
+            with TritonRestorer(url, "denoise", batch=2) as restorer:
                 while not self._end.is_set():
                     restored = restorer.restore(IMAGE).image
                     matching = [name for name, expected in EXPECTED.items() if np.array_equal(restored, expected)]
@@ -82,7 +82,7 @@ def broken(kind, served, folder):
     elif kind == "other shape":
         write_onnx(onnx_path(folder), tile=48, kernel=IDENTITY)
     elif kind == "bad config":
-        (folder / "triton/denoise/config.pbtxt").write_text("this is no configuration {")
+        (folder / "triton/model/config.pbtxt").write_text("this is no configuration {")
     elif kind == "dies at its start":
         onnx_path(folder).with_name("model.py").write_text("import os; os._exit(3)")
     elif kind == "fails on a tile":
@@ -154,7 +154,7 @@ def test_failed_switch_is_taken_back(server, control, monkeypatch):
 
 def test_release_with_another_tile(server, control, tmp_path):
     """A product can be switched to a release with another tile; a client that was there before follows."""
-    with TritonRestorer(server.grpc) as restorer:
+    with TritonRestorer(server.grpc, "denoise") as restorer:
         np.testing.assert_array_equal(restorer.restore(IMAGE).image, EXPECTED["blur"])
         models.publish_release(
             write_tiny_model(tmp_path / "large", tile=48, halo=3, kernel=SHARPEN), server.repository, "denoise-large"

@@ -17,7 +17,7 @@ from relume.serving.repository import (
     remove_release,
     write_product,
 )
-from relume.serving.served_model import MODEL_FOLDER
+from relume.serving.served_model import triton_model
 from tests.tiny_onnx import SHARPEN, write_tiny_model
 
 
@@ -37,7 +37,7 @@ def repository(tmp_path, served):
 
 def test_publish(repository, served):
     """A published release holds the bytes of the served model, and nothing else is left in the repository."""
-    assert sha256_folder(repository / "denoise-1") == sha256_folder(served / MODEL_FOLDER)
+    assert sha256_folder(repository / "denoise-1") == sha256_folder(triton_model(served))
     assert sorted(path.name for path in repository.iterdir()) == ["denoise-1", "denoise-2"] == releases(repository)
 
 

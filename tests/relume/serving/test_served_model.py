@@ -1,6 +1,6 @@
 """The folder of a served model, its configuration, and running it in process."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,13 +9,15 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.files import read_json, sha256_folder, write_json
-from relume.serving.config_pbtxt import product_config, release_config
+from relume.serving.config_pbtxt import product_config, read_parameters, release_config
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
-from relume.serving.served_model import MODEL_FOLDER, Serving, onnx_path, read_serving, write_served_model
-from tests.tiny_onnx import BLUR, convolve, write_onnx, write_tiny_model
+from relume.serving.repository import publish_release
+from relume.serving.served_model import Serving, onnx_path, read_serving, triton_model, write_served_model
+from tests.tiny_onnx import BLUR, convolve, write_onnx, write_tiny_model, write_tiny_model_of_format_1
 
 LEVELS = LevelRange(kind="sigma", lowest=15, highest=75, default=37.25)
+LEVELS_JSON = asdict(LEVELS)
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +73,15 @@ def test_production_config_differs_in_its_backend_alone():
 
 def test_config_of_an_adjustable_model(adjustable):
     """Triton's own parser reads a level of one number for each tile, in the warm-up too, and what clients are told."""
-    config = text_format.Parse((adjustable / MODEL_FOLDER / "config.pbtxt").read_text(), ModelConfig())
+    config = text_format.Parse((triton_model(adjustable) / "config.pbtxt").read_text(), ModelConfig())
     image, level = config.input
     assert (image.name, list(image.dims)) == ("image", [3, 32, 32])
     assert (level.name, level.data_type, list(level.dims)) == ("level", DataType.Value("TYPE_FP32"), [1])
     assert set(config.model_warmup[0].inputs) == {"image", "level"}
-    told = {name: float(value.string_value) for name, value in config.parameters.items() if name.endswith("level")}
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    assert parameters["level_kind"] == "sigma"
+    assert read_parameters(parameters) == (32, 2, LEVELS)
+    told = {name: float(value) for name, value in parameters.items() if name.endswith("level")}
     assert told == {"lowest_level": 15, "highest_level": 75, "default_level": 37.25}
 
 
@@ -124,13 +129,13 @@ def test_level_for_a_model_without_one(served):
 
 
 def test_levels_are_kept_in_serving_json(served, adjustable):
-    """They are read back as they were written; without them the file says nothing of levels, as it always did."""
+    """They are read back as they were written; without them the file says null."""
     assert read_serving(adjustable).levels == LEVELS
-    assert set(read_json(served / "serving.json")) == {"tile", "halo", "dtype", "channels", "opset"}
+    assert set(read_json(served / "serving.json")) == {"format", "tile", "halo", "dtype", "channels", "opset", "levels"}
     assert read_serving(served).levels is None
 
 
-@pytest.mark.parametrize("levels", [{"lowest": 15}, {"lowest": 15, "highest": 10, "default": 12}])
+@pytest.mark.parametrize("levels", [{"kind": "sigma", "lowest": 15}, {**LEVELS_JSON, "highest": 10}])
 def test_impossible_levels(adjustable, tmp_path, levels):
     """A serving.json with levels that are none is refused by name."""
     write_served_model(onnx_path(adjustable), tmp_path, read_serving(adjustable))
@@ -150,20 +155,49 @@ def test_a_level_that_is_only_said_or_only_held(tmp_path, said):
 
 @pytest.mark.parametrize("kind", ["sigma", "quality", "scale"])
 def test_what_the_levels_mean_is_kept(adjustable, tmp_path, kind):
-    """Read back as it was written; an older serving.json, which does not say, means sigma."""
+    """The kind is read back as it was written, with the range."""
     levels = LevelRange(kind=kind, lowest=4, highest=8, default=6)
     write_served_model(onnx_path(adjustable), tmp_path, replace(read_serving(adjustable), levels=levels))
     assert read_serving(tmp_path) == Serving(tile=32, halo=2, levels=levels)
-    values = read_json(tmp_path / "serving.json")
-    assert values.pop("level") == kind
-    write_json(tmp_path / "serving.json", values)
-    assert read_serving(tmp_path).levels == replace(levels, kind="sigma")
+    assert read_json(tmp_path / "serving.json")["levels"]["kind"] == kind
+
+
+@pytest.mark.parametrize(("stated", "kind"), [({}, "sigma"), ({"level": "quality"}, "quality")])
+def test_a_served_model_of_format_1(tmp_path, stated, kind):
+    """It is read from its folder, named after the product, with its levels, whose kind stood beside them or was not
+    said; it restores in process, and is published, as one of format 2."""
+    folder = write_tiny_model_of_format_1(tmp_path / "served", adjustable=True)
+    values = read_json(folder / "serving.json")
+    assert values.pop("level") == "sigma"
+    write_json(folder / "serving.json", values | stated)
+    assert read_serving(folder) == Serving(tile=32, halo=2, levels=replace(LEVELS, kind=kind))
+    image = np.random.default_rng(4).integers(0, 256, (40, 50, 3), np.uint8)
+    np.testing.assert_array_equal(OnnxRestorer(folder, threads=1).restore(image).image, convolve(image, BLUR, 37.25))
+    publish_release(folder, tmp_path / "models", "denoise-old")
+    assert sha256_folder(tmp_path / "models" / "denoise-old") == sha256_folder(folder / "triton" / "denoise")
+
+
+def test_a_blind_served_model_of_format_1(tmp_path):
+    """It takes no level, and restores as it did."""
+    folder = write_tiny_model_of_format_1(tmp_path)
+    assert read_serving(folder) == Serving(tile=32, halo=2)
+    image = np.random.default_rng(5).integers(0, 256, (40, 50, 3), np.uint8)
+    np.testing.assert_array_equal(OnnxRestorer(folder, threads=1).restore(image).image, convolve(image, BLUR))
+
+
+def test_an_unknown_format(served, tmp_path):
+    """A serving.json of a later format is refused with the formats that can be read."""
+    write_served_model(onnx_path(served), tmp_path, read_serving(served))
+    write_json(tmp_path / "serving.json", read_json(tmp_path / "serving.json") | {"format": 3})
+    with pytest.raises(ModelFormatError, match="formats 1 to 2"):
+        read_serving(tmp_path)
 
 
 def test_unknown_meaning_of_levels(adjustable, tmp_path):
     """A serving.json whose levels mean something else is refused with what they can mean."""
     write_served_model(onnx_path(adjustable), tmp_path, read_serving(adjustable))
-    write_json(tmp_path / "serving.json", read_json(tmp_path / "serving.json") | {"level": "blur"})
+    levels = LEVELS_JSON | {"kind": "blur"}
+    write_json(tmp_path / "serving.json", read_json(tmp_path / "serving.json") | {"levels": levels})
     with pytest.raises(ModelFormatError, match=r"blur[\s\S]*sigma, quality, scale"):
         read_serving(tmp_path)
 
@@ -180,7 +214,7 @@ def test_incomplete_model(served, tmp_path, missing):
 def test_unknown_serving_keys(served, tmp_path):
     """A serving.json with another key is refused and the key is named."""
     write_served_model(onnx_path(served), tmp_path, read_serving(served))
-    write_json(tmp_path / "serving.json", {"tile": 32, "halo": 2, "stride": 7})
+    write_json(tmp_path / "serving.json", {"format": 2, "tile": 32, "halo": 2, "stride": 7, "levels": None})
     with pytest.raises(ModelFormatError, match="stride"):
         read_serving(tmp_path)
 

@@ -36,7 +36,7 @@ class PlayedServer:
             raise ServerRefusedError("refused", why="unknown model")
         parameters = {"tile": self.tile, "halo": 2}
         if model in self.adjustable:
-            parameters |= {"lowest_level": 0.0, "highest_level": 50.0, "default_level": 12.0}
+            parameters |= {"level_kind": "quality", "lowest_level": 1.0, "highest_level": 50.0, "default_level": 12.0}
         return {
             "max_batch_size": 8,
             "parameters": {name: {"string_value": str(value)} for name, value in parameters.items()},
@@ -72,7 +72,7 @@ def server(monkeypatch):
 def test_switch_within_a_photograph(server, next_tile):
     """A photograph during which the product is switched comes whole from the new release, also with another tile."""
     server.switch_after, server.next_tile = 2, next_tile
-    restoration = TritonRestorer("any:1", batch=1).restore(IMAGE)
+    restoration = TritonRestorer("any:1", "denoise", batch=1).restore(IMAGE)
     np.testing.assert_array_equal(restoration.image, IMAGE // 4)
     assert restoration.release == "denoise-2"
 
@@ -81,22 +81,25 @@ def test_refusal_of_an_unchanged_release(server):
     """An error of a release that was not switched away is given to the caller and not tried for ever."""
     server.refusals = [ServerRefusedError("refused", why="out of memory")]
     with pytest.raises(ServerRefusedError, match="out of memory"):
-        TritonRestorer("any:1").restore(IMAGE)
+        TritonRestorer("any:1", "denoise").restore(IMAGE)
 
 
 @pytest.mark.parametrize(("asked", "level"), [(None, 12), (40, 40), (90, 90)])
 def test_level(server, asked, level):
-    """Every tile is sent with the level that is asked for, and else with the default that the server tells."""
+    """Every tile is sent with the level that is asked for, or else the default; range and kind are those that
+    the server states."""
     server.adjustable = {"denoise-1"}
-    restoration = TritonRestorer("any:1").restore(IMAGE, level=asked)
+    restoration = TritonRestorer("any:1", "denoise").restore(IMAGE, level=asked)
     assert (restoration.image == level).all()
-    assert (restoration.release, restoration.level) == ("denoise-1", level)
+    assert (restoration.release, restoration.level, restoration.levels.kind) == ("denoise-1", level, "quality")
+    with pytest.raises(ConfigError, match="of kind quality"):
+        TritonRestorer("any:1", "denoise").restore(IMAGE, level=120)
 
 
 def test_switch_to_an_adjustable_release(server):
     """A photograph during which the product becomes adjustable comes whole from the new release, at its default."""
     server.switch_after, server.adjustable = 2, {"denoise-2"}
-    restoration = TritonRestorer("any:1", batch=1).restore(IMAGE)
+    restoration = TritonRestorer("any:1", "denoise", batch=1).restore(IMAGE)
     assert (restoration.image == 12).all()
     assert (restoration.release, restoration.level, restoration.levels.default) == ("denoise-2", 12, 12)
 
@@ -104,38 +107,38 @@ def test_switch_to_an_adjustable_release(server):
 def test_switch_from_an_adjustable_release(server):
     """Without a level the new release takes over; a level that was asked for is refused by name and never ignored."""
     server.switch_after, server.adjustable = 2, {"denoise-1"}
-    restoration = TritonRestorer("any:1", batch=1).restore(IMAGE)
+    restoration = TritonRestorer("any:1", "denoise", batch=1).restore(IMAGE)
     np.testing.assert_array_equal(restoration.image, IMAGE // 4)
     assert (restoration.release, restoration.level, restoration.levels) == ("denoise-2", None, None)
     server.release, server.requests = "denoise-1", 0
     with pytest.raises(ConfigError, match="takes no level: denoise-2"):
-        TritonRestorer("any:1", batch=1).restore(IMAGE, level=25)
+        TritonRestorer("any:1", "denoise", batch=1).restore(IMAGE, level=25)
 
 
 def test_level_for_a_model_without_one(server):
     """It is refused before anything is sent."""
     with pytest.raises(ConfigError, match="takes no level: denoise-1"):
-        TritonRestorer("any:1").restore(IMAGE, level=25)
+        TritonRestorer("any:1", "denoise").restore(IMAGE, level=25)
     assert server.requests == 0
 
 
 def test_full_queue_is_waited_out(server):
     """A request refused because the queue is full is sent again."""
     server.refusals = [QueueFullError("refused", why="exceeds maximum queue size") for _ in range(2)]
-    np.testing.assert_array_equal(TritonRestorer("any:1").restore(IMAGE).image, IMAGE // 2)
+    np.testing.assert_array_equal(TritonRestorer("any:1", "denoise").restore(IMAGE).image, IMAGE // 2)
 
 
 def test_full_queue_within_the_time_limit(server):
     """A queue that stays full longer than a request may take is an error."""
     server.refusals = [QueueFullError("refused", why="exceeds maximum queue size") for _ in range(1000)]
     with pytest.raises(QueueFullError):
-        TritonRestorer("any:1", timeout=0.2).restore(IMAGE)
+        TritonRestorer("any:1", "denoise", timeout=0.2).restore(IMAGE)
 
 
 def test_unknown_product(server):
     """A product that the server does not have is named."""
     with pytest.raises(ModelMissingError, match="derain"):
-        TritonRestorer("any:1", product="derain").restore(IMAGE)
+        TritonRestorer("any:1", "derain").restore(IMAGE)
 
 
 @pytest.mark.parametrize("url", ["localhost", "ftp://localhost:1", "http://localhost", "grpc://:8001", "host:port"])
@@ -152,7 +155,7 @@ def test_nobody_listens(scheme):
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
         with (
-            TritonRestorer(f"{scheme}://127.0.0.1:{port}") as restorer,
+            TritonRestorer(f"{scheme}://127.0.0.1:{port}", "denoise") as restorer,
             pytest.raises(ServerUnreachableError, match=f"127.0.0.1:{port}") as caught,
         ):
             restorer.restore(IMAGE)
@@ -166,7 +169,7 @@ def test_silent_server(scheme):
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         with (
-            TritonRestorer(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}", timeout=0.5) as restorer,
+            TritonRestorer(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}", "denoise", timeout=0.5) as restorer,
             pytest.raises(ServerUnreachableError),
         ):
             restorer.restore(IMAGE)
