@@ -118,6 +118,66 @@ def data_upload(address: str) -> None:
     click.echo(f"{address}: {count} files")
 
 
+@data.command("fetch")
+@click.argument("name", type=click.Choice(["debian-photographs"]))
+@click.option("-o", "--output", default="data/debian-photographs", show_default=True, help="Folder to fill.")
+def data_fetch(name: str, output: str) -> None:
+    """Fetch photographs whose licences allow to train models that ship, with the table of their licences.
+
+    debian-photographs: out of Debian's packages, by apt, without installing anything; what is there already
+    is not fetched again.
+
+    \b
+    Examples:
+      relume data fetch debian-photographs
+      relume data fetch debian-photographs -o ~/photographs
+    """
+    from relume.ingestion.debian import TABLE, fetch
+
+    terminal = sys.stderr.isatty()
+
+    def progress(done: int, total: int) -> None:
+        if terminal:
+            click.echo(f"\r{done}/{total} photographs", nl=done == total, err=True)
+
+    fetched = fetch(output, progress=progress)
+    for photograph, reason in fetched.left_out:
+        click.echo(f"note: {photograph.file} left out: {reason}", err=True)
+    click.echo(f"{output}: {len(fetched.present)} photographs; their licences are in {TABLE}")
+
+
+@data.command("overlaps")
+@click.argument("training", type=click.Path(exists=True, file_okay=False))
+@click.argument("tests", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
+def data_overlaps(training: str, tests: tuple[str, ...]) -> None:
+    """Compare the photographs in TRAINING with the images in TESTS; end with 1 if a test image is among them.
+
+    Copies, crops, resized, turned and mirrored versions are found, by hash and in the pixels.
+
+    \b
+    Examples:
+      relume data overlaps data/debian-photographs ~/sets data/curated/held_out
+    """
+    from relume.curation.overlap import find_overlaps
+    from relume.ingestion.sources import picture_files
+
+    terminal = sys.stderr.isatty()
+
+    def progress(done: int, total: int) -> None:
+        if terminal:
+            click.echo(f"\r{done}/{total} photographs", nl=done == total, err=True)
+
+    photographs = picture_files(training)
+    images = [image for folder in tests for image in picture_files(folder)]
+    overlaps = find_overlaps(photographs, images, progress=progress)
+    for overlap in overlaps:
+        how = "is a copy of" if overlap.same_file else "shows what"
+        click.echo(f"{overlap.test} {how} {overlap.training}{'' if overlap.same_file else ' shows'}")
+    if overlaps:
+        raise click.exceptions.Exit(1)
+    click.echo(f"{len(photographs)} photographs, {len(images)} test images: no overlap")
+
+
 def _scan(sources: tuple[str, ...]) -> None:
     from relume.ingestion.sources import write_sources
 

@@ -103,11 +103,7 @@ def find_scenes(
 
     def compare(pair: tuple[int, int, float]) -> tuple[int, int, bool, bool]:
         first, second, similarity = pair
-        a, b = fingerprints[first], fingerprints[second]
-        if min(len(a.points), len(b.points)) < _MIN_INLIERS:
-            same = similarity >= _NEAR_DUPLICATE_WITHOUT_KEYPOINTS
-            return first, second, same, same
-        same = _same_scene(a, b)
+        same = same_scene(fingerprints[first], fingerprints[second])
         return first, second, same, same and similarity >= _NEAR_DUPLICATE
 
     candidates = _candidates(fingerprints)
@@ -174,9 +170,12 @@ def _root(descriptors: np.ndarray) -> np.ndarray:
     return np.sqrt(values / np.maximum(values.sum(axis=1, keepdims=True), 1))
 
 
-def _same_scene(a: Fingerprint, b: Fingerprint) -> bool:
+def same_scene(a: Fingerprint, b: Fingerprint) -> bool:
+    """Whether two photographs show one scene, which turning one of them does not hide, but mirroring it does."""
     import cv2
 
+    if min(len(a.points), len(b.points)) < _MIN_INLIERS:
+        return float(a.thumbnail @ b.thumbnail) >= _NEAR_DUPLICATE_WITHOUT_KEYPOINTS
     from_a, from_b = a.descriptors.astype(np.float32), b.descriptors.astype(np.float32)
     # Squared distances are whole numbers below 2**24, so float32 holds them exactly on every machine.
     distances = (from_a**2).sum(axis=1)[:, None] + (from_b**2).sum(axis=1) - 2 * from_a @ from_b.T

@@ -196,6 +196,31 @@ def open_source(address: str, *, expect: str | None = None) -> bytes:
     return data
 
 
+def picture_files(folder: str | Path) -> list[Path]:
+    """The picture files below a folder, sorted; hidden files and folders are left out.
+
+    Raises:
+        SourceError: The folder is missing, holds none or cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SourceError(
+            "The folder of photographs is a file" if folder.exists() else "No such folder of photographs",
+            where=folder,
+            next_step="check the path",
+        )
+    paths = []
+    try:
+        for parent, folders, names in os.walk(folder, onerror=_raise):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            paths += [Path(parent, name) for name in names if _is_picture(name)]
+    except OSError as error:
+        raise _unreadable(folder, error) from None
+    if not paths:
+        raise _no_pictures(folder)
+    return sorted(paths)
+
+
 def _address(path: Path) -> str:
     return "file://" + quote_from_bytes(os.fsencode(path))
 
@@ -240,29 +265,21 @@ def _package_path(address: str) -> Path:
 
 
 def _scan_folder(folder: Path) -> list[dict[str, Any]]:
-    if not folder.is_dir():
-        raise SourceError(
-            "The folder of photographs is a file" if folder.exists() else "No such folder of photographs",
-            where=folder,
-            next_step="check the path, then relume data scan FOLDER",
-        )
-    paths = []
+    paths = picture_files(folder)
     try:
-        for parent, folders, names in os.walk(folder, onerror=_raise):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            paths += [Path(parent, name) for name in names if _is_picture(name)]
         with ThreadPoolExecutor() as pool:
-            entries = list(pool.map(lambda path: _entry(path, _address(path)), paths))
+            return list(pool.map(lambda path: _entry(path, _address(path)), paths))
     except OSError as error:
-        raise SourceError(
-            "Part of the folder cannot be read",
-            where=error.filename or folder,
-            why=error.strerror,
-            next_step="make it readable or move it out of the folder, then relume data scan FOLDER",
-        ) from None
-    if not entries:
-        raise _no_pictures(folder)
-    return entries
+        raise _unreadable(folder, error) from None
+
+
+def _unreadable(folder: Path, error: OSError) -> SourceError:
+    return SourceError(
+        "Part of the folder cannot be read",
+        where=error.filename or folder,
+        why=error.strerror,
+        next_step="make it readable or move it out of the folder",
+    )
 
 
 def _scan_s3(source: str) -> list[dict[str, Any]]:
