@@ -24,7 +24,8 @@ from relume.training.config import (
     Phase,
     Schedule,
 )
-from relume.training.loop import TrainingState, train
+from relume.training.loop import train
+from relume.training.state import TrainingState
 from tests.relume.training.tiny import (
     LEVELS,
     SHARED,
@@ -63,6 +64,13 @@ PHASES = (
     Phase(steps=3, patch=16, batch=2, train=("trained.intro.*",), schedule=Schedule(lr=1e-3, shape="constant")),
     Phase(steps=3, patch=8, batch=2, degradation=JPEG_AND_RAIN, augmentation=Augmentation(usm=0.5, mixup=0.5)),
 )
+
+
+def normalised():
+    """A network with batch normalisation."""
+    return build("dncnn", {"width": 4, "layers": 3, "batch_norm": True})
+
+
 FEATURES = {
     "phases of their own": {"stage": stage(PHASES)},
     "accumulation": {"stage": stage((Phase(steps=9, patch=8, batch=4, accumulate=2),))},
@@ -84,6 +92,13 @@ FEATURES = {
         "stage": stage(method={"kind": "alternate_reuse", "reuse": [[2, 1, 1, 1], [1, 1, 1, 1]]}),
         "network": lambda: build("dynet", DYNET | {"width": 4, "heads": [1, 1, 1, 1]}),
     },
+    "running statistics": {"stage": stage(), "network": normalised},
+    "running statistics of the best": {
+        "stage": stage(keep="best"),
+        "network": normalised,
+        "validations": 9,
+        "validate": lambda network: figure(-abs(int(network.model[3].num_batches_tracked) - 4)),
+    },
     "random masks": {
         "stage": stage(),
         "network": lambda: build("masked", {"width": 6, "blocks": [2], "heads": [1], "image_size": 16}),
@@ -92,15 +107,15 @@ FEATURES = {
 
 
 @pytest.mark.parametrize("feature", FEATURES)
-@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stop_at=st.integers(1, 8))
 def test_every_feature_survives_an_interruption(shards, tmp_path, feature, stop_at):
     """Whatever a recipe asks for, stopped at any step and started again it ends with the same bits and history."""
-    folder = tmp_path / str(stop_at)
-    whole, whole_history = run(shards, Checkpoint(folder, "whole"), validate=sharpness, **FEATURES[feature])
+    folder, options = tmp_path / str(stop_at), {"validate": sharpness} | FEATURES[feature]
+    whole, whole_history = run(shards, Checkpoint(folder, "whole"), **options)
     with pytest.raises(Interrupted):
-        run(shards, Checkpoint(folder, "parts"), stop_at=stop_at, validate=sharpness, **FEATURES[feature])
-    parts, parts_history = run(shards, Checkpoint(folder, "parts"), validate=sharpness, **FEATURES[feature])
+        run(shards, Checkpoint(folder, "parts"), stop_at=stop_at, **options)
+    parts, parts_history = run(shards, Checkpoint(folder, "parts"), **options)
     assert parts_history == whole_history
     assert all(torch.equal(parts[key], whole[key]) for key in whole)
 
@@ -141,6 +156,20 @@ def test_the_best_validation_is_kept_and_patience_ends_the_stage(shards, tmp_pat
     assert [row["step"] for row in history] == [1, 2, 3, 4]
     assert torch.equal(end["trained.intro.weight"], weights[1])
     assert not torch.equal(weights[1], weights[3])
+
+
+def test_the_best_validation_is_kept_with_its_running_statistics(shards, tmp_path):
+    """The fourth of nine validations is the best: buffers as it saw them, and not those of the last step."""
+    seen, options = [], FEATURES["running statistics of the best"]
+
+    def validate(network):
+        seen.append({name: value.clone() for name, value in network.named_buffers()})
+        return options["validate"](network)
+
+    end, history = run(shards, Checkpoint(tmp_path, "c"), **options | {"validate": validate})
+    assert [row["psnr"] for row in history].index(0) == 3
+    assert all(torch.equal(end[name], value) for name, value in seen[3].items())
+    assert not torch.equal(end["model.3.running_var"], seen[-1]["model.3.running_var"])
 
 
 def test_only_trainable_parameters_change(shards, tmp_path):
@@ -215,9 +244,11 @@ def test_validation_sees_the_average_and_leaves_training_alone(shards, tmp_path)
         Checkpoint(tmp_path, "a"),
         validate=lambda network: seen.append(network.trained.intro.weight.detach().clone()) or figure(0.0),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(globals(), "TRAINING", TRAINING.model_copy(update={"validations": 1}))
-        once, _ = run(shards, Checkpoint(tmp_path, "b"))
+    counted = []
+    once, history = run(
+        shards, Checkpoint(tmp_path, "b"), validate=lambda network: counted.append(1) or figure(0.0), validations=1
+    )
+    assert len(counted) == len(history) == 1
     assert len(seen) == 3
     assert torch.equal(seen[-1], many["trained.intro.weight"])
     assert not torch.equal(seen[0], seen[-1])

@@ -14,7 +14,8 @@ from relume.training.config import (
     StageSettings,
     TrainingSettings,
 )
-from relume.training.loop import TrainingState, train
+from relume.training.loop import train
+from relume.training.state import TrainingState
 from relume.training.validation import Validation
 
 TRAINING = TrainingSettings(
@@ -70,8 +71,8 @@ def figure(psnr):
 
 
 def sharpness(network):
-    """A figure that depends on the weights, so that two trainings are told apart by their histories."""
-    return figure(sum(float(parameter.abs().sum()) for parameter in network.parameters()))
+    """A figure of all weights and buffers: trainings that differ in one of them have other histories."""
+    return figure(sum(float(value.abs().sum()) for value in network.state_dict().values()))
 
 
 def run(shards, checkpoint, stop_at=None, stage=STAGE, validate=lambda network: figure(1.0), **options):
