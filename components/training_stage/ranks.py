@@ -54,9 +54,9 @@ def _start_ranks(processes: int) -> None:
         try:
             run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", module, *sys.argv[1:]]))
         except ChildFailedError as failed:
-            told = sorted(Path(folder).glob("rank*.json"), key=lambda file: file.stat().st_mtime_ns)
-            if told:  # the first one: the others may have failed of it
-                facts = read_json(told[0])
+            reported = sorted(Path(folder).glob("rank*.json"), key=lambda file: file.stat().st_mtime_ns)
+            if reported:  # the first one: the others may have failed of it
+                facts = read_json(reported[0])
                 error = StageFailedError(**facts["message"])
                 error.exit_code = facts["exit_code"]
                 raise error from None
@@ -65,7 +65,7 @@ def _start_ranks(processes: int) -> None:
                 f"One of the {processes} training processes ended early",
                 where=module,
                 why=f"rank {rank} ended with exit code {failure.exitcode} {failure.signal_name()}",
-                next_step="run the step again: it goes on from its checkpoint, with any number of processes",
+                next_step="run the same command again: it is resumed from its checkpoint, with any number of processes",
             ) from None
 
 

@@ -151,7 +151,7 @@ def test_a_killed_training_ends_with_the_same_bytes(whole, tmp_path, step):
     process.communicate()
     assert not (checkout.folder / STEPS[step][1]).exists()
     output = checkout.run(step)
-    assert "goes on from step" in output
+    assert "resumed from step" in output
     assert checkout.result(step) == whole.result(step)
     assert not checkout.checkpoints()
 
@@ -168,7 +168,7 @@ def test_a_killed_training_is_one_run_in_mlflow(tmp_path, monkeypatch):
     next(line for line in process.stdout if "  80/400  " in line)
     process.kill()
     process.communicate()
-    assert "goes on from step" in checkout.run("pretrain nafnet")
+    assert "resumed from step" in checkout.run("pretrain nafnet")
     monkeypatch.setenv("RELUME_HOME", str(checkout.folder / "home"))
     client, experiment = _client()
     steps = {}
@@ -270,15 +270,15 @@ def test_a_killed_rank_ends_the_step_and_one_process_goes_on(whole, tmp_path):
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 1, output
     assert "One of the 2 training processes ended early" in output
-    assert "it goes on from its checkpoint" in output
+    assert "it is resumed from its checkpoint" in output
     assert not (checkout.folder / "models/bases/nafnet").exists()
     checkout.change("training", processes=1)
-    assert "goes on from step" in checkout.run("pretrain nafnet")
+    assert "resumed from step" in checkout.run("pretrain nafnet")
     np.testing.assert_allclose(history(checkout, "pretrain nafnet"), history(whole, "pretrain nafnet"), rtol=2e-3)
 
 
-def test_a_mistake_is_told_once_by_the_ranks(tmp_path):
-    """What a user can mend is one message and exit code 2 with two processes too."""
+def test_a_mistake_is_reported_once_by_the_ranks(tmp_path):
+    """What a user can fix is one message and exit code 2 with two processes too."""
     checkout = Checkout(tmp_path)
     base = TINY["pretrain"]["bases"]["nafnet"]
     checkout.change("pretrain", bases={"nafnet": base | {"phases": [{"steps": 2, "patch": 16, "batch": 3}]}})
@@ -288,7 +288,7 @@ def test_a_mistake_is_told_once_by_the_ranks(tmp_path):
     assert process.returncode == 2, output
     assert output.count("A batch cannot be shared evenly: phases[0].batch: 3") == 1
     assert "Traceback" not in output
-    assert "run the step again" not in output
+    assert "run the same command again" not in output
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -185,7 +185,7 @@ def test_a_machine_without_the_data_trains_the_same_model(environment, tmp_path)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (there.folder / "models").exists()
-    assert "goes on from step" in there.run("pretrain nafnet")
+    assert "resumed from step" in there.run("pretrain nafnet")
     assert there.result("pretrain nafnet") == here.result("pretrain nafnet")
     assert not (there.folder / "data").exists()
 
