@@ -26,7 +26,7 @@ from relume.degradations import Degradation, counter_rng, degrade
 from relume.evaluation.comparison import bootstrap_interval
 from relume.files import read_json, sha256_file, write_json
 from relume.images import read_image
-from relume.inference.strength import AtLevel
+from relume.inference.level import AtLevel
 from relume.metrics import psnr
 from relume.models.artifact import ModelCard, load_card, load_model, save_model
 from relume.models.dni import interpolate

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from relume.errors import ModelFormatError
-from relume.inference.strength import AtLevel
+from relume.inference.level import AtLevel
 from relume.metrics import to_8_bit
 from relume.models.registry import inputs_of
 from relume.serving.export import ServedNetwork

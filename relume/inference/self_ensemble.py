@@ -1,4 +1,4 @@
-"""The x8 self-ensemble: the mean over the eight orientations of a picture.
+"""The x8 self-ensemble: the mean over the eight orientations of an image.
 
 Source: Timofte et al., "Seven Ways to Improve Example-Based Single Image Super Resolution", CVPR 2016; used by nearly
 every team of the NTIRE 2025 denoising challenge (arXiv 2504.12276).
@@ -8,15 +8,15 @@ import torch
 from torch import nn
 
 
-def orient(picture: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:
+def orient(image: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:
     """Turns (..., H, W) counter-clockwise by `turns` right angles, then mirrors it left to right."""
-    turned = torch.rot90(picture, turns, (-2, -1))
+    turned = torch.rot90(image, turns, (-2, -1))
     return turned.flip(-1) if mirrored else turned
 
 
-def orient_back(picture: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:
+def orient_back(image: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor:
     """The exact inverse of `orient`: mirrors first, then turns clockwise."""
-    return torch.rot90(picture.flip(-1) if mirrored else picture, -turns, (-2, -1))
+    return torch.rot90(image.flip(-1) if mirrored else image, -turns, (-2, -1))
 
 
 class SelfEnsemble(nn.Module):

@@ -1,15 +1,15 @@
 """The level of an adjustable model: how strong a degradation it is asked to remove.
 
-A level is a tensor of the standard deviation of the noise on the 8-bit scale [0, 255], one for each image
+For denoising a level is the standard deviation of the noise on the 8-bit scale [0, 255], a tensor of one for each image
 of the batch (N,) or one for all (1,). Networks trained at two levels turn it into the coefficient of their
-second stage, 0 at the first level and 1 at the second; beyond them the coefficient goes on linearly.
+second stage, 0 at the first level and 1 at the second; beyond them the coefficient continues linearly.
 """
 
 import torch
 
 
 def level_map(level: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-    """The level as a picture in [0, 1], for networks that read it as a further channel.
+    """The level as an image in [0, 1], for networks that read it as a further channel.
 
     Args:
         level: (N,) or (1,), or a level for every pixel (N, 1, H, W); in [0, 255].

@@ -1,1 +1,1 @@
-"""Restoring whole photographs: one tiler, in process with ONNX Runtime or through a Triton server."""
+"""Restoring whole images: one tiler, in process with ONNX Runtime or through a Triton server."""

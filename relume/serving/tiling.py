@@ -1,13 +1,13 @@
-"""The one tiler: a photograph of any size through a network that takes tiles of one size.
+"""The one tiler: an image of any size through a network that takes tiles of one size.
 
-Every way of restoring a photograph (evaluation, parity, in process, through Triton) uses this file, so they differ in
+Every way of restoring an image (evaluation, parity, in process, through Triton) uses this file, so they differ in
 nothing but the backend. A tile of side T has a halo of H pixels, which gives the network context and is thrown away
 where the tile has a neighbour; the kept parts of neighbours overlap by F = ceil(H / 2) pixels and are faded into each
-other. A network whose receptive field reaches at most H pixels gives, tiled, what it gives on the whole photograph;
+other. A network whose receptive field reaches at most H pixels gives, tiled, what it gives on the whole image;
 any other network gets a fade instead of a seam.
 
 The weights are separable and lie on a grid, so their sum is the product of two sums over one axis. They are divided by
-these sums beforehand: the blended picture needs no weight image.
+these sums beforehand: the blended image needs no weight image.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ RestoreBatch = Callable[[np.ndarray], np.ndarray]
 
 
 class Axis(NamedTuple):
-    """How one axis of a photograph is covered by tiles."""
+    """How one axis of an image is covered by tiles."""
 
     starts: list[int]
     """First pixel of each tile."""
@@ -35,7 +35,7 @@ class Axis(NamedTuple):
 
 
 def check_tile(tile: int, halo: int) -> None:
-    """Checks that tiles of side `tile` with this halo can cover a photograph.
+    """Checks that tiles of side `tile` with this halo can cover an image.
 
     Raises:
         ConfigError: They cannot.
@@ -54,13 +54,13 @@ def _fade(halo: int) -> int:
 
 
 def cover_axis(length: int, tile: int, halo: int) -> Axis:
-    """Lays tiles over one axis of a photograph.
+    """Lays tiles over one axis of an image.
 
-    Tiles have one pitch; the last is moved back to end with the photograph. At the photograph's own border a tile is
-    kept whole, so that the network's own padding acts as it does on the whole photograph.
+    Tiles have one pitch; the last is moved back to end with the image. At the image's own border a tile is
+    kept whole, so that the network's own padding acts as it does on the whole image.
 
     Args:
-        length: Pixels of the photograph along the axis, at least 1.
+        length: Pixels of the image along the axis, at least 1.
         tile: Side of a tile in pixels.
         halo: Pixels at each side of a tile that are thrown away where it has a neighbour.
     """
@@ -93,7 +93,7 @@ def _reflected(length: int, tile: int) -> np.ndarray:
 
 
 def count_tiles(height: int, width: int, *, tile: int, halo: int) -> int:
-    """The number of tiles that a photograph of this size is cut into."""
+    """The number of tiles that an image of this size is cut into."""
     return len(cover_axis(height, tile, halo).starts) * len(cover_axis(width, tile, halo).starts)
 
 
@@ -107,7 +107,7 @@ def restore_tiled(
     in_flight: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Restores a photograph tile by tile, as it is served; see `map_tiles` for the other arguments.
+    """Restores an image tile by tile, as it is served; see `map_tiles` for the other arguments.
 
     Args:
         image_HWC: uint8 (H, W, 3) RGB, any size from 1x1.

@@ -190,7 +190,7 @@ class TritonRestorer:
             tiles.close()
 
     def _share(self, slots: int, size: int) -> SharedTiles | None:
-        """Makes a region and tells the server of it; where either cannot be, there is none from now on."""
+        """Makes a region and registers it with the server; where either fails, there is none from now on."""
         try:
             tiles = SharedTiles(slots, size)
         except OSError as error:

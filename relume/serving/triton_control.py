@@ -213,5 +213,5 @@ def _not_served(release: str, error: RelumeError) -> ReleaseError:
         "The Triton server cannot serve the release",
         where=release,
         why=error.why,
-        next_step="what was served before is served on; mend the model and run `relume release` again",
+        next_step="what was served before stays served; repair the model, then run `relume release` again",
     )

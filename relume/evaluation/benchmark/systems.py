@@ -10,8 +10,8 @@ import torch
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.evaluation.baselines import block_matching, import_bm3d, non_local_means
 from relume.evaluation.networks import run_tiled, run_whole
+from relume.inference.level import AtLevel
 from relume.inference.self_ensemble import SelfEnsemble
-from relume.inference.strength import AtLevel
 from relume.metrics import to_8_bit
 from relume.models.artifact import ModelCard, load_card, load_model
 from relume.models.registry import inputs_of

@@ -10,7 +10,6 @@ from relume.evaluation.benchmark.measure import Asking
 from relume.evaluation.benchmark.protocols import PROTOCOLS
 from relume.evaluation.benchmark.systems import System, baseline, fuse_at_edges, load_estimator, load_system
 from relume.inference.self_ensemble import SelfEnsemble
-from relume.inference.strength import Blind, Strength
 from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, save_model
 from relume.models.fusion.edges import fuse_edges
@@ -55,7 +54,7 @@ def test_an_adjustable_artifact_is_told_its_level(tmp_path, save_network):
 
 
 def test_blind_restoration_is_that_of_the_library(tmp_path, save_network):
-    """The estimated level, held to the trained ones, gives what `Blind` gives."""
+    """The estimated level, held to the trained ones, gives what network and estimator give by hand."""
     network = save_network(tmp_path / "model", "ffdnet", trained_for={"levels": [5, 30]}, width=8, layers=3)
     estimator = save_network(tmp_path / "estimator", "level_estimator", width=4)
     torch.nn.init.constant_(estimator.linear[-1].bias, 20.0)
@@ -63,7 +62,7 @@ def test_blind_restoration_is_that_of_the_library(tmp_path, save_network):
     system = load_system(tmp_path / "model")
     (level,) = Asking(estimate=load_estimator(tmp_path / "estimator")).of(system, PROTOCOLS["awgn"], 25, PICTURE)
     assert 5 < level < 30
-    expected = by_hand(Blind(Strength(network, trained=(5, 30)), estimator))
+    expected = by_hand(lambda image: network(image, estimator(image).clamp(5, 30)))
     np.testing.assert_allclose(system.restore(PICTURE, level), expected, atol=1e-5)
 
 
