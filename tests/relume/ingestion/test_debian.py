@@ -15,11 +15,19 @@ from click.testing import CliRunner
 from relume.cli import main
 from relume.curation.overlap import find_overlaps
 from relume.errors import SourceError
+from relume.files import write_bytes
 from relume.images import read_image
 from relume.ingestion.debian import TABLE, DebianPhotograph, fetch, read_catalogue
-from relume.ingestion.sources import PICTURE_SUFFIXES
+from relume.ingestion.sources import PACKAGES, PICTURE_SUFFIXES, open_source
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="builds and reads Debian packages")
+# By the seed in params.yaml, with the photographs inside Python packages.
+HELD_OUT_BY_THE_DEMO = (
+    "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
+    "skimage/data/coffee.png",
+    "sklearn/datasets/images/china.jpg",
+    "skimage/data/chelsea.png",
+)
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "test"
 
 
@@ -229,5 +237,8 @@ def test_the_real_packages_hold_the_catalogued_photographs_and_no_test_image(tmp
         pixels = read_image(path).pixels
         assert min(pixels.shape[:2]) >= 512
         assert np.abs(pixels[..., 0] - pixels[..., 2]).mean() > 1 / 255
-    tests = [path for path in sorted(SHARED.rglob("*")) if path.suffix in PICTURE_SUFFIXES]
+    tests = [tmp_path / "held_out" / name.replace("/", "-") for name in HELD_OUT_BY_THE_DEMO]
+    for name, path in zip(HELD_OUT_BY_THE_DEMO, tests, strict=True):
+        write_bytes(path, open_source(PACKAGES + name))
+    tests += [path for path in sorted(SHARED.rglob("*")) if path.suffix in PICTURE_SUFFIXES]
     assert find_overlaps(photographs, tests) == []
