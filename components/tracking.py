@@ -1,9 +1,9 @@
-"""What a step tells MLflow: the only place of the steps that logs to it.
+"""What a stage logs to MLflow: the only place of the components that logs to it.
 
-Tracking is a witness, not a part of the result: when the server does not answer, the step says so once
-and goes on. One parent run for each pipeline run (its id comes in RELUME_TRACKING_RUN), a child run for
-each stage, and below it one for each phase of a training. A training that was killed and goes on does so
-in the runs that it has.
+Tracking is a witness, not a part of the result: when the server does not answer, the stage warns once and
+continues. One parent run for each pipeline run (its id comes in RELUME_TRACKING_RUN), a child run for each
+stage, and below it one for each phase of a training. A training that is resumed continues the runs that it
+has.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ def end_pipeline_run(run_id: str, *, failed: bool) -> None:
 
 
 def tracking_errors() -> tuple[type[Exception], ...]:
-    """What MLflow raises when its store is broken, refuses or does not answer; the work goes on without it."""
+    """What MLflow raises when its store is broken, refuses or does not answer; the stage continues without it."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -90,9 +90,9 @@ class StageRun:
         params: Logged as parameters, nested names joined by dots.
         parent: Id of the run that it belongs to; by default that of the pipeline run, if there is one.
         tags: Further tags of the run.
-        run: Id of a run to go on in, if it is still there.
-        record: File that keeps the run's id: while it is there, the next StageRun goes on in that run and its phases.
-            Whose work is done removes it.
+        run: Id of a run to continue, if it still exists.
+        record: File that keeps the run's id: while it exists, the next StageRun continues that run and its phases. The
+            caller removes it when the stage is finished.
     """
 
     def __init__(
@@ -123,14 +123,14 @@ class StageRun:
         if self._run:
             self._try(lambda: self._client.set_terminated(self._run, "FINISHED" if kind is None else "FAILED"))
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        """Logs figures by name at a training step, in one request."""
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Logs metrics by name at a training step, in one request."""
         if self._run:
             from mlflow.entities import Metric
 
             now = int(time.time() * 1000)
-            metrics = [Metric(name, value, now, step) for name, value in figures.items()]
-            self._try(lambda: self._client.log_batch(self._run, metrics=metrics))
+            found = [Metric(name, value, now, step) for name, value in metrics.items()]
+            self._try(lambda: self._client.log_batch(self._run, metrics=found))
 
     def log_files(self, folder: str | Path) -> None:
         """Logs a file or all files of a folder as artifacts."""
@@ -143,10 +143,10 @@ class StageRun:
         if self._run:
             self._try(lambda: self._client.log_text(self._run, text, name))
 
-    def log_picture(self, name: str, picture: np.ndarray) -> None:
-        """Logs a picture, uint8 (H, W, 3), as an artifact."""
+    def log_image(self, name: str, image: np.ndarray) -> None:
+        """Logs an image, uint8 (H, W, 3), as an artifact."""
         if self._run:
-            self._try(lambda: self._client.log_image(self._run, picture, name))
+            self._try(lambda: self._client.log_image(self._run, image, name))
 
     def phase(self, number: int, params: dict[str, Any]) -> "StageRun":
         """The run of one phase of this training, from 0; opened when it is first asked for."""
@@ -177,7 +177,7 @@ class StageRun:
         self._client.log_batch(self._run, params=flat)
 
     def _reopen(self, run: str) -> bool:
-        """Goes on in an earlier run; False when the store has none of this id, or it was deleted there."""
+        """Continues an earlier run; False when the store has none of this id, or it was deleted there."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -189,7 +189,7 @@ class StageRun:
         if found.info.lifecycle_stage != "active":
             return False
         self._client.update_run(run, status="RUNNING")
-        if self._parent:  # the pipeline run that goes on with it may be another one
+        if self._parent:  # the training may be resumed in another pipeline run
             self._client.set_tag(run, "mlflow.parentRunId", self._parent)
         self._run = run
         return True
@@ -200,7 +200,7 @@ class StageRun:
         except tracking_errors() as error:
             self._run = None
             said = first_line(error)
-            print(f"warning: {self.stage} goes on untracked; MLflow says: {said}", file=sys.stderr, flush=True)
+            print(f"warning: {self.stage} continues untracked; MLflow says: {said}", file=sys.stderr, flush=True)
 
 
 def _flatten(params: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

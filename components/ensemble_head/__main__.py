@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from components.step import run_step
-from components.training_stage.artifact import hand_on
+from components.training_stage.artifact import pass_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
 from relume.errors import ModelMissingError
@@ -30,7 +30,7 @@ def main() -> None:
     network, plan = fuse(settings.fusion, folders)
     if not settings.phases:
         card = dataclasses.replace(load_card(folders[0]), architecture=plan.architecture, arguments=plan.arguments)
-        hand_on("ensemble_head", network, out=ENSEMBLE, card=card, inputs=folders)
+        pass_on("ensemble_head", network, out=ENSEMBLE, card=card, inputs=folders)
         return
     train_stage(
         "ensemble_head",

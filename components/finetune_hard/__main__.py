@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import torch
 
 from components.step import run_step
-from components.training_stage.artifact import hand_on
+from components.training_stage.artifact import pass_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
 from relume.models.artifact import ModelCard, load_card, load_model
@@ -29,7 +29,7 @@ def main() -> None:
     if settings.adapt == "biases":
         card, network = with_biases(card, network)
     if not settings.phases:
-        hand_on("finetune_hard", network, out=FINAL, card=card, inputs=[ENSEMBLE])
+        pass_on("finetune_hard", network, out=FINAL, card=card, inputs=[ENSEMBLE])
         return
     train_stage(
         "finetune_hard",

@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from components.step import run_step
-from components.training_stage.artifact import hand_on
+from components.training_stage.artifact import pass_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
 from relume.errors import ModelFormatError
@@ -30,7 +30,7 @@ def main() -> None:
         network.load_state_dict(initial_state(stage.initial, stage))
         if not stage.phases:
             card = load_card(stage.initial.artifact)
-            hand_on(name, network, out=out, card=card, inputs=[stage.initial.artifact])
+            pass_on(name, network, out=out, card=card, inputs=[stage.initial.artifact])
             return
     train_stage(
         name,

@@ -12,21 +12,21 @@ from relume.models.artifact import ModelCard, save_model
 from relume.training.config import EveryLevel, ResolvedStage
 
 
-def hand_on(name: str, network: Any, *, out: str | Path, card: ModelCard, inputs: Sequence[str | Path]) -> None:
+def pass_on(name: str, network: Any, *, out: str | Path, card: ModelCard, inputs: Sequence[str | Path]) -> None:
     """Writes the artifact of a stage that trains nothing.
 
     Args:
         name: The stage's name.
-        network: As it came, or fused of what came.
+        network: That of the stage before, or a fusion of base models.
         out: The artifact's folder.
         card: Architecture, arguments and what it was trained for.
-        inputs: Folders that it was made of.
+        inputs: Folders of the model artifacts that it was made of.
     """
     if not is_first_rank():
         return
     provenance = {"stage": name, "data_sha256": hash_of(*map(sha256_folder, inputs)), "settings": {"phases": []}}
     save_model(out, network, replace(card, provenance=provenance), files={"history.csv": history_csv([])})
-    print(f"{name}  no phases: handed on untrained", flush=True)
+    print(f"{name}  no phases: passed on untrained", flush=True)
 
 
 def trained_for(stage: ResolvedStage) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Training: counter-based batches, schedules, losses in a loop that can be killed and goes on exactly."""
+"""Training: counter-based batches, schedules, losses in a loop that can be killed and is resumed exactly."""

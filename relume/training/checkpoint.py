@@ -19,7 +19,7 @@ from relume.files import atomic_file
 def checkpoint_key(configuration: Any, data_hash: str) -> str:
     """The name of a training's checkpoint: the same training of the same data by the same libraries.
 
-    Code is not part of it, so that a training goes on after an edit that does not change what is trained.
+    Code is not part of it, so that a training is resumed after an edit that does not change what is trained.
 
     Args:
         configuration: JSON-able settings of the training.
@@ -52,7 +52,7 @@ class Checkpoint:
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            print(f"another process trains the same ({self.path.stem}); waiting for it to end", flush=True)
+            print(f"Another process runs the same training ({self.path.stem}); waiting for it to end.", flush=True)
             lock.acquire()
         for unfinished in self.path.parent.glob(f".{self.path.stem}.*"):  # left by a kill while it was written
             unfinished.unlink()

@@ -35,7 +35,7 @@ def patch_losses(
         draws: Degradations of each patch to average over.
         batch: Patches restored at once.
         seed: Of the noise; realisation d of patch i is the same in every run.
-        progress: Told how many patches are done.
+        progress: Called with how many patches are done.
 
     Returns:
         float32 (number of patches,), in [0, 1].

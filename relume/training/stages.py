@@ -1,4 +1,4 @@
-"""What the stages after the pre-training are told: the fusion, the ranking of patches, the fine-tune."""
+"""The settings of the stages after the pre-training: the fusion, the ranking of patches, the fine-tune."""
 
 from typing import Annotated, Any, Literal
 
@@ -25,7 +25,7 @@ class EnsembleHeadSettings(StageSettings):
     """The training of a fusion over the frozen base models.
 
     Attributes:
-        fusion: None hands the only base on, or goes on training it if there are phases.
+        fusion: None passes the only base on, or trains it further if there are phases.
     """
 
     fusion: FusionSettings | None

@@ -33,7 +33,7 @@ def upload(folder: str | Path, address: str, *, progress: Callable[[str, int, in
     Args:
         folder: What `curate` filled.
         address: `s3://bucket/prefix`; files that are there already are replaced, others left alone.
-        progress: Told what is counted, how many are done, and of how many.
+        progress: Called with what is counted, how many are done, and of how many.
 
     Returns:
         The number of files.

@@ -50,7 +50,7 @@ def validation(folder: str | Path, degradation: Degradation, seed: int) -> Calla
         seed: Of the degradations.
 
     Returns:
-        A function from a network to its figures.
+        A function from a network to its metrics.
 
     Raises:
         SourceError: The folder holds no photograph.

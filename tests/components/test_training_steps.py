@@ -307,7 +307,7 @@ def test_divergence_has_an_exit_code_of_its_own(tmp_path, processes):
 
 
 @pytest.mark.slow
-def test_stages_without_phases_hand_on(whole, tmp_path):
+def test_stages_without_phases_pass_on(whole, tmp_path):
     """One base, no fusion, nothing trained: the final model is the base, weight for weight."""
     checkout = Checkout(tmp_path)
     shutil.copytree(whole.folder / "models/bases/nafnet", checkout.folder / "models/bases/nafnet")
@@ -351,19 +351,20 @@ def test_biases_alone_are_trained(whole, tmp_path):
 
 @pytest.mark.slow
 def test_a_training_can_start_from_given_weights(whole, tmp_path):
-    """From an artifact the first validation is where it ended; without phases it is handed on, by one of the ranks."""
+    """From an artifact the first validation is where it ended; without phases it is passed on, by one of the ranks."""
     checkout = Checkout(tmp_path)
     artifact = whole.folder / "models/bases/nafnet"
     base = yaml.safe_load((tmp_path / "params.yaml").read_text())["pretrain"]["bases"]["nafnet"]
     initial = {"artifact": str(artifact), "sha256": sha256_folder(artifact)}
     phases = [{"steps": 2, "patch": 16, "batch": 2}]
+    base |= {"optimizer": OPTIMIZER | {"lr": 4e-4, "warmup": 1}}
     checkout.change("pretrain", bases={"nafnet": base | {"phases": phases, "initial": initial}})
     checkout.run("pretrain nafnet")
     reached, first = history(whole, "pretrain nafnet")[-1, 3], np.atleast_2d(history(checkout, "pretrain nafnet"))[0, 3]
     assert abs(first - reached) < 1
     checkout.change("pretrain", bases={"nafnet": base | {"phases": [], "initial": initial}})
     checkout.change("training", processes=2)
-    assert checkout.run("pretrain nafnet").count("handed on untrained") == 1
+    assert checkout.run("pretrain nafnet").count("passed on untrained") == 1
     handed = load_model(checkout.folder / "models/bases/nafnet").state_dict()
     assert all(value.equal(handed[key]) for key, value in load_model(artifact).state_dict().items())
     checkout.change("pretrain", bases={"nafnet": base | {"phases": phases, "initial": initial | {"sha256": "0" * 64}}})

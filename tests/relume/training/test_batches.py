@@ -109,7 +109,7 @@ def test_a_phase_may_have_its_own_degradation(shards):
     assert torch.equal(batch.degraded, batch.clean)
 
 
-def test_an_adjustable_network_is_told_the_level_of_each_crop(shards):
+def test_an_adjustable_network_is_given_the_level_of_each_crop(shards):
     """The noise of each crop has the standard deviation that the level says, within its sampling error."""
     batch = crops(shards).batch(range(6), 16, noise((5, 50), level="sigma"), FLIPS)
     measured = (batch.degraded - batch.clean).flatten(1).std(dim=1) * 255
@@ -167,7 +167,7 @@ MIXTURE = {
         (JPEG, "quality", "02e18771ea4b4371"),
         (MIXTURE, None, "9e420cb3a855625e"),
     ],
-    ids=["awgn", "awgn told its level", "jpeg", "mixture"],
+    ids=["awgn", "awgn given its level", "jpeg", "mixture"],
 )
 def test_the_bits_of_the_samples_stay(tmp_path, step, level, expected):
     """Samples hash to what they did before batches were filled in place; a speed-up may not change a training."""

@@ -321,6 +321,6 @@ def test_all_ranks_end_with_the_same_weights(shards, tmp_path, strategy):
     alone, _ = run(shards, Checkpoint(tmp_path, "alone"), stage=SHARED, validate=lambda network: figure(next(rising)))
     for key in alone:
         torch.testing.assert_close(first[key], alone[key], rtol=1e-3, atol=1e-5)
-    # What the ranks saved last, one process can go on from: it has nothing left to do and ends with the same.
+    # What the ranks saved last, one process can resume: it has nothing left to do and ends with the same.
     again, _ = run(shards, Checkpoint(tmp_path, "ranks"), stage=SHARED)
     assert all(torch.equal(again[key], first[key]) for key in first)

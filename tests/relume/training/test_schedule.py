@@ -48,7 +48,7 @@ def test_learning_rate_by_milestones():
 
 
 def test_learning_rate_restarts():
-    """Each period is a cosine of its own from the peak to the floor; the last one goes on to the end."""
+    """Each period is a cosine of its own from the peak to the floor; the last one runs to the end."""
     schedule = Schedule(lr=1.0, min_lr=0.1, shape="restarts", periods=(5, 3))
     rates = [learning_rate(schedule, step, 12) for step in range(12)]
     cosines = [0.1 + 0.9 * (1 + math.cos(math.pi * i / (n - 1))) / 2 for n in (5, 7) for i in range(n)]
