@@ -17,6 +17,7 @@ import numpy as np
 
 from relume.errors import ImageError
 from relume.files import open_regular
+from relume.images.bands import bands
 from relume.images.header import Header, damaged, open_image, too_large
 
 
@@ -62,10 +63,14 @@ def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, 
         )
     profile = opened.info.get("icc_profile") if header.mode.startswith(("RGB", "P")) else None
     try:
-        pixels = _deep_pixels(data, header) if header.bit_depth == 16 else _pixels(opened, header)
+        pixels = np.empty((header.height, header.width, 3), np.uint16 if header.bit_depth == 16 else np.uint8)
+        if header.bit_depth == 16:
+            _fill_deep(_as_stored(pixels, header), data, header)
+        else:
+            _fill(_as_stored(pixels, header), opened)
     except Exception as error:  # whatever a decoder raises belongs to this file
         raise damaged(data, header.format, error, where) from error
-    return DecodedImage(pixels=np.ascontiguousarray(pixels), header=header, icc_profile=profile)
+    return DecodedImage(pixels=pixels, header=header, icc_profile=profile)
 
 
 def read_image(path: str | Path, *, max_megapixels: float = 200.0) -> DecodedImage:
@@ -98,16 +103,15 @@ def read_bytes(path: str | Path) -> bytes:
         ) from None
 
 
-def _pixels(opened: Any, header: Header) -> np.ndarray:
+def _fill(target: np.ndarray, opened: Any) -> None:
     opened.load()
-    if opened.has_transparency_data:
-        pixels = _over_white(np.asarray(opened.convert("RGBA")))
-    else:
-        pixels = np.asarray(opened.convert("RGB"))
-    return _turn(pixels, header)
+    mode = "RGBA" if opened.has_transparency_data else "RGB"
+    for band in bands(target):
+        part = opened.crop((0, band.start, opened.width, band.stop)).convert(mode)
+        target[band] = _over_white(np.asarray(part)) if mode == "RGBA" else np.asarray(part)
 
 
-def _deep_pixels(data: bytes, header: Header) -> np.ndarray:
+def _fill_deep(target: np.ndarray, data: bytes, header: Header) -> None:
     """Decodes 16-bit PNG and TIFF with OpenCV, because Pillow drops their lower eight bits."""
     import cv2
 
@@ -116,15 +120,15 @@ def _deep_pixels(data: bytes, header: Header) -> np.ndarray:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ValueError(error.err) from error
-    if pixels is None or pixels.dtype != np.uint16:
+    if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != target.shape[:2]:
         raise ValueError("the 16-bit pixels cannot be decoded")
-    if pixels.ndim == 2:
-        pixels = pixels[..., None].repeat(3, axis=2)
-    elif pixels.shape[2] == 4 and (header.format, header.channels) != ("TIFF", 3):
-        pixels = _over_white(pixels[..., [2, 1, 0, 3]])
-    else:  # a fourth channel that a TIFF does not declare as alpha, such as infrared, is left out
-        pixels = pixels[..., 2::-1]
-    return _turn(pixels, header)
+    for band in bands(target):
+        if pixels.ndim == 2:
+            target[band] = pixels[band, :, None]
+        elif pixels.shape[2] == 4 and (header.format, header.channels) != ("TIFF", 3):
+            target[band] = _over_white(pixels[band][..., [2, 1, 0, 3]])
+        else:  # a fourth channel that a TIFF does not declare as alpha, such as infrared, is left out
+            target[band] = pixels[band][..., 2::-1]
 
 
 def _over_white(pixels_RGBA: np.ndarray) -> np.ndarray:
@@ -134,12 +138,11 @@ def _over_white(pixels_RGBA: np.ndarray) -> np.ndarray:
     return ((colour * alpha + white * (white - alpha) + white // 2) // white).astype(pixels_RGBA.dtype)
 
 
-def _turn(pixels: np.ndarray, header: Header) -> np.ndarray:
-    """Applies the EXIF orientation. Source: EXIF 2.3, tag 274."""
+def _as_stored(pixels: np.ndarray, header: Header) -> np.ndarray:
+    """A view of the image as it is seen, turned to how its file stores it. Source: EXIF 2.3, tag 274."""
     if header.format == "TIFF":  # Pillow and OpenCV turn a TIFF while they decode it, and only a TIFF
         return pixels
-    if header.orientation > 4:
-        pixels = pixels.swapaxes(0, 1)
     down = -1 if header.orientation in (3, 4, 7, 8) else 1
     right = -1 if header.orientation in (2, 3, 6, 7) else 1
-    return pixels[::down, ::right]
+    stored = pixels[::down, ::right]
+    return stored.swapaxes(0, 1) if header.orientation > 4 else stored

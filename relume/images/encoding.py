@@ -10,6 +10,7 @@ import numpy as np
 
 from relume.errors import ImageError
 from relume.files import write_bytes
+from relume.images.bands import bands
 
 _SUFFIX_FORMAT = {
     ".png": "PNG",
@@ -26,7 +27,10 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
     """Brings uint16 pixels to uint8, each value v to the integer nearest v / 257; uint8 stays as it is."""
     if pixels.dtype == np.uint8:
         return pixels
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 257 is odd: there are no ties
+    result = np.empty(pixels.shape, np.uint8)
+    for band in bands(pixels):
+        result[band] = (pixels[band].astype(np.uint32) + 128) // 257  # 257 is odd: there are no ties
+    return result
 
 
 def check_suffix(path: str | Path) -> str:

@@ -5,6 +5,7 @@ import io
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 
 import cv2
@@ -296,3 +297,20 @@ def test_import_is_light():
     """Importing the module loads neither OpenCV nor Pillow nor torch: the command line imports it."""
     code = "import sys, relume.images; print(sorted({'cv2', 'PIL', 'torch', 'tifffile'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_alpha_and_depth_are_converted_band_by_band():
+    """A 16-bit image with alpha is composited as a whole one would be, in the memory of what is read and returned."""
+    pixels = np.tile(noise(30, 3000, channels=4, dtype=np.uint16), (100, 1, 1))
+    data = cv2.imencode(".png", pixels[..., [2, 1, 0, 3]], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    tracemalloc.start()
+    try:
+        result = decode(data).pixels
+        to_uint8(result)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < pixels.nbytes + result.nbytes + 100e6
+    alpha = pixels[:30, :, 3:].astype(np.float64) / 65535
+    expected = np.rint(alpha * pixels[:30, :, :3] + (1 - alpha) * 65535).astype(np.uint16)
+    np.testing.assert_array_equal(result, np.tile(expected, (100, 1, 1)))
