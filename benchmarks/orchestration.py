@@ -30,7 +30,7 @@ import psutil
 from flows.graph import Graph, read_graph, read_store
 from flows.lock import merge
 from flows.run_commit import clone_commit, commit_run, git
-from flows.runners import Run, Step
+from flows.runners import Run
 from flows.runners.subprocess import SubprocessRunner
 from relume.files import write_json
 
@@ -95,7 +95,8 @@ def _round(source: Path, folder: Path) -> dict[str, Any]:
         }
     for name, seconds in _steps(graph, *fresh("steps")).items():
         stages[name]["flow"] = seconds
-    flow = "from flows.pipeline import run; run()"
+    flow = "from pathlib import Path; from flows.pipeline import run; from relume.home import relume_home; "
+    flow += "run(Path(), relume_home())"
     whole = {
         "bare_commands_in_turn": sum(row["bare"] for row in stages.values()),
         "dvc_repro": _seconds([sys.executable, "-m", "dvc", "repro"], *fresh("repro-all")),
@@ -113,10 +114,11 @@ def _steps(graph: Graph, clone: Path, environment: dict[str, str]) -> dict[str, 
         store=read_store(clone),
         home=Path(environment["RELUME_HOME"]),
     )
-    runner, lock, seconds = SubprocessRunner(environment={"PYTHONPATH": environment["PYTHONPATH"]}), "", {}
+    runner = SubprocessRunner(run, environment={"PYTHONPATH": environment["PYTHONPATH"]})
+    lock, seconds = "", {}
     for name, stage in graph.stages.items():
         start = time.monotonic()
-        result = runner.run(Step(run=run, stage=stage, lock=lock))
+        result = runner.run(stage, lock)
         lock = merge(lock, [result.entry], list(graph.stages))
         seconds[name] = time.monotonic() - start
         assert result.outcome == "ran", name

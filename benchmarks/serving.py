@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from flows import triton
+from flows.embedded_triton import EmbeddedTriton, TritonServer
 from relume.files import write_json
 from relume.home import relume_home
 from relume.images import read_image, save_image
@@ -67,7 +67,7 @@ def main() -> None:
         return
     served, output = str(Path(options.served).resolve()), Path(options.output)
     with tempfile.TemporaryDirectory(prefix="relume-benchmark-") as home:
-        use_home(Path(home))
+        triton = own_server(Path(home))
         try:
             result = {
                 "date": datetime.date.today().isoformat(),
@@ -76,8 +76,8 @@ def main() -> None:
                     name: importlib.metadata.version(name) for name in ("onnxruntime", "tritonclient", "numpy")
                 },
                 "model": json.loads((Path(served) / "serving.json").read_text()),
-                "throughput": throughput(served),
-                "memory": memory(served, Path(home), whole=options.whole_photograph),
+                "throughput": throughput(served, triton),
+                "memory": memory(served, triton, Path(home), whole=options.whole_photograph),
             }
         finally:
             triton.stop()
@@ -86,15 +86,14 @@ def main() -> None:
     print(f"written to {output}")
 
 
-def use_home(home: Path) -> None:
-    """Gives the benchmark a server of its own, in the environment that is installed already."""
-    environment = relume_home() / "triton" / "env"
+def own_server(home: Path) -> EmbeddedTriton:
+    """A server of the benchmark's own, in the environment that is installed already."""
     (home / "triton").mkdir()
-    (home / "triton" / "env").symlink_to(environment)
-    os.environ["RELUME_HOME"] = str(home)
+    (home / "triton" / "env").symlink_to(relume_home() / "triton" / "env")
+    return EmbeddedTriton(home)
 
 
-def start_server(served: str) -> triton.TritonServer:
+def start_server(served: str, triton: EmbeddedTriton) -> TritonServer:
     """A fresh server with the model as product `denoise`."""
     server = triton.start()
     publish_release(served, server.repository, "denoise-benchmark")
@@ -104,7 +103,7 @@ def start_server(served: str) -> triton.TritonServer:
     return server
 
 
-def throughput(served: str) -> dict[str, object]:
+def throughput(served: str, triton: EmbeddedTriton) -> dict[str, object]:
     """Tiles per second on each way and its ratio to in process: median, least and most over the turns."""
     serving = read_serving(served)
     in_process = OnnxRestorer(served)
@@ -114,7 +113,7 @@ def throughput(served: str) -> dict[str, object]:
         side += serving.tile // 2
     image, count = picture(side, side), count_tiles(side, side, tile=serving.tile, halo=serving.halo)
 
-    server = start_server(served)
+    server = start_server(served, triton)
     ways: dict[str, Callable[[np.ndarray], Restoration]] = {"in process": in_process.restore}
     restorers = {
         "grpc + shared memory": TritonRestorer(server.grpc, "denoise"),
@@ -127,9 +126,9 @@ def throughput(served: str) -> dict[str, object]:
     costs: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(TURNS):
         for name, restore in ways.items():
-            before = cpu_seconds()
+            before = cpu_seconds(triton)
             rates[name].append(count / timed(functools.partial(restore, image)))
-            costs[name].append((cpu_seconds() - before) / count * 1000)
+            costs[name].append((cpu_seconds(triton) - before) / count * 1000)
     for restorer in restorers.values():
         restorer.close()
     triton.stop()
@@ -145,7 +144,7 @@ def throughput(served: str) -> dict[str, object]:
     }
 
 
-def memory(served: str, home: Path, *, whole: bool) -> dict[str, object]:
+def memory(served: str, triton: EmbeddedTriton, home: Path, *, whole: bool) -> dict[str, object]:
     """Peak megabytes of restoring the photograph on both ways."""
     jpeg = home / "photograph.jpg"
     save_image(jpeg, picture(*PHOTOGRAPH))
@@ -153,7 +152,7 @@ def memory(served: str, home: Path, *, whole: bool) -> dict[str, object]:
     for way in ("in process", "triton"):
         arguments = [sys.executable, __file__, served, "--restore-once"]
         if way == "triton":
-            server = start_server(served)
+            server = start_server(served, triton)
             arguments += [server.grpc, str(jpeg)]
         else:
             arguments += ["in process", str(jpeg)]
@@ -166,7 +165,7 @@ def memory(served: str, home: Path, *, whole: bool) -> dict[str, object]:
         )
         numbers = json.loads(ended.stdout.splitlines()[-1])
         if way == "triton":
-            numbers["server_megabytes"] = sum(peak(process.pid) for process in server_processes())
+            numbers["server_megabytes"] = sum(peak(process.pid) for process in server_processes(triton))
             triton.stop()
         numbers["megabytes"] = round(numbers["client_megabytes"] + numbers.get("server_megabytes", 0))
         found[way] = numbers
@@ -193,7 +192,7 @@ def restore_once(way: str, jpeg: str, served: str, whole: bool) -> None:
     print(json.dumps({"client_megabytes": peak(os.getpid()), "tiles": seen, "seconds": round(seconds, 1)}))
 
 
-def server_processes() -> list[psutil.Process]:
+def server_processes(triton: EmbeddedTriton) -> list[psutil.Process]:
     """The server and its models' processes; none when it does not run."""
     pid = triton.status().pid
     return [] if pid is None else [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
@@ -204,9 +203,9 @@ def peak(pid: int) -> int:
     return round(int(Path(f"/proc/{pid}/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024)
 
 
-def cpu_seconds() -> float:
+def cpu_seconds(triton: EmbeddedTriton) -> float:
     """CPU seconds that this process and the server have used."""
-    times = [process.cpu_times() for process in (psutil.Process(), *server_processes())]
+    times = [process.cpu_times() for process in (psutil.Process(), *server_processes(triton))]
     return sum(time.user + time.system for time in times)
 
 

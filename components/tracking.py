@@ -23,7 +23,7 @@ EXPERIMENT = "relume"
 PHASE = "relume.phase"  # the tag with a phase's number, from 0
 
 
-def _client() -> Any:
+def _client(home: Path) -> Any:
     """MLflow's client with quick retries, and the id of the experiment, made when it is missing."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -35,13 +35,13 @@ def _client() -> Any:
 
     for name in ("alembic", "mlflow.store.db.utils"):  # the log of making an empty database is not for users
         logging.getLogger(name).setLevel(logging.ERROR)
-    uri = tracking_uri()
+    uri = tracking_uri(home)
     location = None
     with contextlib.ExitStack() as stack:
         if uri.startswith("sqlite:///"):
             folder = Path(uri.removeprefix("sqlite:///")).parent
             folder.mkdir(parents=True, exist_ok=True)
-            location = (relume_home() / "mlflow" / "artifacts").as_uri()
+            location = (home / "mlflow" / "artifacts").as_uri()
             # Two steps that start together must not both make the tables of an empty database.
             stack.enter_context(filelock.FileLock(folder / "making-tables.lock"))
         client = MlflowClient(uri)
@@ -57,15 +57,15 @@ def _client() -> Any:
             return client, found.experiment_id
 
 
-def start_pipeline_run(name: str, tags: dict[str, str]) -> str:
-    """Opens the parent run of a pipeline run and returns its id, to be handed to the steps."""
-    client, experiment = _client()
+def start_pipeline_run(name: str, tags: dict[str, str], home: Path) -> str:
+    """Opens the parent run of a pipeline run and returns its id, to be handed to the stages."""
+    client, experiment = _client(home)
     return client.create_run(experiment, run_name=name, tags={"relume.kind": "pipeline", **tags}).info.run_id
 
 
-def end_pipeline_run(run_id: str, *, failed: bool) -> None:
+def end_pipeline_run(run_id: str, home: Path, *, failed: bool) -> None:
     """Closes the parent run."""
-    client, _ = _client()
+    client, _ = _client(home)
     client.set_terminated(run_id, "FAILED" if failed else "FINISHED")
 
 
@@ -159,7 +159,7 @@ class StageRun:
     def _start(self) -> None:
         from mlflow.entities import Param
 
-        self._client, experiment = _client()
+        self._client, experiment = _client(relume_home())
         if self._parent:
             self._tags["mlflow.parentRunId"] = self._parent
         if self._record and self._record.is_file():

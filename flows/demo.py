@@ -4,48 +4,48 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flows.embedded_triton import EmbeddedTriton
 from flows.report import write_report
 from relume.files import read_json
-from relume.home import relume_home
 
 SIGMA = 25.0  # of the noise on the picture that is sent to Triton
 
 
-def run_demo(root: Path) -> None:
+def run_demo(root: Path, home: Path) -> None:
     """Runs the retraining flow on the sources of the checkout, shows its result, and leaves no process running.
 
     Args:
         root: The top of a relume checkout.
+        home: RELUME_HOME.
 
     Raises:
         RelumeError: As the flow; Triton is stopped in any case if it was started here.
     """
-    from flows import triton
     from flows.prefect_settings import use_local_prefect
 
     started = time.monotonic()
     root = root.resolve()
-    use_local_prefect(relume_home())
+    use_local_prefect(home)
     from flows.retrain import retrain
 
+    triton = EmbeddedTriton(home)
     already_up = triton.running() is not None
     try:
-        result = retrain(str(root))
-        served = _through_triton(root)
+        result = retrain(str(root), home=str(home))
+        served = _through_triton(root, home)
     finally:
         if not already_up:
             triton.stop()
     report = write_report(
-        relume_home() / "reports" / "index.html",
+        home / "reports" / "index.html",
         root=root,
         facts={"stages": result["pipeline"]["stages"], "release": _release_facts(result["release"]), "served": served},
     )
     print(_summary(root, result, served, report, time.monotonic() - started), flush=True)
 
 
-def _through_triton(root: Path) -> dict[str, Any]:
+def _through_triton(root: Path, home: Path) -> dict[str, Any]:
     """Sends a noisy held-out photograph to the product on Triton and keeps both pictures as files."""
-    from flows import triton
     from flows.release.package import product_of
     from relume.evaluation.held_out import noisy_photograph, photographs
     from relume.images import save_image
@@ -58,10 +58,10 @@ def _through_triton(root: Path) -> dict[str, Any]:
     )
     noisy = to_8_bit(noisy_photograph(clean, image_id, SIGMA, "clipped", seed=0))
     product = product_of(root)
-    with TritonRestorer(triton.start().grpc, product) as restorer:
+    with TritonRestorer(EmbeddedTriton(home).start().grpc, product) as restorer:
         restoration = restorer.restore(noisy, level=level_for(restorer.served().levels, "sigma", SIGMA))
     restored = restoration.image
-    folder = relume_home() / "reports" / "demo"
+    folder = home / "reports" / "demo"
     for name, image in {"noisy": noisy, "restored": restored, "clean": clean}.items():
         save_image(folder / f"{name}.png", image)
     height, width = clean.shape[:2]

@@ -1,6 +1,5 @@
 """Runs the graph as a Prefect flow, from the command line or from another flow."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,12 @@ from flows.prefect_settings import use_local_prefect
 from flows.run_commit import check_repository
 
 
-def run(repository: str | Path = ".", stages: list[str] | None = None) -> dict[str, Any]:
+def run(root: Path, home: Path, stages: list[str] | None = None) -> dict[str, Any]:
     """Runs the stages of a checkout's graph that are not up to date, in parallel where the graph allows.
 
     Args:
-        repository: The top of a relume checkout.
+        root: The top of a relume checkout.
+        home: RELUME_HOME.
         stages: Stages to run with everything they need; all by default. A group's name stands for its stages.
 
     Returns:
@@ -23,16 +23,16 @@ def run(repository: str | Path = ".", stages: list[str] | None = None) -> dict[s
     Raises:
         GraphError: The graph breaks a rule or has no such stage; nothing was started.
         RepositoryError: The checkout is not the top of a git working tree.
-        RunInProgressError: Another run is going on in this checkout.
-        StepFailed: A stage failed. What finished is in dvc.lock.
+        RunInProgressError: Another run is in progress in this checkout.
+        StageFailedError: A stage failed. What finished is in dvc.lock.
     """
-    root = Path(repository).resolve()
+    root, home = root.resolve(), home.resolve()
     # The flow checks this too, as it can be started by other means; here it spares starting Prefect for nothing.
     graph = read_graph(root)
     graph.with_upstream(stages or [])
     require_sound(graph)
     check_repository(root)
-    use_local_prefect(Path(os.environ.get("RELUME_HOME") or root / ".relume").resolve())
+    use_local_prefect(home)
     from flows.pipeline_flow import pipeline
 
-    return pipeline(str(root), stages)
+    return pipeline(str(root), stages, str(home))

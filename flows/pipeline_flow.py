@@ -6,8 +6,6 @@ Importing this module imports Prefect; `flows.pipeline.run` is the door that pre
 import contextlib
 import logging
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,16 +17,18 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import INPUTS, RUN_ID
 from prefect.futures import PrefectFuture
 
+from flows.dvc_commands import run_dvc
 from flows.graph import Graph, Stage, read_graph, read_store
 from flows.lint import require_sound
 from flows.lock import merge, read_lock, write_lock
 from flows.report import write_report
 from flows.run_commit import clone_commit, commit_run, forget_old_runs, git
-from flows.runners import Run, Runner, Step, StepCancelled, StepFailed, StepResult
+from flows.runners import Run, Runner, StageCancelledError, StageResult
 from flows.runners.subprocess import SubprocessRunner, end_leftovers
 from flows.terminal import RunPrinter
 from relume import files
-from relume.errors import NOT_WORTH_RETRYING, RelumeError, UserError
+from relume.errors import NOT_WORTH_RETRYING, RelumeError, StageFailedError, UserError
+from relume.home import relume_home
 
 RETRY_DELAY_SECONDS = 2
 
@@ -42,7 +42,7 @@ class CheckoutError(RelumeError):
 
 
 @flow(name="pipeline", persist_result=True, result_serializer="json")
-def pipeline(repository: str, stages: list[str] | None = None) -> dict[str, Any]:
+def pipeline(repository: str, stages: list[str] | None = None, home: str | None = None) -> dict[str, Any]:
     """Runs the stages of a checkout's graph that are not up to date.
 
     A retried run (`prefect flow-run retry`) is of the commit that it was of and does not repeat its
@@ -51,6 +51,7 @@ def pipeline(repository: str, stages: list[str] | None = None) -> dict[str, Any]
     Args:
         repository: The top of a relume checkout.
         stages: Stages to run with everything they need; all by default.
+        home: The folder of all local state; RELUME_HOME, or `.relume` in the checkout, when None.
 
     Returns:
         `run`: name of the run, `commit`: its commit, `stages`: a list of `stage`, `outcome` (ran or cached)
@@ -58,21 +59,19 @@ def pipeline(repository: str, stages: list[str] | None = None) -> dict[str, Any]
 
     Raises:
         GraphError: The graph breaks a rule or has no such stage.
-        RunInProgressError: Another run is going on in this checkout.
-        StepFailed: A stage failed; the others that could finish are in dvc.lock and checked out.
+        RunInProgressError: Another run is in progress in this checkout.
+        StageFailedError: A stage failed; the others that could finish are in dvc.lock and checked out.
         CheckoutError: The outs could not be brought into the checkout.
     """
     root = Path(repository).resolve()
-    # What the driver itself tracks goes where the steps track.
-    os.environ.setdefault("RELUME_HOME", str(root / ".relume"))
-    home = Path(os.environ["RELUME_HOME"]).resolve()
-    with _driver_lock(home, root):
-        end_leftovers(home)
+    place = Path(home) if home else relume_home(root)
+    with _driver_lock(place, root):
+        end_leftovers(place)
         name = str(prefect.runtime.flow_run.id)
-        run = Run(name=name, root=root, commit=commit_run(root, name), store=read_store(root), home=home)
+        run = Run(name=name, root=root, commit=commit_run(root, name), store=read_store(root), home=place)
         run.folder.mkdir(parents=True, exist_ok=True)
         os.utime(run.folder)  # a retried run is as new as a new one
-        forget_old_runs(root, home)
+        forget_old_runs(root, place)
         graph = _graph_of(run)
         chosen = graph.with_upstream(stages or list(graph.stages))
         printer = RunPrinter(list(chosen))
@@ -90,12 +89,12 @@ def _run_stages(
         printer.line(stage, line)
         loggers[stage].info(line)
 
-    runner = SubprocessRunner(on_line, environment)
+    runner = SubprocessRunner(run, on_line, environment)
     base = git(run.root, "show", f"{run.commit}:dvc.lock") + "\n" if _has_lock(run) else ""
     futures = _submit(chosen, run, base, runner, printer, loggers)
     try:
         results, failures = _collect(chosen, futures)
-    except BaseException:  # an interrupt or a cancellation: the steps' threads end when their processes do
+    except BaseException:  # an interrupt or a cancellation: the stages' threads end when their processes do
         runner.cancel()
         raise
     write_lock(run.root, merge(read_lock(run.root), [result.entry for result in results], list(graph.stages)))
@@ -148,13 +147,13 @@ def _submit(
         printer.started(stage)
         lock = merge(base, [result["entry"] for result in upstream], list(chosen))
         try:
-            result = runner.run(Step(run=run, stage=chosen[stage], lock=lock))
-        except StepCancelled:
+            result = runner.run(chosen[stage], lock)
+        except StageCancelledError:
             printer.cancelled(stage)
             raise
-        except StepFailed as failure:
+        except StageFailedError as failure:
             attempts[stage] -= 1
-            printer.failed(stage, again=attempts[stage] > 0 and _mendable(failure))
+            printer.failed(stage, again=attempts[stage] > 0 and _can_succeed(failure))
             raise
         printer.finished(result)
         return vars(result)
@@ -167,40 +166,40 @@ def _submit(
     return futures
 
 
-def _mendable(failure: BaseException) -> bool:
+def _can_succeed(failure: BaseException) -> bool:
     """Whether trying again can help: not when input or settings are at fault or the run was ended."""
-    return not isinstance(failure, StepCancelled) and getattr(failure, "exit_code", 1) not in NOT_WORTH_RETRYING
+    return not isinstance(failure, StageCancelledError) and getattr(failure, "exit_code", 1) not in NOT_WORTH_RETRYING
 
 
 def _worth_retrying(task: Any, task_run: Any, state: Any) -> bool:
-    return _mendable(state.result(raise_on_failure=False))
+    return _can_succeed(state.result(raise_on_failure=False))
 
 
 def _collect(
     chosen: dict[str, Stage], futures: dict[str, PrefectFuture]
-) -> tuple[list[StepResult], dict[str, BaseException]]:
+) -> tuple[list[StageResult], dict[str, BaseException]]:
     """Waits for all tasks: the results of those that finished, and what those that failed raised."""
     results, failures = [], {}
     for name in chosen:
         futures[name].wait()
         state = futures[name].state
         if state.is_completed():
-            results.append(StepResult(**state.result()))
+            results.append(StageResult(**state.result()))
         elif not state.is_pending():  # pending is what waits for a stage that failed
             failures[name] = state.result(raise_on_failure=False)
     return results, failures
 
 
 def _failure(failures: dict[str, BaseException]) -> BaseException:
-    failed = [failure for failure in failures.values() if isinstance(failure, StepFailed)]
+    failed = [failure for failure in failures.values() if isinstance(failure, StageFailedError)]
     if len(failures) == 1 or len(failed) < len(failures):
         return next(iter(failures.values()))
-    return StepFailed(
+    return StageFailedError(
         f"{len(failures)} stages failed",
         exit_code=max(failure.exit_code for failure in failed),
         where=", ".join(failures),
         why="".join(f"\n{failure}" for failure in failures.values()),
-        next_step="mend them, then: relume pipeline run",
+        next_step="repair what they say, then: relume pipeline run",
     )
 
 
@@ -212,11 +211,7 @@ def _checkout(root: Path, outs: list[str]) -> None:
     """Brings outs from DVC's cache into the checkout. As `dvc repro` does, it replaces what lies there."""
     if not outs:
         return
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "DVC_STAGE"))}
-    command = [sys.executable, "-m", "dvc", "checkout", "--quiet", "--force", *outs]
-    done = subprocess.run(
-        command, cwd=root, env=environment | {"DVC_NO_ANALYTICS": "1"}, capture_output=True, text=True
-    )
+    done = run_dvc(root, "checkout", "--quiet", "--force", *outs)
     if done.returncode:
         raise CheckoutError(
             "The outs are not in the checkout", where=root, why=done.stderr.strip(), next_step="dvc checkout"
@@ -254,13 +249,15 @@ def _driver_lock(home: Path, root: Path) -> Iterator[None]:
             yield
     except filelock.Timeout:
         raise RunInProgressError(
-            "Another run is going on in this checkout", where=root, next_step="wait for it, or end it, and try again"
+            "Another pipeline run is in progress in this checkout",
+            where=root,
+            next_step="wait for it, or end it, and try again",
         ) from None
 
 
 @contextlib.contextmanager
 def _tracked(run: Run, printer: RunPrinter) -> Iterator[dict[str, str]]:
-    """Opens the run in MLflow as the parent of its stages' runs; gives what the steps need of it."""
+    """Opens the run in MLflow as the parent of its stages' runs; gives what the stages need of it."""
     if not (run.root / "components" / "tracking.py").is_file():
         yield {}
         return
@@ -268,11 +265,11 @@ def _tracked(run: Run, printer: RunPrinter) -> Iterator[dict[str, str]]:
 
     record = run.folder / "tracking.json"
     try:
-        if not record.is_file():  # a retried run goes on under its first one
-            parent = start_pipeline_run(run.name, {"relume.run": run.name, "relume.commit": run.commit})
+        if not record.is_file():  # a retried run resumes its first one
+            parent = start_pipeline_run(run.name, {"relume.run": run.name, "relume.commit": run.commit}, run.home)
             files.write_json(record, {"run": parent})
     except tracking_errors() as error:
-        printer.say(f"warning: the run goes on without a run in MLflow; it says: {first_line(error)}")
+        printer.say(f"warning: this pipeline run is not tracked in MLflow: {first_line(error)}")
         yield {}
         return
     parent = files.read_json(record)["run"]
@@ -281,5 +278,5 @@ def _tracked(run: Run, printer: RunPrinter) -> Iterator[dict[str, str]]:
         yield {"RELUME_TRACKING_RUN": parent}
         failed = False
     finally:
-        with contextlib.suppress(*tracking_errors()):  # the steps have said so
-            end_pipeline_run(parent, failed=failed)
+        with contextlib.suppress(*tracking_errors()):  # the stages have said so
+            end_pipeline_run(parent, run.home, failed=failed)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import psutil
 
-from flows.platform import services
-from flows.processes import free_port, start_process, stop_process
+from flows.environment import TELEMETRY_OFF
+from flows.processes import answers, free_port, running_process, start_process, stop_process
 
 START_SECONDS = 120.0  # 10 to 19 s on an idle machine
 
@@ -20,7 +20,7 @@ def use_local_prefect(home: Path) -> None:
     A server is chosen by Prefect's own means, `PREFECT_API_URL` or a profile in ~/.prefect. Without either,
     flows report to the server of `relume up` while it runs, else to one of their own, which ends with this
     process. It is Prefect's ephemeral server in a session of its own: Prefect would start it in ours, where
-    Ctrl-C reaches it before the flow has told it how it ended, and the flow then hangs for minutes.
+    Ctrl-C reaches it before the flow has reported how it ended, and the flow then hangs for minutes.
 
     Args:
         home: RELUME_HOME.
@@ -30,7 +30,7 @@ def use_local_prefect(home: Path) -> None:
     """
     if "prefect" in sys.modules:  # a worker or an enclosing flow has made the choice
         return
-    settings = services.TELEMETRY_OFF | {
+    settings = TELEMETRY_OFF | {
         "PREFECT_HOME": str(home / "prefect"),
         # The flow prints its own summary; Prefect's log goes to its API.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -41,7 +41,18 @@ def use_local_prefect(home: Path) -> None:
     for name, value in settings.items():
         os.environ.setdefault(name, value)
     if "PREFECT_API_URL" not in os.environ and not _profile_has_server():
-        os.environ["PREFECT_API_URL"] = services.prefect_address() or _start_server(home / "prefect" / "servers")
+        os.environ["PREFECT_API_URL"] = prefect_address(home) or _start_server(home / "prefect" / "servers")
+
+
+def prefect_address(home: Path) -> str | None:
+    """The API of the Prefect server of `relume up` while it runs."""
+    record = running_process(services_folder(home), "prefect")
+    return f"{record.address}/api" if record else None
+
+
+def services_folder(home: Path) -> Path:
+    """Where the records and logs of MLflow, Prefect and the worker lie."""
+    return home / "services"
 
 
 def _profile_has_server() -> bool:
@@ -70,7 +81,7 @@ def _start_server(folder: Path) -> str:
         name,
         command,
         folder=folder,
-        ready=lambda: services.answers(f"{address}/api/health"),
+        ready=lambda: answers(f"{address}/api/health"),
         timeout=START_SECONDS,
         address=address,
         # No UI and none of the server's background services.

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -193,6 +194,17 @@ def free_port(preferred: int | None = None) -> int:
                 continue
             return probe.getsockname()[1]
     raise ServiceError("No free port on 127.0.0.1", next_step="end some of the programs that listen")
+
+
+def answers(url: str, *, timeout: float = 1.0) -> bool:
+    """Whether an HTTP server answers a GET with 200 within some seconds."""
+    try:
+        # Loopback never goes through a proxy of the environment.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=timeout) as response:
+            return response.status == 200
+    except OSError:
+        return False
 
 
 def last_line(log: str | Path) -> str:

@@ -108,7 +108,7 @@ def default_product(root: Path) -> str | None:
         from flows.release.package import product_of
 
         return product_of(root)
-    released = {entry.release.product for entry in Ledger().entries()}
+    released = {entry.release.product for entry in Ledger(relume_home(root)).entries()}
     return released.pop() if len(released) == 1 else None
 
 
@@ -118,14 +118,16 @@ def served_model(root: Path, product: str | None) -> tuple[str, Path]:
     Raises:
         ModelMissingError: There is neither.
     """
-    current = Ledger().current(product) if product else None
+    current = Ledger(relume_home(root)).current(product) if product else None
     if current is not None:
         return current.model, _release_folder(root, current)
     exported = root / "models" / "exported"
     if (exported / "serving.json").is_file():
         return str(exported), exported
     raise ModelMissingError(
-        "There is no model yet", where=relume_home(), next_step="make demo, or: relume pipeline run && relume release"
+        "There is no model yet",
+        where=relume_home(root),
+        next_step="make demo, or: relume pipeline run && relume release",
     )
 
 
@@ -135,11 +137,10 @@ def _release_folder(root: Path, release: Release) -> Path:
     package = root / "package" / "package.json"
     if package.is_file() and read_json(package)["sha256"] == release.package:
         return package.parent / "serving"
-    kept = relume_home() / "packages" / release.package[:16] / "serving"
+    kept = relume_home(root) / "packages" / release.package[:16] / "serving"
     if kept.is_dir():
         return kept
     # Only a registry knows it; asking it imports MLflow, which takes seconds.
-    from flows.release.registry import Registry
     from flows.release.served_product import stored_package
 
-    return stored_package(release, Registry()).folder / "serving"
+    return stored_package(release, relume_home(root)).folder / "serving"

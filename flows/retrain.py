@@ -14,16 +14,18 @@ import flows.pipeline
 import flows.release
 from flows.release.ledger import Ledger
 from flows.release.package import Package, open_package
+from relume.home import relume_home
 from relume.ingestion.sources import write_sources
 
 
 @flow(name="retrain", persist_result=False)
-def retrain(repository: str = ".", server: str | None = None) -> dict[str, Any]:
+def retrain(repository: str = ".", server: str | None = None, home: str | None = None) -> dict[str, Any]:
     """Scans the sources, runs the graph, and releases the package if it was never judged before.
 
     Args:
         repository: The top of the checkout.
         server: gRPC address of a running Triton server; the embedded one, started if need be, when None.
+        home: The folder of all local state; RELUME_HOME, or `.relume` in the checkout, when None.
 
     Returns:
         `sources`: what changed in them; `pipeline`: the result of the pipeline flow; `package`: hash of the
@@ -34,10 +36,11 @@ def retrain(repository: str = ".", server: str | None = None) -> dict[str, Any]:
             somebody looks at it.
     """
     root = Path(repository).resolve()
+    place = Path(home) if home else relume_home(root)
     changed = task(name="scan sources", cache_policy=NO_CACHE)(_scan)(root)
-    ran = flows.pipeline.run(root)
+    ran = flows.pipeline.run(root, place)
     package = open_package(root / "package")
-    outcome = None if judged(Ledger(), package) else flows.release.run(root, server=server)
+    outcome = None if judged(Ledger(place), package) else flows.release.run(root, place, server=server)
     return {"sources": changed, "pipeline": ran, "package": package.sha256, "release": outcome}
 
 

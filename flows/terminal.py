@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from flows.runners import StepResult
+from flows.runners import StageResult
 
 
 class RunPrinter:
@@ -32,7 +32,7 @@ class RunPrinter:
         """Passes on a line that a stage printed."""
         self._row(stage, f"| {line}")
 
-    def finished(self, result: StepResult) -> None:
+    def finished(self, result: StageResult) -> None:
         """Says how a stage ended and how long it took."""
         how = "done" if result.outcome == "ran" else "cached"
         self._row(result.stage, f"{how:<8}{result.seconds:8.1f} s")

@@ -11,6 +11,7 @@ import click
 
 from relume import __version__
 from relume.errors import RelumeError
+from relume.home import relume_home
 
 
 class RelumeGroup(click.Group):
@@ -211,11 +212,10 @@ def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
 
     if source:
         _scan(source)
-    flows.pipeline.run(stages=list(stages) or None)
+    home = relume_home()
+    flows.pipeline.run(Path(), home, list(stages) or None)
     if not stages:
-        from relume.home import relume_home
-
-        click.echo(f"report  {_short(relume_home() / 'reports' / 'index.html')}\nnext    relume release")
+        click.echo(f"report  {_short(home / 'reports' / 'index.html')}\nnext    relume release")
 
 
 @pipeline.command("lint")
@@ -241,7 +241,7 @@ def release(server: str | None) -> None:
     """
     import flows.release
 
-    outcome = flows.release.run(server=server)
+    outcome = flows.release.run(Path(), relume_home(), server=server)
     for sentence in outcome["repaired"]:
         click.echo(f"repaired: {sentence}")
     model = outcome["release"]["model"]
@@ -255,7 +255,7 @@ def rollback(server: str | None) -> None:
     """Serve the release before the current one again."""
     from flows.release.rollback import roll_back
 
-    click.echo(f"{roll_back(server=server).model} serves now")
+    click.echo(f"{roll_back(Path(), relume_home(), server=server).model} serves now")
 
 
 @main.command()
@@ -269,7 +269,7 @@ def serve() -> None:
     end = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: end.set())
-    services.serve(end, click.echo)
+    services.serve(relume_home(), end, click.echo)
     click.echo("stopped")
 
 
@@ -278,7 +278,7 @@ def up() -> None:
     """Start the local platform in the background: MLflow, Prefect with the schedule, Triton."""
     from flows.platform import services
 
-    reports = services.up()
+    reports = services.up(Path(), relume_home())
     _print_services(reports)
     if any(report.state == "failed" for report in reports):
         sys.exit(1)
@@ -290,7 +290,7 @@ def down() -> None:
     """Stop everything that `relume up` or `relume release` left running."""
     from flows.platform import services
 
-    _print_services(services.down())
+    _print_services(services.down(relume_home()))
 
 
 def _print_services(reports: list) -> None:
@@ -304,7 +304,7 @@ def status(as_json: bool) -> None:
     """Show services, champion, candidate and schedule."""
     from flows.platform.status import read_status, render
 
-    found = read_status()
+    found = read_status(Path(), relume_home())
     if as_json:
         import json
 
@@ -318,7 +318,7 @@ def doctor() -> None:
     """Say what is installed, running and missing, with the command that mends each."""
     from flows.platform import doctor
 
-    findings = doctor.examine()
+    findings = doctor.examine(Path(), relume_home())
     click.echo(doctor.render(findings), nl=False)
     sys.exit(doctor.exit_code(findings))
 
@@ -328,7 +328,7 @@ def demo() -> None:
     """Run the main job on the built-in photographs: the graph, a release, a picture through Triton, a report."""
     from flows.demo import run_demo
 
-    run_demo(Path())
+    run_demo(Path(), relume_home())
 
 
 @main.command()
@@ -336,7 +336,6 @@ def demo() -> None:
 def report(output: str | None) -> None:
     """Write the report of the last run as one HTML file."""
     from flows.report import write_report
-    from relume.home import relume_home
 
     click.echo(_short(write_report(output or relume_home() / "reports" / "index.html")))
 

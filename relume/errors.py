@@ -71,7 +71,16 @@ class GraphError(UserError):
 
 
 class StageFailedError(RelumeError):
-    """A stage of the graph ended with an error."""
+    """A stage of the graph ended without a result.
+
+    Args:
+        exit_code: The stage's own when it says that trying again is of no use (see NOT_WORTH_RETRYING), else 1.
+        **details: As for every error.
+    """
+
+    def __init__(self, what: str, *, exit_code: int = 1, **details: Any):
+        self.exit_code = exit_code
+        super().__init__(what, **details)
 
 
 class DataValidationError(RelumeError):

@@ -1,4 +1,4 @@
-"""What is installed, running and missing on this machine, each with the command that mends it."""
+"""What is installed, running and missing on this machine, each with the command that repairs it."""
 
 import dataclasses
 import importlib.metadata
@@ -11,8 +11,8 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.embedded_triton import INSTALL, EmbeddedTriton
 from flows.platform.status import Status, read_status
-from relume.home import relume_home
 
 PYTHON = ((3, 11), (3, 12))
 FREE_GIB = 5.0
@@ -27,31 +27,32 @@ class Finding:
         ok: Whether it is there.
         required: Whether relume cannot do its main job without it.
         detail: What was found.
-        mend: The command that mends it; empty when it is there.
+        fix: The command that repairs it; empty when it is there.
     """
 
     name: str
     ok: bool
     required: bool
     detail: str
-    mend: str = ""
+    fix: str = ""
 
 
-def examine(root: Path = Path()) -> list[Finding]:
+def examine(root: Path, home: Path) -> list[Finding]:
     """Looks at everything; changes and starts nothing.
 
     Args:
         root: The top of the checkout.
+        home: RELUME_HOME.
     """
-    status = read_status(root)
+    status = read_status(root, home)
     return [
         _python(),
         _packages(root),
         *_programs(),
         _checkout(root),
-        _disk(),
+        _disk(home),
         _libpython(),
-        _triton_environment(status),
+        _triton_environment(status, EmbeddedTriton(home).installed),
         *_data_and_model(root),
         *_services(status),
         *_serving(status),
@@ -70,8 +71,8 @@ def render(findings: list[Finding]) -> str:
     for finding in findings:
         mark = "ok" if finding.ok else "MISSING" if finding.required else "-"
         lines.append(f"{mark:<8} {finding.name:<22} {finding.detail}")
-        if finding.mend and not finding.ok:
-            lines.append(f"{'':<8} {'':<22} next: {finding.mend}")
+        if finding.fix and not finding.ok:
+            lines.append(f"{'':<8} {'':<22} next: {finding.fix}")
     missing = sum(finding.required and not finding.ok for finding in findings)
     lines += ["", f"{missing} required missing" if missing else "All that is required is there."]
     return "\n".join(lines) + "\n"
@@ -84,7 +85,7 @@ def _python() -> Finding:
         ok=version in PYTHON,
         required=True,
         detail=f"{sys.version.split()[0]} in {sys.prefix}",
-        mend="python3.11 -m venv .venv, then make setup",
+        fix="python3.11 -m venv .venv, then make setup",
     )
 
 
@@ -110,7 +111,7 @@ def _packages(root: Path) -> Finding:
         ok=not wrong,
         required=True,
         detail=", ".join(wrong) or "the tested set",
-        mend="make setup",
+        fix="make setup",
     )
 
 
@@ -127,9 +128,9 @@ def _normal(name: str) -> str:
 
 def _programs() -> Iterator[Finding]:
     environment = str(Path(sys.executable).parent)
-    for program, mend in (("git", "sudo apt-get install git"), ("dvc", "make setup")):
+    for program, fix in (("git", "sudo apt-get install git"), ("dvc", "make setup")):
         found = shutil.which(program, path=f"{environment}:{os.environ.get('PATH', '')}")
-        yield Finding(name=program, ok=found is not None, required=True, detail=found or "not found", mend=mend)
+        yield Finding(name=program, ok=found is not None, required=True, detail=found or "not found", fix=fix)
 
 
 def _checkout(root: Path) -> Finding:
@@ -139,12 +140,12 @@ def _checkout(root: Path) -> Finding:
         ok=not missing,
         required=True,
         detail=f"lacks {', '.join(missing)}" if missing else str(root.resolve()),
-        mend="cd to the top of a relume clone",
+        fix="cd to the top of a relume clone",
     )
 
 
-def _disk() -> Finding:
-    place = relume_home()
+def _disk(home: Path) -> Finding:
+    place = home
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free / 2**30
@@ -153,7 +154,7 @@ def _disk() -> Finding:
         ok=free >= FREE_GIB,
         required=True,
         detail=f"{free:.0f} GiB free at {place}",
-        mend=f"free {FREE_GIB:.0f} GiB, or set RELUME_HOME to a larger disk",
+        fix=f"free {FREE_GIB:.0f} GiB, or set RELUME_HOME to a larger disk",
     )
 
 
@@ -166,30 +167,28 @@ def _libpython() -> Finding:
         ok=found is not None,
         required=True,
         detail=str(found or f"{name} not found; the embedded Triton server needs it"),
-        mend=f"sudo apt-get install libpython{sysconfig.get_python_version()}",
+        fix=f"sudo apt-get install libpython{sysconfig.get_python_version()}",
     )
 
 
-def _triton_environment(status: Status) -> Finding:
-    from flows import triton
-
+def _triton_environment(status: Status, installed: bool) -> Finding:
     state = next(service.state for service in status.services if service.name == "triton")
     return Finding(
         name="embedded Triton",
-        ok=triton.installed(),
+        ok=installed,
         required=True,
-        detail=f"installed, {state}" if triton.installed() else "not installed",
-        mend=triton.INSTALL,
+        detail=f"installed, {state}" if installed else "not installed",
+        fix=INSTALL,
     )
 
 
 def _data_and_model(root: Path) -> Iterator[Finding]:
-    for name, path, mend in (
+    for name, path, fix in (
         ("photographs", "data/curated/images.csv", "relume pipeline run"),
         ("package", "package/package.json", "relume pipeline run"),
     ):
         there = (root / path).is_file()
-        yield Finding(name=name, ok=there, required=False, detail=path if there else "not made yet", mend=mend)
+        yield Finding(name=name, ok=there, required=False, detail=path if there else "not made yet", fix=fix)
 
 
 def _services(status: Status) -> Iterator[Finding]:
@@ -199,21 +198,21 @@ def _services(status: Status) -> Iterator[Finding]:
             ok=service.state in ("running", "external"),
             required=False,
             detail=" ".join(part for part in (service.state, service.address) if part),
-            mend="relume up",
+            fix="relume up",
         )
 
 
 def _serving(status: Status) -> Iterator[Finding]:
     champions = [(product, product.champion.model) for product in status.products if product.champion]
     if not champions:
-        yield Finding(name="champion", ok=False, required=False, detail="none yet", mend="relume release")
+        yield Finding(name="champion", ok=False, required=False, detail="none yet", fix="relume release")
     for product, model in champions:
         yield Finding(
             name=f"champion {product.product}",
             ok=product.served == model and product.answers,
             required=False,
             detail=f"{model}, served by {product.served or 'nothing'}",
-            mend="relume up",
+            fix="relume up",
         )
     for problem in status.problems:
         yield Finding(name="problem", ok=False, required=True, detail=problem)

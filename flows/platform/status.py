@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
-from flows.platform.services import answers, folder, prefect_address
-from flows.processes import running_process
-from flows.release.ledger import Entry, Ledger, Release
+from flows.embedded_triton import EmbeddedTriton
+from flows.prefect_settings import prefect_address, services_folder
+from flows.processes import answers, running_process
+from flows.release.ledger import Ledger, LedgerEntry, Release
 from flows.release.registry import redacted
 from relume.errors import LedgerError, RelumeError
 
@@ -57,10 +58,10 @@ class ProductStatus:
     product: str
     champion: Release | None
     previous: Release | None
-    candidate: Entry | None
+    candidate: LedgerEntry | None
     served: str | None
     answers: bool
-    last: Entry
+    last: LedgerEntry
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class Status:
 
     services: list[ServiceStatus]
     products: list[ProductStatus]
-    unfinished: list[Entry]
+    unfinished: list[LedgerEntry]
     schedule: list[dict[str, str | None]]
     problems: list[str]
 
@@ -87,15 +88,16 @@ class Status:
         return dataclasses.asdict(self)
 
 
-def read_status(root: Path = Path()) -> Status:
+def read_status(root: Path, home: Path) -> Status:
     """Looks at everything; works with nothing running, and never starts anything.
 
     Args:
         root: The top of the checkout.
+        home: RELUME_HOME.
     """
-    services = [_service(name) for name in ("mlflow", "prefect", "worker")]
-    triton, served = _triton()
-    ledger, problems = Ledger(), []
+    services = [_service(services_folder(home), name) for name in ("mlflow", "prefect", "worker")]
+    triton, served = _triton(home)
+    ledger, problems = Ledger(home), []
     try:
         products = [_product(ledger, name, served) for name in _products(ledger)]
         unfinished = list(ledger.unfinished())
@@ -109,7 +111,7 @@ def read_status(root: Path = Path()) -> Status:
         services=[*services, triton],
         products=products,
         unfinished=unfinished,
-        schedule=_schedule(root),
+        schedule=_schedule(root, prefect_address(home)),
         problems=problems,
     )
 
@@ -153,24 +155,22 @@ def _release(release: Release | None) -> str:
     return f"{release.model} (version {release.version})" if release else "none"
 
 
-def _service(name: str) -> ServiceStatus:
-    log = folder() / f"{name}.log"
+def _service(folder: Path, name: str) -> ServiceStatus:
+    log = folder / f"{name}.log"
     if name in EXTERNAL and (address := os.environ.get(EXTERNAL[name])):
         return ServiceStatus(name=name, state="external", address=redacted(address))
-    record = running_process(folder(), name)
+    record = running_process(folder, name)
     if record is None:
-        state = "dead" if (folder() / f"{name}.json").is_file() else "stopped"
+        state = "dead" if (folder / f"{name}.json").is_file() else "stopped"
         return ServiceStatus(name=name, state=state, log=str(log) if log.is_file() else None)
     healthy = name not in HEALTH or answers(f"{record.address}{HEALTH[name]}")
     return ServiceStatus(name=name, state="running" if healthy else "silent", address=record.address, log=str(log))
 
 
-def _triton() -> tuple[ServiceStatus, dict[str, tuple[str | None, bool]]]:
+def _triton(home: Path) -> tuple[ServiceStatus, dict[str, tuple[str | None, bool]]]:
     """The server, and by product the release it uses and whether that answers."""
-    from flows import triton
-
     try:
-        found = triton.status(timeout=2.0)
+        found = EmbeddedTriton(home).status(timeout=2.0)
     except RelumeError:  # it went away while it was asked
         return ServiceStatus(name="triton", state="silent"), {}
     service = ServiceStatus(
@@ -199,7 +199,7 @@ def _product(ledger: Ledger, name: str, served: dict[str, tuple[str | None, bool
     )
 
 
-def _problems(products: list[ProductStatus], unfinished: list[Entry], triton: ServiceStatus) -> list[str]:
+def _problems(products: list[ProductStatus], unfinished: list[LedgerEntry], triton: ServiceStatus) -> list[str]:
     problems = [
         f"{entry.event} {entry.release.model}, begun {entry.time}, was cut short; "
         "relume serve, relume release or relume rollback sets it right."
@@ -214,11 +214,11 @@ def _problems(products: list[ProductStatus], unfinished: list[Entry], triton: Se
     return problems
 
 
-def _schedule(root: Path) -> list[dict[str, str | None]]:
+def _schedule(root: Path, api: str | None) -> list[dict[str, str | None]]:
     path = root / "prefect.yaml"
     if not path.is_file():
         return []
-    upcoming = _next_runs()
+    upcoming = _next_runs(api) if api else {}
     return [
         {"name": deployment["name"], "cron": schedule["cron"], "next": upcoming.get(deployment["name"])}
         for deployment in yaml.safe_load(path.read_text())["deployments"]
@@ -226,11 +226,8 @@ def _schedule(root: Path) -> list[dict[str, str | None]]:
     ]
 
 
-def _next_runs() -> dict[str, str]:
-    """What the running local Prefect server plans, by deployment name."""
-    api = prefect_address()
-    if api is None:
-        return {}
+def _next_runs(api: str) -> dict[str, str]:
+    """What a running Prefect server plans, by deployment name."""
     try:
         names = {found["id"]: found["name"] for found in _ask(f"{api}/deployments/filter", {})}
         runs = _ask(

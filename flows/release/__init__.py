@@ -1,29 +1,29 @@
-"""Release: registry, gate, rollout, ledger and rollback of packages."""
+"""Releases of packages. `release` tells the way of one, `served_product` what serves, `rollback` the way back."""
 
 from pathlib import Path
 from typing import Any
 
 
-def run(repository: str | Path = ".", *, server: str | None = None) -> dict[str, Any]:
+def run(root: Path, home: Path, *, server: str | None = None) -> dict[str, Any]:
     """Releases the package of a checkout as a Prefect flow, from the command line or from another flow.
 
     Args:
-        repository: The top of the checkout.
+        root: The top of the checkout.
+        home: RELUME_HOME.
         server: gRPC address of a running Triton server; the embedded one, started if need be, when None.
 
     Returns:
-        `flows.release.release.Outcome` as JSON values.
+        `flows.release.release.ReleaseOutcome` as JSON values.
 
     Raises:
         RelumeError: As `flows.release.release.release_package`.
     """
     from flows.prefect_settings import use_local_prefect
     from flows.release.package import open_package
-    from relume.home import relume_home
 
-    root = Path(repository).resolve()
+    root, home = root.resolve(), home.resolve()
     open_package(root / "package")  # spares starting Prefect for nothing
-    use_local_prefect(relume_home())
+    use_local_prefect(home)
     from flows.release.flow import release
 
-    return release(str(root), server)
+    return release(str(root), server, str(home))

@@ -2,7 +2,7 @@
 
 Each line is a JSON object that holds the hash of the line before and its own, so a changed, removed
 or inserted line is seen. MLflow's aliases have no compare-and-swap and a server forgets; the ledger
-is what both are set right from.
+is what both are repaired from.
 """
 
 import dataclasses
@@ -16,7 +16,6 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from relume.errors import LedgerError
-from relume.home import relume_home
 
 Event = Literal["registered", "refused", "promoting", "promoted", "rolling_back", "rolled_back", "abandoned"]
 OPENING = ("promoting", "rolling_back")
@@ -42,7 +41,7 @@ class Release:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Entry:
+class LedgerEntry:
     """One line of the ledger.
 
     Attributes:
@@ -65,16 +64,16 @@ class Entry:
 
 
 class Ledger:
-    """The ledger in one file.
+    """The ledger of one home.
 
     Args:
-        path: The file; `ledger.jsonl` in RELUME_HOME when None.
+        home: RELUME_HOME; the file is `ledger.jsonl` in it.
     """
 
-    def __init__(self, path: Path | None = None):
-        self.path = path or relume_home() / "ledger.jsonl"
+    def __init__(self, home: Path):
+        self.path = home / "ledger.jsonl"
 
-    def append(self, event: Event, release: Release, **details: Any) -> Entry:
+    def append(self, event: Event, release: Release, **details: Any) -> LedgerEntry:
         """Adds one line and returns only when it is on the disk.
 
         A torn last line, left by a crash in the middle of an earlier append, was never answered for
@@ -101,7 +100,7 @@ class Ledger:
             os.fsync(file.fileno())
         return _entry(line)
 
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[LedgerEntry, ...]:
         """All whole lines, oldest first.
 
         Raises:
@@ -124,7 +123,7 @@ class Ledger:
         served = self._served(product)
         return served[-2] if len(served) > 1 else None
 
-    def candidate(self, product: str) -> Entry | None:
+    def candidate(self, product: str) -> LedgerEntry | None:
         """The last line, `registered`, `refused` or `abandoned`, of the newest release that was not promoted."""
         found = None
         for entry in self._of(product):
@@ -136,9 +135,9 @@ class Ledger:
                 found = None
         return found
 
-    def unfinished(self) -> tuple[Entry, ...]:
+    def unfinished(self) -> tuple[LedgerEntry, ...]:
         """The promotions and rollbacks, one a product at most, that were begun and never ended."""
-        open_lines: dict[str, Entry] = {}
+        open_lines: dict[str, LedgerEntry] = {}
         for entry in self.entries():
             if entry.event in OPENING:
                 open_lines[entry.release.product] = entry
@@ -146,7 +145,7 @@ class Ledger:
                 open_lines.pop(entry.release.product, None)
         return tuple(open_lines.values())
 
-    def _of(self, product: str) -> list[Entry]:
+    def _of(self, product: str) -> list[LedgerEntry]:
         return [entry for entry in self.entries() if entry.release.product == product]
 
     def _served(self, product: str) -> list[Release]:
@@ -163,10 +162,10 @@ class Ledger:
     def _bytes(self) -> bytes:
         return self.path.read_bytes() if self.path.is_file() else b""
 
-    def _parse(self, data: bytes) -> tuple[tuple[Entry, ...], int]:
+    def _parse(self, data: bytes) -> tuple[tuple[LedgerEntry, ...], int]:
         """The entries, and the number of bytes that whole lines take."""
         whole = data.rfind(b"\n") + 1
-        entries: list[Entry] = []
+        entries: list[LedgerEntry] = []
         previous = _FIRST
         for index, text in enumerate(data[:whole].splitlines()):
             try:
@@ -195,5 +194,5 @@ def _hash(line: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(line, sort_keys=True).encode()).hexdigest()
 
 
-def _entry(line: dict[str, Any]) -> Entry:
-    return Entry(**{**line, "release": Release(**line["release"])})
+def _entry(line: dict[str, Any]) -> LedgerEntry:
+    return LedgerEntry(**{**line, "release": Release(**line["release"])})

@@ -1,14 +1,12 @@
 """What lets anyone rebuild a package: the commit of the checkout it came from, and the files that pin its inputs."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from flows.dvc_commands import run_dvc
 from flows.release.package import Package
 from flows.run_commit import commit_run
 from relume.errors import UserError
@@ -58,13 +56,7 @@ def read_lineage(root: Path, package: Package) -> Lineage:
 
 def _require_up_to_date(root: Path, package: Package) -> None:
     """Asks DVC whether every stage's deps, params and outs are those of dvc.lock."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "status", "--quiet"],
-        cwd=root,
-        env=os.environ | {"DVC_NO_ANALYTICS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_dvc(root, "status", "--quiet")
     if done.returncode:
         raise UserError(
             "The package is not of this state of the checkout",

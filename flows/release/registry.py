@@ -21,7 +21,7 @@ from filelock import FileLock
 from flows.release.package import Package, open_package
 from relume.errors import ReleaseError, ServerUnreachableError
 from relume.files import atomic_folder
-from relume.home import relume_home, tracking_uri
+from relume.home import tracking_uri
 
 EXPERIMENT = "releases"
 ALIASES = ("candidate", "champion", "previous")
@@ -53,14 +53,15 @@ class Registry:
     """The registry of one tracking server or SQLite store.
 
     Args:
-        uri: Tracking address; `relume.home.tracking_uri()` when None.
+        home: RELUME_HOME, for locks and for the artifacts of a store on SQLite.
+        uri: Tracking address; `relume.home.tracking_uri(home)` when None.
 
     Raises:
         ServerUnreachableError: The server does not answer.
     """
 
-    def __init__(self, uri: str | None = None):
-        self.uri = uri or tracking_uri()
+    def __init__(self, home: Path, uri: str | None = None):
+        self.home, self.uri = home, uri or tracking_uri(home)
         # A server that is not there would be asked again for minutes before MLflow gives up.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -89,7 +90,7 @@ class Registry:
         Returns:
             Its version, and whether it is new.
         """
-        lock = relume_home() / "mlflow" / "register.lock"
+        lock = self.home / "mlflow" / "register.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock), self._reaching():
             if known := self.find(package.product, package.sha256):
@@ -168,7 +169,7 @@ class Registry:
             return found.experiment_id
         # A server chooses where artifacts go; beside the SQLite file they go into RELUME_HOME.
         local = self.uri.startswith("sqlite:///")
-        place = (relume_home() / "mlflow" / "artifacts").as_uri() if local else None
+        place = (self.home / "mlflow" / "artifacts").as_uri() if local else None
         from mlflow.exceptions import MlflowException
 
         try:

@@ -1,4 +1,4 @@
-"""A release from package to product: register, gate, load, prove, switch.
+"""The way of a release: a package is registered, judged by the gate, and promoted to serve its product.
 
 Nothing that clients see is moved before the gate has passed. From the ledger line `promoting` to the
 line `promoted` an error is undone at once; a crash is undone by whoever looks next.
@@ -7,37 +7,74 @@ line `promoted` an error is undone at once; a crash is undone by whoever looks n
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from flows.release.gate import GateReport, measure
-from flows.release.ledger import Ledger, Release
+from flows.release.ledger import Release
 from flows.release.lineage import Lineage, read_lineage
 from flows.release.package import Package, open_package
 from flows.release.registry import Registry, Version
-from flows.release.served_parity import PathDifference, compare_paths, parity_pictures, require_parity
-from flows.release.served_product import ServedProduct, reach_server, release_lock, release_of, stored_package
+from flows.release.served_parity import PathDifference, compare_served, require_parity
+from flows.release.served_product import ServedProduct, reach_server, release_lock
 from relume.files import write_json, write_text
-from relume.home import relume_home
 from relume.params import ReleaseSettings, load_params
 from relume.serving import repository as models
 
 HELD_OUT = Path("data/curated/held_out/test")
 
-Step = Callable[..., Any]
-"""Carries out one step of a release, given its name, a function and the function's arguments."""
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Wrap(Protocol):
+    """Makes of a function one that is carried out elsewhere or watched, such as a Prefect task."""
+
+    def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+def unwrapped(function: Callable[P, R], /) -> Callable[P, R]:
+    """The function itself."""
+    return function
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a release came to.
+class Candidate:
+    """A package on its way through `register`, `gate` and `promote`.
+
+    Attributes:
+        package: The package, opened and checked.
+        version: Its version in the registry.
+        settings: What it must show.
+        held_out: Folder of the held-out photographs that it is measured on.
+    """
+
+    package: Package
+    version: Version
+    settings: ReleaseSettings
+    held_out: Path
+
+    @property
+    def release(self) -> Release:
+        """The release that it becomes when it is promoted, as the ledger names it."""
+        return Release(
+            product=self.package.product,
+            package=self.package.sha256,
+            version=self.version.number,
+            model=self.package.model,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReleaseOutcome:
+    """The result of a release.
 
     Attributes:
         release: The release that serves now.
         server: Address of the server.
         promoted: False when this package served already.
-        repaired: What an earlier, interrupted release had left and was set right.
+        repaired: What an earlier release or rollback that was cut short had left, and how it was repaired.
         gate: The gate's report as JSON values, empty when nothing was promoted.
-        parity: The served-path comparison, one row a picture.
+        parity: The served-path comparison, one row an image.
         retired: Releases that were unloaded.
     """
 
@@ -50,27 +87,24 @@ class Outcome:
     retired: list[str] = dataclasses.field(default_factory=list)
 
 
-def plain_step(_name: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Carries a step out by calling it."""
-    return function(*args)
-
-
 def release_package(
     root: Path,
+    home: Path,
     *,
     server: str | None = None,
     lineage: Lineage | None = None,
     registry: Registry | None = None,
-    step: Step = plain_step,
-) -> Outcome:
+    wrap: Wrap = unwrapped,
+) -> ReleaseOutcome:
     """Releases the package of a checkout.
 
     Args:
         root: The top of the checkout.
+        home: RELUME_HOME.
         server: gRPC address of a running Triton server; the embedded one, started if need be, when None.
         lineage: Where the package came from; read from the checkout when None.
-        registry: The registry; that of `tracking_uri()` when None.
-        step: Carries out the steps, as Prefect tasks for example.
+        registry: The registry; that of `tracking_uri(home)` when None.
+        wrap: Wraps `register`, `gate` and `promote`, as Prefect tasks for example.
 
     Returns:
         What serves now. A package that serves already is not released again.
@@ -85,24 +119,21 @@ def release_package(
     """
     settings = load_params(root).release
     package = open_package(root / "package")
-    ledger = Ledger()
-    with release_lock(), reach_server(server) as (address, control):
-        registry = registry or Registry()
-        champion = ServedProduct(package.product, control, ledger)
-        repaired = champion.set_right(registry)
-        current = ledger.current(package.product)
+    with release_lock(home), reach_server(server, home) as (address, control):
+        product = ServedProduct(package.product, home, address, control, registry or Registry(home))
+        repaired = product.reconcile()
+        current = product.current
         if current and current.package == package.sha256:
-            champion.move_aliases(registry, candidate=None)
-            return Outcome(release=current, server=address, promoted=False, repaired=repaired)
+            product.move_aliases(candidate=None)
+            return ReleaseOutcome(release=current, server=address, promoted=False, repaired=repaired)
         lineage = lineage or read_lineage(root, package)
-        version = step("register", _register, registry, champion, package, lineage)
-        report = step("gate", _gate, registry, champion, package, settings, root / HELD_OUT)
-        _record_gate(registry, ledger, version, release_of(version, package), report)
+        candidate = wrap(register)(product, package, lineage, settings, root / HELD_OUT)
+        report = wrap(gate)(product, candidate)
         report.require_passed()
-        differences = step("roll out", _roll_out, registry, champion, package, version, settings, root, address)
-        retired = champion.retire()
-    return Outcome(
-        release=release_of(version, package),
+        differences = wrap(promote)(product, candidate)
+        retired = product.retire()
+    return ReleaseOutcome(
+        release=candidate.release,
         server=address,
         promoted=True,
         repaired=repaired,
@@ -112,84 +143,64 @@ def release_package(
     )
 
 
-def _register(registry: Registry, champion: ServedProduct, package: Package, lineage: Lineage) -> Version:
-    version, _ = registry.register(package, run_commit=lineage.run_commit, params=lineage.params, files=lineage.files)
-    champion.move_aliases(registry, candidate=version.number)
-    champion.ledger.append("registered", release_of(version, package), run=version.run_id)
-    return version
+def register(
+    product: ServedProduct, package: Package, lineage: Lineage, settings: ReleaseSettings, held_out: Path
+) -> Candidate:
+    """Gives a package a version in the registry, which makes it the product's candidate."""
+    version, _ = product.registry.register(
+        package, run_commit=lineage.run_commit, params=lineage.params, files=lineage.files
+    )
+    candidate = Candidate(package=package, version=version, settings=settings, held_out=held_out)
+    product.move_aliases(candidate=version.number)
+    product.ledger.append("registered", candidate.release, run=version.run_id)
+    return candidate
 
 
-def _gate(
-    registry: Registry, champion: ServedProduct, package: Package, settings: ReleaseSettings, held_out: Path
-) -> GateReport:
-    current = champion.ledger.current(package.product)
-    return measure(package, stored_package(current, registry) if current else None, settings, held_out)
-
-
-def _record_gate(registry: Registry, ledger: Ledger, version: Version, release: Release, report: GateReport) -> None:
-    place = relume_home() / "reports" / "gate" / release.model
+def gate(product: ServedProduct, candidate: Candidate) -> GateReport:
+    """Measures a candidate against the champion, and keeps the report in the home and with the version."""
+    champion = product.package_of(product.current) if product.current else None
+    report = measure(candidate.package, champion, candidate.settings, candidate.held_out)
+    place = product.home / "reports" / "gate" / candidate.release.model
     write_json(place.with_suffix(".json"), report.as_json())
     write_text(place.with_suffix(".txt"), report.table())
     verdict = "refused" if report.failed else "passed"
-    registry.note(version, tags={"gate": verdict}, texts={"gate.txt": report.table()})
+    product.registry.note(candidate.version, tags={"gate": verdict}, texts={"gate.txt": report.table()})
     if report.failed:
-        ledger.append("refused", release, failed=[str(check) for check in report.failed])
+        product.ledger.append("refused", candidate.release, failed=[str(check) for check in report.failed])
+    return report
 
 
-def _roll_out(
-    registry: Registry,
-    champion: ServedProduct,
-    package: Package,
-    version: Version,
-    settings: ReleaseSettings,
-    root: Path,
-    address: str,
-) -> list[PathDifference]:
-    release = release_of(version, package)
-    champion.ledger.append("promoting", release, server=address)
+def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference]:
+    """Loads a candidate beside the champion, proves it on the served path, and points the product to it."""
+    release = candidate.release
+    product.ledger.append("promoting", release, server=product.address)
     try:
-        models.publish_release(package.folder / "serving", champion.repository, release.model)
-        champion.control.load_release(release.model)
-        differences = _prove(package, release, settings, root / HELD_OUT, address)
-        champion.serve(release, registry)
-        registry.set_aliases(
-            package.product,
-            champion=version.number,
-            previous=current.version if (current := champion.ledger.current(package.product)) else None,
+        models.publish_release(candidate.package.folder / "serving", product.repository, release.model)
+        product.control.load_release(release.model)
+        differences = _prove(product, candidate)
+        product.serve(release)
+        product.registry.set_aliases(
+            product.name,
+            champion=release.version,
+            previous=product.current.version if product.current else None,
             candidate=None,
         )
     except Exception as error:
         # What served before is put back; if that fails too, the open line tells the next release to do it.
-        champion.serve_current(registry)
-        champion.move_aliases(registry, candidate=version.number)
-        champion.ledger.append("abandoned", release, reason=str(error))
-        champion.retire()
+        product.serve_current()
+        product.move_aliases(candidate=release.version)
+        product.ledger.append("abandoned", release, reason=str(error))
+        product.retire()
         raise
-    champion.ledger.append("promoted", release, server=address)
+    product.ledger.append("promoted", release, server=product.address)
     return differences
 
 
-def _prove(
-    package: Package, release: Release, settings: ReleaseSettings, held_out: Path, address: str
-) -> list[PathDifference]:
-    from relume.serving.onnx_restorer import OnnxRestorer
-    from relume.serving.triton_client import TritonRestorer
-
-    in_process = OnnxRestorer(package.folder / "serving")
-    tile, halo = in_process.serving.tile, in_process.serving.halo
-    pictures = parity_pictures(held_out, settings, tile=tile)
-    levels = in_process.serving.levels
-    differences: list[PathDifference] = []
-    with TritonRestorer(address, release.model) as served:
-        for level in sorted({levels.lowest, levels.highest}) if levels else [None]:
-            differences += compare_paths(
-                lambda image, level=level: in_process.restore(image, level=level).image,  # type: ignore[misc]
-                lambda image, level=level: served.restore(image, level=level).image,  # type: ignore[misc]
-                pictures if level is None else {f"{name}, level {level:g}": p for name, p in pictures.items()},
-                tile=tile,
-                halo=halo,
-            )
+def _prove(product: ServedProduct, candidate: Candidate) -> list[PathDifference]:
+    model = candidate.release.model
+    serving = candidate.package.folder / "serving"
+    differences = compare_served(serving, product.address, model, candidate.held_out, candidate.settings)
     rows = [dataclasses.asdict(difference) for difference in differences]
-    write_json(relume_home() / "reports" / "served_parity" / f"{release.model}.json", rows)
-    require_parity(differences, settings)
+    write_json(product.home / "reports" / "served_parity" / f"{model}.json", rows)
+    require_parity(differences, candidate.settings)
     return differences

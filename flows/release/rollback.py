@@ -5,14 +5,13 @@ from pathlib import Path
 
 from flows.release.ledger import Ledger, Release
 from flows.release.package import product_of
-from flows.release.registry import Registry
 from flows.release.served_product import ServedProduct, reach_server, release_lock
 from relume.errors import ModelMissingError, RelumeError
 
 _log = logging.getLogger(__name__)
 
 
-def roll_back(root: Path = Path(), *, server: str | None = None) -> Release:
+def roll_back(root: Path, home: Path, *, server: str | None = None) -> Release:
     """Serves the release that served before the current one.
 
     A promotion that was cut short is undone instead, and a rollback that was cut short is finished: in both
@@ -21,6 +20,7 @@ def roll_back(root: Path = Path(), *, server: str | None = None) -> Release:
 
     Args:
         root: The top of the checkout.
+        home: RELUME_HOME.
         server: gRPC address of a running Triton server; the embedded one when None.
 
     Returns:
@@ -31,29 +31,28 @@ def roll_back(root: Path = Path(), *, server: str | None = None) -> Release:
         ServerUnreachableError: The given server does not answer; nothing was moved.
         ReleaseError: The server cannot serve it; what served before serves on.
     """
-    product = product_of(root)
-    ledger = Ledger()
-    if ledger.previous(product) is None and not ledger.unfinished():
+    name, ledger = product_of(root), Ledger(home)
+    if ledger.previous(name) is None and not ledger.unfinished():
         # The ledger alone knows it: no server is started to say so.
-        raise _nothing_before(product, ledger.current(product))
-    with release_lock(), reach_server(server) as (address, control):
-        champion = ServedProduct(product, control, ledger)
-        repaired, current, target = champion.set_right(), ledger.current(product), ledger.previous(product)
+        raise _nothing_before(name, ledger.current(name))
+    with release_lock(home), reach_server(server, home) as (address, control):
+        product = ServedProduct(name, home, address, control)
+        repaired, current, target = product.reconcile(), product.current, product.previous
         if current is not None and not repaired:
             if target is None:
-                raise _nothing_before(product, current)
+                raise _nothing_before(name, current)
             ledger.append("rolling_back", target, server=address)
             try:
-                champion.serve(target)
+                product.serve(target)
             except RelumeError:
                 ledger.append("abandoned", target, reason="the server could not serve it")
                 raise
             ledger.append("rolled_back", target, left=current.model)
             current = target
         if current is None:  # the very first promotion was cut short, and undone
-            raise _nothing_before(product, None)
-        champion.retire()
-        _move_aliases(champion)
+            raise _nothing_before(name, None)
+        product.retire()
+        _move_aliases(product)
         return current
 
 
@@ -65,8 +64,8 @@ def _nothing_before(product: str, current: Release | None) -> ModelMissingError:
     )
 
 
-def _move_aliases(champion: ServedProduct) -> None:
+def _move_aliases(product: ServedProduct) -> None:
     try:
-        champion.move_aliases(Registry(), candidate=None)
+        product.move_aliases(candidate=None)
     except RelumeError as error:
         _log.warning("the aliases in MLflow were not moved, the next release does it: %s", error)

@@ -37,6 +37,38 @@ class PathDifference:
     tile_borders: float
 
 
+def compare_served(
+    serving: Path, address: str, model: str, held_out: Path, settings: ReleaseSettings
+) -> list[PathDifference]:
+    """Compares a served model with the same files in process, at both ends of its range if it takes a level.
+
+    Args:
+        serving: Folder of the served model.
+        address: gRPC address of the server.
+        model: Name under which the server has it.
+        held_out: Folder of the held-out photographs.
+        settings: Their seed and number.
+    """
+    from relume.serving.onnx_restorer import OnnxRestorer
+    from relume.serving.triton_client import TritonRestorer
+
+    in_process = OnnxRestorer(serving)
+    tile, halo = in_process.serving.tile, in_process.serving.halo
+    pictures = parity_pictures(held_out, settings, tile=tile)
+    levels = in_process.serving.levels
+    differences: list[PathDifference] = []
+    with TritonRestorer(address, model) as served:
+        for level in sorted({levels.lowest, levels.highest}) if levels else [None]:
+            differences += compare_paths(
+                lambda image, level=level: in_process.restore(image, level=level).image,  # type: ignore[misc]
+                lambda image, level=level: served.restore(image, level=level).image,  # type: ignore[misc]
+                pictures if level is None else {f"{name}, level {level:g}": p for name, p in pictures.items()},
+                tile=tile,
+                halo=halo,
+            )
+    return differences
+
+
 def compare_paths(
     in_process: Restore, served: Restore, pictures: dict[str, np.ndarray], *, tile: int, halo: int
 ) -> list[PathDifference]:

@@ -7,53 +7,52 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from flows.embedded_triton import EmbeddedTriton
 from flows.release.ledger import Ledger, Release
 from flows.release.package import Package, open_package
-from flows.release.registry import Registry, Version
+from flows.release.registry import Registry
 from relume.errors import ConfigError, ReleaseError, ServerUnreachableError
-from relume.home import relume_home
 from relume.serving import repository as models
 from relume.serving.triton_control import TritonControl
 
 
 class ReleaseInProgressError(ReleaseError):
-    """Another release or rollback is going on in this RELUME_HOME."""
+    """Another release or rollback is in progress in this RELUME_HOME."""
 
 
 @contextlib.contextmanager
-def release_lock() -> Iterator[None]:
+def release_lock(home: Path) -> Iterator[None]:
     """Holds the right to move what is served; a second release, rollback or repair is refused at once.
 
     Raises:
         ReleaseInProgressError: Another one holds it.
     """
-    path = relume_home() / "release.lock"
+    path = home / "release.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path, timeout=0):
             yield
     except Timeout:
         raise ReleaseInProgressError(
-            "Another release or rollback is going on", where=path, next_step="wait for it, then try again"
+            "Another release or rollback is in progress", where=path, next_step="wait for it, then try again"
         ) from None
 
 
 @contextlib.contextmanager
-def reach_server(server: str | None) -> Iterator[tuple[str, TritonControl]]:
+def reach_server(server: str | None, home: Path) -> Iterator[tuple[str, TritonControl]]:
     """Gives the address and the control of the server to release to.
 
     Args:
         server: gRPC address of a running server that reads the model repository in RELUME_HOME, or None for the
             embedded one, which is started when it is not running.
+        home: RELUME_HOME.
 
     Raises:
         ConfigError: The address is not one of gRPC.
         ServerUnreachableError: The given server does not answer.
         ServiceError: The embedded server does not start.
     """
-    from flows import triton
-
-    address = server or triton.start().grpc
+    address = server or EmbeddedTriton(home).start().grpc
     if address.startswith("http"):
         raise ConfigError(
             "Not a gRPC address",
@@ -72,70 +71,87 @@ def reach_server(server: str | None) -> Iterator[tuple[str, TritonControl]]:
 
 
 class ServedProduct:
-    """The served side of one product: its releases on a Triton server, and the ledger that says which should serve.
+    """One product on a Triton server, and the ledger that says which of its releases should serve.
 
     Args:
-        product: Name that clients use.
+        name: Name that clients use.
+        home: RELUME_HOME, with the ledger and the server's model repository.
+        address: gRPC address of the server.
         control: Control of the server.
-        ledger: The ledger.
+        registry: The registry; that of `tracking_uri(home)` when None, which is opened when it is first needed.
     """
 
-    def __init__(self, product: str, control: TritonControl, ledger: Ledger):
-        from flows import triton
+    def __init__(self, name: str, home: Path, address: str, control: TritonControl, registry: Registry | None = None):
+        self.name, self.home, self.address, self.control = name, home, address, control
+        self.ledger = Ledger(home)
+        self.repository = EmbeddedTriton(home).repository
+        self._registry = registry
 
-        self.product, self.control, self.ledger = product, control, ledger
-        self.repository = triton.default_repository()
+    @property
+    def registry(self) -> Registry:
+        """The registry of its packages."""
+        if self._registry is None:
+            self._registry = Registry(self.home)
+        return self._registry
 
-    def serve(self, release: Release, registry: Registry | None = None) -> None:
-        """Loads a release and points the product to it; what serves already is left alone.
+    @property
+    def current(self) -> Release | None:
+        """The release that should serve, None before the first promotion."""
+        return self.ledger.current(self.name)
 
-        Args:
-            release: The release.
-            registry: Where its package comes from when the repository does not hold it any more.
-        """
+    @property
+    def previous(self) -> Release | None:
+        """The release that a rollback goes back to, or None."""
+        return self.ledger.previous(self.name)
+
+    def package_of(self, release: Release) -> Package:
+        """The package of a release, wherever it is kept."""
+        return stored_package(release, self.home, self._registry)
+
+    def serve(self, release: Release) -> None:
+        """Loads a release and points the product to it; what serves already is left alone."""
         if release.model not in models.releases(self.repository):
-            package = stored_package(release, registry or Registry())
-            models.publish_release(package.folder / "serving", self.repository, release.model)
+            models.publish_release(self.package_of(release).folder / "serving", self.repository, release.model)
         if self.control.models().get(release.model) != "READY":
             self.control.load_release(release.model)
         elif not self.control.answers(release.model):  # its process died, which Triton does not notice
             self.control.reload_release(self.repository, release.model)
-        in_repository = models.products(self.repository).get(self.product)
-        if not self.control.product_release(self.product) == in_repository == release.model:
-            self.control.switch_product(self.repository, self.product, release.model)
+        in_repository = models.products(self.repository).get(self.name)
+        if not self.control.product_release(self.name) == in_repository == release.model:
+            self.control.switch_product(self.repository, self.name, release.model)
 
-    def serve_current(self, registry: Registry | None = None) -> None:
+    def serve_current(self) -> None:
         """Serves what the ledger says, nothing before the first promotion."""
-        if current := self.ledger.current(self.product):
-            self.serve(current, registry)
+        if current := self.current:
+            self.serve(current)
         else:
             self.withdraw()
 
     def withdraw(self) -> None:
         """Stops serving the product, as before its first release."""
-        if self.control.models().get(self.product) == "READY":
-            self.control.unload(self.product)
-        models.remove_product(self.repository, self.product)
+        if self.control.models().get(self.name) == "READY":
+            self.control.unload(self.name)
+        models.remove_product(self.repository, self.name)
 
-    def set_right(self, registry: Registry | None = None) -> list[str]:
+    def reconcile(self) -> list[str]:
         """Undoes a promotion, or finishes a rollback, that was cut short, and serves what the ledger says.
 
         Returns:
-            What was repaired, as sentences for the user; empty when all was right.
+            What was repaired, as sentences for the user; empty when nothing had to be.
         """
         repaired = []
         for entry in self.ledger.unfinished():
-            if entry.release.product != self.product:
+            if entry.release.product != self.name:
                 continue
             if entry.event == "rolling_back":
-                self.serve(entry.release, registry)
+                self.serve(entry.release)
                 self.ledger.append("rolled_back", entry.release, repaired=True)
                 repaired.append(f"the rollback to {entry.release.model}, begun {entry.time}, was finished")
             else:
-                self.serve_current(registry)
+                self.serve_current()
                 self.ledger.append("abandoned", entry.release, reason="it was cut short", repaired=True)
                 repaired.append(f"the promotion of {entry.release.model}, begun {entry.time}, was undone")
-        self.serve_current(registry)
+        self.serve_current()
         if repaired:
             self.retire()
         return repaired
@@ -146,35 +162,37 @@ class ServedProduct:
         Returns:
             Their names.
         """
-        kept = {r.model for r in (self.ledger.current(self.product), self.ledger.previous(self.product)) if r}
+        kept = {release.model for release in (self.current, self.previous) if release}
         loaded = self.control.models()
         retired = []
         for model in models.releases(self.repository):
-            if model.startswith(f"{self.product}-") and model not in kept:
+            if model.startswith(f"{self.name}-") and model not in kept:
                 if loaded.get(model) == "READY":
                     self.control.unload(model)  # answers what is in flight and in the queue first
                 models.remove_release(self.repository, model)
                 retired.append(model)
-        for folder in _packages().glob("*"):
+        for folder in _packages(self.home).glob("*"):
             if not any(model.endswith(f"-{folder.name[:8]}") for model in kept):
                 shutil.rmtree(folder)
         return retired
 
-    def move_aliases(self, registry: Registry, *, candidate: str | None) -> None:
+    def move_aliases(self, *, candidate: str | None) -> None:
         """Points `champion` and `previous` to what the ledger says, and `candidate` to a version or nothing."""
-        current, previous = self.ledger.current(self.product), self.ledger.previous(self.product)
-        registry.set_aliases(
-            self.product,
-            champion=current.version if current else None,
-            previous=previous.version if previous else None,
+        self.registry.set_aliases(
+            self.name,
+            champion=self.current.version if self.current else None,
+            previous=self.previous.version if self.previous else None,
             candidate=candidate,
         )
 
 
-def serve_champions() -> list[Release]:
+def serve_champions(home: Path) -> list[Release]:
     """Starts the embedded server and serves by it what the ledger says, repairing what a crash left.
 
-    While a release or rollback is going on in another process, the server is started and left to it.
+    While a release or rollback is in progress in another process, the server is started and left to it.
+
+    Args:
+        home: RELUME_HOME.
 
     Returns:
         The releases that serve; empty before the first release.
@@ -183,23 +201,24 @@ def serve_champions() -> list[Release]:
         ServiceError: The server does not start.
         ReleaseError: A champion cannot be served.
     """
-    ledger = Ledger()
+    ledger = Ledger(home)
     products = sorted({entry.release.product for entry in ledger.entries()})
-    with reach_server(None) as (_, control):
+    with reach_server(None, home) as (address, control):
         try:
-            with release_lock():
+            with release_lock(home):
                 for product in products:
-                    ServedProduct(product, control, ledger).set_right()
+                    ServedProduct(product, home, address, control).reconcile()
         except ReleaseInProgressError:
             pass
     return [release for product in products if (release := ledger.current(product))]
 
 
-def stored_package(release: Release, registry: Registry) -> Package:
+def stored_package(release: Release, home: Path, registry: Registry | None = None) -> Package:
     """The package of a release, from RELUME_HOME/packages or else from the registry."""
-    folder = _packages() / release.package[:16]
+    folder = _packages(home) / release.package[:16]
     if (folder / "package.json").is_file():
         return open_package(folder)
+    registry = registry or Registry(home)
     version = registry.find(release.product, release.package)
     if version is None:
         raise ReleaseError(
@@ -211,11 +230,6 @@ def stored_package(release: Release, registry: Registry) -> Package:
     return registry.fetch(version, folder)
 
 
-def _packages() -> Path:
+def _packages(home: Path) -> Path:
     """Where packages that were fetched from the registry are kept while they can still serve."""
-    return relume_home() / "packages"
-
-
-def release_of(version: Version, package: Package) -> Release:
-    """The ledger's words for a registered package."""
-    return Release(product=package.product, package=package.sha256, version=version.number, model=package.model)
+    return home / "packages"

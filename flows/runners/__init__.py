@@ -1,8 +1,8 @@
-"""Where a stage runs. A runner takes one step of a run and gives back its dvc.lock entry."""
+"""Where a stage runs. A runner runs stages of one run and gives back their dvc.lock entries."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from flows.graph import Stage, Store
 from relume.errors import StageFailedError
@@ -10,7 +10,7 @@ from relume.errors import StageFailedError
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of the graph, the same for all of its steps.
+    """One run of the graph, the same for all of its stages.
 
     Args:
         name: Name of the run; its ref is refs/relume/runs/<name>, its folder RELUME_HOME/runs/<name>.
@@ -31,40 +31,23 @@ class Run:
         """Where the run keeps its clones and logs."""
         return self.home / "runs" / self.name
 
+    def stage_folder(self, stage: Stage) -> Path:
+        """Where a stage keeps its clone, `<run>/<stage>`."""
+        return self.folder / stage.name
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One stage to run.
-
-    Args:
-        run: The run it belongs to.
-        stage: The stage.
-        lock: Text of the dvc.lock it starts from, which holds the entries of all stages it reads from.
-    """
-
-    run: Run
-    stage: Stage
-    lock: str
-
-    @property
-    def folder(self) -> Path:
-        """Where the step keeps its clone, `<run>/<stage>`."""
-        return self.run.folder / self.stage.name
-
-    @property
-    def log(self) -> Path:
-        """The file that all it prints goes to."""
-        return self.run.folder / f"{self.stage.name}.log"
+    def log(self, stage: Stage) -> Path:
+        """The file that all output of a stage goes to."""
+        return self.folder / f"{stage.name}.log"
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """What a step came to.
+class StageResult:
+    """The result of a stage.
 
     Args:
         stage: Name of the stage.
         outcome: `ran`, or `cached` when DVC had its outs already.
-        seconds: Wall time of the step, the runner's own work included, waiting for a free core not.
+        seconds: Wall time from the moment that the stage had its cores, the runner's own work included.
         entry: The stage's dvc.lock entry, as `flows.lock.entry_of` gives it.
     """
 
@@ -75,31 +58,22 @@ class StepResult:
 
 
 class Runner(Protocol):
-    """Runs steps, several at once when it is called from several threads."""
+    """Runs the stages of one run, several at once when it is called from several threads."""
 
-    def run(self, step: Step) -> StepResult:
-        """Runs one step to its end.
+    def run(self, stage: Stage, lock: str) -> StageResult:
+        """Runs one stage to its end.
+
+        Args:
+            stage: The stage.
+            lock: Text of the dvc.lock it starts from, which holds the entries of all stages it reads from.
 
         Raises:
-            StepFailed: The stage ended with an error, ran out of time or was cancelled.
+            StageFailedError: The stage ended with an error, ran out of time or was cancelled.
         """
 
     def cancel(self) -> None:
-        """Ends all steps that are running, and refuses new ones."""
+        """Ends all stages that are running, and refuses new ones."""
 
 
-class StepFailed(StageFailedError):
-    """A step ended without a result.
-
-    Args:
-        exit_code: The stage's own when it says that trying again is of no use (see `relume.errors`), else 1.
-        **details: As for every error.
-    """
-
-    def __init__(self, what: str, *, exit_code: int = 1, **details: Any):
-        self.exit_code = exit_code
-        super().__init__(what, **details)
-
-
-class StepCancelled(StepFailed):
-    """The run was ended while the step was running or before it started."""
+class StageCancelledError(StageFailedError):
+    """The run was ended while the stage was running or before it started."""

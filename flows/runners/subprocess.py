@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -17,15 +16,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from flows.dvc_commands import start_dvc
+from flows.environment import child_environment
+from flows.graph import Stage
 from flows.lock import entry_of
 from flows.processes import record_process, stop_process
 from flows.run_commit import clone_commit
-from flows.runners import Step, StepCancelled, StepFailed, StepResult
-from relume.errors import NOT_WORTH_RETRYING
+from flows.runners import Run, StageCancelledError, StageResult
+from relume.errors import NOT_WORTH_RETRYING, StageFailedError
 from relume.home import tracking_uri
 
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
-PROCESS = "process"  # name of the record of a step's process
+PROCESS = "process"  # name of the record of a stage's process
 TAIL = 12  # lines of the log in an error message
 
 # What DVC says to a person at a prompt.
@@ -35,17 +37,9 @@ _NOISE = re.compile(
 )
 _EXITED = re.compile(r"failed to run: .*, exited with (\d+)")
 
-TELEMETRY_OFF = {
-    "DO_NOT_TRACK": "1",
-    "DVC_NO_ANALYTICS": "1",
-    "GX_ANALYTICS_ENABLED": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-}
-
 
 class CpuBudget:
-    """Lets steps start while their `meta.cpu` fit into the cores of this machine.
+    """Lets stages start while their `meta.cpu` fit into the cores of this machine.
 
     Args:
         cores: The cores to share out.
@@ -72,37 +66,39 @@ class CpuBudget:
 
 
 class SubprocessRunner:
-    """Runs steps as processes of this machine.
+    """Runs stages as processes of this machine.
 
     Args:
-        on_line: Called with the stage's name and each line that it prints, from the step's thread.
-        environment: Variables that the steps get on top of this process's own.
-        cores: Cores to share out among the steps; by default those this process may use.
+        run: The run that the stages belong to.
+        on_line: Called with the stage's name and each line that it prints, from the stage's thread.
+        environment: Variables that the stages get on top of this process's own.
+        cores: Cores to share out among the stages; by default those this process may use.
     """
 
     def __init__(
         self,
+        run: Run,
         on_line: Callable[[str, str], None] = lambda stage, line: None,
         environment: dict[str, str] | None = None,
         cores: float | None = None,
     ):
-        self._on_line = on_line
+        self._run, self._on_line = run, on_line
         self._environment = environment or {}
         self._budget = CpuBudget(cores or len(os.sched_getaffinity(0)))
         self._cancelled = threading.Event()
 
-    def run(self, step: Step) -> StepResult:
+    def run(self, stage: Stage, lock: str) -> StageResult:
         """See `flows.runners.Runner.run`."""
-        with self._budget.take(step.stage.meta.get("cpu", 1), self._cancelled):
+        with self._budget.take(stage.meta.get("cpu", 1), self._cancelled):
             if self._cancelled.is_set():
-                raise StepCancelled("Stage not started", where=step.stage.name, why="the run was cancelled")
+                raise StageCancelledError("Stage not started", where=stage.name, why="the run was cancelled")
             start = time.monotonic()
-            clone = _clone(step)
-            cached = self._reproduce(step, clone)
-            entry = entry_of((clone / "dvc.lock").read_text(), step.stage.name)
-            shutil.rmtree(step.folder)
-            return StepResult(
-                stage=step.stage.name,
+            clone = self._clone(stage, lock)
+            cached = self._reproduce(stage, clone)
+            entry = entry_of((clone / "dvc.lock").read_text(), stage.name)
+            shutil.rmtree(self._run.stage_folder(stage))
+            return StageResult(
+                stage=stage.name,
                 outcome="cached" if cached else "ran",
                 seconds=time.monotonic() - start,
                 entry=entry,
@@ -112,79 +108,101 @@ class SubprocessRunner:
         """See `flows.runners.Runner.cancel`."""
         self._cancelled.set()
 
-    def _reproduce(self, step: Step, clone: Path) -> bool:
+    def _clone(self, stage: Stage, lock: str) -> Path:
+        """Makes the private clone: the run's commit, the current dvc.lock, the driver's cache by links."""
+        folder = self._run.stage_folder(stage)
+        stop_process(folder, PROCESS, grace=GRACE_SECONDS)  # of a driver that was killed
+        shutil.rmtree(folder, ignore_errors=True)
+        clone = folder / "clone"
+        clone_commit(self._run.root, self._run.commit, clone)
+        (clone / "dvc.lock").unlink(missing_ok=True)
+        if lock:
+            (clone / "dvc.lock").write_text(lock)
+        # Links first: outs are large, and files that are linked to the cache are read-only, which protects it.
+        config = f'[cache]\n    dir = {self._run.store.cache}\n    type = "hardlink,symlink,copy"\n'
+        driver = self._run.root / ".dvc" / "config.local"
+        (clone / ".dvc" / "config.local").write_text((driver.read_text() if driver.is_file() else "") + config)
+        return clone
+
+    def _reproduce(self, stage: Stage, clone: Path) -> bool:
         seen = _Output()
         # The deps first. Left to `repro --pull` or `--allow-missing`, DVC (3.67) takes a missing dep for the
         # one that the stage's old entry names, and so a stage for unchanged although the one before it changed.
         # Without a remote, `repro --pull` fails on a hit in the run cache.
-        bring, pull = ("pull", ["--pull"]) if step.run.store.remote else ("checkout", [])
-        commands = [[bring, "--quiet", *step.stage.inputs]] if step.stage.inputs else []
-        commands.append(["repro", "--single-item", *pull, step.stage.name])
+        bring, pull = ("pull", ["--pull"]) if self._run.store.remote else ("checkout", [])
+        commands = [[bring, "--quiet", *stage.inputs]] if stage.inputs else []
+        commands.append(["repro", "--single-item", *pull, stage.name])
         for command in commands:
-            if why := self._dvc(step, clone, command, seen):
-                raise self._failure(step, why, seen)
+            if why := self._dvc(stage, clone, command, seen):
+                raise self._failure(stage, why, seen)
         return not seen.ran
 
-    def _dvc(self, step: Step, clone: Path, arguments: list[str], seen: "_Output") -> str | None:
+    def _dvc(self, stage: Stage, clone: Path, arguments: list[str], seen: "_Output") -> str | None:
         """Runs one command of DVC to its end; gives why it failed, or None."""
-        command = [sys.executable, "-m", "dvc", *arguments]
-        process = subprocess.Popen(
-            command,
-            cwd=clone,
-            env=_environment(step) | self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # so that the whole stage can be ended at once
-        )
-        record_process(PROCESS, process, folder=step.folder, command=command, log=step.log)
-        reader = threading.Thread(target=self._read, args=(step, process.stdout, seen), daemon=True)
+        process = start_dvc(clone, arguments, self._stage_environment(stage))
+        folder, log = self._run.stage_folder(stage), self._run.log(stage)
+        record_process(PROCESS, process, folder=folder, command=["dvc", *arguments], log=log)
+        reader = threading.Thread(target=self._read, args=(stage, process.stdout, seen), daemon=True)
         reader.start()
-        why = self._wait(step, process)
+        why = self._wait(stage, process)
         reader.join(timeout=GRACE_SECONDS)
         if why is None and process.returncode:
             why = f"its command ended with {seen.exited}"
         return why
 
-    def _read(self, step: Step, output: IO[str], seen: "_Output") -> None:
-        with open(step.log, "a", encoding="utf-8") as log, output:
+    def _read(self, stage: Stage, output: IO[str], seen: "_Output") -> None:
+        with open(self._run.log(stage), "a", encoding="utf-8") as log, output:
             for line in output:
                 log.write(line)
                 log.flush()
                 line = line.rstrip()
                 seen.add(line)
                 if line and not _NOISE.search(line):
-                    self._on_line(step.stage.name, line)
+                    self._on_line(stage.name, line)
 
-    def _wait(self, step: Step, process: subprocess.Popen) -> str | None:
-        deadline = time.monotonic() + step.stage.meta.get("timeout", float("inf"))
+    def _wait(self, stage: Stage, process: subprocess.Popen) -> str | None:
+        deadline = time.monotonic() + stage.meta.get("timeout", float("inf"))
         try:
             while process.poll() is None:
                 if self._cancelled.wait(timeout=0.05):
-                    raise StepCancelled("Stage cancelled", where=step.stage.name, why="the run was ended")
+                    raise StageCancelledError("Stage cancelled", where=stage.name, why="the run was ended")
                 if time.monotonic() > deadline:
-                    return f"it ran longer than its {step.stage.meta['timeout']} seconds (meta.timeout in dvc.yaml)"
+                    return f"it ran longer than its {stage.meta['timeout']} seconds (meta.timeout in dvc.yaml)"
         finally:
-            stop_process(step.folder, PROCESS, grace=GRACE_SECONDS)  # also what the stage itself left running
+            # Also what the stage itself left running.
+            stop_process(self._run.stage_folder(stage), PROCESS, grace=GRACE_SECONDS)
         return None
 
-    def _failure(self, step: Step, why: str, seen: "_Output") -> StepFailed:
-        log = os.path.relpath(step.log, step.run.root)
+    def _failure(self, stage: Stage, why: str, seen: "_Output") -> StageFailedError:
+        log = os.path.relpath(self._run.log(stage), self._run.root)
         tail = "".join(f"\n        {line}" for line in seen.tail)
         settled = seen.exited in NOT_WORTH_RETRYING
-        return StepFailed(
+        return StageFailedError(
             "Stage failed",
-            exit_code=int(seen.exited) if settled else StepFailed.exit_code,
-            where=step.stage.name,
+            exit_code=int(seen.exited) if settled else StageFailedError.exit_code,
+            where=stage.name,
             why=f"{why}; the last lines of {log}:{tail}",
-            next_step=("mend what the stage says, then: " if settled else "") + "relume pipeline run",
+            next_step=("repair what the stage says, then: " if settled else "") + "relume pipeline run",
+        )
+
+    def _stage_environment(self, stage: Stage) -> dict[str, str]:
+        environment = child_environment(self._run.home)
+        environment.pop("PYTHONSAFEPATH", None)  # the clone's code comes first on the path
+        return (
+            environment
+            | {
+                "DVC_SITE_CACHE_DIR": str(self._run.stage_folder(stage) / "dvc"),
+                "MLFLOW_TRACKING_URI": tracking_uri(self._run.home),
+                "RELUME_DRIVER_PID": str(os.getpid()),
+                "RELUME_RUN": self._run.name,
+                "SHELL": "/bin/sh",
+            }
+            | self._environment
         )
 
 
 class _Output:
-    """What is remembered of the lines of a step."""
+    """What is remembered of the lines of a stage."""
 
     def __init__(self) -> None:
         self.ran = False
@@ -201,43 +219,6 @@ class _Output:
     @property
     def tail(self) -> list[str]:
         return list(self._lines)
-
-
-def _clone(step: Step) -> Path:
-    """Makes the private clone: the run's commit, the current dvc.lock, the driver's cache by links."""
-    stop_process(step.folder, PROCESS, grace=GRACE_SECONDS)  # of a driver that was killed
-    shutil.rmtree(step.folder, ignore_errors=True)
-    clone = step.folder / "clone"
-    clone_commit(step.run.root, step.run.commit, clone)
-    (clone / "dvc.lock").unlink(missing_ok=True)
-    if step.lock:
-        (clone / "dvc.lock").write_text(step.lock)
-    # Links first: outs are large, and files that are linked to the cache are read-only, which protects it.
-    config = f'[cache]\n    dir = {step.run.store.cache}\n    type = "hardlink,symlink,copy"\n'
-    driver = step.run.root / ".dvc" / "config.local"
-    (clone / ".dvc" / "config.local").write_text((driver.read_text() if driver.is_file() else "") + config)
-    return clone
-
-
-def _environment(step: Step) -> dict[str, str]:
-    dropped = ("GIT_", "DVC_")  # of a git hook or a stage that called us
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-    environment.pop("PYTHONSAFEPATH", None)  # the clone's code comes first on the path
-    home = step.run.home
-    return (
-        environment
-        | TELEMETRY_OFF
-        | {
-            "DVC_SITE_CACHE_DIR": str(step.folder / "dvc"),
-            "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri(),
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "PYTHONUNBUFFERED": "1",
-            "RELUME_DRIVER_PID": str(os.getpid()),
-            "RELUME_HOME": str(home),
-            "RELUME_RUN": step.run.name,
-            "SHELL": "/bin/sh",
-        }
-    )
 
 
 def end_leftovers(home: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from components.tracking import StageRun, _client, start_pipeline_run
 from relume.files import read_json, write_json
+from relume.home import relume_home
 from relume.training.checkpoint import Checkpoint
 
 
@@ -27,7 +28,7 @@ def tell(run: StageRun, step: int) -> None:
 
 def runs() -> dict[str, tuple[str, list[int]]]:
     """Status and logged steps of every run of the store by its name, which must be its own."""
-    client, experiment = _client()
+    client, experiment = _client(relume_home())
     found = client.search_runs([experiment])
     steps = {run.info.run_id: client.get_metric_history(run.info.run_id, "psnr") for run in found}
     rows = {run.info.run_name: (run.info.status, [m.step for m in steps[run.info.run_id]]) for run in found}
@@ -105,10 +106,10 @@ def test_a_killed_training_goes_on_in_its_runs(killed):
 
 def test_a_run_moves_to_the_pipeline_run_that_goes_on_with_it(killed):
     """Started again by another pipeline run, the stage's run is below that one, and its phases still below it."""
-    parent = start_pipeline_run("again", {})
+    parent = start_pipeline_run("again", {}, relume_home())
     with StageRun("pretrain@one", {"lr": 0.1}, parent=parent, record=killed.tracked) as run:
         tell(run, 20)
-    client, experiment = _client()
+    client, experiment = _client(relume_home())
     parents = {run.info.run_name: run.data.tags.get("mlflow.parentRunId") for run in client.search_runs([experiment])}
     stage = read_json(killed.tracked)["run"]
     assert parents["pretrain@one"] == parent
@@ -118,7 +119,7 @@ def test_a_run_moves_to_the_pipeline_run_that_goes_on_with_it(killed):
 @pytest.mark.parametrize("gone", ["deleted", "unknown"])
 def test_a_run_that_is_gone_is_made_anew(killed, capsys, gone):
     """Deleted, or of another store: the training is tracked in a new run, without a word."""
-    client, _ = _client()
+    client, _ = _client(relume_home())
     run_id = read_json(killed.tracked)["run"]
     if gone == "deleted":
         client.delete_run(run_id)
@@ -141,6 +142,6 @@ def test_a_finished_training_is_not_reopened(killed):
     assert not killed.tracked.exists()
     with StageRun("pretrain@one", {"lr": 0.1}, record=killed.tracked) as run:
         tell(run, 5)
-    client, _ = _client()
+    client, _ = _client(relume_home())
     assert read_json(killed.tracked)["run"] != finished
     assert [metric.step for metric in client.get_metric_history(finished, "psnr")] == [5, 10, 15]

@@ -19,6 +19,7 @@ import yaml
 
 from components.tracking import _client
 from relume.files import sha256_folder
+from relume.home import relume_home
 from relume.images import save_image
 from relume.models.artifact import load_card, load_model
 
@@ -170,7 +171,7 @@ def test_a_killed_training_is_one_run_in_mlflow(tmp_path, monkeypatch):
     process.communicate()
     assert "resumed from step" in checkout.run("pretrain nafnet")
     monkeypatch.setenv("RELUME_HOME", str(checkout.folder / "home"))
-    client, experiment = _client()
+    client, experiment = _client(relume_home())
     steps = {}
     for run in client.search_runs([experiment]):
         assert run.info.status == "FINISHED"

@@ -65,7 +65,7 @@ def test_a_diverged_training_is_not_tried_again(toy):
     _, out, errors = toy.run("pretrain@two", code=3)
     assert toy.ran().count("pretrain@two") == 1
     assert "is tried again" not in out
-    assert "mend what the stage says" in errors
+    assert "repair what the stage says" in errors
 
 
 @pytest.mark.slow
@@ -110,11 +110,11 @@ def test_an_unsound_graph_starts_nothing(toy):
 
 
 def test_two_runs_in_one_checkout_do_not_collide(toy):
-    """While a run is going on a second one is refused with a clear message."""
+    """While a run is in progress a second one is refused with a clear message."""
     (toy.home / "runs").mkdir()
     with filelock.FileLock(toy.home / "runs" / "driver.lock"):
         _, _, errors = toy.run(code=2)
-    assert "Another run is going on" in errors
+    assert "Another pipeline run is in progress" in errors
     assert toy.ran() == []
 
 

@@ -8,6 +8,7 @@ from flows.release.ledger import Ledger, Release
 from flows.restore import restore_file
 from relume.cli import main
 from relume.errors import ConfigError
+from relume.home import relume_home
 from relume.images import read_image, save_image
 from relume.serving.levels import LevelRange
 from tests.flows.release.synthetic import make_package
@@ -64,7 +65,7 @@ def released(checkout):
     write_tiny_model(checkout / "models" / "exported", kernel=IDENTITY)
     package = make_package(checkout / "package", product="clean")
     release = Release(product="clean", package=package.sha256, version="1", model=package.model)
-    Ledger().append("promoted", release)
+    Ledger(relume_home()).append("promoted", release)
     return package
 
 
@@ -81,7 +82,9 @@ def test_outside_of_a_checkout(released):
     """The only product that was released here restores; with a second one, or through a server, it must be named."""
     result = CliRunner().invoke(main, ["restore", "noisy.png", "-o", "clean.png"])
     assert result.stdout.endswith(f"by {released.model}\n")
-    Ledger().append("promoted", Release(product="other", package="0" * 64, version="1", model="other-00000000"))
+    Ledger(relume_home()).append(
+        "promoted", Release(product="other", package="0" * 64, version="1", model="other-00000000")
+    )
     with pytest.raises(ConfigError, match="--product"):
         restore_file("noisy.png", "clean.png", server="127.0.0.1:1")
 

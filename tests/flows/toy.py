@@ -52,10 +52,12 @@ stages:
 
 RUN = """\
 import json, sys
+from pathlib import Path
 from flows.pipeline import run
 from relume.errors import RelumeError
+from relume.home import relume_home
 try:
-    print("RESULT", json.dumps(run(".", sys.argv[1:] or None)))
+    print("RESULT", json.dumps(run(Path(), relume_home(), sys.argv[1:] or None)))
 except RelumeError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)

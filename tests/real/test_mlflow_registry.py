@@ -63,9 +63,8 @@ def sqlite_home(tmp_path_factory) -> Path:
 @pytest.fixture(params=["sqlite", "server"])
 def registry(request, sqlite_home, monkeypatch) -> Registry:
     """The registry on the SQLite store, and on a server process."""
-    monkeypatch.setenv("RELUME_HOME", str(sqlite_home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return Registry(request.getfixturevalue("server") if request.param == "server" else None)
+    return Registry(sqlite_home, request.getfixturevalue("server") if request.param == "server" else None)
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def package(tmp_path):
 def test_registering_twice_gives_one_version(registry, package):
     """The second registration of the same bytes finds the first, in another registry object too."""
     first, new = registry.register(package, **LINEAGE)
-    again, new_again = Registry(registry.uri).register(package, **LINEAGE)
+    again, new_again = Registry(registry.home, registry.uri).register(package, **LINEAGE)
     assert (new, new_again) == (True, False)
     assert again == first
     assert first.package == package.sha256
@@ -159,10 +158,10 @@ def test_no_secret_is_logged(registry, package, tmp_path, monkeypatch):
     assert run.data.params["sources"] == "['s3://bucket/x']"
 
 
-def test_a_server_that_does_not_answer_is_one_clear_error():
+def test_a_server_that_does_not_answer_is_one_clear_error(tmp_path):
     """A tracking server that is not there is named without its password, and the next command is given."""
     with pytest.raises(ServerUnreachableError) as caught:
-        Registry(f"http://me:{SECRET}@127.0.0.1:{free_port()}")
+        Registry(tmp_path, f"http://me:{SECRET}@127.0.0.1:{free_port()}")
     assert "MLflow server does not answer: http://127.0.0.1" in str(caught.value)
     assert SECRET not in str(caught.value)
     assert "relume up" in str(caught.value)
@@ -171,9 +170,8 @@ def test_a_server_that_does_not_answer_is_one_clear_error():
 @pytest.mark.slow
 def test_local_artifacts_lie_in_relume_home(sqlite_home, package, monkeypatch):
     """With the SQLite store the artifacts of a release go below RELUME_HOME, not beside the caller."""
-    monkeypatch.setenv("RELUME_HOME", str(sqlite_home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    version, _ = Registry().register(package, **LINEAGE)
+    version, _ = Registry(sqlite_home).register(package, **LINEAGE)
     found = list((sqlite_home / "mlflow" / "artifacts").glob(f"{version.run_id}/artifacts/package/package.json"))
     assert len(found) == 1
 

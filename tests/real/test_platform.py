@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import triton
 from flows.platform import services
 from flows.platform.services import ServiceReport, down, up
 from flows.platform.status import read_status, render
-from flows.processes import running_process
+from flows.prefect_settings import prefect_address, services_folder
+from flows.processes import answers, running_process
 from tests.real.embedded_triton import link_server
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ def home(tmp_path, monkeypatch) -> Path:
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
         monkeypatch.delenv(name, raising=False)
     yield folder
-    down()
+    down(folder)
 
 
 def by_name(reports: list[ServiceReport]) -> dict[str, ServiceReport]:
@@ -64,39 +64,39 @@ def listeners(pids: set[int]) -> set[str]:
 
 def test_up_status_down(home):
     """`up` starts all four on loopback with the schedule active, a second `up` changes nothing, `down` ends all."""
-    reports = by_name(up())
+    reports = by_name(up(Path(), home))
     assert set(reports) == {"mlflow", "prefect", "worker", "triton"}
     assert [report for report in reports.values() if report.state != "started"] == []
-    status = read_status()
+    status = read_status(Path(), home)
     assert {service.state for service in status.services} == {"running"}
     assert status.schedule[0]["cron"] == "0 3 * * *"
     assert status.schedule[0]["next"] is not None
     deadline = time.monotonic() + 60
-    while (planned := read_status().schedule[0]["next"]) == "active" and time.monotonic() < deadline:
+    while (planned := read_status(Path(), home).schedule[0]["next"]) == "active" and time.monotonic() < deadline:
         time.sleep(0.5)
     assert planned.endswith("03:00 UTC")
 
-    (deployment,) = post(f"{services.prefect_address()}/deployments/filter", {})
+    (deployment,) = post(f"{prefect_address(home)}/deployments/filter", {})
     assert deployment["work_pool_name"] == "relume"
     (pull,) = deployment["pull_steps"]
     assert pull["prefect.deployments.steps.set_working_directory"]["directory"] == str(Path.cwd())
-    workers = post(f"{services.prefect_address()}/work_pools/relume/workers/filter", {})
+    workers = post(f"{prefect_address(home)}/work_pools/relume/workers/filter", {})
     assert [worker["status"] for worker in workers] == ["ONLINE"]
 
-    leaders = [running_process(services.folder(), name).pid for name in ("mlflow", "prefect", "worker")]
-    leaders.append(running_process(triton.folder(), "triton").pid)
+    leaders = [running_process(services_folder(home), name).pid for name in ("mlflow", "prefect", "worker")]
+    leaders.append(running_process(home / "triton", "triton").pid)
     everyone = {child.pid for pid in leaders for child in [psutil.Process(pid), *psutil.Process(pid).children(True)]}
     assert listeners(everyone) <= {"127.0.0.1", "::ffff:127.0.0.1"}
     assert len([pid for pid in everyone if "mlflow" in " ".join(psutil.Process(pid).cmdline())]) <= 3
 
-    again = by_name(up())
+    again = by_name(up(Path(), home))
     assert {report.state for report in again.values()} == {"running"}
     assert again["mlflow"].address == reports["mlflow"].address
 
-    assert {report.state for report in down()} == {"stopped"}
+    assert {report.state for report in down(home)} == {"stopped"}
     assert [process.cmdline() for process in alive(everyone)] == []
-    assert {service.state for service in read_status().services} == {"stopped"}
-    assert {report.state for report in down()} == {"skipped"}
+    assert {service.state for service in read_status(Path(), home).services} == {"stopped"}
+    assert {report.state for report in down(home)} == {"skipped"}
 
 
 def test_a_service_that_fails_does_not_keep_the_others_down(home):
@@ -106,9 +106,9 @@ def test_a_service_that_fails_does_not_keep_the_others_down(home):
         database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
         database.execute("INSERT INTO alembic_version VALUES ('from the future')")
     database.close()
-    reports = by_name(up())
+    reports = by_name(up(Path(), home))
     assert reports["mlflow"].state == "failed"
-    assert str(services.folder() / "mlflow.log") in reports["mlflow"].detail
+    assert str(services_folder(home) / "mlflow.log") in reports["mlflow"].detail
     assert {reports[name].state for name in ("prefect", "worker", "triton")} == {"started"}
 
 
@@ -119,20 +119,20 @@ def test_a_taken_port_is_avoided_and_a_dead_service_is_started_again(home):
         with contextlib.suppress(OSError):  # somebody else listens there already
             taken.bind(("127.0.0.1", services.MLFLOW_PORT))
             taken.listen()
-        report = services._start_mlflow()
+        report = services._start_mlflow(home)
     assert report.address != f"http://127.0.0.1:{services.MLFLOW_PORT}"
-    assert services.answers(f"{report.address}/health")
-    os.killpg(running_process(services.folder(), "mlflow").pid, signal.SIGKILL)
+    assert answers(f"{report.address}/health")
+    os.killpg(running_process(services_folder(home), "mlflow").pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while running_process(services.folder(), "mlflow") and time.monotonic() < deadline:
+    while running_process(services_folder(home), "mlflow") and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert "mlflow    dead" in render(read_status())
-    assert services._start_mlflow().state == "started"
+    assert "mlflow    dead" in render(read_status(Path(), home))
+    assert services._start_mlflow(home).state == "started"
 
 
 def test_a_tracking_server_of_the_environment_is_used(home, monkeypatch):
     """With MLFLOW_TRACKING_URI set no MLflow server is started, and its password is not shown."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hunter2@127.0.0.1:1")
-    report = services._start_mlflow()
+    report = services._start_mlflow(home)
     assert (report.state, report.address) == ("external", "http://127.0.0.1:1")
-    assert running_process(services.folder(), "mlflow") is None
+    assert running_process(services_folder(home), "mlflow") is None

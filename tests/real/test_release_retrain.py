@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import yaml
 
-from flows import triton
+from flows.embedded_triton import EmbeddedTriton
 from flows.lint import fix
 from flows.platform import services
+from flows.prefect_settings import prefect_address
 from flows.release.ledger import Ledger
 from flows.release.registry import Registry
+from relume.home import relume_home
 from relume.ingestion.sources import write_sources
 from relume.params_file import read_values
 from relume.serving.onnx_restorer import OnnxRestorer
@@ -80,7 +82,7 @@ def root(tmp_path, monkeypatch):
     run(folder, "git", "add", "--all")
     run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "checkout")
     yield folder
-    services.down()
+    services.down(home)
 
 
 def run(folder: Path, *command: str) -> str:
@@ -94,7 +96,9 @@ def run(folder: Path, *command: str) -> str:
 def ask(path: str, body: dict | None = None) -> dict:
     """One request to the local Prefect server."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{services.prefect_address()}/{path}", data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{prefect_address(relume_home())}/{path}", data, {"Content-Type": "application/json"}
+    )
     for _ in range(20):
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
@@ -121,15 +125,15 @@ def run_deployment() -> str:
 
 def events() -> list[str]:
     """The ledger's events."""
-    return [entry.event for entry in Ledger().entries()]
+    return [entry.event for entry in Ledger(relume_home()).entries()]
 
 
 def test_retraining_from_new_photographs_to_the_served_product(root, tmp_path):
     """The worker releases the first package, nothing when nothing is new, and again when a photograph came."""
-    assert {report.state for report in services.up(root)} == {"started"}
+    assert {report.state for report in services.up(root, relume_home())} == {"started"}
     assert run_deployment() == "COMPLETED"
     assert events() == ["registered", "promoting", "promoted"]
-    first = Ledger().current("denoise")
+    first = Ledger(relume_home()).current("denoise")
 
     assert run_deployment() == "COMPLETED"
     assert events() == ["registered", "promoting", "promoted"]
@@ -137,16 +141,16 @@ def test_retraining_from_new_photographs_to_the_served_product(root, tmp_path):
     shutil.copy(root / "data" / "curated" / "held_out" / "test" / f"{1:016x}.png", tmp_path / "photographs")
     assert run_deployment() == "COMPLETED"
     assert events()[3:] == ["registered", "promoting", "promoted"]
-    assert Ledger().previous("denoise") == first
+    assert Ledger(relume_home()).previous("denoise") == first
 
     picture = np.random.default_rng(1).integers(0, 256, (80, 90, 3), np.uint8)
-    with TritonRestorer(triton.start().grpc, "denoise") as restorer:
+    with TritonRestorer(EmbeddedTriton(relume_home()).start().grpc, "denoise") as restorer:
         assert np.array_equal(
             restorer.restore(picture).image, OnnxRestorer(root / "package" / "serving").restore(picture).image
         )
 
     # The registered lineage is of the new state: its commit holds the dvc.lock that names this package.
-    registry = Registry()
+    registry = Registry(relume_home())
     version = registry.by_alias("denoise", "champion")
     commit = registry._client.get_run(version.run_id).data.params["run_commit"]
     assert run(root, "git", "show", f"{commit}:dvc.lock") == (root / "dvc.lock").read_text()

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import yaml
 
-from flows import triton
+from flows.embedded_triton import EmbeddedTriton
 from flows.processes import free_port
 from flows.release.ledger import Ledger
 from flows.release.lineage import Lineage
 from flows.release.package import open_package
 from flows.release.registry import Registry
-from flows.release.release import Outcome, release_package
+from flows.release.release import ReleaseOutcome, release_package
 from flows.release.rollback import roll_back
 from flows.release.served_product import release_lock
 from flows.restore import restore_file
@@ -64,21 +64,23 @@ pytestmark = pytest.mark.slow
 def empty_store(tmp_path_factory) -> Path:
     """An MLflow store with its tables made: making them takes seconds, so each test gets a copy."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    Registry(f"sqlite:///{path}")
+    Registry(path.parent, f"sqlite:///{path}")
     return path
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch, empty_store) -> Path:
-    """A RELUME_HOME with the embedded server's environment; the server is stopped however the test ends."""
+    """A home with the embedded server's environment, which the environment does not name: all that runs here is given
+    it. The server is stopped however the test ends."""
     folder = tmp_path / "home"
     (folder / "mlflow").mkdir(parents=True)
     shutil.copyfile(empty_store, folder / "mlflow" / "mlflow.db")
     link_server(folder)
-    monkeypatch.setenv("RELUME_HOME", str(folder))
+    monkeypatch.setenv("RELUME_HOME", str(tmp_path / "another"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     yield folder
-    triton.stop()
+    EmbeddedTriton(folder).stop()
+    assert not (tmp_path / "another").exists()
 
 
 @pytest.fixture
@@ -103,10 +105,10 @@ def put_package(root: Path, **options) -> None:
     make_package(root / "package", **options)
 
 
-def release(root: Path, **options) -> Outcome:
+def release(root: Path, home: Path, **options) -> ReleaseOutcome:
     """Replaces the checkout's package and releases it."""
     put_package(root, **options)
-    return release_package(root, lineage=LINEAGE)
+    return release_package(root, home, lineage=LINEAGE)
 
 
 def to_format_1(package: Path) -> None:
@@ -119,9 +121,9 @@ def to_format_1(package: Path) -> None:
     write_json(package / "package.json", stated | {"sha256": sha256_folder(package, exclude=("package.json",))})
 
 
-def served(picture: np.ndarray, name: str = "denoise") -> np.ndarray:
+def served(home: Path, picture: np.ndarray, name: str = "denoise") -> np.ndarray:
     """The picture restored by what the server has under a name."""
-    with TritonRestorer(triton.start().grpc, name) as restorer:
+    with TritonRestorer(EmbeddedTriton(home).start().grpc, name) as restorer:
         return restorer.restore(picture).image
 
 
@@ -132,32 +134,32 @@ def expected(root: Path, picture: np.ndarray) -> np.ndarray:
 
 def moved(home: Path) -> dict:
     """Everything that a release moves: what is served, by what files, the aliases, and the ledger's word."""
-    with TritonControl(triton.start().grpc) as control:
+    with TritonControl(EmbeddedTriton(home).start().grpc) as control:
         serving = control.product_release("denoise")
         loaded = {name for name, state in control.models().items() if state == "READY"}
-    registry = Registry()
+    registry = Registry(home)
     return {
         "serving": serving,
         "loaded": loaded,
         "files": sha256_folder(home / "triton" / "models"),
         "champion": registry.by_alias("denoise", "champion"),
         "previous": registry.by_alias("denoise", "previous"),
-        "current": Ledger().current("denoise"),
+        "current": Ledger(home).current("denoise"),
     }
 
 
-def events() -> list[str]:
+def events(home: Path) -> list[str]:
     """The ledger's events."""
-    return [entry.event for entry in Ledger().entries()]
+    return [entry.event for entry in Ledger(home).entries()]
 
 
 def test_the_first_release(home, root, picture):
     """A first release starts the server, serves the package's very results and writes both ledger lines."""
-    outcome = release(root)
+    outcome = release(root, home)
     assert outcome.promoted
-    assert np.array_equal(served(picture), expected(root, picture))
-    assert events() == ["registered", "promoting", "promoted"]
-    registry = Registry()
+    assert np.array_equal(served(home, picture), expected(root, picture))
+    assert events(home) == ["registered", "promoting", "promoted"]
+    registry = Registry(home)
     assert registry.by_alias("denoise", "champion").package == open_package(root / "package").sha256
     assert registry.by_alias("denoise", "previous") is None
     assert registry.by_alias("denoise", "candidate") is None
@@ -169,33 +171,34 @@ def test_the_first_release(home, root, picture):
 def test_an_adjustable_release(home, root, picture):
     """One follows a release without level and is followed by one: at each time the product takes what it should, and
     the served path of the adjustable one is proved at both ends of its range."""
-    release(root, blur=BLURS[0])
-    outcome = release(root, blur=BLURS[1], levels=LevelRange(kind="sigma", lowest=0, highest=55, default=20))
+    release(root, home, blur=BLURS[0])
+    outcome = release(root, home, blur=BLURS[1], levels=LevelRange(kind="sigma", lowest=0, highest=55, default=20))
     assert {row["picture"].rpartition(", ")[2] for row in outcome.parity} == {"level 0", "level 55"}
     in_process = OnnxRestorer(root / "package" / "serving")
-    with TritonRestorer(triton.start().grpc, "denoise") as restorer:
+    with TritonRestorer(EmbeddedTriton(home).start().grpc, "denoise") as restorer:
         for level in (None, 0, 25):
             assert np.array_equal(
                 restorer.restore(picture, level=level).image, in_process.restore(picture, level=level).image
             )
         assert np.array_equal(restorer.restore(picture, level=0).image, picture)
-        release(root, blur=BLURS[2])
+        release(root, home, blur=BLURS[2])
         assert np.array_equal(restorer.restore(picture).image, expected(root, picture))
 
 
-def test_rollback_to_a_release_of_format_1(home, root, picture):
+def test_rollback_to_a_release_of_format_1(home, root, picture, monkeypatch):
     """A package as relume built it until format 2 is released; after the release of one of format 2 a rollback serves
     it again, and `relume restore` finds it in process as well."""
     make_package(root / "package", blur=BLURS[0], tile=32)
     to_format_1(root / "package")
-    first = release_package(root, lineage=LINEAGE).release
+    first = release_package(root, home, lineage=LINEAGE).release
     old = expected(root, picture)
-    assert np.array_equal(served(picture), old)
-    release(root, blur=BLURS[1])
-    assert not np.array_equal(served(picture), old)
-    assert roll_back(root) == first
-    assert np.array_equal(served(picture), old)
+    assert np.array_equal(served(home, picture), old)
+    release(root, home, blur=BLURS[1])
+    assert not np.array_equal(served(home, picture), old)
+    assert roll_back(root, home) == first
+    assert np.array_equal(served(home, picture), old)
     save_image(root / "noisy.png", picture)
+    monkeypatch.setenv("RELUME_HOME", str(home))
     restored = restore_file(root / "noisy.png", root / "clean.png", root=root)
     assert restored.restoration.release == first.model
     assert np.array_equal(restored.restoration.image, old)
@@ -203,22 +206,22 @@ def test_rollback_to_a_release_of_format_1(home, root, picture):
 
 def test_releasing_the_same_package_again_moves_nothing(home, root):
     """A package that serves already is not released again, and that is no error."""
-    release(root)
+    release(root, home)
     before = moved(home)
-    outcome = release_package(root, lineage=LINEAGE)
+    outcome = release_package(root, home, lineage=LINEAGE)
     assert not outcome.promoted
     assert moved(home) == before
-    assert events() == ["registered", "promoting", "promoted"]
+    assert events(home) == ["registered", "promoting", "promoted"]
 
 
 def test_a_release_under_load_fails_no_request(home, root, picture):
     """While two releases follow each other, four clients of the product get only whole results, none an error."""
-    release(root, blur=BLURS[0])
+    release(root, home, blur=BLURS[0])
     answers = [expected(root, picture)]
     errors, seen, end = [], [], threading.Event()
 
     def client() -> None:
-        with TritonRestorer(triton.start().grpc, "denoise") as restorer:
+        with TritonRestorer(EmbeddedTriton(home).start().grpc, "denoise") as restorer:
             while not end.is_set():
                 try:
                     seen.append(restorer.restore(picture).image)
@@ -230,7 +233,7 @@ def test_a_release_under_load_fails_no_request(home, root, picture):
         thread.start()
     try:
         for blur in BLURS[1:]:
-            outcome = release(root, blur=blur)
+            outcome = release(root, home, blur=blur)
             answers.append(expected(root, picture))
     finally:
         end.set()
@@ -239,7 +242,7 @@ def test_a_release_under_load_fails_no_request(home, root, picture):
     assert errors == []
     kinds = [next((i for i, answer in enumerate(answers) if np.array_equal(result, answer)), None) for result in seen]
     assert set(kinds) == {0, 1, 2}
-    first = Ledger().entries()[0].release.model
+    first = Ledger(home).entries()[0].release.model
     assert outcome.retired == [first]
     assert first not in models.releases(home / "triton" / "models")
     assert len(models.releases(home / "triton" / "models")) == 2
@@ -247,14 +250,14 @@ def test_a_release_under_load_fails_no_request(home, root, picture):
 
 def test_a_refused_candidate_moves_nothing(home, root, picture):
     """A candidate that does not denoise is registered and refused, and what serves is what served."""
-    release(root)
+    release(root, home)
     good, before = expected(root, picture), moved(home)
     with pytest.raises(GateRefusedError, match="gain over the champion, sigma 50"):
-        release(root, blur=0)
+        release(root, home, blur=0)
     assert moved(home) == before
-    assert np.array_equal(served(picture), good)
-    assert events()[3:] == ["registered", "refused"]
-    assert Registry().by_alias("denoise", "candidate").package == open_package(root / "package").sha256
+    assert np.array_equal(served(home, picture), good)
+    assert events(home)[3:] == ["registered", "refused"]
+    assert Registry(home).by_alias("denoise", "candidate").package == open_package(root / "package").sha256
 
 
 def add_to_model_py(root: Path, lines: str) -> None:
@@ -290,16 +293,16 @@ NO_START = "def _fails(*_args):\n    raise ValueError('not today')\n\n\nTritonPy
 )
 def test_a_release_that_does_not_serve_right_is_undone(home, root, picture, lines, error, message):
     """A release that serves other results than in process, or none, is taken away; the champion serves on."""
-    release(root, blur=BLURS[0])
+    release(root, home, blur=BLURS[0])
     good, before = expected(root, picture), moved(home)
     put_package(root, blur=BLURS[1])
     add_to_model_py(root, lines)
     with pytest.raises(error, match=message):
-        release_package(root, lineage=LINEAGE)
+        release_package(root, home, lineage=LINEAGE)
     assert moved(home) == before
-    assert np.array_equal(served(picture), good)
-    assert events()[3:] == ["registered", "promoting", "abandoned"]
-    assert Ledger().unfinished() == ()
+    assert np.array_equal(served(home, picture), good)
+    assert events(home)[3:] == ["registered", "promoting", "abandoned"]
+    assert Ledger(home).unfinished() == ()
 
 
 def test_a_first_release_that_fails_leaves_nothing_served(home, root):
@@ -307,33 +310,33 @@ def test_a_first_release_that_fails_leaves_nothing_served(home, root):
     put_package(root)
     add_to_model_py(root, OTHER_RESULTS)
     with pytest.raises(ParityError):
-        release_package(root, lineage=LINEAGE)
+        release_package(root, home, lineage=LINEAGE)
     assert models.products(home / "triton" / "models") == {}
     assert models.releases(home / "triton" / "models") == []
-    assert Registry().by_alias("denoise", "champion") is None
+    assert Registry(home).by_alias("denoise", "champion") is None
 
 
 def test_an_unreachable_server_moves_nothing(home, root):
     """A given server that does not answer stops the release before the package is even registered."""
     put_package(root)
     with pytest.raises(ServerUnreachableError, match="nothing was moved"):
-        release_package(root, server=f"grpc://127.0.0.1:{free_port()}", lineage=LINEAGE)
-    assert events() == []
-    assert Registry().find("denoise", open_package(root / "package").sha256) is None
-    assert triton.status().server is None
+        release_package(root, home, server=f"grpc://127.0.0.1:{free_port()}", lineage=LINEAGE)
+    assert events(home) == []
+    assert Registry(home).find("denoise", open_package(root / "package").sha256) is None
+    assert EmbeddedTriton(home).status().server is None
     with pytest.raises(ConfigError, match="gRPC"):
-        release_package(root, server="http://127.0.0.1:8000", lineage=LINEAGE)
+        release_package(root, home, server="http://127.0.0.1:8000", lineage=LINEAGE)
 
 
 def test_a_given_server_is_used(home, root, picture):
     """A running server named by its address is released to."""
     put_package(root)
-    outcome = release_package(root, server=triton.start().grpc, lineage=LINEAGE)
-    assert outcome.server == triton.start().grpc
-    assert np.array_equal(served(picture), expected(root, picture))
+    outcome = release_package(root, home, server=EmbeddedTriton(home).start().grpc, lineage=LINEAGE)
+    assert outcome.server == EmbeddedTriton(home).start().grpc
+    assert np.array_equal(served(home, picture), expected(root, picture))
 
 
-def _release_and_die(root: Path, event: str) -> None:
+def _release_and_die(root: Path, home: Path, event: str) -> None:
     """Releases, and dies by SIGKILL at the moment a ledger line is to be written."""
     append = Ledger.append
 
@@ -344,136 +347,136 @@ def _release_and_die(root: Path, event: str) -> None:
 
     Ledger.append = dying
     if event == "rolled_back":
-        roll_back(root)
+        roll_back(root, home)
     else:
-        release_package(root, lineage=LINEAGE)
+        release_package(root, home, lineage=LINEAGE)
 
 
-def die_at(root: Path, event: str) -> None:
+def die_at(root: Path, home: Path, event: str) -> None:
     """Runs a release or rollback in a process that is killed at a ledger line."""
-    process = multiprocessing.get_context("spawn").Process(target=_release_and_die, args=(root, event))
+    process = multiprocessing.get_context("spawn").Process(target=_release_and_die, args=(root, home, event))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL
 
 
 def test_a_crash_before_promoted_is_undone_by_the_next_release(home, root, picture):
-    """Killed after the switch, before `promoted`: the next release first serves the champion again, then goes on."""
-    release(root, blur=BLURS[0])
-    champion, good = Ledger().current("denoise"), expected(root, picture)
+    """Killed after the switch, before `promoted`: the next release first serves the champion again, then its own."""
+    release(root, home, blur=BLURS[0])
+    champion, good = Ledger(home).current("denoise"), expected(root, picture)
     put_package(root, blur=BLURS[1])
-    die_at(root, "promoted")
-    assert [entry.event for entry in Ledger().unfinished()] == ["promoting"]
-    assert not np.array_equal(served(picture), good)
-    assert Ledger().current("denoise") == champion
+    die_at(root, home, "promoted")
+    assert [entry.event for entry in Ledger(home).unfinished()] == ["promoting"]
+    assert not np.array_equal(served(home, picture), good)
+    assert Ledger(home).current("denoise") == champion
     with pytest.raises(GateRefusedError):
-        release(root, blur=0)
-    assert np.array_equal(served(picture), good)
-    assert Registry().by_alias("denoise", "champion").number == champion.version
-    assert events()[3:] == ["registered", "promoting", "abandoned", "registered", "refused"]
-    outcome = release(root, blur=BLURS[1])
+        release(root, home, blur=0)
+    assert np.array_equal(served(home, picture), good)
+    assert Registry(home).by_alias("denoise", "champion").number == champion.version
+    assert events(home)[3:] == ["registered", "promoting", "abandoned", "registered", "refused"]
+    outcome = release(root, home, blur=BLURS[1])
     assert outcome.promoted
-    assert np.array_equal(served(picture), expected(root, picture))
+    assert np.array_equal(served(home, picture), expected(root, picture))
 
 
 def test_a_crash_of_the_first_promotion_is_undone(home, root):
     """Killed before the first `promoted`: the package is released anew by the same command."""
     put_package(root)
-    die_at(root, "promoted")
-    outcome = release_package(root, lineage=LINEAGE)
+    die_at(root, home, "promoted")
+    outcome = release_package(root, home, lineage=LINEAGE)
     assert outcome.promoted
     assert len(outcome.repaired) == 1
-    assert events() == ["registered", "promoting", "abandoned", "registered", "promoting", "promoted"]
+    assert events(home) == ["registered", "promoting", "abandoned", "registered", "promoting", "promoted"]
 
 
 def test_rollback_undoes_a_promotion_that_was_cut_short(home, root, picture):
     """After a crash in a promotion, rollback leads to the champion, not behind it."""
-    release(root, blur=BLURS[0])
-    release(root, blur=BLURS[1])
-    champion, good = Ledger().current("denoise"), expected(root, picture)
+    release(root, home, blur=BLURS[0])
+    release(root, home, blur=BLURS[1])
+    champion, good = Ledger(home).current("denoise"), expected(root, picture)
     put_package(root, blur=BLURS[2])
-    die_at(root, "promoted")
-    assert roll_back(root) == champion
-    assert np.array_equal(served(picture), good)
+    die_at(root, home, "promoted")
+    assert roll_back(root, home) == champion
+    assert np.array_equal(served(home, picture), good)
 
 
 def test_a_rollback_that_was_cut_short_is_finished(home, root, picture):
     """Killed before `rolled_back`: the same command finishes the rollback and goes no further back."""
-    release(root, blur=BLURS[0])
-    first, good = Ledger().current("denoise"), expected(root, picture)
-    release(root, blur=BLURS[1])
-    die_at(root, "rolled_back")
-    assert roll_back(root) == first
-    assert np.array_equal(served(picture), good)
-    assert Ledger().unfinished() == ()
+    release(root, home, blur=BLURS[0])
+    first, good = Ledger(home).current("denoise"), expected(root, picture)
+    release(root, home, blur=BLURS[1])
+    die_at(root, home, "rolled_back")
+    assert roll_back(root, home) == first
+    assert np.array_equal(served(home, picture), good)
+    assert Ledger(home).unfinished() == ()
 
 
 def test_rollback(home, root, picture):
     """Rollback serves the release before, moves the aliases, unloads what it left, and then has nowhere to go."""
-    first = release(root, blur=BLURS[0]).release
+    first = release(root, home, blur=BLURS[0]).release
     good = expected(root, picture)
-    second = release(root, blur=BLURS[1]).release
-    assert not np.array_equal(served(picture), good)
-    assert roll_back(root) == first
-    assert np.array_equal(served(picture), good)
-    registry = Registry()
+    second = release(root, home, blur=BLURS[1]).release
+    assert not np.array_equal(served(home, picture), good)
+    assert roll_back(root, home) == first
+    assert np.array_equal(served(home, picture), good)
+    registry = Registry(home)
     assert registry.by_alias("denoise", "champion").number == first.version
     assert registry.by_alias("denoise", "previous") is None
-    with TritonControl(triton.start().grpc) as control:
+    with TritonControl(EmbeddedTriton(home).start().grpc) as control:
         assert control.models().get(second.model) != "READY"
     with pytest.raises(ModelMissingError, match="no earlier release"):
-        roll_back(root)
-    assert np.array_equal(served(picture), good)
-    assert release(root, blur=BLURS[1]).release == second
+        roll_back(root, home)
+    assert np.array_equal(served(home, picture), good)
+    assert release(root, home, blur=BLURS[1]).release == second
 
 
 def test_rollback_before_any_release(home, root):
     """With nothing released there is one clear message, and no server is started for it."""
     with pytest.raises(ModelMissingError, match="relume release"):
-        roll_back(root)
-    assert triton.status().server is None
+        roll_back(root, home)
+    assert EmbeddedTriton(home).status().server is None
 
 
 def test_rollback_without_the_registry(home, root, picture, monkeypatch):
     """An MLflow server that does not answer does not hold a rollback up; the next release sets the aliases."""
-    first = release(root, blur=BLURS[0]).release
+    first = release(root, home, blur=BLURS[0]).release
     good = expected(root, picture)
-    release(root, blur=BLURS[1])
+    release(root, home, blur=BLURS[1])
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-        assert roll_back(root) == first
-    assert np.array_equal(served(picture), good)
+        assert roll_back(root, home) == first
+    assert np.array_equal(served(home, picture), good)
     with pytest.raises(GateRefusedError):
-        release(root, blur=0)
-    assert Registry().by_alias("denoise", "champion").number == first.version
+        release(root, home, blur=0)
+    assert Registry(home).by_alias("denoise", "champion").number == first.version
 
 
 def test_a_lost_repository_comes_back_from_the_registry(home, root, picture):
     """With the model repository deleted, rollback fetches the earlier package from the registry and serves it."""
-    release(root, blur=BLURS[0])
+    release(root, home, blur=BLURS[0])
     good = expected(root, picture)
-    release(root, blur=BLURS[1])
-    triton.stop()
+    release(root, home, blur=BLURS[1])
+    EmbeddedTriton(home).stop()
     shutil.rmtree(home / "triton" / "models")
     shutil.rmtree(home / "packages", ignore_errors=True)
-    roll_back(root)
-    assert np.array_equal(served(picture), good)
+    roll_back(root, home)
+    assert np.array_equal(served(home, picture), good)
 
 
 def test_a_restarted_server_serves_the_champion(home, root, picture):
     """Stopped and started again, the server serves the product with no other step."""
-    release(root)
-    triton.stop()
-    triton.start()
-    assert np.array_equal(served(picture), expected(root, picture))
+    release(root, home)
+    EmbeddedTriton(home).stop()
+    EmbeddedTriton(home).start()
+    assert np.array_equal(served(home, picture), expected(root, picture))
 
 
 def test_one_release_at_a_time(home, root):
     """While another process holds the release lock, a release is refused at once and moves nothing."""
     put_package(root)
-    with release_lock(), pytest.raises(ReleaseError, match="going on"):
-        release_package(root, lineage=LINEAGE)
-    assert events() == []
+    with release_lock(home), pytest.raises(ReleaseError, match="in progress"):
+        release_package(root, home, lineage=LINEAGE)
+    assert events(home) == []
 
 
 def test_a_damaged_package_is_refused(home, root):
@@ -481,5 +484,5 @@ def test_a_damaged_package_is_refused(home, root):
     put_package(root)
     (root / "package" / "model" / "model.json").write_text("{}")
     with pytest.raises(ReleaseError, match="damaged"):
-        release_package(root, lineage=LINEAGE)
-    assert triton.status().server is None
+        release_package(root, home, lineage=LINEAGE)
+    assert EmbeddedTriton(home).status().server is None

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.platform.services import folder
 from flows.platform.status import read_status, render
+from flows.prefect_settings import services_folder
 from flows.processes import free_port, start_process, stop_process
 from flows.release.ledger import Ledger
 from tests.flows.release.test_ledger import A, B, promote
@@ -18,40 +18,39 @@ from tests.flows.release.test_ledger import A, B, promote
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch) -> Path:
     """An empty RELUME_HOME and no server named by the environment."""
-    monkeypatch.setenv("RELUME_HOME", str(tmp_path / "home"))
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "home"
 
 
-def test_nothing_there_at_all(tmp_path):
+def test_nothing_there_at_all(tmp_path, home):
     """In an empty folder nothing runs, nothing was released, and the text says what to do first."""
-    status = read_status(tmp_path)
+    status = read_status(tmp_path, home)
     assert {service.state for service in status.services} == {"stopped", "not installed"}
     assert (status.products, status.unfinished, status.schedule, status.problems) == ([], [], [], [])
     assert "relume pipeline run, then relume release" in render(status)
     assert not (tmp_path / "home").exists()
 
 
-def test_champion_previous_and_refused_candidate(tmp_path):
+def test_champion_previous_and_refused_candidate(tmp_path, home):
     """The ledger's champion, previous and candidate are shown, with the reason of the refusal."""
-    ledger = Ledger()
+    ledger = Ledger(home)
     promote(ledger, A, B)
     refused = "gain over the noisy input, sigma 50: 0.00 dB, must be ≥ 6.00 dB"
     third = type(A)(product="denoise", package="9" * 64, version="3", model="denoise-99999999")
     ledger.append("registered", third)
     ledger.append("refused", third, failed=[refused])
-    text = render(read_status(tmp_path))
+    text = render(read_status(tmp_path, home))
     assert f"champion  {B.model} (version 1)" in text
     assert f"previous  {A.model}" in text
     assert f"candidate {third.model} (version 3), refused" in text
     assert refused in text
 
 
-def test_an_unfinished_promotion_is_a_problem(tmp_path):
+def test_an_unfinished_promotion_is_a_problem(tmp_path, home):
     """A promotion that was cut short is shown with the commands that set it right."""
-    Ledger().append("promoting", A)
-    status = read_status(tmp_path)
+    Ledger(home).append("promoting", A)
+    status = read_status(tmp_path, home)
     assert [entry.release for entry in status.unfinished] == [A]
     assert "relume rollback sets it right" in status.problems[0]
     json.dumps(status.as_json())
@@ -59,61 +58,62 @@ def test_an_unfinished_promotion_is_a_problem(tmp_path):
 
 def test_a_broken_ledger_is_shown_not_raised(tmp_path, home):
     """Status still answers when the ledger is broken, and says where and what to do."""
-    promote(Ledger(), A)
-    Ledger().path.write_text(Ledger().path.read_text().replace("promoting", "promoted", 1))
-    status = read_status(tmp_path)
+    promote(Ledger(home), A)
+    Ledger(home).path.write_text(Ledger(home).path.read_text().replace("promoting", "promoted", 1))
+    status = read_status(tmp_path, home)
     assert "line 1" in status.problems[0]
     assert "restore ledger.jsonl" in render(status)
 
 
-def test_a_torn_line_is_mentioned(tmp_path):
+def test_a_torn_line_is_mentioned(tmp_path, home):
     """Half a last line is told, and the lines before it still count."""
-    promote(Ledger(), A)
-    with open(Ledger().path, "a") as file:
+    promote(Ledger(home), A)
+    with open(Ledger(home).path, "a") as file:
         file.write('{"event": "prom')
-    status = read_status(tmp_path)
+    status = read_status(tmp_path, home)
     assert status.products[0].champion == A
     assert "half a line" in status.problems[0]
 
 
-def test_silent_and_dead_services(tmp_path):
+def test_silent_and_dead_services(tmp_path, home):
     """A process that runs but does not answer is silent; one that ended by itself is dead; each with its log."""
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     address = f"http://127.0.0.1:{free_port()}"
-    start_process("mlflow", sleep, folder=folder(), ready=lambda: True, timeout=5, address=address)
+    start_process("mlflow", sleep, folder=services_folder(home), ready=lambda: True, timeout=5, address=address)
     try:
-        worker = start_process("worker", sleep, folder=folder(), ready=lambda: True, timeout=5)
+        worker = start_process("worker", sleep, folder=services_folder(home), ready=lambda: True, timeout=5)
         os.kill(worker.pid, 9)
-        states = {service.name: service.state for service in read_status(tmp_path).services}
+        states = {service.name: service.state for service in read_status(tmp_path, home).services}
         while states["worker"] == "running":
-            states = {service.name: service.state for service in read_status(tmp_path).services}
+            states = {service.name: service.state for service in read_status(tmp_path, home).services}
         assert (states["mlflow"], states["worker"], states["prefect"]) == ("silent", "dead", "stopped")
-        assert str(folder() / "mlflow.log") in render(read_status(tmp_path))
+        assert str(services_folder(home) / "mlflow.log") in render(read_status(tmp_path, home))
     finally:
-        stop_process(folder(), "mlflow")
+        stop_process(services_folder(home), "mlflow")
 
 
-def test_servers_of_the_environment_are_external(tmp_path, monkeypatch):
+def test_servers_of_the_environment_are_external(tmp_path, home, monkeypatch):
     """A server that the environment names is not ours to start, and its password is not shown."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hunter2@mlflow.example.com")
-    text = render(read_status(tmp_path))
+    text = render(read_status(tmp_path, home))
     assert "external" in text
     assert "https://mlflow.example.com" in text
     assert "hunter2" not in text
 
 
-def test_the_schedule_of_prefect_yaml():
+def test_the_schedule_of_prefect_yaml(home):
     """Without a Prefect server the deployments of prefect.yaml are shown as stopped."""
-    status = read_status(Path())
+    status = read_status(Path(), home)
     assert [deployment["name"] for deployment in status.schedule] == ["retrain"]
     assert "stopped: relume up" in render(status)
 
 
-def test_nothing_heavy_is_imported():
+def test_nothing_heavy_is_imported(home):
     """Status and doctor come up without torch, MLflow, Prefect, pandas or ONNX Runtime."""
     code = (
-        "import sys; from flows.platform import doctor, services, status; status.read_status(); doctor.examine();"
+        "import sys; from pathlib import Path; from flows.platform import doctor, services, status;"
+        "at = (Path(), Path(sys.argv[1])); status.read_status(*at); doctor.examine(*at);"
         "print([m for m in ('torch', 'mlflow', 'prefect', 'pandas', 'onnxruntime', 'cv2') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, str(home)], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr

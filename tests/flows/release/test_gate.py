@@ -1,10 +1,13 @@
 """The gate: what it measures, and what it refuses."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from flows.release.gate import measure
 from relume.errors import GateRefusedError, ModelFormatError, UserError
+from relume.images import read_image, save_image
 from relume.params import ParityLimits, ReleaseSettings, load_params
 from relume.serving.levels import LevelRange
 from tests.flows.release.synthetic import make_package, make_photographs
@@ -128,21 +131,43 @@ def test_too_slow_is_refused(tmp_path, photographs):
 
 
 def test_the_noise_does_not_depend_on_order_or_company(tmp_path, photographs):
-    """The same photograph gets the same noise however many others are measured with it."""
+    """Each photograph gets the same noise alone and with others: the gain on both is the mean of the gains on each."""
     package = make_package(tmp_path / "p")
-    alone = make_photographs(tmp_path / "alone", count=1)
-    again = make_photographs(tmp_path / "again", count=1)
     name = "gain over the noisy input, sigma 50"
-    first = value(measure(package, None, settings(), alone), name)
-    assert first == value(measure(package, None, settings(), again), name)
-    assert first != value(measure(package, None, settings(), photographs), name)
+    alone = []
+    for path in photographs.iterdir():
+        (tmp_path / path.stem).mkdir()
+        shutil.copy(path, tmp_path / path.stem)
+        alone.append(value(measure(package, None, settings(), tmp_path / path.stem), name))
+    assert alone[0] != alone[1]
+    assert value(measure(package, None, settings(), photographs), name) == pytest.approx(np.mean(alone), abs=1e-9)
 
 
-def test_images_and_crop_bound_the_work(tmp_path):
-    """Of many photographs as many as asked for are used, each once, spread over the folder."""
+def test_as_many_photographs_as_asked_for_are_used(tmp_path):
+    """Of many photographs each is used at most once, and they are spread over the folder."""
     folder = make_photographs(tmp_path / "many", count=5, side=100)
     report = measure(make_package(tmp_path / "p"), None, settings(images=3, crop=64), folder)
     assert len(set(report.images)) == 3
+    assert report.images == tuple(f"{number:016x}" for number in (0, 1, 3))
+
+
+def test_the_centre_crop_is_measured(tmp_path):
+    """Pixels outside of the centre crop change nothing; those at its edge do."""
+    package, limits = make_package(tmp_path / "p"), settings(crop=64)
+
+    def gain(name: str, start: int, end: int) -> float:
+        """The gain on a photograph of 100 pixels whose pixels outside of the square from start to end are black."""
+        (path,) = make_photographs(tmp_path / name, count=1, side=100).iterdir()
+        image = read_image(path).pixels
+        kept = np.zeros_like(image)
+        kept[start:end, start:end] = image[start:end, start:end]
+        save_image(path, kept)
+        return value(measure(package, None, limits, path.parent), "gain over the noisy input, sigma 50")
+
+    whole = gain("whole", 0, 100)
+    assert gain("crop", 18, 82) == whole
+    assert gain("less above", 19, 82) != whole
+    assert gain("less below", 18, 81) != whole
 
 
 def test_no_photographs(tmp_path):

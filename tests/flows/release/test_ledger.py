@@ -22,7 +22,7 @@ A, B, C = release("a"), release("b"), release("c")
 @pytest.fixture
 def ledger(tmp_path) -> Ledger:
     """An empty ledger."""
-    return Ledger(tmp_path / "ledger.jsonl")
+    return Ledger(tmp_path)
 
 
 def promote(ledger: Ledger, *releases: Release) -> None:
@@ -164,15 +164,15 @@ def test_garbage_is_refused_with_its_line(ledger):
         ledger.entries()
 
 
-def _append_many(path: Path, letter: str, count: int) -> None:
+def _append_many(home: Path, letter: str, count: int) -> None:
     for _ in range(count):
-        Ledger(path).append("registered", release(letter))
+        Ledger(home).append("registered", release(letter))
 
 
 def test_concurrent_writers_keep_the_chain(ledger):
     """Four processes appending at once leave every line, in one unbroken chain."""
     context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_append_many, args=(ledger.path, letter, 10)) for letter in "abcd"]
+    workers = [context.Process(target=_append_many, args=(ledger.path.parent, letter, 10)) for letter in "abcd"]
     for worker in workers:
         worker.start()
     for worker in workers:

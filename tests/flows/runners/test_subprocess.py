@@ -10,37 +10,43 @@ import pytest
 from flows.graph import read_graph, read_store
 from flows.lock import merge
 from flows.run_commit import commit_run
-from flows.runners import Run, Step, StepCancelled, StepFailed
+from flows.runners import Run, StageCancelledError
 from flows.runners.subprocess import SubprocessRunner, end_leftovers
+from relume.errors import StageFailedError
 from tests.flows.toy import wait_until
 
 
-def step_of(toy, stage, run="r1", lock=""):
-    """A step of the repository as it is now."""
-    graph = read_graph(toy.root)
-    of = Run(name=run, root=toy.root, commit=commit_run(toy.root, run), store=read_store(toy.root), home=toy.home)
-    return Step(run=of, stage=graph.stages[stage], lock=lock)
+def runner_of(toy, *arguments, **options):
+    """A runner for a run of the repository as it is now."""
+    commit = commit_run(toy.root, "r1")
+    run = Run(name="r1", root=toy.root, commit=commit, store=read_store(toy.root), home=toy.home)
+    return SubprocessRunner(run, *arguments, **options)
 
 
-def run_all(toy, runner, run, lock=""):
+def run_stage(toy, name, lock=""):
+    """Runs one stage of the repository as it is now."""
+    return runner_of(toy).run(read_graph(toy.root).stages[name], lock)
+
+
+def run_all(toy, lock=""):
     """Runs all stages one after another, as the flow would; gives the outcomes and the merged lock."""
-    graph = read_graph(toy.root)
+    graph, runner = read_graph(toy.root), runner_of(toy)
     outcomes = {}
-    for name in graph.stages:
-        result = runner.run(step_of(toy, name, run, lock))
+    for name, stage in graph.stages.items():
+        result = runner.run(stage, lock)
         outcomes[name] = result.outcome
         lock = merge(lock, [result.entry], list(graph.stages))
     return outcomes, lock
 
 
-def in_thread(runner, step):
-    """Runs a step in a thread; gives the thread and the list that its error will be in."""
+def in_thread(runner, stage, lock=""):
+    """Runs a stage in a thread; gives the thread and the list that its error will be in."""
     errors = []
 
     def target():
         try:
-            runner.run(step)
-        except StepFailed as error:
+            runner.run(stage, lock)
+        except StageFailedError as error:
             errors.append(error)
 
     thread = threading.Thread(target=target)
@@ -50,15 +56,15 @@ def in_thread(runner, step):
 
 def test_the_merged_entries_are_what_dvc_repro_writes(toy, built):
     """Stage by stage in private clones gives, byte for byte, the dvc.lock that `dvc repro` leaves."""
-    outcomes, lock = run_all(toy, SubprocessRunner(), "r1")
+    outcomes, lock = run_all(toy)
     assert set(outcomes.values()) == {"ran"}
     assert (built.root / "dvc.lock").read_text() == lock
 
 
 def test_the_checkout_is_not_touched_and_clones_go(toy):
-    """A step leaves no file in the driver's checkout, and nothing but its log in the run's folder."""
+    """A stage leaves no file in the driver's checkout, and nothing but its log in the run's folder."""
     before = sorted(path for path in toy.root.rglob("*") if ".dvc" not in path.parts and ".git" not in path.parts)
-    result = SubprocessRunner().run(step_of(toy, "first"))
+    result = run_stage(toy, "first")
     after = sorted(path for path in toy.root.rglob("*") if ".dvc" not in path.parts and ".git" not in path.parts)
     assert after == before
     assert [path.name for path in (toy.home / "runs" / "r1").iterdir()] == ["first.log"]
@@ -66,11 +72,11 @@ def test_the_checkout_is_not_touched_and_clones_go(toy):
     assert 0 < result.seconds < 60
 
 
-def test_a_step_runs_the_commit_and_not_what_is_edited_since(toy):
-    """After the run's commit was made, edits of the working tree reach no step of it."""
-    step = step_of(toy, "first")
+def test_a_stage_runs_the_commit_and_not_what_is_edited_since(toy):
+    """After the run's commit was made, edits of the working tree reach no stage of it."""
+    runner = runner_of(toy)
     toy.write("components/first/__main__.py", "raise SystemExit('edited')\n")
-    assert SubprocessRunner().run(step).outcome == "ran"
+    assert runner.run(read_graph(toy.root).stages["first"], "").outcome == "ran"
 
 
 @pytest.mark.parametrize("with_lock", [True, False])
@@ -78,7 +84,7 @@ def test_known_work_is_not_repeated(built, with_lock):
     """With the lock of an earlier run, and without one, all is found in DVC's cache."""
     lock = (built.root / "dvc.lock").read_text()
     (built.root / "dvc.lock").unlink()
-    outcomes, again = run_all(built, SubprocessRunner(), "r1", lock if with_lock else "")
+    outcomes, again = run_all(built, lock if with_lock else "")
     assert set(outcomes.values()) == {"cached"}
     assert again == lock
     assert built.ran() == []
@@ -88,7 +94,7 @@ def test_changed_upstream_outs_make_a_stage_run_again(built):
     """A stage whose own entry is in the lock runs again when what it reads is no longer what the entry names."""
     work = (built.root / "components/first/__main__.py").read_text()
     built.write("components/first/__main__.py", work.replace('work("first", []', 'work("first_anew", []'))
-    outcomes, _ = run_all(built, SubprocessRunner(), "r1", (built.root / "dvc.lock").read_text())
+    outcomes, _ = run_all(built, (built.root / "dvc.lock").read_text())
     assert set(outcomes.values()) == {"ran"}
 
 
@@ -96,7 +102,7 @@ def test_outs_that_left_the_cache_are_made_again(built):
     """An entry whose outs are gone from the cache is not taken at its word."""
     shutil.rmtree(built.root / ".dvc" / "cache" / "files")
     lock = (built.root / "dvc.lock").read_text()
-    assert SubprocessRunner().run(step_of(built, "first", lock=lock)).outcome == "ran"
+    assert run_stage(built, "first", lock).outcome == "ran"
 
 
 def test_what_is_not_in_the_cache_comes_from_the_remote(built, tmp_path):
@@ -105,15 +111,15 @@ def test_what_is_not_in_the_cache_comes_from_the_remote(built, tmp_path):
     built.shell("dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
     built.shell("dvc", "push")
     shutil.rmtree(built.root / ".dvc" / "cache")
-    assert SubprocessRunner().run(step_of(built, "pretrain@two", lock=lock)).outcome == "cached"
+    assert run_stage(built, "pretrain@two", lock).outcome == "cached"
 
 
 def test_deps_in_a_clone_are_read_only_links_into_the_cache(built):
-    """A step gets its deps as links without write permission, so that it cannot spoil the cache by writing to them."""
+    """A stage gets its deps as links without write permission, so that it cannot spoil the cache by writing to them."""
     built.write("params.yaml", (built.root / "params.yaml").read_text().replace("width: 1", "width: 11"))
-    built.tell("fail", "pretrain@one", 1)  # a failed step leaves its clone to look at
-    with pytest.raises(StepFailed):
-        SubprocessRunner().run(step_of(built, "pretrain@one", lock=(built.root / "dvc.lock").read_text()))
+    built.tell("fail", "pretrain@one", 1)  # a failed stage leaves its clone to look at
+    with pytest.raises(StageFailedError):
+        run_stage(built, "pretrain@one", (built.root / "dvc.lock").read_text())
     dep = built.home / "runs" / "r1" / "pretrain@one" / "clone" / "data" / "first" / "out.txt"
     cached = [path for path in (built.root / ".dvc" / "cache" / "files").rglob("*") if path.is_file()]
     assert dep.stat().st_ino in {path.stat().st_ino for path in cached}
@@ -123,19 +129,19 @@ def test_deps_in_a_clone_are_read_only_links_into_the_cache(built):
 def test_a_failed_stage_is_one_message_with_its_last_lines(toy):
     """The error names the stage, its last lines, its log and the next command; exit code 1 is a failure."""
     toy.tell("fail", "first", 1)
-    with pytest.raises(StepFailed) as caught:
-        SubprocessRunner().run(step_of(toy, "first"))
+    with pytest.raises(StageFailedError) as caught:
+        run_stage(toy, "first")
     assert caught.value.exit_code == 1
     for part in ("Stage failed: first", "error: first was told to fail", "first.log", "next: relume pipeline run"):
         assert part in str(caught.value)
 
 
 @pytest.mark.parametrize("code", [2, 3])
-def test_the_exit_code_of_what_must_be_mended_is_kept(toy, code):
+def test_the_exit_code_of_what_must_be_repaired_is_kept(toy, code):
     """A component that ends with 2, a user's mistake, or 3, a divergence, makes an error that ends so."""
     toy.tell("fail", "first", code)
-    with pytest.raises(StepFailed, match="mend what the stage says") as caught:
-        SubprocessRunner().run(step_of(toy, "first"))
+    with pytest.raises(StageFailedError, match="repair what the stage says") as caught:
+        run_stage(toy, "first")
     assert caught.value.exit_code == code
 
 
@@ -144,8 +150,8 @@ def test_a_stage_that_takes_too_long_is_ended(toy):
     toy.write("dvc.yaml", (toy.root / "dvc.yaml").read_text().replace("timeout: 60", "timeout: 2", 1))
     toy.tell("sleep", "first", 60)
     start = time.monotonic()
-    with pytest.raises(StepFailed, match="longer than its 2 seconds"):
-        SubprocessRunner().run(step_of(toy, "first"))
+    with pytest.raises(StageFailedError, match="longer than its 2 seconds"):
+        run_stage(toy, "first")
     assert time.monotonic() - start < 15
     assert components_alive(toy) == []
 
@@ -160,17 +166,17 @@ def components_alive(toy):
 
 
 def test_cancelling_ends_what_runs_and_starts_nothing_more(toy):
-    """`cancel` ends a running step with its process group; a step that comes later is refused."""
+    """`cancel` ends a running stage with its process group; a stage that comes later is refused."""
     toy.tell("sleep", "first", 60)
-    runner = SubprocessRunner()
-    thread, errors = in_thread(runner, step_of(toy, "first"))
+    runner, first = runner_of(toy), read_graph(toy.root).stages["first"]
+    thread, errors = in_thread(runner, first)
     wait_until(toy.ran)
     runner.cancel()
     thread.join(timeout=20)
-    assert isinstance(errors[0], StepCancelled)
+    assert isinstance(errors[0], StageCancelledError)
     assert components_alive(toy) == []
-    with pytest.raises(StepCancelled):
-        runner.run(step_of(toy, "first"))
+    with pytest.raises(StageCancelledError):
+        runner.run(first, "")
     assert toy.ran() == ["first"]
 
 
@@ -180,7 +186,7 @@ def test_what_a_killed_driver_left_is_ended(toy):
     driver = os.fork()
     if driver == 0:
         try:
-            SubprocessRunner().run(step_of(toy, "first"))
+            run_stage(toy, "first")
         finally:
             os._exit(0)
     wait_until(toy.ran)
@@ -193,23 +199,23 @@ def test_what_a_killed_driver_left_is_ended(toy):
 
 
 @pytest.mark.parametrize(("cores", "at_once"), [(1, False), (2, True)])
-def test_steps_share_the_cores_by_their_meta(built, cores, at_once):
-    """With one core two steps of `cpu: 1` run one after the other, with two cores at once."""
+def test_stages_share_the_cores_by_their_meta(built, cores, at_once):
+    """With one core two stages of `cpu: 1` run one after the other, with two cores at once."""
     built.write("params.yaml", (built.root / "params.yaml").read_text().replace("width: ", "width: 1"))
     lock = (built.root / "dvc.lock").read_text()
-    runner = SubprocessRunner(cores=cores)
+    runner = runner_of(built, cores=cores)
     threads = []
     for stage in ("pretrain@one", "pretrain@two"):
         built.tell("sleep", stage, 3)
-        threads.append(in_thread(runner, step_of(built, stage, lock=lock))[0])
+        threads.append(in_thread(runner, read_graph(built.root).stages[stage], lock)[0])
     for thread in threads:
         thread.join()
     whats = [what for _, what, _ in built.journal()]
     assert whats == (["start", "start", "end", "end"] if at_once else ["start", "end", "start", "end"])
 
 
-def test_steps_get_the_drivers_state_and_no_telemetry(toy, monkeypatch):
-    """A step gets RELUME_HOME, the driver's pid, what the run adds and telemetry off; a hook's GIT_DIR it does not."""
+def test_stages_get_the_drivers_state_and_no_telemetry(toy, monkeypatch):
+    """A stage gets RELUME_HOME, the driver's pid, what the run adds and telemetry off; a hook's GIT_DIR it does not."""
     monkeypatch.setenv("GIT_DIR", "/nowhere")
     names = ["RELUME_HOME", "RELUME_DRIVER_PID", "RELUME_TRACKING_RUN", "DO_NOT_TRACK", "GIT_DIR"]
     toy.write(
@@ -218,6 +224,6 @@ def test_steps_get_the_drivers_state_and_no_telemetry(toy, monkeypatch):
         + (toy.root / "components/first/__main__.py").read_text(),
     )
     lines = []
-    runner = SubprocessRunner(lambda stage, line: lines.append((stage, line)), {"RELUME_TRACKING_RUN": "m1"})
-    runner.run(step_of(toy, "first"))
+    runner = runner_of(toy, lambda stage, line: lines.append((stage, line)), {"RELUME_TRACKING_RUN": "m1"})
+    runner.run(read_graph(toy.root).stages["first"], "")
     assert ("first", str([str(toy.home), str(os.getpid()), "m1", "1", None])) in lines

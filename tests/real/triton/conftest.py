@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import triton
+from flows.embedded_triton import EmbeddedTriton
 from relume.home import relume_home
 from relume.serving.repository import publish_release
 from relume.serving.triton_control import TritonControl
@@ -40,16 +40,20 @@ def home(tmp_path_factory, triton_environment):
     home = tmp_path_factory.mktemp("home")
     (home / "triton").mkdir()
     (home / "triton" / "env").symlink_to(triton_environment)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RELUME_HOME", str(home))
-        yield home
-        if pid := triton.status().pid:
-            os.kill(pid, signal.SIGKILL)  # an orderly end would wait for models whose process a test killed
-        triton.stop()
+    yield home
+    if pid := EmbeddedTriton(home).status().pid:
+        os.kill(pid, signal.SIGKILL)  # an orderly end would wait for models whose process a test killed
+    EmbeddedTriton(home).stop()
 
 
 @pytest.fixture
-def server(home, served):
+def triton(home):
+    """The embedded server of that home."""
+    return EmbeddedTriton(home)
+
+
+@pytest.fixture
+def server(triton, served):
     """A running server whose product denoise is served by the release denoise-blur."""
     server = triton.start()
     with TritonControl(server.grpc) as control:

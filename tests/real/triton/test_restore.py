@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows import triton
 from relume.errors import ModelMissingError, ServerRefusedError
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.triton_client import TritonRestorer
@@ -96,7 +95,7 @@ def test_no_room_for_shared_memory(server, served, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_failing_requests(server, control, protocol):
+def test_failing_requests(triton, server, control, protocol):
     """When the model's process dies, the client gets its error, and no region is left on either side."""
     process = triton.status()
     for stub in stubs_of(process.pid):
@@ -108,7 +107,7 @@ def test_failing_requests(server, control, protocol):
         restorer.restore(photograph(200, 200))
     assert not client_regions()
     assert not control._client.get_system_shared_memory_status().regions
-    assert triton.mend() == ["denoise"]
+    assert triton.repair() == ["denoise"]
 
 
 def stubs_of(pid):

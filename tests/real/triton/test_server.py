@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from flows import triton
+from flows.embedded_triton import EmbeddedTriton, ProductState
 from relume.errors import ServiceError
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
@@ -27,18 +27,18 @@ def restores(server):
         return np.array_equal(restorer.restore(IMAGE).image, convolve(IMAGE, BLUR))
 
 
-def regions():
-    return list(Path("/dev/shm").glob(f"{triton._shared_memory_prefix()}*"))
+def regions(triton):
+    return list(Path("/dev/shm").glob(f"{triton._shared_memory_prefix}*"))
 
 
-def kill(pid):
+def kill(triton, pid):
     os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while triton.status().pid == pid and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
-def test_listens_on_loopback_only(server):
+def test_listens_on_loopback_only(triton, server):
     """Every port that the server opens is one of 127.0.0.1."""
     listening = [
         connection.laddr
@@ -49,7 +49,7 @@ def test_listens_on_loopback_only(server):
     assert {address.port for address in listening} == {server.grpc_port, server.http_port, server.metrics_port}
 
 
-def test_start_twice(server):
+def test_start_twice(triton, server):
     """Starting a server that runs gives the running one; with another repository it is refused."""
     pid = triton.status().pid
     assert triton.start() == server
@@ -58,31 +58,31 @@ def test_start_twice(server):
         triton.start(Path(server.repository).parent / "others")
 
 
-def test_restart_serves_the_product_again(server):
+def test_restart_serves_the_product_again(triton, server):
     """After a stop and a start the product is served by the same release, without any other step."""
     assert triton.stop()
     assert triton.status().state == "stopped"
-    assert not regions()
+    assert not regions(triton)
     again = triton.start()
     assert restores(again)
-    assert triton.status().products["denoise"] == triton.ProductStatus(
+    assert triton.status().products["denoise"] == ProductState(
         release="denoise-blur", served="denoise-blur", answers=True
     )
 
 
-def test_stop_leaves_nothing(server):
+def test_stop_leaves_nothing(triton, server):
     """A stop ends the server and the models' processes and removes its shared memory and records."""
     pid = triton.status().pid
     processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     assert len(processes) > 1
     assert triton.stop()
     assert not [process for process in processes if process.is_running() and process.status() != "zombie"]
-    assert not regions()
+    assert not regions(triton)
     assert not triton.stop()
 
 
-def test_killed_model(server):
-    """A model whose process died still reads READY; status says that it does not answer, and mend starts it anew."""
+def test_killed_model(triton, server):
+    """A model whose process died still reads READY; status says that it does not answer, and repair starts it anew."""
     # All that carry its name: while the model's process forks a helper there are, for a moment, two.
     stubs = [
         child
@@ -98,31 +98,35 @@ def test_killed_model(server):
         assert control.models()["denoise-blur"] == "READY"
     assert status.state == "ready"
     assert not status.products["denoise"].answers
-    assert triton.mend() == ["denoise"]
+    assert triton.repair() == ["denoise"]
     assert triton.status().products["denoise"].answers
     assert restores(server)
 
 
-def test_killed_server(server):
+def test_killed_server(triton, server):
     """A server ended by SIGKILL is seen as dead; the next start leaves no region of the old one and serves again."""
     pid = triton.status().pid
     stubs = psutil.Process(pid).children(recursive=True)
     assert stubs
-    kill(pid)
-    left = regions()
+    kill(triton, pid)
+    left = regions(triton)
     assert left, "this test needs an unclean end"
     assert triton.status().state == "dead"
     again = triton.start()
     assert restores(again)
-    assert not set(left) & set(regions())
+    assert not set(left) & set(regions(triton))
     assert not [stub for stub in stubs if stub.is_running() and stub.status() != "zombie"]
 
 
-def test_outlives_the_command_that_started_it(server):
-    """A server started by a command that ends, and whose process group is killed, goes on."""
+def test_outlives_the_command_that_started_it(triton, server):
+    """A server started by a command that ends, and whose process group is killed, stays up."""
     triton.stop()
-    code = "from flows import triton; triton.start(); import os; os.killpg(0, 9)"
-    ended = subprocess.run([sys.executable, "-c", code], start_new_session=True, timeout=60)
+    code = (
+        "import os, pathlib, sys; from flows.embedded_triton import EmbeddedTriton;"
+        "EmbeddedTriton(pathlib.Path(sys.argv[1])).start(); os.killpg(0, 9)"
+    )
+    command = [sys.executable, "-c", code, str(triton.folder.parent)]
+    ended = subprocess.run(command, start_new_session=True, timeout=60)
     assert ended.returncode == -signal.SIGKILL
     status = triton.status()
     assert status.state == "ready"
@@ -130,14 +134,14 @@ def test_outlives_the_command_that_started_it(server):
     assert restores(status.server)
 
 
-def test_supervised(server):
-    """In the foreground a server that is killed is started again, and ends when it is told to."""
+def test_supervised(triton, server):
+    """In the foreground a server that is killed is started again, and ends when it is asked to."""
     end = threading.Event()
     supervisor = threading.Thread(target=triton.supervise, args=(end,), kwargs={"interval": 0.2})
     supervisor.start()
     try:
         pid = triton.status().pid
-        kill(pid)
+        kill(triton, pid)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             status = triton.status()
@@ -152,7 +156,7 @@ def test_supervised(server):
     assert triton.status().state == "stopped"
 
 
-def test_supervised_and_stopped_by_another_command(server):
+def test_supervised_and_stopped_by_another_command(triton, server):
     """A server in the foreground that another command stops is not started again."""
     end = threading.Event()
     supervisor = threading.Thread(target=triton.supervise, args=(end,), kwargs={"interval": 0.2})
@@ -168,7 +172,7 @@ def test_supervised_and_stopped_by_another_command(server):
     assert triton.status().state == "stopped"
 
 
-def test_broken_product_does_not_keep_the_server_down(server, caplog):
+def test_broken_product_does_not_keep_the_server_down(triton, server, caplog):
     """A server whose product cannot be loaded starts, says so, and shows it in its status."""
     triton.stop()
     config = Path(server.repository) / "denoise" / "config.pbtxt"
@@ -181,12 +185,12 @@ def test_broken_product_does_not_keep_the_server_down(server, caplog):
         assert (product.served, product.answers) == (None, False)
     finally:
         config.write_text(good)
-    assert triton.mend() == ["denoise"]
+    assert triton.repair() == ["denoise"]
 
 
-def test_not_installed(tmp_path, monkeypatch):
+def test_not_installed(tmp_path):
     """Without the server's environment the error names the command that installs it."""
-    monkeypatch.setenv("RELUME_HOME", str(tmp_path))
+    triton = EmbeddedTriton(tmp_path)
     assert triton.status().state == "not installed"
     with pytest.raises(ServiceError, match=r"infra/triton/install\.sh"):
         triton.start()
@@ -194,7 +198,7 @@ def test_not_installed(tmp_path, monkeypatch):
 
 def test_dies_at_once(tmp_path, monkeypatch, triton_environment):
     """A server that ends while it starts is an error that names its log, and leaves nothing behind."""
-    monkeypatch.setenv("RELUME_HOME", str(tmp_path))
+    triton = EmbeddedTriton(tmp_path)
     (tmp_path / "triton").mkdir()
     (tmp_path / "triton" / "env").symlink_to(triton_environment)
     monkeypatch.setattr(triton, "_command", lambda server: ["/bin/sh", "-c", "echo no room; exit 3"])
