@@ -2,7 +2,7 @@
 
 An image file becomes (H, W, 3) RGB, uint8 for up to 8 bits a channel and uint16 for 16 bits:
 
-- EXIF (or TIFF) orientation is applied, so row 0 is the top of the picture as seen.
+- EXIF (or TIFF) orientation is applied, so row 0 is the top of the image as seen.
 - Gray becomes three equal channels; palettes are resolved; of an animation the first frame counts.
 - Alpha is composited over white, since colours under transparent pixels are arbitrary.
 - CMYK is converted by the plain formula. ICC profiles are never applied: RGB values stay as they
@@ -42,7 +42,7 @@ def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, 
     Args:
         data: The bytes of the file.
         where: Path or address for messages.
-        max_megapixels: Larger pictures are refused from their header, before memory is taken.
+        max_megapixels: Larger images are refused from their header, before memory is taken.
         min_side: Smallest width and height that is accepted, in pixels.
 
     Raises:
@@ -55,11 +55,11 @@ def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, 
         raise too_large(f"{size}, the limit {max_megapixels:g}", where)
     if min(header.width, header.height) < min_side:
         raise ImageError(
-            "The picture is too small",
+            "The image is too small",
             reason="too_small",
             where=where,
             why=f"{header.width}x{header.height}, each side must have {min_side} pixels",
-            next_step="use a larger picture",
+            next_step="use a larger image",
         )
     profile = opened.info.get("icc_profile") if header.mode.startswith(("RGB", "P")) else None
     try:
@@ -92,10 +92,10 @@ def read_bytes(path: str | Path) -> bytes:
         with open_regular(path) as file:
             return file.read()
     except FileNotFoundError:
-        raise ImageError("No such picture", reason="not_found", where=path, next_step="check the path") from None
+        raise ImageError("No such image", reason="not_found", where=path, next_step="check the path") from None
     except OSError as error:
         raise ImageError(
-            "The picture cannot be read",
+            "The image cannot be read",
             reason="unreadable",
             where=path,
             why=error.strerror,

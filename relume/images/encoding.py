@@ -42,7 +42,7 @@ def check_suffix(path: str | Path) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in _SUFFIX_FORMAT:
         raise ImageError(
-            f"Pictures cannot be saved as {suffix!r}" if suffix else "The file name has no suffix",
+            f"Images cannot be saved as {suffix!r}" if suffix else "The file name has no suffix",
             reason="unsupported_format",
             where=path,
             next_step="name the file " + ", ".join(_SUFFIX_FORMAT),
@@ -63,9 +63,9 @@ def encode(pixels: np.ndarray, suffix: str, *, icc_profile: bytes | None = None,
         where: Path for messages.
 
     Raises:
-        ImageError: The suffix is not known, or the format cannot hold a picture of this size.
+        ImageError: The suffix is not known, or the format cannot hold a image of this size.
     """
-    kind = check_suffix(f"picture{suffix}")
+    kind = check_suffix(f"image{suffix}")
     if pixels.dtype == np.uint16 and kind == "PNG":
         return _encode_deep_png(pixels, icc_profile)
     buffer = io.BytesIO()
@@ -87,7 +87,7 @@ def encode(pixels: np.ndarray, suffix: str, *, icc_profile: bytes | None = None,
         Image.fromarray(to_uint8(pixels)).save(buffer, kind, icc_profile=icc_profile, **options[kind])
     except (OSError, ValueError) as error:
         raise ImageError(
-            f"The picture cannot be encoded as {kind}",
+            f"The image cannot be encoded as {kind}",
             reason="unsupported_size",
             where=where,
             why=f"{pixels.shape[1]}x{pixels.shape[0]}: {error}",
@@ -109,7 +109,7 @@ def save_image(path: str | Path, pixels: np.ndarray, *, icc_profile: bytes | Non
         write_bytes(path, data)
     except OSError as error:
         raise ImageError(
-            "The picture cannot be written",
+            "The image cannot be written",
             reason="unwritable",
             where=path,
             why=error.strerror,

@@ -38,7 +38,7 @@ _ORIENTATION = 0x0112
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a file says about its picture before any pixel is decoded.
+    """What a file says about its image before any pixel is decoded.
 
     Attributes:
         format: PNG, JPEG, WEBP, TIFF, BMP or GIF, by the file's first bytes and not by its name.
@@ -60,19 +60,19 @@ class Header:
 
     @property
     def megapixels(self) -> float:
-        """Size of the picture in millions of pixels."""
+        """Size of the image in millions of pixels."""
         return self.width * self.height / 1e6
 
 
 def read_header(data: bytes, *, where: object = None) -> Header:
-    """Reads the facts about a picture from its file's bytes without decoding the pixels.
+    """Reads the facts about a image from its file's bytes without decoding the pixels.
 
     Args:
         data: The bytes of the file.
         where: Path or address for messages.
 
     Raises:
-        ImageError: The bytes are no picture that can be read here.
+        ImageError: The bytes are no image that can be read here.
     """
     return open_image(data, where)[1]
 
@@ -91,7 +91,7 @@ def _format_of(data: bytes, where: object) -> str:
     if data[4:8] == b"ftyp":
         raise _unsupported("HEIF, AVIF and raw files are not read", where)
     raise ImageError(
-        "The file is no picture",
+        "The file is no image",
         reason="wrong_magic",
         where=where,
         why=f"it starts with {data[:12]!r}",
@@ -101,11 +101,11 @@ def _format_of(data: bytes, where: object) -> str:
 
 def _unsupported(why: str, where: object) -> ImageError:
     return ImageError(
-        "The kind of picture is not supported",
+        "The kind of image is not supported",
         reason="unsupported_format",
         where=where,
         why=why,
-        next_step=f"convert the picture; {_SUPPORTED}",
+        next_step=f"convert the image; {_SUPPORTED}",
     )
 
 
@@ -141,7 +141,7 @@ def damaged(data: bytes, kind: str, error: Exception, where: object) -> ImageErr
     }
     truncated = end_is_missing.get(kind, False) or "truncated" in str(error).lower() or isinstance(error, EOFError)
     return ImageError(
-        "The picture is cut off" if truncated else "The picture is damaged",
+        "The image is cut off" if truncated else "The image is damaged",
         reason="truncated" if truncated else "corrupt",
         where=where,
         why=str(error) or type(error).__name__,

@@ -91,7 +91,7 @@ def test_before_any_model_it_says_what_to_run(relume):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "empty"), (b"not a picture at all", "picture"), (None, "No such picture")],
+    [(b"", "empty"), (b"not an image at all", "is no image"), (None, "No such image")],
 )
 def test_a_bad_picture_is_refused(exported, content, words):
     """An empty file, something else, or nothing there: exit code 2, and an earlier output survives."""
