@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def _parity(network: nn.Module, restorer: OnnxRestorer, pictures: dict[str, np.ndarray]) -> Iterator[Parity]:
-    """Each picture by PyTorch and by ONNX Runtime, at the ends of an adjustable model's range and at its default."""
+    """Each image by PyTorch and by ONNX Runtime, at the ends of an adjustable model's range and at its default."""
     tile, halo, levels = restorer.serving.tile, restorer.serving.halo, restorer.serving.levels
     for level in sorted(set(levels.points)) if levels else [None]:
         in_process = tiled(network if level is None else at_level(network, level), tile=tile, halo=halo, batch=2)
@@ -81,7 +81,7 @@ def _mixed_parity(network: nn.Module, restorer: OnnxRestorer) -> Iterator[Parity
 
 
 def _pictures(sizes: tuple[tuple[int, int], ...]) -> dict[str, np.ndarray]:
-    """Noisy crops of the held-out photographs, one for each size, and one flat and one saturated picture."""
+    """Noisy crops of the held-out photographs, one for each size, and one flat and one saturated image."""
     clean = list(photographs("data/curated/held_out/test").items())
     pictures = {}
     for number, (height, width) in enumerate(sizes):

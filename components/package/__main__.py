@@ -1,4 +1,4 @@
-"""python -m components.package: weights, served model, figures and lineage in package/."""
+"""python -m components.package: weights, served model, metrics and lineage in package/."""
 
 import shutil
 from typing import Any

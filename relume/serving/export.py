@@ -193,7 +193,7 @@ def _strip(model: "onnx.ModelProto") -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How far two ways of running one model are apart on one picture, both 8 bit.
+    """How far two ways of running one model are apart on one image, both 8 bit.
 
     Attributes:
         picture: Its name and size.
@@ -209,7 +209,7 @@ class Parity:
 
 
 def measure_parity(picture: str, first: np.ndarray, second: np.ndarray, *, tile: int) -> Parity:
-    """Compares two uint8 (H, W, C) results of the same picture."""
+    """Compares two uint8 (H, W, C) results of the same image."""
     difference = np.abs(first.astype(np.int16) - second.astype(np.int16))
     tiles = [
         difference[top : top + tile, left : left + tile].mean()
@@ -225,7 +225,7 @@ def measure_parity(picture: str, first: np.ndarray, second: np.ndarray, *, tile:
 
 
 def parity_report(measurements: list[Parity], *, min_psnr: float, max_difference: int) -> dict[str, Any]:
-    """A JSON-able report with the limits and whether every picture is within them."""
+    """A JSON-able report with the limits and whether every image is within them."""
     passed = all(m.psnr >= min_psnr and m.max_difference <= max_difference for m in measurements)
     return {
         "passed": passed,
