@@ -36,7 +36,7 @@ def main() -> None:
     kind = kind_of(load_card("models/final").trained_for)
     if kind != "sigma":
         print(
-            f"evaluate  the final model takes a {kind} and is told a sigma: these figures, of Gaussian noise, tell"
+            f"evaluate  the final model takes a {kind} and is given a sigma: these figures, of Gaussian noise, tell"
             " nothing of it; see `relume evaluate`",
             flush=True,
         )

@@ -58,7 +58,7 @@ def curate(
         ingested: What `ingest` filled.
         folder: An empty folder to fill.
         settings: Thresholds, fractions and sizes.
-        progress: Told what is counted, how many are done, and of how many.
+        progress: Given what is counted, how many are done, and of how many.
 
     Returns:
         The number of photographs by side of the split (`train`, `validation`, `test`), by reason for

@@ -89,7 +89,7 @@ def find_scenes(
 
     Args:
         fingerprints: Of all photographs.
-        progress: Told how many pairs of how many were compared.
+        progress: Given how many pairs of how many were compared.
 
     The time grows with the number of photographs times 16, but for the products that find the neighbours.
     """

@@ -81,7 +81,7 @@ def expectations(settings: ValidateSettings) -> Mapping[str, list[Any]]:
         "files": [
             warning(
                 gxe.ExpectColumnValuesToBeNull,
-                "see data/ingested/quarantine.csv and mend or remove those files",
+                "see data/ingested/quarantine.csv and repair or remove those files",
                 column="reason",
                 mostly=1 - settings.max_quarantined,
             ),

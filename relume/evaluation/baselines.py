@@ -1,4 +1,4 @@
-"""Denoisers without a network, which every network should beat; they are told a noise level."""
+"""Denoisers without a network, which every network should beat; they are given a noise level."""
 
 from types import ModuleType
 
@@ -13,7 +13,7 @@ def non_local_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
 
     Args:
         noisy: uint8 (H, W, 3) RGB or (H, W, 1) gray, each with OpenCV's function for it.
-        sigma: The noise level, [0, 255] scale, which this baseline is told, unlike networks that take no level.
+        sigma: The noise level, [0, 255] scale, which this baseline is given, unlike networks that take no level.
 
     Source: Buades et al., CVPR 2005. OpenCV's `h` was searched over 0.3 to 1.2 times sigma on photographs of
     the BSDS train split: 0.65 is best at 25 and 50 and within 0.02 dB of the best at 15. For gray it was searched over
@@ -49,7 +49,7 @@ def block_matching(noisy: np.ndarray, sigma: float) -> np.ndarray:
 
     Args:
         noisy: uint8 (H, W, 3) RGB, or (H, W, 1) gray: three equal channels would be divided by their colour, 0.
-        sigma: The noise level, [0, 255] scale, which this baseline is told.
+        sigma: The noise level, [0, 255] scale, which this baseline is given.
 
     Raises:
         ConfigError: The package is not installed; see `import_bm3d`.

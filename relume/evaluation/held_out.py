@@ -76,7 +76,7 @@ def evaluate_held_out(
 ) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
     """Runs all systems on all photographs and levels; in the literature's protocol the baselines and `final` only.
 
-    Adjustable networks are told the sigma of the noise, as the baselines are.
+    Adjustable networks are given the sigma of the noise, as the baselines are.
 
     Args:
         clean: Held-out photographs by id, uint8 (H, W, 3).

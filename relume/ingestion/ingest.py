@@ -76,7 +76,7 @@ def ingest(
         max_megapixels: Larger pictures are quarantined as `decompression_bomb`.
         min_side: Pictures with a shorter side are quarantined as `too_small`, in pixels.
         shard_megabytes: A shard is closed when it holds this much.
-        progress: Told what is counted, how many are done, and of how many.
+        progress: Given what is counted, how many are done, and of how many.
 
     Returns:
         The number of photographs, and the number of quarantined files by reason.

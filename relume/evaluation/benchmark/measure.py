@@ -26,7 +26,7 @@ class Row:
         protocol: Name of the protocol.
         level: Of the protocol's parameter; None for one without.
         system: Name of the system; `input` for the degraded picture itself.
-        asked: The level that the system was told; None for a system that takes none.
+        asked: The level that the system was given; None for a system that takes none.
         image: Name of the picture.
         psnr: In dB over all values of the 8-bit result inside the border; 120 for equal pictures. The input of an
             unclipped protocol is measured as it is.
@@ -64,7 +64,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """Which level an adjustable system is told.
+    """Which level an adjustable system is given.
 
     Attributes:
         levels: Each of these, whatever the true one is: a level sweep. Empty for one level a picture.
@@ -76,7 +76,7 @@ class Asking:
     estimate: Callable[[np.ndarray], float] | None = None
 
     def source(self, system: System, protocol: Protocol) -> Literal["none", "asked", "estimate", "true", "default"]:
-        """What says which level a system is told under a protocol.
+        """What says which level a system is given under a protocol.
 
         Raises:
             ConfigError: Nothing does, or an asked level is none of the system's kind.
@@ -107,7 +107,7 @@ class Asking:
         )
 
     def of(self, system: System, protocol: Protocol, level: float | None, picture: np.ndarray) -> list[float | None]:
-        """The levels that a system is told for one picture.
+        """The levels that a system is given for one picture.
 
         Raises:
             ConfigError: See `source`.
@@ -142,7 +142,7 @@ def measure(
         protocol: How the inputs are made.
         level: Of the protocol's parameter; None for one without.
         systems: The systems.
-        asking: Which level adjustable systems are told.
+        asking: Which level adjustable systems are given.
         seed: Of the noise.
         limit: Only the first so many pictures.
 
@@ -208,7 +208,7 @@ def check_fit(
     Args:
         runs: Each set, protocol and level.
         systems: The systems.
-        asking: Which level adjustable systems are told.
+        asking: Which level adjustable systems are given.
         limit: Only the first so many pictures of each set.
 
     Raises:

@@ -34,7 +34,7 @@ class Protocol:
     Attributes:
         name: As it is asked for.
         about: One line, with the source.
-        parameter: What is swept: `sigma`, `quality` and `scale` can be told to systems; empty for none.
+        parameter: What is swept: `sigma`, `quality` and `scale` can be given to systems; empty for none.
         levels: Published values of it, the default.
         steps: The degradation at a level; None where the degraded pictures come with the set.
         unclipped: Whether the input is left in float.

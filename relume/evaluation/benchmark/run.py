@@ -30,7 +30,7 @@ class Plan:
         sets: Opened sets.
         systems: Two or more are compared: the first with each of the others.
         protocols: As `parse_protocol` reads them; empty for the protocol that each set is made for.
-        asking: Which level adjustable systems are told.
+        asking: Which level adjustable systems are given.
         seed: Of the noise and of the bootstrap.
         limit: Only the first so many pictures of each set.
     """

@@ -140,7 +140,7 @@ def _by_name(paths: list[Path]) -> dict[str, Path]:
             raise SourceError(
                 "Two pictures of one name",
                 where=f"{named[path.stem]} and {path.name}",
-                why="pictures are told apart, and paired, by their names without suffix",
+                why="images are distinguished, and paired, by their names without suffix",
                 next_step="rename or remove one of them",
             )
         named[path.stem] = path

@@ -19,7 +19,7 @@ class Figure:
         protocol: Name of the protocol.
         level: Of the protocol's parameter; None for one without.
         system: Name of the system.
-        asked: Mean of the levels that the system was told; None for a system that takes none.
+        asked: Mean of the levels that the system was given; None for a system that takes none.
         images: How many pictures.
         psnr: In dB.
         ssim: From -1 to 1.

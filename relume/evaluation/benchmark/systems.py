@@ -27,7 +27,7 @@ class System:
 
     Attributes:
         name: In tables.
-        run: From a picture, float32 (H, W, C) in about [0, 1], and the level that it is told, None for systems that
+        run: From a picture, float32 (H, W, C) in about [0, 1], and the level that it is given, None for systems that
             take none, to the result of the same shape, not clamped.
         channels: Each C that it takes: 1, 3 or both.
         level: What its level means: `sigma`, `quality` or `scale`; empty for a system that takes none.
@@ -136,7 +136,7 @@ def _artifact(folder: Path, name: str, *, tile: int | None, halo: int, self_ense
 def _levels_or_none(network: torch.nn.Module, card: ModelCard) -> LevelRange | None:
     try:
         return levels_of(network, card)
-    except ModelFormatError:  # an imported model may not say; it can still be told levels
+    except ModelFormatError:  # an imported model may not say; it can still be given levels
         return None
 
 
@@ -153,7 +153,7 @@ def _served(folder: Path, name: str) -> System:
 
 
 def baseline(name: str) -> System:
-    """`nlm` or `bm3d`, which are told a sigma and take 8-bit pictures, gray ones on their one channel.
+    """`nlm` or `bm3d`, which are given a sigma and take 8-bit pictures, gray ones on their one channel.
 
     Raises:
         ConfigError: BM3D is not installed.

@@ -57,7 +57,7 @@ def test_an_equal_file_is_found_by_its_hash(tmp_path, training):
 
 
 def test_the_command_fails_when_a_test_image_is_in_training(tmp_path, training):
-    """Each overlap is a line, and the exit code stops a script; without one the numbers compared are told."""
+    """Each overlap is a line, and the exit code stops a script; without one the numbers compared are given."""
     plant(tmp_path, np.ascontiguousarray(skimage_photograph("chelsea.png")[:, ::-1]))
     folders = [str(training[0].parent), str(tmp_path / "tests")]
     result = CliRunner().invoke(main, ["data", "overlaps", *folders])

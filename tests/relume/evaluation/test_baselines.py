@@ -1,4 +1,4 @@
-"""The baselines on gray and colour, and which sigma they are told."""
+"""The baselines on gray and colour, and which sigma they are given."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""What is measured of a result, and which level a system is told."""
+"""What is measured of a result, and which level a system is given."""
 
 from dataclasses import replace
 

@@ -79,7 +79,7 @@ def test_a_served_model_runs_as_served(tmp_path):
 
 @pytest.mark.parametrize("kind", ["sigma", "quality"])
 def test_a_served_model_is_told_levels_of_its_kind(tmp_path, kind):
-    """One of JPEG quality is told the quality under `jpeg`, and its default under noise; one of sigma the reverse."""
+    """One of JPEG quality is given the quality under `jpeg`, and its default under noise; one of sigma the reverse."""
     write_tiny_model(tmp_path, levels=LevelRange(kind=kind, lowest=10, highest=50, default=30))
     system = load_system(tmp_path)
     told = [Asking().of(system, PROTOCOLS[name], 15.0, PICTURE) for name in ("jpeg", "awgn")]
