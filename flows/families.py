@@ -71,4 +71,4 @@ class Families:
         for node in ast.parse((self.root / REGISTRY).read_text()).body:
             if isinstance(node, ast.Assign) and "ARCHITECTURES" in [ast.unparse(target) for target in node.targets]:
                 return {name: module for name, (module, _) in ast.literal_eval(node.value).items()}
-        raise ConfigError("No ARCHITECTURES", where=self.root / REGISTRY, next_step=f"mend {REGISTRY}")
+        raise ConfigError("No ARCHITECTURES", where=self.root / REGISTRY, next_step=f"correct {REGISTRY}")

@@ -159,5 +159,5 @@ def _repo(root: Path) -> Iterator[Any]:
             "DVC refuses the graph",
             where=root / "dvc.yaml",
             why=error,
-            next_step="mend dvc.yaml; try it with `dvc dag`",
+            next_step="correct dvc.yaml; try it with `dvc dag`",
         ) from None

@@ -37,14 +37,14 @@ _QUANTITIES: dict[str, tuple[Any, float, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One broken rule: the stage, what is wrong, and what mends it."""
+    """One broken rule: the stage, what is wrong, and the repair."""
 
     stage: str
     what: str
-    mend: str
+    repair: str
 
     def __str__(self) -> str:
-        return f"{self.stage}: {self.what} ({self.mend})"
+        return f"{self.stage}: {self.what} ({self.repair})"
 
 
 @dataclass
@@ -89,7 +89,7 @@ class Code:
             tree = ast.parse((self.root / path).read_bytes(), path)
         except SyntaxError as error:
             raise UserError(
-                "Not valid Python", where=f"{path}:{error.lineno}", why=error.msg, next_step=f"mend {path}"
+                "Not valid Python", where=f"{path}:{error.lineno}", why=error.msg, next_step=f"correct {path}"
             ) from None
         for node in _run_nodes(tree):
             if isinstance(node, ast.Import):
@@ -189,42 +189,44 @@ def check(graph: Graph) -> list[Problem]:
         # The stages of a group share one list, so one may list what only another runs.
         group = name.partition("@")[0]
         shared = set().union(*(files for other, files in expected.items() if other.partition("@")[0] == group))
-        mend = "relume pipeline lint --fix"
+        repair = "relume pipeline lint --fix"
         if missing := sorted(expected[name] - listed):
             problems.append(
-                Problem(stage=name, what=f"code it runs is not among its deps: {', '.join(missing)}", mend=mend)
+                Problem(stage=name, what=f"code it runs is not among its deps: {', '.join(missing)}", repair=repair)
             )
         if idle := sorted(listed - shared):
             problems.append(
-                Problem(stage=name, what=f"code among its deps that it does not run: {', '.join(idle)}", mend=mend)
+                Problem(stage=name, what=f"code among its deps that it does not run: {', '.join(idle)}", repair=repair)
             )
     return problems
 
 
 def _check_component(root: Path, stage: Stage) -> Iterator[Problem]:
     if stage.component is None:
-        mend = "write `cmd: python -m components.<step>`"
-        yield Problem(stage=stage.name, what=f"its command runs no component: {stage.command}", mend=mend)
+        repair = "write `cmd: python -m components.<stage>`"
+        yield Problem(stage=stage.name, what=f"its command runs no component: {stage.command}", repair=repair)
     elif not (root / stage.component.replace(".", "/") / "__main__.py").is_file():
         place = f"{stage.component.replace('.', '/')}/__main__.py"
-        yield Problem(stage=stage.name, what=f"its component {stage.component} does not exist", mend=f"write {place}")
+        yield Problem(stage=stage.name, what=f"its component {stage.component} does not exist", repair=f"write {place}")
 
 
 def _check_meta(stage: Stage) -> Iterator[Problem]:
-    meta, mend = stage.meta, "mend `meta:` of the stage in dvc.yaml"
+    meta, repair = stage.meta, "correct `meta:` of the stage in dvc.yaml"
     known = {"image", "memory", *_QUANTITIES}
     if missing := sorted(known - set(meta)):
-        yield Problem(stage=stage.name, what=f"meta lacks {', '.join(missing)}", mend=mend)
+        yield Problem(stage=stage.name, what=f"meta lacks {', '.join(missing)}", repair=repair)
     if unknown := sorted(set(meta) - known):
-        yield Problem(stage=stage.name, what=f"meta has unknown keys: {', '.join(unknown)}", mend=mend)
+        yield Problem(stage=stage.name, what=f"meta has unknown keys: {', '.join(unknown)}", repair=repair)
     if "image" in meta and not (isinstance(meta["image"], str) and meta["image"]):
-        yield Problem(stage=stage.name, what=f"meta.image is {meta['image']!r}, not an image's name", mend=mend)
+        yield Problem(stage=stage.name, what=f"meta.image is {meta['image']!r}, not an image's name", repair=repair)
     if "memory" in meta and not _MEMORY.fullmatch(str(meta["memory"])):
-        yield Problem(stage=stage.name, what=f"meta.memory is {meta['memory']!r}, not such as 2Gi or 512Mi", mend=mend)
+        yield Problem(
+            stage=stage.name, what=f"meta.memory is {meta['memory']!r}, not such as 2Gi or 512Mi", repair=repair
+        )
     for key, (kind, least, wanted) in _QUANTITIES.items():
         value = meta.get(key)
         if key in meta and (isinstance(value, bool) or not isinstance(value, kind) or value < least):
-            yield Problem(stage=stage.name, what=f"meta.{key} is {value!r}, not {wanted}", mend=mend)
+            yield Problem(stage=stage.name, what=f"meta.{key} is {value!r}, not {wanted}", repair=repair)
 
 
 def _check_paths(stage: Stage) -> Iterator[Problem]:
@@ -233,9 +235,9 @@ def _check_paths(stage: Stage) -> Iterator[Problem]:
         for path in paths:
             bare = path.strip("'\"")
             if bare.startswith(("/", "~", "../")) or "://" in bare:
-                mend = "name it relative to the checkout; large or foreign files come in by `ingest`"
+                repair = "name it relative to the checkout; large or foreign files come in by `ingest`"
                 yield Problem(
-                    stage=stage.name, what=f"a path in its {kind} leads out of the checkout: {bare}", mend=mend
+                    stage=stage.name, what=f"a path in its {kind} leads out of the checkout: {bare}", repair=repair
                 )
 
 
@@ -316,5 +318,5 @@ def require_sound(graph: Graph) -> None:
             f"The graph breaks {len(problems)} of its rules",
             where=graph.root / "dvc.yaml",
             why=why,
-            next_step="relume pipeline lint --fix, and mend what it leaves",
+            next_step="relume pipeline lint --fix, and correct what it leaves",
         )

@@ -315,7 +315,7 @@ def status(as_json: bool) -> None:
 
 @main.command()
 def doctor() -> None:
-    """Say what is installed, running and missing, with the command that mends each."""
+    """Say what is installed, running and missing, with the command that repairs each."""
     from flows.platform import doctor
 
     findings = doctor.examine(Path(), relume_home())
@@ -491,7 +491,7 @@ def recipes_check(names: tuple[str, ...]) -> None:
     if wrong:
         from relume.errors import ConfigError
 
-        raise ConfigError(f"{wrong} of the recipes' scales have problems", next_step="mend them in recipes/")
+        raise ConfigError(f"{wrong} of the recipes' scales have problems", next_step="correct them in recipes/")
 
 
 @recipes.command("use")

@@ -74,7 +74,7 @@ class Status:
         unfinished: Promotions and rollbacks that were cut short.
         schedule: The deployments of prefect.yaml: `name`, `cron`, and `next`, the next start, `active` while the
             Prefect server has not planned it yet, or None when it does not know of the deployment.
-        problems: What is wrong, as sentences with the command that mends it.
+        problems: What is wrong, as sentences with the command that repairs it.
     """
 
     services: list[ServiceStatus]
@@ -202,13 +202,13 @@ def _product(ledger: Ledger, name: str, served: dict[str, tuple[str | None, bool
 def _problems(products: list[ProductStatus], unfinished: list[LedgerEntry], triton: ServiceStatus) -> list[str]:
     problems = [
         f"{entry.event} {entry.release.model}, begun {entry.time}, was cut short; "
-        "relume serve, relume release or relume rollback sets it right."
+        "relume serve, relume release or relume rollback repairs it."
         for entry in unfinished
     ]
     for product in products:
         if triton.state == "running" and product.champion:
             if product.served != product.champion.model:
-                problems.append(f"{product.product} is not served by its champion; relume up sets it right.")
+                problems.append(f"{product.product} is not served by its champion; relume up repairs it.")
             elif not product.answers:
                 problems.append(f"{product.product} does not answer; relume up loads it again.")
     return problems

@@ -48,11 +48,11 @@ def test_champion_previous_and_refused_candidate(tmp_path, home):
 
 
 def test_an_unfinished_promotion_is_a_problem(tmp_path, home):
-    """A promotion that was cut short is shown with the commands that set it right."""
+    """A promotion that was cut short is shown with the commands that repair it."""
     Ledger(home).append("promoting", A)
     status = read_status(tmp_path, home)
     assert [entry.release for entry in status.unfinished] == [A]
-    assert "relume rollback sets it right" in status.problems[0]
+    assert "relume rollback repairs it" in status.problems[0]
     json.dumps(status.as_json())
 
 
