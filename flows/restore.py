@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.release.ledger import Ledger, Release
+from relume import products
 from relume.errors import ConfigError, ModelMissingError
-from relume.home import relume_home
+from relume.home import default_product, relume_home
 
 if TYPE_CHECKING:
+    from relume.serving.in_process import InProcessRestorer
     from relume.serving.restoration import Restoration
 
 
@@ -47,6 +49,7 @@ def restore_file(
     root: str | Path = ".",
     server: str | None = None,
     product: str | None = None,
+    model: str | Path | None = None,
     level: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RestoredFile:
@@ -55,9 +58,10 @@ def restore_file(
     Args:
         source: Image to restore.
         target: File to write; its suffix chooses the format. It appears whole or not at all.
-        root: The checkout that names the product, and whose model is used before the first release.
-        server: Triton's address; in this process with ONNX Runtime when None.
-        product: The product to restore with; see `default_product` for None.
+        root: The checkout, whose package may hold the champion.
+        server: Triton's address; in this process when None.
+        product: The product to restore with; see `choose`, and with a server `released_product`, for None.
+        model: The folder of a served model or a package, instead of a product.
         level: For an adjustable model, of its kind, such as the sigma of the noise; the model's default when None.
         on_progress: Called with the tiles done and the tiles in all.
 
@@ -75,7 +79,7 @@ def restore_file(
     image = read_image(source)
     notes = [] if image.pixels.dtype == np.uint8 else ["16-bit values were rounded to 8 bits, which the model takes"]
     pixels = to_uint8(image.pixels)
-    with _restorer(server, Path(root), product) as restorer:
+    with _restorer(server, Path(root), product, model) as restorer:
         started = time.perf_counter()
         restoration: Restoration = restorer.restore(pixels, level=level, on_progress=on_progress)
         seconds = time.perf_counter() - started
@@ -85,24 +89,83 @@ def restore_file(
     return RestoredFile(target=Path(target), restoration=restoration, seconds=seconds, notes=tuple(notes))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The model that restores in this process.
+
+    Attributes:
+        name: In results and messages.
+        folder: Its served model.
+        shipped: Whether it came with relume.
+    """
+
+    name: str
+    folder: Path
+    shipped: bool = False
+
+
 @contextlib.contextmanager
-def _restorer(server: str | None, root: Path, product: str | None) -> Iterator[Any]:
-    product = product or default_product(root)
+def _restorer(server: str | None, root: Path, product: str | None, model: str | Path | None) -> Iterator[Any]:
     if server is None:
+        yield _in_process(choose(root, product=product, model=model))
+        return
+    if model is not None:
+        raise ConfigError("A server restores with its own models", where=server, next_step="leave --model out")
+    product = product or released_product(root)
+    if product is None:
+        raise ConfigError("Nothing says which product is meant", where=server, next_step="name it by --product")
+    from relume.serving.triton_client import TritonRestorer
+
+    with TritonRestorer(server, product) as restorer:
+        yield restorer
+
+
+def _in_process(chosen: Chosen) -> "InProcessRestorer":
+    """A released model by the runtime that its parity was proven on, a shipped one or a folder by the fastest."""
+    if not chosen.shipped:
         from relume.serving.onnx_restorer import OnnxRestorer
 
-        release, folder = served_model(root, product)
-        yield OnnxRestorer(folder, release=release)
-    elif product is None:
-        raise ConfigError("Nothing says which product is meant", where=server, next_step="name it by --product")
-    else:
-        from relume.serving.triton_client import TritonRestorer
+        return OnnxRestorer(chosen.folder, release=chosen.name)
+    from relume.serving.openvino_restorer import OpenVinoRestorer, fastest_precision
 
-        with TritonRestorer(server, product) as restorer:
-            yield restorer
+    precision = fastest_precision()
+    return OpenVinoRestorer(chosen.folder, precision=precision, release=f"{chosen.name} (shipped, {precision})")
 
 
-def default_product(root: Path) -> str | None:
+def choose(root: Path, *, product: str | None = None, model: str | Path | None = None) -> Chosen:
+    """The model to use in this process.
+
+    Args:
+        root: The checkout, whose package may hold the champion.
+        product: Its champion, else the shipped model of that name. By default the home's `default_product`, else the
+            shipped `photo`.
+        model: A folder that wins over both: a served model or a package.
+
+    Raises:
+        ModelMissingError: There is no such model or product.
+        ConfigError: `product` and `model` exclude each other, or the home's configuration is not valid.
+    """
+    if model is not None:
+        if product is not None:
+            raise ConfigError("--model and --product exclude each other", next_step="leave one of them out")
+        folder = Path(model)
+        served = next((place for place in (folder, folder / "serving") if (place / "serving.json").is_file()), None)
+        if served is None:
+            raise ModelMissingError(
+                "No served model",
+                where=folder,
+                why="there is no serving.json",
+                next_step="name the folder of a served model or a package, such as models/exported",
+            )
+        return Chosen(name=str(folder), folder=served)
+    home = relume_home(root)
+    product = product or default_product(home)
+    if current := Ledger(home).current(product):
+        return Chosen(name=current.model, folder=_release_folder(root, current))
+    return Chosen(name=product, folder=products.shipped(product) / "serving", shipped=True)
+
+
+def released_product(root: Path) -> str | None:
     """The product of the checkout; outside of one, the product that was released here if it is the only one."""
     if (root / "params.yaml").is_file():
         from flows.release.package import product_of
@@ -110,25 +173,6 @@ def default_product(root: Path) -> str | None:
         return product_of(root)
     released = {entry.release.product for entry in Ledger(relume_home(root)).entries()}
     return released.pop() if len(released) == 1 else None
-
-
-def served_model(root: Path, product: str | None) -> tuple[str, Path]:
-    """The name and the folder of the model to use in this process: the product's release, else the last export.
-
-    Raises:
-        ModelMissingError: There is neither.
-    """
-    current = Ledger(relume_home(root)).current(product) if product else None
-    if current is not None:
-        return current.model, _release_folder(root, current)
-    exported = root / "models" / "exported"
-    if (exported / "serving.json").is_file():
-        return str(exported), exported
-    raise ModelMissingError(
-        "There is no model yet",
-        where=relume_home(root),
-        next_step="make demo, or: relume pipeline run && relume release",
-    )
 
 
 def _release_folder(root: Path, release: Release) -> Path:

@@ -9,17 +9,19 @@ the same command resumes it.
 import argparse
 import datetime
 import resource
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
+from reference.ship import ship
 from relume.files import read_json, sha256_folder, write_json, write_text
 
 PRODUCTS = Path("relume/products")
 RUNS = Path("reference/runs")
+SPLIT = {"validation_fraction": 0.01, "test_fraction": 0.01, "min_validation": 2, "min_test": 1}
 
 
 def main() -> None:
@@ -66,30 +68,36 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None) ->
             "validation_psnr": float(history.strip().splitlines()[-1].split(",")[-1]),
         },
     )
-    target = PRODUCTS / product
-    target.mkdir(parents=True, exist_ok=True)
-    for name in ("model.safetensors", "model.json"):
-        shutil.copyfile(trained / name, target / name)
-    print(f"shipped: {target}, run {number}")
+    ship(trained, PRODUCTS / product)
+    print(f"shipped: {PRODUCTS / product}, run {number}")
 
 
 def configure(product: str, *, share: float, lr: float | None, initial: Path | None) -> dict:
-    """Writes the recipe into params.yaml, with its steps and warm-up shortened, and returns the base's settings."""
+    """Writes recipe.yaml, with the steps and the warm-up shortened, and returns the base model's settings."""
     call("relume", "recipes", "use", product, "--scale", "cpu")
-    path = Path("params.yaml")
-    params = yaml.safe_load(path.read_text())
-    # Benchmark sets test these models; of the photographs, one scene is enough to follow the training.
-    params["curate"] |= {"validation_fraction": 0.01, "test_fraction": 0.01, "min_validation": 2, "min_test": 1}
-    base = params["pretrain"]["bases"][product]
-    for phase in base["phases"]:
-        phase["steps"] = max(1, round(share * phase["steps"]))
-    base["optimizer"]["warmup"] = round(share * base["optimizer"]["warmup"])
-    if lr:
-        base["optimizer"]["lr"] = lr
-    if initial:
-        base["initial"] = {"artifact": str(initial), "sha256": sha256_folder(initial)}
-    write_text(path, yaml.safe_dump(params, sort_keys=False))
-    return base
+    # Benchmark sets test these models; of the photographs, two are enough to follow the training.
+    rewrite("params.yaml", lambda params: params["curate"].update(SPLIT))
+
+    def shorten(recipe: dict) -> None:
+        base = recipe["pretrain"]["bases"][product]
+        for phase in base["phases"]:
+            phase["steps"] = max(1, round(share * phase["steps"]))
+        base["optimizer"]["warmup"] = round(share * base["optimizer"]["warmup"])
+        if lr:
+            base["optimizer"]["lr"] = lr
+        if initial:
+            base["initial"] = {"artifact": str(initial), "sha256": sha256_folder(initial)}
+
+    return rewrite("recipe.yaml", shorten)["pretrain"]["bases"][product]
+
+
+def rewrite(name: str, change: Callable[[dict], None]) -> dict:
+    """Changes a YAML file and returns what it holds."""
+    path = Path(name)
+    value = yaml.safe_load(path.read_text())
+    change(value)
+    write_text(path, yaml.safe_dump(value, sort_keys=False))
+    return value
 
 
 def call(command: str, *arguments: str) -> None:

@@ -45,19 +45,29 @@ def main() -> None:
 @click.argument("source", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="File to write; its suffix chooses the format.")
 @click.option("--server", help="Restore through Triton, HOST:PORT (gRPC) or http://HOST:PORT.")
-@click.option("--product", help="Restore with this product; by default that of params.yaml.")
+@click.option("--product", help="Restore with this product; by default the shipped `photo`.")
+@click.option("--model", type=click.Path(), help="Restore with this served model or package, such as models/exported.")
 @click.option("--level", type=float, help="For an adjustable model: the level, such as the sigma of the noise.")
 @click.option("--strength", type=float, hidden=True)
 def restore(
-    source: str, output: str, server: str | None, product: str | None, level: float | None, strength: float | None
+    source: str,
+    output: str,
+    server: str | None,
+    product: str | None,
+    model: str | None,
+    level: float | None,
+    strength: float | None,
 ) -> None:
     """Restore an image.
 
+    A product is restored with by its champion, or by the model of that name that ships with relume.
+
     \b
     Examples:
-      relume restore noisy.jpg -o clean.png
+      relume restore photo.jpg -o clean.jpg
+      relume restore noisy.png -o clean.png --product denoise
       relume restore noisy.jpg -o clean.png --server 127.0.0.1:8001
-      relume restore noisy.jpg -o clean.png --level 25
+      relume restore noisy.png -o clean.png --product denoise_adjustable --level 25
     """
     from flows.restore import restore_file
 
@@ -72,7 +82,9 @@ def restore(
         if terminal:
             click.echo(f"\r{done}/{total} tiles", nl=done == total, err=True)
 
-    result = restore_file(source, output, server=server, product=product, level=level, on_progress=progress)
+    result = restore_file(
+        source, output, server=server, product=product, model=model, level=level, on_progress=progress
+    )
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(f"{result}{' (default)' if level is None and result.restoration.levels else ''}")

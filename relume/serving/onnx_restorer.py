@@ -1,20 +1,17 @@
 """Restores images in this process with ONNX Runtime, from the very file that Triton serves."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from relume.errors import ModelFormatError
-from relume.serving.levels import choose_level
-from relume.serving.restoration import Restoration
-from relume.serving.served_model import onnx_path, read_serving
-from relume.serving.tiling import restore_tiled
+from relume.serving.in_process import InProcessRestorer
+from relume.serving.served_model import onnx_path
 
 
-class OnnxRestorer:
-    """A served model in this process.
+class OnnxRestorer(InProcessRestorer):
+    """A served model in this process, computed by ONNX Runtime.
 
     Args:
         folder: A served model, such as `models/exported`.
@@ -31,8 +28,7 @@ class OnnxRestorer:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
-        self.serving = read_serving(folder)
-        self.folder, self.release, self._batch = Path(folder), release or str(folder), batch
+        super().__init__(folder, release=release, batch=batch)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.inter_op_num_threads = 1
@@ -68,49 +64,6 @@ class OnnxRestorer:
                 )
 
     def restore_batch(self, tiles_NCHW: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:
-        """Restores tiles in one run.
-
-        Args:
-            tiles_NCHW: uint8 (N, 3, T, T) RGB.
-            levels: float32 (N,), of the model's kind, for an adjustable model, which needs them; None for others.
-
-        Returns:
-            uint8 (N, 3, T, T) RGB.
-        """
+        """See `InProcessRestorer.restore_batch`."""
         inputs = {"image": tiles_NCHW} if levels is None else {"image": tiles_NCHW, "level": levels[:, np.newaxis]}
         return self._session.run(["restored"], inputs)[0]
-
-    def restore(
-        self,
-        image_HWC: np.ndarray,
-        *,
-        level: float | None = None,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> Restoration:
-        """Restores an image.
-
-        Args:
-            image_HWC: uint8 (H, W, 3) RGB of any size.
-            level: For an adjustable model, of its kind; its default when None.
-            on_progress: Called with the tiles done and the tiles in all.
-
-        Raises:
-            ImageError: Not an 8-bit RGB image.
-            ConfigError: `level` is no level of the model's kind, or the model takes none.
-        """
-        chosen = choose_level(level, self.serving.levels, model=self.release)
-
-        def restore_batch(tiles_NCHW: np.ndarray) -> np.ndarray:
-            levels = None if chosen is None else np.full(len(tiles_NCHW), chosen, np.float32)
-            return self.restore_batch(tiles_NCHW, levels)
-
-        image = restore_tiled(
-            image_HWC,
-            restore_batch,
-            tile=self.serving.tile,
-            halo=self.serving.halo,
-            batch=self._batch,
-            in_flight=1,
-            on_progress=on_progress,
-        )
-        return Restoration(image=image, release=self.release, level=chosen, levels=self.serving.levels)

@@ -1,13 +1,13 @@
-"""A picture file restored in this process: the strength that is asked for, and what is said of it."""
+"""An image file restored in this process: which model restores it, at which level, and what is said of both."""
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from flows.release.ledger import Ledger, Release
-from flows.restore import restore_file
+from flows.restore import released_product, restore_file
 from relume.cli import main
-from relume.errors import ConfigError
+from relume.errors import ConfigError, ModelMissingError
 from relume.home import relume_home
 from relume.images import read_image, save_image
 from relume.serving.levels import LevelRange
@@ -37,7 +37,7 @@ def adjustable(checkout):
 @pytest.mark.parametrize(("asked", "level"), [(None, 37.25), (20, 20), (90, 90)])
 def test_level(adjustable, asked, level):
     """The file holds what the model gives at the level, or at its default, which the result states."""
-    result = restore_file("noisy.png", "clean.png", level=asked)
+    result = restore_file("noisy.png", "clean.png", model="models/exported", level=asked)
     assert (result.restoration.release, result.restoration.level) == ("models/exported", level)
     np.testing.assert_array_equal(read_image("clean.png").pixels, convolve(IMAGE, BLUR, level))
     assert [note for note in result.notes if "15 to 75" in note] == list(result.notes)
@@ -47,14 +47,18 @@ def test_level(adjustable, asked, level):
 @pytest.mark.parametrize(("options", "words"), [([], "37.25 (default)"), (["--level", "20"], "20")])
 def test_the_command_states_the_level(adjustable, options, words):
     """The line that is printed ends with the level and its kind, and says when nobody asked for it."""
-    result = CliRunner().invoke(main, ["restore", "noisy.png", "-o", "clean.png", *options])
+    result = CliRunner().invoke(
+        main, ["restore", "noisy.png", "-o", "clean.png", "--model", "models/exported", *options]
+    )
     assert result.exit_code == 0, result.output
     assert result.stdout.endswith(f"by models/exported at sigma {words}\n")
 
 
 def test_the_command_notes_a_level_out_of_the_trained_range(adjustable):
     """It works, and a note names the range."""
-    result = CliRunner().invoke(main, ["restore", "noisy.png", "-o", "clean.png", "--level", "90"])
+    result = CliRunner().invoke(
+        main, ["restore", "noisy.png", "-o", "clean.png", "--model", "models/exported", "--level", "90"]
+    )
     assert result.exit_code == 0, result.output
     assert "note: sigma 90 is outside of 15 to 75" in result.stderr
 
@@ -69,29 +73,51 @@ def released(checkout):
     return package
 
 
-@pytest.mark.parametrize("product", ["clean", "denoise"])
-def test_the_product_is_that_of_the_parameters(checkout, released, product):
-    """The release of the product that params.yaml names restores, whatever its name; without a release, the export."""
-    (checkout / "params.yaml").write_text(f"package: {{product: {product}}}\n")
-    by = restore_file("noisy.png", "clean.png").restoration.release
-    assert by == (released.model if product == "clean" else "models/exported")
-    assert restore_file("noisy.png", "clean.png", product="clean").restoration.release == released.model
+def test_which_model_restores(checkout, released):
+    """A product's champion, whatever its name; without one the shipped model; by default the shipped `photo`."""
+
+    def by(**options):
+        return restore_file("noisy.png", "clean.png", **options).restoration.release
+
+    assert by(product="clean") == released.model
+    assert by().startswith("photo (shipped")
+    assert by(model="models/exported") == "models/exported"
+    assert by(model="package") == "package"
+    (checkout / "home").mkdir(exist_ok=True)
+    (checkout / "home" / "config.yaml").write_text("default_product: clean\n")
+    assert by() == released.model
+    (checkout / "home" / "config.yaml").write_text("default: clean\n")
+    with pytest.raises(ConfigError, match="default_product: NAME"):
+        by()
 
 
-def test_outside_of_a_checkout(released):
-    """The only product that was released here restores; with a second one, or through a server, it must be named."""
-    result = CliRunner().invoke(main, ["restore", "noisy.png", "-o", "clean.png"])
-    assert result.stdout.endswith(f"by {released.model}\n")
-    Ledger(relume_home()).append(
-        "promoted", Release(product="other", package="0" * 64, version="1", model="other-00000000")
-    )
+def test_what_cannot_be_chosen(checkout, released):
+    """An unknown product gets the nearest known name; a folder without a model, or both at once, are refused."""
+    with pytest.raises(ModelMissingError, match="did you mean photo"):
+        restore_file("noisy.png", "clean.png", product="foto")
+    with pytest.raises(ModelMissingError, match=r"no serving\.json"):
+        restore_file("noisy.png", "clean.png", model="home")
+    with pytest.raises(ConfigError, match="exclude each other"):
+        restore_file("noisy.png", "clean.png", model="package", product="clean")
+    with pytest.raises(ConfigError, match="leave --model out"):
+        restore_file("noisy.png", "clean.png", model="package", server="127.0.0.1:1")
+
+
+def test_the_product_of_a_server(checkout, released):
+    """Through a server the product is that of params.yaml, else the only one released here; else it must be named."""
+    assert released_product(checkout) == "clean"
+    (checkout / "params.yaml").write_text("package: {product: other}\n")
+    assert released_product(checkout) == "other"
+    (checkout / "params.yaml").unlink()
+    release = Release(product="other", package="0" * 64, version="1", model="other-00000000")
+    Ledger(relume_home()).append("promoted", release)
     with pytest.raises(ConfigError, match="--product"):
         restore_file("noisy.png", "clean.png", server="127.0.0.1:1")
 
 
 def test_strength_is_the_old_name_of_level(adjustable):
     """`--strength` works with a note that names `--level`; both together are refused."""
-    command = ["restore", "noisy.png", "-o", "clean.png", "--strength", "20"]
+    command = ["restore", "noisy.png", "-o", "clean.png", "--model", "models/exported", "--strength", "20"]
     result = CliRunner().invoke(main, command)
     assert result.stdout.endswith("by models/exported at sigma 20\n")
     assert "--strength is now called --level" in result.stderr
@@ -103,7 +129,7 @@ def test_level_of_a_model_that_takes_none(checkout):
     """It is refused, nothing is written, and without a level the line says nothing of one."""
     write_tiny_model(checkout / "models" / "exported")
     with pytest.raises(ConfigError, match="takes no level: models/exported"):
-        restore_file("noisy.png", "clean.png", level=25)
+        restore_file("noisy.png", "clean.png", model="models/exported", level=25)
     assert not (checkout / "clean.png").exists()
-    result = CliRunner().invoke(main, ["restore", "noisy.png", "-o", "clean.png"])
+    result = CliRunner().invoke(main, ["restore", "noisy.png", "-o", "clean.png", "--model", "models/exported"])
     assert result.stdout.endswith("by models/exported\n")

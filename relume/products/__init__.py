@@ -1,0 +1,39 @@
+"""The models that ship with relume, each a folder here, ready to restore without a registry, a checkout or a GPU.
+
+NAME/model.json, model.safetensors     the model artifact, from which trainings start
+NAME/serving/                          the served model, exported from it
+NAME/README.md                         its card: what it is for, what it was trained on, what it reaches
+"""
+
+import difflib
+from pathlib import Path
+
+from relume.errors import ModelMissingError
+
+FOLDER = Path(__file__).parent
+DEFAULT = "photo"
+
+
+def names() -> list[str]:
+    """The products that ship, sorted."""
+    return sorted(path.parent.parent.name for path in FOLDER.glob("*/serving/serving.json"))
+
+
+def shipped(name: str) -> Path:
+    """The folder of a product that ships: its artifact, and its served model in `serving`.
+
+    Raises:
+        ModelMissingError: None of this name ships.
+    """
+    known = names()
+    if name in known:
+        return FOLDER / name
+    near = difflib.get_close_matches(name, known, n=1)
+    raise ModelMissingError(
+        "No such product",
+        where=name,
+        why=f"did you mean {near[0]}?"
+        if near
+        else "nothing of this name was released here, and none ships with relume",
+        next_step=f"choose one of {', '.join(known)}, or release one: relume pipeline run && relume release",
+    )

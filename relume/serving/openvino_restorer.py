@@ -1,0 +1,70 @@
+"""Restores images in this process with OpenVINO, from the very file that Triton serves; the fastest way on a CPU."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from relume.errors import ModelFormatError
+from relume.serving.in_process import InProcessRestorer
+from relume.serving.served_model import onnx_path
+
+Precision = Literal["f32", "bf16"]
+
+
+def fastest_precision() -> Precision:
+    """bf16 where this CPU computes in it, at about twice the speed of f32."""
+    import openvino
+
+    return "bf16" if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
+class OpenVinoRestorer(InProcessRestorer):
+    """A served model in this process, computed by OpenVINO.
+
+    Args:
+        folder: A served model.
+        precision: `f32` computes what PyTorch computes; `bf16` differs by at most a few 8-bit levels. It is always
+            stated, because OpenVINO takes bf16 by itself on some CPUs and not on others.
+        release: Its name in results and messages; the folder when None.
+        threads: Threads of one run; by default one for each core this process may use.
+        batch: Tiles in one run.
+
+    Raises:
+        ModelMissingError: There is no served model in the folder.
+        ModelFormatError: The ONNX file cannot be read.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        precision: Precision = "f32",
+        release: str | None = None,
+        threads: int | None = None,
+        batch: int = 1,
+    ):
+        import openvino
+
+        super().__init__(folder, release=release, batch=batch)
+        path = onnx_path(folder)
+        try:
+            self._model = openvino.Core().compile_model(
+                path,
+                "CPU",
+                {
+                    "INFERENCE_PRECISION_HINT": precision,
+                    "PERFORMANCE_HINT": "LATENCY",
+                    "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
+                },
+            )
+        except RuntimeError as error:
+            raise ModelFormatError(
+                "OpenVINO cannot read the ONNX file", where=path, why=error, next_step="export the model again"
+            ) from None
+
+    def restore_batch(self, tiles_NCHW: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:
+        """See `InProcessRestorer.restore_batch`."""
+        inputs = {"image": tiles_NCHW} if levels is None else {"image": tiles_NCHW, "level": levels[:, np.newaxis]}
+        return self._model(inputs)["restored"]
