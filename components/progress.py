@@ -1,4 +1,4 @@
-"""How far a step is: one line rewritten on a terminal, else a plain line every few seconds."""
+"""How far a stage is: one line rewritten on a terminal, else a plain line every few seconds."""
 
 import sys
 import time
@@ -7,10 +7,10 @@ _SECONDS = 5.0
 
 
 class Progress:
-    """Prints how many of a step's items are done; call it as `progress("measured", done, total)`.
+    """Prints how many of a stage's items are done; call it as `progress("measured", done, total)`.
 
     Args:
-        name: The step.
+        name: The stage.
     """
 
     def __init__(self, name: str):

@@ -42,7 +42,7 @@ def _client(home: Path) -> Any:
             folder = Path(uri.removeprefix("sqlite:///")).parent
             folder.mkdir(parents=True, exist_ok=True)
             location = (home / "mlflow" / "artifacts").as_uri()
-            # Two steps that start together must not both make the tables of an empty database.
+            # Two stages that start together must not both make the tables of an empty database.
             stack.enter_context(filelock.FileLock(folder / "making-tables.lock"))
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(EXPERIMENT)
@@ -50,7 +50,7 @@ def _client(home: Path) -> Any:
             return client, found.experiment_id
         try:
             return client, client.create_experiment(EXPERIMENT, artifact_location=location)
-        except MlflowException:  # a step on another machine made it between the two calls
+        except MlflowException:  # a stage on another machine made it between the two calls
             found = client.get_experiment_by_name(EXPERIMENT)
             if found is None:
                 raise

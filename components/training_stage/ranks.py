@@ -12,17 +12,17 @@ from relume.files import read_json, write_json
 from relume.params_file import load_section
 from relume.training.config import TrainingSettings
 
-RANK_ERRORS = "RELUME_RANK_ERRORS"  # the folder in which ranks leave their errors for the step that started them
+RANK_ERRORS = "RELUME_RANK_ERRORS"  # the folder in which ranks leave their errors for the process that started them
 
 
 def prepared_processes(main: Callable[[], None]) -> Callable[[], None]:
-    """Lets a training step run as `training.processes` ranks of this machine, started by torchrun.
+    """Lets a training stage run as `training.processes` ranks of this machine, started by torchrun.
 
-    On many machines torchrun is started by hand on each, `torchrun ... -m components.pretrain --base NAME`; a step
-    that finds itself in its process group joins it.
+    On many machines torchrun is started by hand on each, `torchrun ... -m components.pretrain --base NAME`; a
+    component that finds itself in its process group joins it.
 
     Args:
-        main: The step.
+        main: The component's.
 
     Returns:
         What `run_step` is given. An error of a rank is raised here, once and with its exit code; a rank that ended
@@ -70,7 +70,7 @@ def _start_ranks(processes: int) -> None:
 
 
 def _hand_up_errors(main: Callable[[], None], folder: Path) -> None:
-    """Runs the step as a rank. torchrun ends with 1 whatever a rank ends with, so an error goes by a file."""
+    """Runs the component as a rank. torchrun ends with 1 whatever a rank ends with, so an error goes by a file."""
     try:
         main()
     except RelumeError as error:

@@ -48,7 +48,7 @@ def train_stage(
         inputs: Further folders that the training reads, such as its base models.
         indices: The patches that make an epoch; all by default.
     """
-    # Fabric takes a second to import, which steps that train nothing need not wait for.
+    # Fabric takes a second to import, which stages that train nothing need not wait for.
     from relume.training.loop import train
 
     configuration = {
