@@ -2,7 +2,7 @@
 # make test    the tests
 # Set PYTHON to choose an interpreter; pip's own settings (PIP_EXTRA_INDEX_URL and the like) are respected.
 
-.PHONY: demo recording docs test test-all check format setup setup-dev triton clean
+.PHONY: results demo recording docs test test-all check format setup setup-dev triton clean
 
 demo: triton
 	.venv/bin/relume demo
@@ -17,6 +17,10 @@ recording: triton
 # The documents that are generated from the code.
 docs: setup
 	.venv/bin/python -m relume.documents
+
+# The tables of the reference models and their cards, from the shipped weights; SETS is the folder of the benchmark sets.
+results: setup
+	.venv/bin/python -m reference.results --data $(SETS)
 
 # Two workers, one thread each: servers are waited for while networks are computed.
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2

@@ -95,6 +95,19 @@ def _mixture(sigma: float) -> tuple[Step, ...]:
     )
 
 
+def _noise_in_jpeg(quality: int) -> Protocol:
+    def steps(sigma: float) -> tuple[Step, ...]:
+        return GaussianNoise(sigma=(sigma, sigma), clipped=1), Jpeg(quality=(quality, quality))
+
+    return Protocol(
+        name=f"awgn-jpeg{quality}",
+        about=f"Gaussian noise saved as JPEG of quality {quality}, which spreads it over its blocks",
+        parameter="sigma",
+        levels=(15, 25, 50),
+        steps=steps,
+    )
+
+
 MASKED = "as masked image training is tested (arXiv 2303.13132)"
 PROTOCOLS = {
     protocol.name: protocol
@@ -114,6 +127,8 @@ PROTOCOLS = {
             levels=(15, 25, 50),
             steps=lambda sigma: (GaussianNoise(sigma=(sigma, sigma), clipped=1),),
         ),
+        _noise_in_jpeg(85),
+        _noise_in_jpeg(95),
         Protocol(
             name="poisson",
             about=f"Poisson noise times a strength, {MASKED}",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from relume.degradations import downscale_bicubic, upscale_bicubic
+from relume.degradations import compress_jpeg, downscale_bicubic, upscale_bicubic
 from relume.errors import ConfigError
 from relume.evaluation.benchmark.protocols import PROTOCOLS, make_input, parse_protocol
 from relume.evaluation.benchmark.sets import Example
@@ -49,6 +49,14 @@ def test_noise_belongs_to_the_picture_and_scales_with_the_level(photograph):
     np.testing.assert_allclose(at_15 * (50 / 15), at_50, atol=1e-5)
     assert at_50.std() * 255 == pytest.approx(50, rel=0.02)
     assert np.abs(made("awgn", 50, photograph, "other") - clean - at_50).max() > 0.1
+
+
+@pytest.mark.parametrize("quality", [85, 95])
+def test_noise_that_was_saved_as_jpeg(photograph, quality):
+    """The input is the clipped noise of the same picture, through JPEG of the quality in the name."""
+    noisy = made("awgn-clipped", 25, photograph)
+    expected = compress_jpeg(noisy.transpose(2, 0, 1), quality).transpose(1, 2, 0)
+    np.testing.assert_allclose(made(f"awgn-jpeg{quality}", 25, photograph), expected, atol=1e-6)
 
 
 def test_only_the_published_gaussian_protocol_is_unclipped(photograph):

@@ -1,0 +1,69 @@
+"""The models that ship: whole, small, documented, computed alike by every runtime, and worth something."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reference import ship
+from relume import products
+from relume.errors import ModelMissingError
+from relume.files import read_json
+from relume.images import read_image
+from relume.ingestion.debian import read_catalogue
+from relume.metrics import psnr
+from relume.models.artifact import load_card
+from relume.serving.openvino_restorer import OpenVinoRestorer
+from relume.serving.served_model import onnx_path
+
+SETS = Path(__file__).parents[4] / "shared" / "data" / "test"
+POLYU = ("Canon5D2_5_200_3200_fruit_11", "Canon80D_8_8_6400_comproom_13", "Canon600D_4-5_125_1600_book_11")
+
+
+@pytest.mark.parametrize("name", products.names())
+def test_a_product_is_whole_and_small(name):
+    """At most 5 MB of weights; a card that names its photographs; a run on record for these very weights."""
+    folder = products.shipped(name)
+    assert (folder / "model.safetensors").stat().st_size <= 5e6
+    card = (folder / "README.md").read_text()
+    assert all(photograph.title in card for photograph in read_catalogue())
+    runs = sorted((Path(ship.__file__).parent / "runs").glob(f"{name}-*.json"))
+    assert read_json(runs[-1])["data_sha256"] == load_card(folder).provenance["data_sha256"]
+
+
+@pytest.mark.parametrize("name", products.names())
+def test_every_runtime_computes_the_same(name):
+    """ONNX Runtime and OpenVINO in f32 are within one 8-bit level of PyTorch, bf16 within its own limits."""
+    assert set(ship.parity(products.shipped(name))) == set(ship.LIMITS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", products.names())
+def test_the_served_model_is_that_of_the_weights(name, tmp_path):
+    """Exporting the weights again gives the ONNX file that ships, byte for byte."""
+    ship.ship(products.shipped(name), tmp_path / name)
+    assert (
+        onnx_path(tmp_path / name / "serving").read_bytes()
+        == onnx_path(products.FOLDER / name / "serving").read_bytes()
+    )
+
+
+def test_an_unknown_product_names_its_neighbour():
+    """The error names the nearest product and all that there are."""
+    with pytest.raises(ModelMissingError, match="did you mean photo"):
+        products.shipped("fotho")
+
+
+@pytest.mark.skipif(not SETS.is_dir(), reason="the benchmark sets are not on this machine")
+def test_photo_gains_on_real_noise_and_keeps_clean_images():
+    """At least +1 dB in the mean of three PolyU pairs that chose nothing, none lost; clean Kodak images keep 35 dB."""
+    restorer = OpenVinoRestorer(products.shipped("photo") / "serving")
+    gains = []
+    for name in POLYU:
+        noisy, clean = (read_image(SETS / "polyu_dev" / side / f"{name}.jpg").pixels for side in ("noisy", "clean"))
+        gains.append(psnr(restorer.restore(noisy).image, clean) - psnr(noisy, clean))
+    assert min(gains) > 0
+    assert np.mean(gains) > 1
+    for path in sorted((SETS / "kodak24").iterdir())[:3]:
+        clean = read_image(path).pixels
+        assert psnr(restorer.restore(clean).image, clean) > 35
