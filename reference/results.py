@@ -176,8 +176,8 @@ def card(name: str, tables: list[str]) -> str:
             f"- Network: `{model.architecture}` {model.arguments}, {sum(p.numel() for p in network.parameters()):,}"
             " parameters",
             f"- Trained for: {model.trained_for['description']}",
-            f"- Trained by: recipe `{name}`, {sum(run['cpu_minutes'] for run in runs):.0f} CPU minutes in {len(runs)} runs,"
-            f" the last `{runs[-1]['command']}` (reference/runs/)",
+            f"- Trained by: recipe `{name}`, {sum(run['cpu_minutes'] for run in runs):.0f} CPU minutes in"
+            f" {len(runs)} runs, the last `{runs[-1]['command']}` (reference/runs/)",
             "- Weights: Apache License 2.0, as relume; trained only on photographs that allow it, below\n",
             "## Metrics\n",
             *tables,
