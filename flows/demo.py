@@ -103,7 +103,8 @@ Took       {seconds / 60:.1f} minutes; no process was left running
 
 Next
   . .venv/bin/activate
-  relume restore {_short(served["folder"] / "noisy.png", root)} -o clean.png
+  relume restore {_short(served["folder"] / "noisy.png", root)} -o clean.png --product {served["product"]}
+  relume restore MY_PHOTO.jpg -o clean.jpg
   relume pipeline run --source MY_PHOTOS && relume release
   relume up && relume status
 """
