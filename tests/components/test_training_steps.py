@@ -119,7 +119,7 @@ class Checkout:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints of unfinished trainings."""
-        return list((self.folder / "home" / "checkpoints").glob("*.safetensors"))
+        return list((self.folder / "home" / "checkpoints").glob("[!.]*.safetensors"))
 
     def result(self, step: str) -> str:
         """The hash of what a step wrote."""
