@@ -1,4 +1,4 @@
-"""The files of the model families that params.yaml names, found in the registry of a checkout without importing it."""
+"""The files of the model families that the parameters name, found in a checkout's registry without importing it."""
 
 import ast
 from dataclasses import dataclass
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from relume.errors import ConfigError
+from relume.params_file import PARAMS, read_values
 
 REGISTRY = "relume/models/registry.py"
 
 
 @dataclass(frozen=True)
 class Families:
-    """The files of the model families that params.yaml names.
+    """The files of the model families that the parameters name.
 
     Args:
         root: The checkout.
@@ -24,10 +25,7 @@ class Families:
     @cached_property
     def params(self) -> dict[str, Any]:
         """All parameters; empty without params.yaml."""
-        import yaml
-
-        path = self.root / "params.yaml"
-        return (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+        return read_values(self.root).value if (self.root / PARAMS).is_file() else {}
 
     @cached_property
     def bases(self) -> dict[str, set[str]]:
@@ -59,7 +57,7 @@ class Families:
         if module is None:
             raise ConfigError(
                 "Unknown architecture",
-                where=f"params.yaml: {key}={architecture!r}",
+                where=f"{key} = {architecture!r}",
                 why=f"{REGISTRY} does not have it",
                 next_step=f"choose one of: {', '.join(sorted(self._modules))}",
             )

@@ -471,12 +471,12 @@ def recipes_list() -> None:
 
 @recipes.command("show")
 @click.argument("name")
-@click.option("--scale", type=SCALE, help="Show the sections of params.yaml at this scale instead.")
+@click.option("--scale", type=SCALE, help="Show what it sets at this scale instead.")
 def recipes_show(name: str, scale: str | None) -> None:
     """Show one: source, what its publication leaves open, and how much it trains at each scale."""
     from relume.recipes.check import check, render
-    from relume.recipes.params_file import dump
     from relume.recipes.recipe import SCALES, load, resolve
+    from relume.recipes.text import dump
 
     if scale:
         click.echo(dump(resolve(name, scale)), nl=False)
@@ -510,7 +510,7 @@ def recipes_check(names: tuple[str, ...]) -> None:
 @click.argument("name")
 @click.option("--scale", type=SCALE, required=True, help="How large: networks, crops and steps.")
 def recipes_use(name: str, scale: str) -> None:
-    """Write a recipe into params.yaml, and the code that its stages run into dvc.yaml.
+    """Write a recipe as recipe.yaml, and the code that its stages run into dvc.yaml.
 
     \b
     Example:
@@ -526,7 +526,7 @@ def recipes_use(name: str, scale: str) -> None:
         click.echo(change)
     for path in remove_other_bases():
         click.echo(f"{path}: removed, of another recipe; DVC's cache keeps it")
-    click.echo(f"params.yaml: {name} at {scale}, {len(changes)} changes")
+    click.echo(f"recipe.yaml: {name} at {scale}, {len(changes)} changes")
     click.echo(f"dvc.yaml: code deps {'written' if flows.lint.fix() else 'as they were'}")
     click.echo("next    relume pipeline run")
 

@@ -46,13 +46,19 @@ def read_values(root: Path = Path()) -> Values:
     Raises:
         ConfigError: A file cannot be read, or a key stands in both.
     """
+    names = [PARAMS, *([RECIPE] if (root / RECIPE).is_file() else [])]
+    return joined({name: strict_yaml.read(root / name) for name in names})
+
+
+def joined(documents: dict[str, strict_yaml.Document]) -> Values:
+    """The values of several files, by their names.
+
+    Raises:
+        ConfigError: A key stands in two of them.
+    """
     value: dict[str, Any] = {}
     places: dict[Key, str] = {}
-    for name in (PARAMS, RECIPE):
-        path = root / name
-        if name == RECIPE and not path.is_file():
-            continue
-        document = strict_yaml.read(path)
+    for name, document in documents.items():
         here = {keys: f"{name}, line {line}" for keys, line in document.lines.items()}
         value = _joined(value, document.value, (), places, here)
         places = here | places

@@ -41,6 +41,15 @@ def read(path: Path) -> Document:
         content = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError("No such file", where=path, next_step="go to the top of a relume checkout") from None
+    return parse(content, path)
+
+
+def parse(content: bytes, path: Path) -> Document:
+    """Reads what a file holds or will hold.
+
+    Raises:
+        ConfigError: As `read`.
+    """
     try:
         root = yaml.compose(content.decode(), Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:

@@ -14,6 +14,7 @@ from components.training_stage.reporting import reporter, silent
 from relume.files import sha256_folder
 from relume.home import relume_home
 from relume.models.artifact import ModelCard, save_model
+from relume.params_file import PARAMS, RECIPE
 from relume.training.batches import TrainingCrops
 from relume.training.checkpoint import Checkpoint, checkpoint_key
 from relume.training.config import StageSettings, TrainingSettings
@@ -67,7 +68,8 @@ def train_stage(
         if is_first_rank():
             stack.enter_context(checkpoint.lock())
             run = stack.enter_context(StageRun(name, configuration, record=checkpoint.tracked))
-            run.log_text("params.yaml", Path("params.yaml").read_text())
+            for file in filter(Path.is_file, map(Path, (PARAMS, RECIPE))):
+                run.log_text(file.name, file.read_text())
         history = train(
             network,
             crops,

@@ -134,7 +134,9 @@ def _programs() -> Iterator[Finding]:
 
 
 def _checkout(root: Path) -> Finding:
-    missing = [name for name in ("dvc.yaml", "params.yaml", ".dvc/config", ".git") if not (root / name).exists()]
+    missing = [
+        name for name in ("dvc.yaml", "params.yaml", "recipe.yaml", ".dvc/config", ".git") if not (root / name).exists()
+    ]
     return Finding(
         name="checkout",
         ok=not missing,

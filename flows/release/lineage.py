@@ -10,8 +10,9 @@ from flows.dvc_commands import run_dvc
 from flows.release.package import Package
 from flows.run_commit import commit_run
 from relume.errors import UserError
+from relume.params_file import PARAMS, RECIPE, read_values
 
-FILES = ("dvc.lock", "dvc.yaml", "params.yaml", "sources.json")
+FILES = ("dvc.lock", "dvc.yaml", PARAMS, RECIPE, "sources.json")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ def read_lineage(root: Path, package: Package) -> Lineage:
     }
     return Lineage(
         run_commit=commit_run(root, f"package-{package.sha256[:16]}"),
-        params=yaml.safe_load(files["params.yaml"]) | {"outs": outs},
+        params=read_values(root).value | {"outs": outs},
         files=files,
     )
 

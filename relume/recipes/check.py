@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from relume.errors import ConfigError
-from relume.recipes.params_file import MERGED
-from relume.recipes.recipe import FOLDER, Recipe, resolve, shared_keys
+from relume.recipes.recipe import FOLDER, MERGED, Recipe, resolve, shared_keys
 from relume.settings import fields, mentioned, problems, validated
 
 if TYPE_CHECKING:

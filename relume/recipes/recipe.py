@@ -1,6 +1,6 @@
 """Recipes: how each published system is trained, as data, and the one door by which a recipe reaches the graph.
 
-A recipe is a file of the folder `recipes`. It is resolved into the sections of params.yaml that it owns, by merging
+A recipe is a file of the folder `recipes`. It is resolved into recipe.yaml, which stands beside params.yaml, by merging
 four layers, each over the one before: what all recipes share (`defaults.yaml`), that at this scale, the recipe, the
 recipe at this scale. Mappings are merged, everything else is replaced. `relume.recipes.check` builds what it names.
 """
@@ -10,22 +10,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import ValidationError, model_validator
 
 from relume import files, strict_yaml
 from relume.errors import ConfigError
-from relume.recipes.params_file import MERGED, OWNED, differences, with_sections
+from relume.params_file import PARAMS, RECIPE, checked, joined
+from relume.recipes.text import differences, dump
 from relume.settings import Settings, did_you_mean, problems, validated
 
 FOLDER = Path("recipes")
 DEFAULTS = "defaults"
+# Sections that a recipe gives whole, and sections of which it gives the keys that `defaults.yaml` gives.
+OWNED = ("training", "pretrain", "ensemble_head", "mine_hard", "finetune_hard")
+MERGED = ("curate", "evaluate", "export")
+HEADER = """\
+# Written by `relume recipes use`, which replaces this file as a whole and touches no other one. A key stands here or in
+# params.yaml, never in both. Change a value here until the next `use`, or keep it: as a recipe of your own in recipes/.
+"""
 Scale = Literal["demo", "cpu", "gpu", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
 
 class Layers(Settings):
-    """Sections of params.yaml, for all scales and for each.
+    """Sections of recipe.yaml, for all scales and for each.
 
     Attributes:
         common: Sections by name.
@@ -116,7 +123,7 @@ def find(wanted: Sequence[str], folder: Path = FOLDER) -> list[Recipe]:
 
 
 def resolve(name: str, scale: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """The sections of params.yaml that a recipe gives, as plain values.
+    """The sections that a recipe gives, as plain values.
 
     Raises:
         ConfigError: Recipe or scale are unknown, or a section is missing.
@@ -174,38 +181,38 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:
     )
 
 
-def use(name: str, scale: str, params: Path = Path("params.yaml"), folder: Path = FOLDER) -> list[str]:
-    """Writes a recipe into params.yaml, atomically.
-
-    Sections that the recipe does not give stay as they are, to the letter. The section `recipe` says what was used.
+def use(name: str, scale: str, root: Path = Path(), folder: Path = FOLDER) -> list[str]:
+    """Writes recipe.yaml anew, atomically. Its section `recipe` says what was used.
 
     Returns:
         A line for each changed value.
 
     Raises:
-        ConfigError: Recipe or scale are unknown, params.yaml lacks a key that the recipe sets, or its other sections
-            would not keep their meaning; it stays as it was.
+        ConfigError: Recipe or scale are unknown, a key of it stands in params.yaml as well, or the parameters of both
+            files together are refused; recipe.yaml stays as it was.
     """
-    if not params.is_file():
-        raise ConfigError("No parameters", where=params, next_step="go to the top of a relume checkout")
-    resolved = {"recipe": {"name": name, "scale": scale}} | resolve(name, scale, folder)
-    before = params.read_text()
-    after = with_sections(before, resolved)
-    changes = list(differences(yaml.safe_load(before), yaml.safe_load(after)))
-    files.write_text(params, after)
-    return changes
+    from relume.params import Params
+
+    path = root / RECIPE
+    text = HEADER + dump({"recipe": {"name": name, "scale": scale}} | resolve(name, scale, folder))
+    before = strict_yaml.read(path).value if path.is_file() else {}
+    after = strict_yaml.parse(text.encode(), path)
+    values = joined({PARAMS: strict_yaml.read(root / PARAMS), RECIPE: after})
+    checked(Params, values.value, values)
+    files.write_text(path, text)
+    return list(differences(before, after.value))
 
 
-def remove_other_bases(params: Path = Path("params.yaml"), folder: Path = Path("models/bases")) -> list[Path]:
-    """Removes base models that params.yaml does not name, which the stages after them would take for theirs.
+def remove_other_bases(root: Path = Path()) -> list[Path]:
+    """Removes base models that recipe.yaml does not name, which the stages after them would take for theirs.
 
     They are outs of stages that the graph no longer has: DVC keeps them in its cache, but does not take them away.
 
     Returns:
         The folders that are gone.
     """
-    bases = yaml.safe_load(params.read_text())["pretrain"]["bases"]
-    others = sorted(path for path in folder.glob("*") if path.is_dir() and path.name not in bases)
+    bases = strict_yaml.read(root / RECIPE).value["pretrain"]["bases"]
+    others = sorted(path for path in (root / "models/bases").glob("*") if path.is_dir() and path.name not in bases)
     for path in others:
         shutil.rmtree(path)
     return others

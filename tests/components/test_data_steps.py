@@ -19,8 +19,8 @@ CHECKOUT = Path(__file__).parents[2]
 @pytest.fixture
 def workspace(tmp_path):
     """A folder with the checkout's params and the built-in photographs as sources."""
-    shutil.copy(CHECKOUT / "params.yaml", tmp_path)
-    shutil.copy(CHECKOUT / "sources.json", tmp_path)
+    for name in ("params.yaml", "recipe.yaml", "sources.json"):
+        shutil.copy(CHECKOUT / name, tmp_path)
     return tmp_path
 
 

@@ -29,7 +29,7 @@ def run_recipe(folder: Path, name: str, *, steps: int | None) -> None:
     """
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     for section, value in resolve(name, "demo", ROOT / "recipes").items():
-        params[section] = params[section] | value if section in ("curate", "evaluate", "export") else value
+        params[section] = params.get(section, {}) | value
     stages = [*params["pretrain"]["bases"].values(), params["ensemble_head"], params["finetune_hard"]]
     for stage in stages if steps else ():
         for phase in stage["phases"]:

@@ -46,7 +46,7 @@ def test_a_used_recipe_leaves_a_sound_graph(relume_in, clone, name):
     assert result.exit_code == 0, result.output
     assert result.output.endswith("next    relume pipeline run\n")
     assert len(result.output.splitlines()) <= 40
-    params = yaml.safe_load((clone / "params.yaml").read_text())
+    params = yaml.safe_load((clone / "recipe.yaml").read_text())
     resolved = resolve(name, "demo", clone / "recipes")
     assert params["recipe"] == {"name": name, "scale": "demo"}
     assert params["pretrain"] == resolved["pretrain"]
@@ -58,12 +58,12 @@ def test_a_used_recipe_leaves_a_sound_graph(relume_in, clone, name):
 
 
 def test_a_recipe_used_again_changes_nothing(relume_in, clone):
-    """The second time, params.yaml and dvc.yaml are as they were, and it says so."""
+    """The second time, recipe.yaml and dvc.yaml are as they were, and it says so."""
     relume_in("use", "masked", "--scale", "cpu")
-    before = [(clone / name).read_bytes() for name in ("params.yaml", "dvc.yaml")]
+    before = [(clone / name).read_bytes() for name in ("recipe.yaml", "dvc.yaml")]
     result = relume_in("use", "masked", "--scale", "cpu")
-    assert "params.yaml: masked at cpu, 0 changes\ndvc.yaml: code deps as they were" in result.output
-    assert [(clone / name).read_bytes() for name in ("params.yaml", "dvc.yaml")] == before
+    assert "recipe.yaml: masked at cpu, 0 changes\ndvc.yaml: code deps as they were" in result.output
+    assert [(clone / name).read_bytes() for name in ("recipe.yaml", "dvc.yaml")] == before
 
 
 def test_base_models_of_another_recipe_are_removed(relume_in, clone):
@@ -77,7 +77,7 @@ def test_base_models_of_another_recipe_are_removed(relume_in, clone):
 
 def test_a_recipe_with_problems_is_not_used(relume_in, clone):
     """Nothing is written, and the problem is named."""
-    recipe, before = clone / "recipes" / "nafnet.yaml", (clone / "params.yaml").read_bytes()
+    recipe, before = clone / "recipes" / "nafnet.yaml", (clone / "recipe.yaml").read_bytes()
     text = recipe.read_text()
     recipe.write_text(text.replace("patch: 48", "patch: 50"))
     result = relume_in("use", "nafnet", "--scale", "demo")
@@ -86,7 +86,7 @@ def test_a_recipe_with_problems_is_not_used(relume_in, clone):
     assert (result.exit_code, checked.exit_code) == (2, 2)
     assert "patch 50 is no multiple of the network's 4" in result.output
     assert "    pretrain@nafnet: phase 1: patch 50" in checked.output
-    assert (clone / "params.yaml").read_bytes() == before
+    assert (clone / "recipe.yaml").read_bytes() == before
 
 
 def test_the_list_names_every_recipe(relume_in):
@@ -106,7 +106,7 @@ def test_a_family_is_checked_together(relume_in):
 
 
 def test_show_gives_the_sheet_or_the_resolved_sections(relume_in):
-    """Without a scale what is open and how much is trained, with one what would stand in params.yaml."""
+    """Without a scale what is open and how much is trained, with one what would stand in recipe.yaml."""
     assert "open: start of the biases" in relume_in("show", "alwaysu").output
     shown = yaml.safe_load(relume_in("show", "alwaysu", "--scale", "full").output)
     assert shown == resolve("alwaysu", "full", ROOT / "recipes")

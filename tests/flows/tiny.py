@@ -13,6 +13,10 @@ from tests.flows.toy import Toy
 # Sizes only: every stage does what it does at demo scale.
 OVERLAY: dict[str, Any] = {
     "validate": {"min_train_patches": 10},
+    "evaluate": {"threads": 1},
+    "export": {"threads": 1, "sizes": [[192, 192]]},
+}
+RECIPE_OVERLAY: dict[str, Any] = {
     "curate": {"stride": 192},
     "training": {"validations": 1},
     "pretrain": {
@@ -36,8 +40,7 @@ OVERLAY: dict[str, Any] = {
     },
     "mine_hard": {"draws": 1},
     "finetune_hard": {"optimizer": {"warmup": 1}, "phases": [{"steps": 3, "patch": 32, "batch": 2}]},
-    "evaluate": {"threads": 1, "sigmas": [50]},
-    "export": {"threads": 1, "sizes": [[192, 192]]},
+    "evaluate": {"sigmas": [50]},
 }
 
 
@@ -57,8 +60,9 @@ def make_tiny(root: Path, home: Path) -> Toy:
         if (source / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, root / name)
-    params = yaml.safe_load((root / "params.yaml").read_text())
-    (root / "params.yaml").write_text(yaml.safe_dump(overlaid(params, OVERLAY), sort_keys=False))
+    for name, overlay in (("params.yaml", OVERLAY), ("recipe.yaml", RECIPE_OVERLAY)):
+        params = yaml.safe_load((root / name).read_text())
+        (root / name).write_text(yaml.safe_dump(overlaid(params, overlay), sort_keys=False))
     home.mkdir(parents=True)
     tiny = Toy(root, home)
     tiny.shell("git", "init", "--quiet", "--initial-branch", "main")

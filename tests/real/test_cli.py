@@ -136,7 +136,8 @@ def test_scanning_a_folder_lists_its_photographs(relume):
 
 def test_nothing_to_release_report_or_roll_back(relume):
     """Before the pipeline ran, each says which command to run first."""
-    (relume.folder / "params.yaml").write_text((Path(__file__).parents[2] / "params.yaml").read_text())
+    for name in ("params.yaml", "recipe.yaml"):
+        (relume.folder / name).write_text((Path(__file__).parents[2] / name).read_text())
     refused(relume("release"), 2, "relume pipeline run")
     refused(relume("report"), 2, "relume pipeline run")
     refused(relume("rollback"), 2, "relume release")

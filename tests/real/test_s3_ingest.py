@@ -70,7 +70,8 @@ def test_the_listing_goes_on_over_pages(bucket):
 def test_ingest_takes_photographs_from_a_prefix(bucket, tmp_path):
     """The step, run as DVC runs it, makes photographs of what the bucket holds and quarantines the empty one."""
     write_sources(["s3://photos/raw"], tmp_path / "sources.json")
-    (tmp_path / "params.yaml").write_text((CHECKOUT / "params.yaml").read_text())
+    for name in ("params.yaml", "recipe.yaml"):
+        (tmp_path / name).write_text((CHECKOUT / name).read_text())
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     done = subprocess.run(
         [sys.executable, "-m", "components.ingest"], cwd=tmp_path, env=environment, capture_output=True, text=True

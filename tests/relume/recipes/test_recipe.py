@@ -10,40 +10,14 @@ import yaml
 
 import relume
 from relume.errors import ConfigError
+from relume.params import UsedRecipe, load_params
+from relume.params_file import PARAMS, RECIPE
 from relume.recipes.check import check, render
-from relume.recipes.params_file import MERGED, OWNED, with_sections
 from relume.recipes.recipe import SCALES, find, load, merged, names, resolve, use
 
 ROOT = Path(relume.__file__).parents[1]
 FOLDER = ROOT / "recipes"
 NAMES = names(FOLDER)
-PARAMS = """\
-# knobs
-ingest:
-  min_side: 64     # pixels
-
-curate:            # of photographs
-  max_side: null
-  patch: 128       # pixels
-  stride: 96
-  min_sharpness: 30.0
-  max_flat_fraction: 0.6
-# shared by the stages
-training: {seed: 1, gone: true}
-pretrain:
-  bases:
-    old: {architecture: nafnet}
-ensemble_head: {loss: l1}
-mine_hard: {draws: 9} # patches
-finetune_hard: {loss: l1}
-evaluate: {seed: 7, sigmas: [25], tile: 64, halo: 8}
-export:
-  tile: 64
-  halo: 8          # context
-release:
-  product: denoise # its name
-# the end
-"""
 checked = functools.cache(lambda name, scale: check(name, scale, FOLDER))
 
 
@@ -290,24 +264,11 @@ def test_the_hypernetwork_is_as_published(name, levels, level, parameters):
     assert sizes(name) == {"pretrain@hyperres": (parameters, parameters)}
 
 
-def test_params_hold_the_recipe_that_they_name():
-    """The tracked params.yaml means what its recipe resolves to: at first ours, at demo scale."""
-    from relume.training.config import BaseModelSettings, TrainingSettings
-    from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
-
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    used = params.get("recipe", {"name": "ensemble", "scale": "demo"})
-    resolved = resolve(used["name"], used["scale"], FOLDER)
-    models = {"training": TrainingSettings, "ensemble_head": EnsembleHeadSettings, "mine_hard": MiningSettings}
-    for section, model in (models | {"finetune_hard": FinetuneSettings}).items():
-        assert model.model_validate(params[section]) == model.model_validate(resolved[section])
-    bases = [
-        {name: BaseModelSettings.model_validate(base) for name, base in sections["pretrain"]["bases"].items()}
-        for sections in (params, resolved)
-    ]
-    assert bases[0] == bases[1]
-    for section in MERGED:
-        assert params[section].items() >= resolved[section].items()
+def test_the_tracked_recipe_is_the_one_that_it_names():
+    """recipe.yaml is what `relume recipes use` writes: at first ours, at demo scale."""
+    written = yaml.safe_load((ROOT / RECIPE).read_text())
+    used = written.pop("recipe")
+    assert written == resolve(used["name"], used["scale"], FOLDER)
 
 
 def test_merging_replaces_all_but_mappings():
@@ -328,68 +289,51 @@ def test_a_layer_goes_over_the_one_before(tmp_path):
     assert resolve("nafnet", "full", tmp_path)["training"]["precision"] == "16-mixed"
 
 
+@pytest.fixture
+def root(tmp_path):
+    """A folder with the user's parameters of this checkout."""
+    shutil.copy(ROOT / PARAMS, tmp_path)
+    return tmp_path
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_params_do_not_remember_what_was_used_before(name):
-    """A recipe gives the same text however often, and whatever was used before it."""
+def test_use_writes_what_a_recipe_gives_and_nothing_of_another(root, name):
+    """recipe.yaml is the same whatever was used before, params.yaml keeps its bytes, and both together are sound."""
+    before = (root / PARAMS).read_bytes()
+    use("snucv", "full", root, FOLDER)
     for scale in SCALES:
-        sections = resolve(name, scale, FOLDER)
-        fresh = with_sections(PARAMS, sections)
-        assert with_sections(fresh, sections) == fresh
-        after = with_sections(with_sections(PARAMS, resolve("snucv", "full", FOLDER)), sections)
-        assert yaml.safe_load(after) == yaml.safe_load(fresh)
-        written = yaml.safe_load(fresh)
-        for section in OWNED:
-            assert written[section] == sections[section]
-        for section in MERGED:
-            assert written[section].items() >= sections[section].items()
+        use(name, scale, root, FOLDER)
+        written = yaml.safe_load((root / RECIPE).read_text())
+        assert written == {"recipe": {"name": name, "scale": scale}} | resolve(name, scale, FOLDER)
+        assert load_params(root).recipe == UsedRecipe(name=name, scale=scale)
+    assert (root / PARAMS).read_bytes() == before
 
 
-def test_what_a_recipe_does_not_give_stays_to_the_letter(tmp_path):
-    """Other sections, comments and other keys of merged sections are as they were."""
-    params = tmp_path / "params.yaml"
-    params.write_text(PARAMS)
-    changes = use("srcb", "full", params, FOLDER)
-    after = params.read_text()
-    assert "# knobs\ningest:\n  min_side: 64     # pixels\n\ncurate:            # of photographs\n" in after
-    assert "  patch: 768       # pixels\n  stride: 576\n  min_sharpness: 30.0\n" in after
-    assert "\nrecipe: {name: srcb, scale: full}\n# shared by the stages\ntraining:\n" in after
-    assert after.endswith("release:\n  product: denoise # its name\n# the end\n")
-    assert "  halo: 32         # context\n" in after
-    assert "gone" not in after
-    assert "old" not in yaml.safe_load(after)["pretrain"]["bases"]
+def test_use_tells_what_changed(root):
+    """A line for each value, and none when the same recipe is used again."""
+    use("ensemble", "demo", root, FOLDER)
+    changes = use("srcb", "full", root, FOLDER)
     assert "curate.patch  128 -> 768" in changes
-    assert use("srcb", "full", params, FOLDER) == []
+    assert use("srcb", "full", root, FOLDER) == []
 
 
-@pytest.mark.parametrize("key", ["my-own", "'my own'"])
-def test_a_section_of_ones_own_outlives_use(tmp_path, key):
-    """Below a section that the recipe replaces, in a file with a document's marker."""
-    params = tmp_path / "params.yaml"
-    own = f"# mine\n{key}: {{a: 1}}\n"
-    params.write_text(f"---\n{PARAMS}".replace("mine_hard:", f"{own}mine_hard:"))
-    use("srcb", "full", params, FOLDER)
-    assert params.read_text().startswith("---\n# knobs\n")
-    assert f"\n{own}mine_hard:" in params.read_text()
-
-
-def test_params_that_cannot_be_edited_stay_as_they_are(tmp_path):
-    """A section of one's own that refers to one that the recipe replaces is an error, and nothing is written."""
-    params = tmp_path / "params.yaml"
-    before = PARAMS.replace("training: {", "training: &mine {") + "mine: *mine\n"
-    params.write_text(before)
-    with pytest.raises(ConfigError, match="undefined alias 'mine'"):
-        use("srcb", "full", params, FOLDER)
-    assert params.read_text() == before
-
-
-def test_a_key_that_params_lack_is_not_added(tmp_path):
-    """A step would refuse it; so the recipe is, and the file stays as it was."""
-    params = tmp_path / "params.yaml"
-    params.write_text(PARAMS.replace("  halo: 8          # context\n", ""))
-    before = params.read_text()
-    with pytest.raises(ConfigError, match=r"export\.halo"):
-        use("srcb", "full", params, FOLDER)
-    assert params.read_text() == before
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("training: {seed: 8}\n", r"training\.seed\n  why:  params\.yaml, line \d+ and recipe\.yaml, line \d+"),
+        ("releases: {}\n", "releases is unknown; did you mean release"),
+        ("release: {}\n", "the key release stands twice"),
+    ],
+)
+def test_a_recipe_that_the_parameters_refuse_is_not_used(root, text, said):
+    """A key of the recipe in params.yaml, or a mistake there: recipe.yaml stays as it was."""
+    use("ensemble", "demo", root, FOLDER)
+    before = (root / RECIPE).read_bytes()
+    with open(root / PARAMS, "a") as file:
+        file.write(text)
+    with pytest.raises(ConfigError, match=said):
+        use("srcb", "full", root, FOLDER)
+    assert (root / RECIPE).read_bytes() == before
 
 
 @pytest.mark.parametrize(
