@@ -57,7 +57,7 @@ class Families:
         if module is None:
             raise ConfigError(
                 "Unknown architecture",
-                where=f"{key} = {architecture!r}",
+                where=f"{key}={architecture!r}",
                 why=f"{REGISTRY} does not have it",
                 next_step=f"choose one of: {', '.join(sorted(self._modules))}",
             )

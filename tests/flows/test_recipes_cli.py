@@ -85,7 +85,7 @@ def test_a_recipe_with_problems_is_not_used(relume_in, clone):
     recipe.write_text(text)
     assert (result.exit_code, checked.exit_code) == (2, 2)
     assert "patch 50 is no multiple of the network's 4" in result.output
-    assert "    pretrain@nafnet: phase 1: patch 50" in checked.output
+    assert "    pretrain@nafnet: The crops of a phase do not fit the network: phases[0].patch: 50" in checked.output
     assert (clone / "recipe.yaml").read_bytes() == before
 
 
