@@ -1,4 +1,4 @@
-"""Which photographs show the same scene, found in the pixels: copies, crops, bursts, stereo pairs.
+"""Which photographs show the same scene, found in the pixels: copies, crops, bursts, stereo pairs, turned or mirrored.
 
 Every photograph is compared with its nearest neighbours, by thumbnail, which finds copies and bursts,
 and by visual words, which finds crops and other views. A pair shows one scene when enough of its SIFT
@@ -118,14 +118,17 @@ def find_scenes(
 
 
 def _candidates(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
-    """Pairs of near neighbours, each once, with the correlation of their thumbnails."""
+    """Pairs of near neighbours, each once, with the highest correlation of their thumbnails, turned or mirrored."""
     if len(fingerprints) < 2:
         return []
     thumbnails = np.stack([fingerprint.thumbnail for fingerprint in fingerprints])
+    turned = [np.stack([_turned(thumbnail, mode) for thumbnail in thumbnails]) for mode in range(8)]
+    words = _word_vectors(fingerprints, [fingerprint.descriptors for fingerprint in fingerprints])
+    mirrored_words = _word_vectors(fingerprints, [_mirrored(fingerprint.descriptors) for fingerprint in fingerprints])
     pairs = set()
-    for vectors in (thumbnails, _word_vectors(fingerprints)):
+    for vectors, versions in ((thumbnails, turned), (words, [words, mirrored_words])):
         for start in range(0, len(vectors), 1024):
-            similarity = vectors[start : start + 1024] @ vectors.T
+            similarity = np.max([vectors[start : start + 1024] @ version.T for version in versions], axis=0)
             similarity[np.arange(len(similarity)), start + np.arange(len(similarity))] = -2.0  # not with itself
             nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : min(_NEIGHBOURS, len(vectors) - 1)]
             pairs |= {
@@ -133,11 +136,31 @@ def _candidates(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int, flo
                 for row, others in enumerate(nearest)
                 for other in others.tolist()
             }
-    return [(first, second, float(thumbnails[first] @ thumbnails[second])) for first, second in sorted(pairs)]
+    return [
+        (first, second, max(float(thumbnails[first] @ version[second]) for version in turned))
+        for first, second in sorted(pairs)
+    ]
 
 
-def _word_vectors(fingerprints: Sequence[Fingerprint]) -> np.ndarray:
+def _turned(thumbnail: np.ndarray, mode: int) -> np.ndarray:
+    """A flattened thumbnail in one of its eight orientations; 0 leaves it as it is."""
+    square = np.rot90(thumbnail.reshape(_THUMBNAIL, _THUMBNAIL), mode % 4)
+    return (square[:, ::-1] if mode >= 4 else square).ravel()
+
+
+def _mirrored(descriptors: np.ndarray) -> np.ndarray:
+    """What SIFT describes at the same places of the mirrored photograph: the cells across the keypoint's direction in
+    reverse order, each with its angles negated. (N, 128) to (N, 128)."""
+    cells = descriptors.reshape(-1, 4, 4, 8)[:, ::-1]
+    return np.ascontiguousarray(cells[..., -np.arange(8) % 8]).reshape(-1, 128)
+
+
+def _word_vectors(fingerprints: Sequence[Fingerprint], described: Sequence[np.ndarray]) -> np.ndarray:
     """Describes each photograph by how often it holds each visual word, weighted by how rare the word is.
+
+    Args:
+        fingerprints: Of all photographs, from which the words are taken.
+        described: The descriptors of each photograph, or of its mirror image.
 
     The words are descriptors drawn evenly from all photographs, which serves to find candidates as
     well as clusters would and needs no training.
@@ -156,8 +179,8 @@ def _word_vectors(fingerprints: Sequence[Fingerprint]) -> np.ndarray:
         np.stack([fingerprints[owner].descriptors[at - ends[owner]] for owner, at in zip(owners, drawn, strict=True)])
     )
     counts = np.zeros((len(fingerprints), len(words)), np.float32)
-    for row, fingerprint in zip(counts, fingerprints, strict=True):
-        nearest = (_root(fingerprint.descriptors) @ words.T).argmax(axis=1)
+    for row, descriptors in zip(counts, described, strict=True):
+        nearest = (_root(descriptors) @ words.T).argmax(axis=1)
         row += np.bincount(nearest, minlength=len(words))
     rarity = np.log(len(counts) / np.maximum((counts > 0).sum(axis=0), 1))
     vectors = np.sqrt(counts) * rarity.astype(np.float32)
@@ -171,12 +194,22 @@ def _root(descriptors: np.ndarray) -> np.ndarray:
 
 
 def same_scene(a: Fingerprint, b: Fingerprint) -> bool:
-    """Whether two photographs show one scene, which turning one of them does not hide, but mirroring it does."""
+    """Whether two photographs show one scene, which turning or mirroring one of them does not hide."""
+    if min(len(a.points), len(b.points)) < _MIN_INLIERS:
+        correlation = max(float(a.thumbnail @ _turned(b.thumbnail, mode)) for mode in range(8))
+        return correlation >= _NEAR_DUPLICATE_WITHOUT_KEYPOINTS
+    # A homography may mirror, so that only the descriptors need to be.
+    return any(
+        _agree(a.points, a.descriptors, b.points, descriptors)
+        for descriptors in (b.descriptors, _mirrored(b.descriptors))
+    )
+
+
+def _agree(points_a: np.ndarray, descriptors_a: np.ndarray, points_b: np.ndarray, descriptors_b: np.ndarray) -> bool:
+    """Whether enough matches agree on one homography."""
     import cv2
 
-    if min(len(a.points), len(b.points)) < _MIN_INLIERS:
-        return float(a.thumbnail @ b.thumbnail) >= _NEAR_DUPLICATE_WITHOUT_KEYPOINTS
-    from_a, from_b = a.descriptors.astype(np.float32), b.descriptors.astype(np.float32)
+    from_a, from_b = descriptors_a.astype(np.float32), descriptors_b.astype(np.float32)
     # Squared distances are whole numbers below 2**24, so float32 holds them exactly on every machine.
     distances = (from_a**2).sum(axis=1)[:, None] + (from_b**2).sum(axis=1) - 2 * from_a @ from_b.T
     rows = np.arange(len(distances))
@@ -186,7 +219,7 @@ def same_scene(a: Fingerprint, b: Fingerprint) -> bool:
     good = nearest < _RATIO**2 * distances.min(axis=1)
     if good.sum() < _MIN_INLIERS:
         return False
-    from_points, to_points = a.points[good], b.points[best[good]]
+    from_points, to_points = points_a[good], points_b[best[good]]
     _, mask = cv2.findHomography(from_points, to_points, cv2.RANSAC, _REPROJECTION)
     if mask is None:
         return False

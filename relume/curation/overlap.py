@@ -54,17 +54,16 @@ def find_overlaps(
     Takes about 20 ms for each megapixel of training and each test image, on two cores.
     """
     hashes = [sha256_file(test) for test in tests]
-    # SIFT finds what was turned, not what was mirrored.
-    both_hands = list(map_in_order(lambda test: [fingerprint(view) for view in _both_hands(_pixels(test))], tests))
+    prints = list(map_in_order(lambda test: fingerprint(_pixels(test)), tests))
     overlaps = []
     for done, photograph in enumerate(training, start=1):
         digest = sha256_file(photograph)
         views = list(map_in_order(fingerprint, _views(_pixels(photograph))))
 
-        def shows(test: Sequence[Fingerprint], views: Sequence[Fingerprint] = views) -> bool:
-            return any(same_scene(view, hand) for view in views for hand in test)
+        def shows(test: Fingerprint, views: Sequence[Fingerprint] = views) -> bool:
+            return any(same_scene(view, test) for view in views)
 
-        for test, hash_, same in zip(tests, hashes, map_in_order(shows, both_hands), strict=True):
+        for test, hash_, same in zip(tests, hashes, map_in_order(shows, prints), strict=True):
             if same or hash_ == digest:
                 overlaps.append(Overlap(training=photograph, test=test, same_file=hash_ == digest))
         progress(done, len(training))
@@ -73,10 +72,6 @@ def find_overlaps(
 
 def _pixels(path: Path) -> np.ndarray:
     return to_uint8(read_image(path).pixels)
-
-
-def _both_hands(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return pixels, np.ascontiguousarray(pixels[:, ::-1])
 
 
 def _views(pixels: np.ndarray) -> Iterator[np.ndarray]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import boto3
 from botocore.config import Config
@@ -41,7 +42,7 @@ class ObjectStore:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def client(self):
+    def client(self) -> Any:
         """A boto3 client that does not use relume's code."""
         return boto3.client(
             "s3",
@@ -117,15 +118,15 @@ class CuttingProxy:
         self.endpoint = f"http://127.0.0.1:{self._server.getsockname()[1]}"
         self._threads: list[threading.Thread] = []
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._threads.append(threading.Thread(target=self._accept, daemon=True))
         self._threads[0].start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._server.close()
 
-    def _accept(self):
+    def _accept(self) -> None:
         while True:
             try:
                 client, _ = self._server.accept()
@@ -138,7 +139,7 @@ class CuttingProxy:
             threading.Thread(target=self._pump, args=(target, client, limit), daemon=True).start()
 
     @staticmethod
-    def _pump(source, sink, limit):
+    def _pump(source: socket.socket, sink: socket.socket, limit: int | None) -> None:
         sent = 0
         with contextlib.suppress(OSError):
             while chunk := source.recv(16384 if limit is None else min(16384, limit - sent)):
