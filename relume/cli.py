@@ -38,7 +38,7 @@ Examples:
 )
 @click.version_option(__version__, prog_name="relume")
 def main() -> None:
-    """From photographs to a restoration service that can be trusted, and back by one command."""
+    """Train, evaluate, release and serve image-restoration models."""
 
 
 @main.command()
@@ -60,21 +60,20 @@ def restore(
 ) -> None:
     """Restore an image.
 
-    A product is restored with by its champion, or by the model of that name that ships with relume.
+    Uses the product's champion or, if nothing was released, the model of that name that ships with relume.
 
     \b
     Examples:
       relume restore photo.jpg -o clean.jpg
       relume restore noisy.png -o clean.png --product denoise
       relume restore noisy.jpg -o clean.png --server 127.0.0.1:8001
-      relume restore noisy.png -o clean.png --product denoise_adjustable --level 25
     """
     from flows.restore import restore_file
 
     if strength is not None:
-        click.echo("note: --strength is now called --level; the next version of relume takes --level alone", err=True)
+        click.echo("note: --strength is now called --level; the next version of relume accepts only --level", err=True)
         if level is not None:
-            raise click.UsageError("give --level alone")
+            raise click.UsageError("use --level, not both")
         level = strength
     terminal = sys.stderr.isatty()
 
@@ -92,13 +91,13 @@ def restore(
 
 @main.group()
 def data() -> None:
-    """List the photographs that the graph starts from; copy what was made of them to where trainings are."""
+    """List source photographs, fetch and check datasets, upload curated data."""
 
 
 @data.command("scan")
 @click.argument("sources", nargs=-1)
 def data_scan(sources: tuple[str, ...]) -> None:
-    """List SOURCES into sources.json; without any, those that it names already.
+    """Scan SOURCES and write sources.json. Without SOURCES, rescan those already listed.
 
     \b
     Examples:
@@ -113,7 +112,7 @@ def data_scan(sources: tuple[str, ...]) -> None:
 @data.command("upload")
 @click.argument("address")
 def data_upload(address: str) -> None:
-    """Copy data/curated to ADDRESS, for trainings on other machines: `training.patches` in params.yaml names it.
+    """Copy data/curated to ADDRESS, for training on other machines; set `training.patches` to ADDRESS.
 
     \b
     Examples:
@@ -327,7 +326,7 @@ def status(as_json: bool) -> None:
 
 @main.command()
 def doctor() -> None:
-    """Say what is installed, running and missing, with the command that repairs each."""
+    """Check the installation and print a fix for each problem."""
     from flows.platform import doctor
 
     findings = doctor.examine(Path(), relume_home())
@@ -337,7 +336,7 @@ def doctor() -> None:
 
 @main.command()
 def demo() -> None:
-    """Run the main job on the built-in photographs: the graph, a release, a picture through Triton, a report."""
+    """Run the full pipeline on the built-in photographs, from data to a served model and a report."""
     from flows.demo import run_demo
 
     run_demo(Path(), relume_home())
@@ -354,19 +353,25 @@ def report(output: str | None) -> None:
 
 @main.command()
 @click.argument("models", nargs=-1, metavar="MODEL...")
-@click.option("--set", "sets", multiple=True, metavar="NAME|FOLDER", help="A set of --list, or your own pictures.")
+@click.option(
+    "--set", "sets", multiple=True, metavar="NAME|FOLDER", help="A set of --list, or a folder of your own images."
+)
 @click.option("--data", envvar="RELUME_DATA", help="Folder that holds the sets; by default the variable RELUME_DATA.")
 @click.option("--protocol", "protocols", multiple=True, metavar="NAME[:LEVELS]", help="By default that of each set.")
 @click.option("-o", "--out", type=click.Path(), help="Folder of the results, new or of an earlier result.")
-@click.option("--baseline", "baselines", multiple=True, type=click.Choice(["nlm", "bm3d"]), help="Compare as well.")
-@click.option("--edge-fusion", nargs=2, metavar="RESTORMER HAT", help="The fusion of two artifacts at edges as well.")
-@click.option("--ask", metavar="LEVELS", help="Tell these levels, whatever the true one is; to baselines too.")
-@click.option("--estimator", help="A level estimator's artifact, that tells the sigma; to baselines too.")
+@click.option(
+    "--baseline", "baselines", multiple=True, type=click.Choice(["nlm", "bm3d"]), help="Also evaluate this baseline."
+)
+@click.option(
+    "--edge-fusion", nargs=2, metavar="RESTORMER HAT", help="Also evaluate the edge fusion of two model artifacts."
+)
+@click.option("--ask", metavar="LEVELS", help="Give models and baselines these levels instead of the true one.")
+@click.option("--estimator", help="Model artifact that estimates sigma.")
 @click.option("--self-ensemble", is_flag=True, help="Run artifacts in eight orientations.")
-@click.option("--tile", type=click.IntRange(min=1), help="Run artifacts in tiles of this side, not on whole pictures.")
+@click.option("--tile", type=click.IntRange(min=1), help="Run artifacts in tiles of this side, not on whole images.")
 @click.option("--halo", type=click.IntRange(min=0), default=16, show_default=True, help="Context of a tile in pixels.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first pictures of each set.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Noise seed.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first images of each set.")
 @click.option("--list", "as_list", is_flag=True, help="List sets and protocols.")
 def evaluate(
     models: tuple[str, ...],
@@ -377,7 +382,7 @@ def evaluate(
     as_list: bool,
     **options: Any,
 ) -> None:
-    """Measure models on sets of pictures under the protocols of the literature, and compare them.
+    """Measure models on sets of images under the protocols of the literature, and compare them.
 
     The first MODEL is compared with each of the others: a folder of an artifact, a served model or a package.
 
@@ -427,7 +432,7 @@ def models_list() -> None:
 @models.command("show")
 @click.argument("name")
 def models_show(name: str) -> None:
-    """Show all that is known of one: size, cost, inputs, source, published figures."""
+    """Show details of a model: size, cost, inputs, source, published metrics."""
     from relume.models.table import render_sheet, show_model
 
     click.echo(render_sheet(show_model(name)))
