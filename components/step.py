@@ -12,7 +12,7 @@ from relume.errors import RelumeError
 
 
 def run_step(main: Callable[[], None]) -> None:
-    """Runs a step's `main` and ends the process: 0, or the error's exit code (see `relume.errors`), 1 for a defect.
+    """Runs a stage's `main` and ends: 0, an error's exit code (see `relume.errors`), 130 after Ctrl-C, 1 for a defect.
 
     A RelumeError is printed as one message without a traceback; anything else keeps its traceback,
     because it is a defect and the traceback is what mends it.
@@ -23,6 +23,9 @@ def run_step(main: Callable[[], None]) -> None:
     except RelumeError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command to resume", file=sys.stderr, flush=True)
+        sys.exit(130)
 
 
 def _end_with_driver() -> None:
@@ -46,7 +49,7 @@ def _end_with_driver() -> None:
     def watch() -> None:
         while all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in alive):
             time.sleep(0.5)
-        print("error: the process that started this step is gone; ending", file=sys.stderr, flush=True)
+        print("error: the parent process ended; stopping this stage", file=sys.stderr, flush=True)
         os._exit(1)
 
     if alive:

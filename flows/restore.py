@@ -110,10 +110,10 @@ def _restorer(server: str | None, root: Path, product: str | None, model: str | 
         yield _in_process(choose(root, product=product, model=model))
         return
     if model is not None:
-        raise ConfigError("A server restores with its own models", where=server, next_step="leave --model out")
+        raise ConfigError("--model cannot be used with --server", where=server, next_step="leave --model out")
     product = product or released_product(root)
     if product is None:
-        raise ConfigError("Nothing says which product is meant", where=server, next_step="name it by --product")
+        raise ConfigError("No product given", where=server, next_step="use --product")
     from relume.serving.triton_client import TritonRestorer
 
     with TritonRestorer(server, product) as restorer:
@@ -121,7 +121,7 @@ def _restorer(server: str | None, root: Path, product: str | None, model: str | 
 
 
 def _in_process(chosen: Chosen) -> "InProcessRestorer":
-    """A released model by the runtime that its parity was proven on, a shipped one or a folder by the fastest."""
+    """A shipped model by the fastest runtime, a release or a folder by ONNX Runtime, which its parity was proven on."""
     if not chosen.shipped:
         from relume.serving.onnx_restorer import OnnxRestorer
 

@@ -41,7 +41,5 @@ def default_product(home: Path) -> str:
     value = strict_yaml.read(path).value
     product = value.get("default_product", DEFAULT)
     if value.keys() - {"default_product"} or not isinstance(product, str):
-        raise ConfigError(
-            "Not the configuration of a home", where=path, next_step="let it hold `default_product: NAME` alone"
-        )
+        raise ConfigError("Invalid config.yaml", where=path, next_step="the only allowed key is default_product")
     return product

@@ -50,10 +50,10 @@ def main() -> None:
             )
         if not report["passed"]:
             raise ParityError(
-                "The exported model does not compute what PyTorch computes",
+                "ONNX output differs from PyTorch",
                 where=OUT,
                 why=report,
-                next_step="find the layer that the exporter changes; nothing was written",
+                next_step="find the layer that is exported wrongly; nothing was written",
             )
         write_json(folder / "parity.json", report)
 

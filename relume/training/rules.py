@@ -94,9 +94,11 @@ def _trained(phase: ResolvedPhase, network: nn.Module, where: str) -> Iterator[C
     for pattern in phase.train:
         if not any(fnmatch(name, pattern) for name in names):
             yield ConfigError(
-                "A phase trains nothing by one of its patterns",
+                "A `train` pattern matches no trainable parameter",
                 where=f"{where}.train: {pattern!r}",
-                why=f"the trainable parameters are {', '.join(names[:4])} ..." if names else "nothing is trainable",
+                why=f"the trainable parameters are {', '.join(names[:4])} ..."
+                if names
+                else "the network has no trainable parameters",
                 next_step="correct the patterns in params.yaml",
             )
 

@@ -87,7 +87,7 @@ def test_which_model_restores(checkout, released):
     (checkout / "home" / "config.yaml").write_text("default_product: clean\n")
     assert by() == released.model
     (checkout / "home" / "config.yaml").write_text("default: clean\n")
-    with pytest.raises(ConfigError, match="default_product: NAME"):
+    with pytest.raises(ConfigError, match="only allowed key is default_product"):
         by()
 
 
