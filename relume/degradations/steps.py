@@ -65,7 +65,11 @@ class NoiseStep(BaseStep):
 
 
 class GaussianNoise(NoiseStep):
-    """White Gaussian noise; `sigma` on the [0, 255] scale."""
+    """White Gaussian noise; `sigma` on the [0, 255] scale.
+
+    Attributes:
+        sigma: Standard deviation, 0 to 255.
+    """
 
     title = "Gaussian noise"
     shown = ("sigma",)
@@ -75,7 +79,12 @@ class GaussianNoise(NoiseStep):
 
 
 class PoissonGaussianNoise(NoiseStep):
-    """Shot and read noise; `gain` is the brightness of one electron, `sigma` on the [0, 255] scale."""
+    """Shot and read noise; `gain` is the brightness of one electron, `sigma` on the [0, 255] scale.
+
+    Attributes:
+        gain: Brightness of one electron, 0 to 1.
+        sigma: Standard deviation of the read noise, 0 to 255.
+    """
 
     title = "Poisson-Gaussian noise"
     shown = ("gain", "sigma")
@@ -86,7 +95,11 @@ class PoissonGaussianNoise(NoiseStep):
 
 
 class PoissonNoise(NoiseStep):
-    """Poisson noise whose photon count follows from the picture's gray levels."""
+    """Poisson noise whose photon count follows from the picture's gray levels.
+
+    Attributes:
+        strength: Factor of the noise; 2 in the tests of masked image training.
+    """
 
     title = "Poisson noise"
     shown = ("strength",)
@@ -96,7 +109,11 @@ class PoissonNoise(NoiseStep):
 
 
 class SpeckleNoise(NoiseStep):
-    """Multiplicative uniform noise of a `variance`."""
+    """Multiplicative uniform noise of a `variance`.
+
+    Attributes:
+        variance: Of the factor, 0 to 1.
+    """
 
     title = "speckle noise"
     shown = ("variance",)
@@ -106,7 +123,11 @@ class SpeckleNoise(NoiseStep):
 
 
 class SaltAndPepper(NoiseStep):
-    """A share `density` of the values replaced by 0 or 1."""
+    """A share `density` of the values replaced by 0 or 1.
+
+    Attributes:
+        density: Share of the values that are replaced, 0 to 1.
+    """
 
     title = "salt and pepper"
     shown = ("density",)
@@ -116,7 +137,12 @@ class SaltAndPepper(NoiseStep):
 
 
 class CorrelatedNoise(NoiseStep):
-    """Gaussian noise filtered with a Gaussian of standard deviation `width` pixels; `sigma` on [0, 255]."""
+    """Gaussian noise filtered with a Gaussian of standard deviation `width` pixels; `sigma` on [0, 255].
+
+    Attributes:
+        sigma: Standard deviation after filtering, 0 to 255.
+        width: Standard deviation of the filter in pixels, 0 to 16.
+    """
 
     title = "correlated Gaussian noise"
     shown = ("sigma", "width")
@@ -197,7 +223,12 @@ class CameraDenoising(BaseStep):
 
 
 class CameraSharpening(BaseStep):
-    """The sharpening of a camera before it saves; see `sharpen_in_camera`."""
+    """The sharpening of a camera before it saves; see `sharpen_in_camera`.
+
+    Attributes:
+        amount: Share of the detail that is added; 0 leaves the image as it is.
+        radius: Standard deviation of the blur in pixels.
+    """
 
     title = "in-camera sharpening"
     shown = ("amount",)
@@ -227,7 +258,13 @@ class Jpeg(BaseStep):
 
 
 class GaussianBlur(BaseStep):
-    """Blur of `sigma_x` and `sigma_y` pixels along axes turned by `angle` degrees; round without `sigma_y`."""
+    """Blur of `sigma_x` and `sigma_y` pixels along axes turned by `angle` degrees; round without `sigma_y`.
+
+    Attributes:
+        sigma_x: Standard deviation along the first axis in pixels, 0.05 to 32.
+        sigma_y: Along the second axis; as `sigma_x` when null.
+        angle: Of the first axis in degrees.
+    """
 
     title = "Gaussian blur"
     shown = ("sigma_x",)
@@ -239,7 +276,13 @@ class GaussianBlur(BaseStep):
 
 
 class MotionBlur(BaseStep):
-    """Camera shake along a path of `length` pixels that turns by `shake` radians, in a kernel of side `size`."""
+    """Camera shake along a path of `length` pixels that turns by `shake` radians, in a kernel of side `size`.
+
+    Attributes:
+        size: Side of the kernel in pixels, odd.
+        length: Of the path in pixels.
+        shake: How much the path turns, in radians.
+    """
 
     title = "motion blur"
     shown = ("length",)
@@ -257,7 +300,11 @@ class MotionBlur(BaseStep):
 
 
 class Bicubic(BaseStep):
-    """Bicubic down by `scale` and up again to the same size."""
+    """Bicubic down by `scale` and up again to the same size.
+
+    Attributes:
+        scale: Factor by which the image is shrunk and enlarged, 1 to 16.
+    """
 
     title = "bicubic down and up"
     shown = ("scale",)
@@ -267,7 +314,14 @@ class Bicubic(BaseStep):
 
 
 class Rain(BaseStep):
-    """Streaks: `density` per pixel, `length` and `width` in pixels, `angle` from the vertical in degrees."""
+    """Streaks: `density` per pixel, `length` and `width` in pixels, `angle` from the vertical in degrees.
+
+    Attributes:
+        density: Streaks per pixel, 0 to 1.
+        length: Of a streak in pixels.
+        angle: From the vertical in degrees.
+        width: Of a streak in pixels.
+    """
 
     title = "rain"
     shown = ("density",)
@@ -280,7 +334,12 @@ class Rain(BaseStep):
 
 
 class Haze(BaseStep):
-    """Haze of a smooth random depth in [0, 1]: scattering `beta`, brightness `airlight`."""
+    """Haze of a smooth random depth in [0, 1]: scattering `beta`, brightness `airlight`.
+
+    Attributes:
+        beta: Scattering; more is thicker.
+        airlight: Brightness of the haze, 0 to 1.
+    """
 
     title = "haze"
     shown = ("beta", "airlight")
@@ -291,7 +350,15 @@ class Haze(BaseStep):
 
 
 class DegradedAreas(BaseStep):
-    """Some cells degraded, some masked, some kept; see `degraded_areas`."""
+    """Some cells degraded, some masked, some kept; see `degraded_areas`.
+
+    Attributes:
+        degraded: Share of the cells that are degraded.
+        masked: Share of the cells that are masked.
+        cell: Side of a cell in pixels.
+        quality: Of the JPEG in degraded cells, 1 to 100.
+        sigma: Of the noise in degraded cells, 0 to 255.
+    """
 
     title = "degraded and masked areas"
 
@@ -310,7 +377,12 @@ class DegradedAreas(BaseStep):
 
 
 class OneOf(BaseStep):
-    """One list of steps, chosen by `weights`, evenly by default; an empty list leaves the image as it is."""
+    """One list of steps, chosen by `weights`, evenly by default; an empty list leaves the image as it is.
+
+    Attributes:
+        of: The lists of steps.
+        weights: One for each list.
+    """
 
     kind: Literal["one_of"] = "one_of"
     of: Annotated[tuple[tuple["Step", ...], ...], Field(min_length=2)]
@@ -327,7 +399,11 @@ class OneOf(BaseStep):
 
 
 class Shuffled(BaseStep):
-    """All steps, each by its probability, in random order."""
+    """All steps, each by its probability, in random order.
+
+    Attributes:
+        of: The steps.
+    """
 
     kind: Literal["shuffled"] = "shuffled"
     of: Annotated[tuple["Step", ...], Field(min_length=2)]

@@ -27,21 +27,37 @@ class Term(Settings):
 
 
 class Charbonnier(Term):
-    """Options of `charbonnier_loss`."""
+    """Options of `charbonnier_loss`.
+
+    Attributes:
+        epsilon: Added inside the root.
+        epsilon_squared: Whether epsilon is squared.
+    """
 
     epsilon: Positive = 1e-3
     epsilon_squared: bool = True
 
 
 class GradientL1(Term):
-    """Options of `gradient_l1_loss`."""
+    """Options of `gradient_l1_loss`.
+
+    Attributes:
+        weight_from: Whose gradient gives the weight.
+        strength: Of the weight.
+    """
 
     weight_from: Literal["clean", "difference"] = "clean"
     strength: NotNegative = 4.0
 
 
 class HighFrequency(Term):
-    """Options of `high_frequency_loss`."""
+    """Options of `high_frequency_loss`.
+
+    Attributes:
+        form: How high frequencies are separated.
+        sigma: Of the blur in pixels, in the form `residual`.
+        cutoff: In cycles per pixel, in the form `fourier`.
+    """
 
     form: Literal["residual", "fourier", "wavelet"] = "residual"
     sigma: Positive = 1.5
@@ -49,7 +65,16 @@ class HighFrequency(Term):
 
 
 class StationaryWavelet(Term):
-    """Options of `wavelet_loss`."""
+    """Options of `wavelet_loss`.
+
+    Attributes:
+        wavelet: Its name.
+        levels: Of the transform.
+        approximation: Weight of the approximation.
+        horizontal: Weight of the horizontal details.
+        vertical: Weight of the vertical details.
+        diagonal: Weight of the diagonal details.
+    """
 
     wavelet: Wavelet = "sym4"
     levels: Annotated[int, Field(ge=1, le=5)] = 1
@@ -64,6 +89,16 @@ class LossSettings(Settings):
 
     Also read from a name (`psnr`) and from names with weights (`{charbonnier: 0.8, gradient_l1: 0.2}`), which may
     stand beside terms with options (`{charbonnier: {weight: 0.8, epsilon: 1.0e-9, epsilon_squared: false}}`).
+
+    Attributes:
+        l1: Mean absolute error.
+        mse: Mean squared error.
+        charbonnier: Smooth absolute error.
+        psnr: Negative PSNR in dB.
+        gradient_l1: Absolute error, larger where the gradient is.
+        high_frequency: Error of the high frequencies.
+        wavelet: Error in a stationary wavelet transform.
+        ssim: One minus SSIM.
     """
 
     l1: Term | None = None
