@@ -6,7 +6,9 @@ from pathlib import Path
 import click
 import pytest
 
+from flows.graph import read_graph
 from relume.cli import main
+from relume.losses.registry import LOSSES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks" / "README.md"])
@@ -35,6 +37,35 @@ def test_commands_exist(page):
     for command in re.findall(r"`relume ((?:[a-z]+ ?)+)", page.read_text()):
         words = command.split()
         assert {words[0], " ".join(words[:2])} & (known | {name.split()[0] for name in known}), command
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_files_that_are_named_exist(name):
+    """Every path of code or documents between backticks exists; capitals stand for a name to fill in."""
+    paths = re.findall(r"`((?:[a-z_.]+/)+[a-z0-9_.]*)`", (ROOT / name).read_text())
+    made = ("data/", "models/", "reports/", "package/", ".relume/")  # outs and local state
+    assert paths
+    assert not [path for path in paths if not path.startswith(made) and not (ROOT / path).exists()]
+
+
+def stages() -> set[str]:
+    """The stages of dvc.yaml without the part after @."""
+    return {name.partition("@")[0] for name in read_graph(ROOT).stages}
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("training.md", lambda: set(LOSSES)),
+        ("pipeline.md", stages),
+        ("architecture.md", stages),
+    ],
+    ids=["losses", "stages", "stages in the architecture"],
+)
+def test_a_page_names_all_there_are(page, names):
+    """Each is named between backticks, alone or with more behind it."""
+    text = (ROOT / "docs" / page).read_text()
+    assert {name for name in names() if not re.search(rf"`{name}\b", text)} == set()
 
 
 def test_the_readme_shows_what_the_demo_printed():
