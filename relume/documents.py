@@ -1,5 +1,7 @@
 """The documents that are generated from the code: `python -m relume.documents` (`make docs`) writes them."""
 
+import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,9 +52,46 @@ def parameters_page() -> str:
     )
 
 
+PUBLIC = (
+    "relume",
+    "relume.images",
+    "relume.degradations",
+    "relume.metrics",
+    "relume.models.artifact",
+    "relume.models.registry",
+    "relume.products",
+    "relume.serving.onnx_restorer",
+    "relume.serving.openvino_restorer",
+    "relume.serving.restoration",
+    "relume.serving.triton_client",
+)
+
+
+def library_page() -> str:
+    """The public names of the library as Markdown: those in `__all__`, with the first sentence about each."""
+    parts = [
+        f"# The library\n\n{GENERATED} These names are public: they change with a note in CHANGELOG.md only.\n"
+        "All others may change at any time.\n"
+    ]
+    for name in PUBLIC:
+        module = importlib.import_module(name)
+        rows = [f"| `{entry}` | {_first_sentence(getattr(module, entry))} |" for entry in sorted(module.__all__)]
+        parts.append("\n".join([f"## {name}\n", "| name | what it is |", "|---|---|", *rows, ""]))
+    return "\n".join(parts)
+
+
+def _first_sentence(value: object) -> str:
+    """Of a docstring; the value itself of what has none of its own."""
+    if not callable(value):
+        return f"`{value.name if isinstance(value, Path) else value!r}`" if not isinstance(value, dict) else "a table"
+    paragraph = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split())
+    return paragraph.replace("|", "\\|")
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands_page,
     "photographs.md": photographs_page,
+    "library.md": library_page,
     "params.md": parameters_page,
     "params.schema.json": params_schema,
 }

@@ -11,6 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["luma", "measure", "psnr", "shaved", "ssim", "to_8_bit"]
+
 SSIM_WINDOW = 11  # pixels a side
 EQUAL = 120.0  # dB, written for equal images, because JSON has no infinity
 

@@ -1,6 +1,7 @@
 """What the documents say is there."""
 
 import re
+import typing
 from pathlib import Path
 
 import click
@@ -8,6 +9,7 @@ import pytest
 
 from flows.graph import read_graph
 from relume.cli import main
+from relume.degradations.steps import Step
 from relume.losses.registry import LOSSES
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +50,12 @@ def test_files_that_are_named_exist(name):
     assert not [path for path in paths if not path.startswith(made) and not (ROOT / path).exists()]
 
 
+def kinds() -> set[str]:
+    """The kinds of degradation steps, as the settings know them."""
+    union, _ = typing.get_args(Step)
+    return {step.model_fields["kind"].default for step in typing.get_args(union)}
+
+
 def stages() -> set[str]:
     """The stages of dvc.yaml without the part after @."""
     return {name.partition("@")[0] for name in read_graph(ROOT).stages}
@@ -59,8 +67,10 @@ def stages() -> set[str]:
         ("training.md", lambda: set(LOSSES)),
         ("pipeline.md", stages),
         ("architecture.md", stages),
+        ("training.md", kinds),
+        ("recipes.md", lambda: {path.stem for path in (ROOT / "recipes").glob("*.yaml")} - {"defaults"}),
     ],
-    ids=["losses", "stages", "stages in the architecture"],
+    ids=["losses", "stages", "stages in the architecture", "degradation steps", "recipes"],
 )
 def test_a_page_names_all_there_are(page, names):
     """Each is named between backticks, alone or with more behind it."""

@@ -127,6 +127,8 @@ def _apply(step: Step, image: np.ndarray, rng: np.random.Generator) -> tuple[np.
             image = _chain(step.of[rng.choice(len(step.of), p=weights / weights.sum())], image, rng)
         case kinds.Shuffled():
             image = _chain(tuple(step.of[i] for i in rng.permutation(len(step.of))), image, rng)
+        case _:
+            raise AssertionError(step)
     return image, strength
 
 

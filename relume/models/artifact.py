@@ -13,6 +13,8 @@ from relume.files import atomic_folder, read_json, write_json
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = ["ModelCard", "load_card", "load_model", "save_model"]
+
 FORMAT = 1
 
 

@@ -13,6 +13,8 @@ from relume.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
+__all__ = ["Variant", "build", "inputs_of", "variants"]
+
 ARCHITECTURES = {
     "nafnet": ("relume.models.nafnet", "NAFNet"),
     "baseline": ("relume.models.nafnet", "Baseline"),

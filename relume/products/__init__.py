@@ -10,6 +10,8 @@ from pathlib import Path
 
 from relume.errors import ModelMissingError
 
+__all__ = ["DEFAULT", "FOLDER", "names", "shipped"]
+
 FOLDER = Path(__file__).parent
 DEFAULT = "photo"
 

@@ -9,6 +9,8 @@ from relume.errors import ModelFormatError
 from relume.serving.in_process import InProcessRestorer
 from relume.serving.served_model import onnx_path
 
+__all__ = ["OnnxRestorer"]
+
 
 class OnnxRestorer(InProcessRestorer):
     """A served model in this process, computed by ONNX Runtime.

@@ -10,6 +10,8 @@ from relume.errors import ModelFormatError
 from relume.serving.in_process import InProcessRestorer
 from relume.serving.served_model import onnx_path
 
+__all__ = ["OpenVinoRestorer", "fastest_precision"]
+
 Precision = Literal["f32", "bf16"]
 
 

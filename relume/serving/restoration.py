@@ -6,6 +6,8 @@ import numpy as np
 
 from relume.serving.levels import LevelRange
 
+__all__ = ["Restoration"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Restoration:

@@ -16,6 +16,8 @@ from relume.serving.shared_tiles import SharedTiles, is_this_host
 from relume.serving.tiling import RestoreBatch, restore_tiled
 from relume.serving.triton_transport import QueueFullError, Transport, connect
 
+__all__ = ["TritonRestorer"]
+
 _log = logging.getLogger(__name__)
 
 
