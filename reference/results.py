@@ -37,7 +37,7 @@ MEASURED = {
 }
 PURPOSE = {
     "photo": "Photographs from cameras and phones: correlated noise, in-camera processing, JPEG of quality 60 and"
-    " above. Blind and gentle. Not for strong white noise: use `denoise`.",
+    " above. Blind and gentle. Not made for strong white noise.",
     "denoise": "White Gaussian noise of sigma 0 to 55, blind, in colour and gray.",
     "denoise_adjustable": "White Gaussian noise of a stated sigma to 55, in colour and gray.",
     "dejpeg": "JPEG artefacts of quality 10 to 95, blind, in colour and gray.",

@@ -42,7 +42,7 @@ def read_lineage(root: Path, package: Package) -> Lineage:
         RepositoryError: The checkout is not the top of a git working tree.
     """
     _require_up_to_date(root, package)
-    files = {name: (root / name).read_text() for name in FILES}
+    files = {name: (root / name).read_text() for name in FILES if name != RECIPE or (root / name).is_file()}
     outs = {
         out["path"]: out["md5"]
         for stage in yaml.safe_load(files["dvc.lock"])["stages"].values()

@@ -34,7 +34,13 @@ def run_recipe(folder: Path, name: str, *, steps: int | None) -> None:
     for stage in stages if steps else ():
         for phase in stage["phases"]:
             phase["steps"] = min(phase["steps"], steps)
-        stage["optimizer"]["warmup"] = min(stage["optimizer"].get("warmup", 0), steps // 2)
+        schedule = stage["optimizer"]
+        schedule["warmup"] = min(schedule.get("warmup", 0), steps // 2)
+        for key in ("periods", "milestones"):  # within the shorter training
+            if key in schedule:
+                schedule[key] = (
+                    list(range(1, len(schedule[key]) + 1)) if key == "milestones" else [1] * len(schedule[key])
+                )
     params["export"]["sizes"] = [[131, 97]]
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     photograph, curated = skimage.data.astronaut(), folder / "data" / "curated"

@@ -76,17 +76,21 @@ def test_help_shows_examples_and_every_verb(relume):
 
 def test_a_picture_is_restored_in_process(exported):
     """The output is what the model computes, written in the format of its suffix."""
-    result = exported("restore", "noisy.jpg", "-o", "out/clean.png")
+    result = exported("restore", "noisy.jpg", "-o", "out/clean.png", "--model", "models/exported")
     assert result.returncode == 0, result.stderr
     assert "130x90" in result.stdout
     noisy, clean = (read_image(exported.folder / name).pixels for name in ("noisy.jpg", "out/clean.png"))
     assert np.abs(clean.astype(int) - convolve(noisy, BLUR)).max() <= 1
 
 
-def test_before_any_model_it_says_what_to_run(relume):
-    """Without a model the user is told the command that makes one, and no output appears."""
-    refused(relume("restore", "noisy.jpg", "-o", "clean.png"), 2, "no model yet", "make demo")
-    assert not (relume.folder / "clean.png").exists()
+def test_the_shipped_model_restores_before_anything_was_trained(relume):
+    """Without a release and outside a checkout `photo` restores, and the line says so; an unknown product does not."""
+    result = relume("restore", "noisy.jpg", "-o", "clean.png")
+    assert result.returncode == 0, result.stderr
+    assert "by photo (shipped" in result.stdout
+    assert read_image(relume.folder / "clean.png").pixels.shape == (90, 130, 3)
+    refused(relume("restore", "noisy.jpg", "-o", "other.png", "--product", "foto"), 2, "did you mean photo")
+    assert not (relume.folder / "other.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,11 @@ def test_an_unknown_output_format_is_refused_before_the_work(exported):
 
 def test_a_server_that_is_not_there(exported):
     """An address that nothing listens at is a failure, not a user's mistake: exit code 1."""
-    refused(exported("restore", "noisy.jpg", "-o", "clean.png", "--server", "127.0.0.1:1"), 1, "127.0.0.1:1")
+    refused(
+        exported("restore", "noisy.jpg", "-o", "clean.png", "--server", "127.0.0.1:1", "--product", "denoise"),
+        1,
+        "127.0.0.1:1",
+    )
 
 
 def test_a_source_that_is_not_there_is_refused(relume):

@@ -199,7 +199,7 @@ def test_rollback_to_a_release_of_format_1(home, root, picture, monkeypatch):
     assert np.array_equal(served(home, picture), old)
     save_image(root / "noisy.png", picture)
     monkeypatch.setenv("RELUME_HOME", str(home))
-    restored = restore_file(root / "noisy.png", root / "clean.png", root=root)
+    restored = restore_file(root / "noisy.png", root / "clean.png", root=root, product=first.product)
     assert restored.restoration.release == first.model
     assert np.array_equal(restored.restoration.image, old)
 

@@ -51,7 +51,7 @@ def test_the_served_model_is_that_of_the_weights(name, tmp_path):
 def test_an_unknown_product_names_its_neighbour():
     """The error names the nearest product and all that there are."""
     with pytest.raises(ModelMissingError, match="did you mean photo"):
-        products.shipped("fotho")
+        products.shipped("phot")
 
 
 @pytest.mark.skipif(not SETS.is_dir(), reason="the benchmark sets are not on this machine")

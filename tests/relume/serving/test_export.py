@@ -180,9 +180,9 @@ def test_the_file_of_an_adjustable_network_is_the_same_each_time_and_names_no_pl
 def test_levels_come_from_the_card_then_from_the_network():
     """The card's sigma and default count; the middle stands in for a default, the network's two levels for a sigma."""
     network = build("adafm", {"width": 4, "blocks": 1, "levels": (10, 60)})
-    assert astuple(levels_of(network, card(levels=[15, 75], default_level=25))) == (15, 75, 25)
-    assert astuple(levels_of(network, card(levels=[0, 55]))) == (0, 55, 27.5)
-    assert astuple(levels_of(network, card())) == (10, 60, 35)
+    assert astuple(levels_of(network, card(levels=[15, 75], default_level=25))) == ("sigma", 15, 75, 25)
+    assert astuple(levels_of(network, card(levels=[0, 55]))) == ("sigma", 0, 55, 27.5)
+    assert astuple(levels_of(network, card())) == ("sigma", 10, 60, 35)
 
 
 def test_levels_that_nobody_knows():
