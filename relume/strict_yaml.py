@@ -35,12 +35,16 @@ def read(path: Path) -> Document:
     """Reads a file.
 
     Raises:
-        ConfigError: The file is missing, not UTF-8, not YAML, no mapping, or holds what is refused; names the line.
+        ConfigError: The file is missing or unreadable, not UTF-8, not YAML, no mapping, or holds what is refused; names the line.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError("No such file", where=path, next_step="go to the top of a relume checkout") from None
+    except OSError as error:  # such as a folder, or a file of somebody else's
+        raise ConfigError(
+            "The file cannot be read", where=path, why=error.strerror, next_step="check that it is a file you may read"
+        ) from None
     return parse(content, path)
 
 
@@ -125,6 +129,9 @@ class _Reader:
             value = self._scalars.construct_object(node)
         except ValueError as error:  # such as `!!int x`
             raise self._refuse(node, str(error)) from None
+        except LookupError:  # such as `!!bool x` and `!!int ""`
+            kind = node.tag.removeprefix("tag:yaml.org,2002:")
+            raise self._refuse(node, f"{node.value!r} is no {kind}", "remove the tag, or correct the value") from None
         if isinstance(value, float) and not math.isfinite(value):
             raise self._refuse(node, f"{node.value} is no finite number", "write a finite number")
         return value

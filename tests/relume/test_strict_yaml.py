@@ -34,6 +34,8 @@ def written(folder, text):
         ("a: 2024-01-01\n", 1, "timestamp: this kind of value is not allowed"),
         ("a: !!set {b}\n", 1, "set: this kind of value is not allowed"),
         ("a: !!int x\n", 1, "invalid literal"),
+        ('a: 1\nb: !!int ""\n', 2, "'' is no int"),
+        ("a: 1\nb: !!bool x\n", 2, "'x' is no bool"),
         (BOMB, 5, "references unfold to more than 100,000 values"),
         ("a: 1\nb: &b [*b]\n", 2, "a value refers to itself"),
         ("a: 1\nb: *none\n", 2, "undefined alias"),
@@ -71,6 +73,13 @@ def test_deep_nesting_is_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     """With what to do."""
     with pytest.raises(ConfigError, match=r"params\.yaml(.|\n)*go to the top"):
+        read(tmp_path / "params.yaml")
+
+
+def test_a_folder_is_no_file(tmp_path):
+    """It is refused with a message."""
+    (tmp_path / "params.yaml").mkdir()
+    with pytest.raises(ConfigError, match="The file cannot be read"):
         read(tmp_path / "params.yaml")
 
 
