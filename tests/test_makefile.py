@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import yaml
@@ -39,3 +40,16 @@ def test_the_hooks_before_a_commit_are_those_of_make_check():
         return [word for word in line.split() if word not in {"--check", "--force-exclude", "."}]
 
     assert [command(hook["entry"]) for hook in hooks] == [command(line) for line in recipe.splitlines()]
+
+
+def test_an_installed_package_has_its_data():
+    """What lies beside the code and is no code is in setuptools' package data; requirements.txt is for containers."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    tracked = subprocess.run(
+        ["git", "ls-files", "relume", "components", "flows"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    for path in map(Path, tracked):
+        if path.suffix != ".py" and path.name != "requirements.txt":
+            room = path.parts[0]
+            packed = {file for pattern in data.get(room, ()) for file in (ROOT / room).glob(pattern)}
+            assert ROOT / path in packed, path
