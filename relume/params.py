@@ -5,6 +5,7 @@ Each section's settings lie beside the code that they are for. A stage reads its
 """
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
@@ -17,6 +18,8 @@ from relume.serving.settings import ExportSettings, PackageSettings
 from relume.settings import Settings
 from relume.training.config import BaseModelSettings, TrainingSettings
 from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
+
+Sigma = Annotated[int, Field(gt=0, le=255)]
 
 
 class UsedRecipe(Settings):
@@ -71,8 +74,8 @@ class ReleaseSettings(Settings):
     seed: int = Field(ge=0)
     images: int = Field(ge=1)
     crop: int = Field(ge=32)
-    min_gain_over_noisy_db: dict[int, float]
-    min_gain_over_nlm_db: dict[int, float]
+    min_gain_over_noisy_db: dict[Sigma, float] = Field(min_length=1)
+    min_gain_over_nlm_db: dict[Sigma, float]
     max_regression_db: float = Field(ge=0)
     max_image_regression_db: float = Field(ge=0)
     latency_ms_per_tile: float = Field(gt=0)

@@ -35,7 +35,8 @@ def read(path: Path) -> Document:
     """Reads a file.
 
     Raises:
-        ConfigError: The file is missing or unreadable, not UTF-8, not YAML, no mapping, or holds what is refused; names the line.
+        ConfigError: The file is missing or unreadable, not UTF-8, not YAML, no mapping, or holds what is refused; names
+            the line.
     """
     try:
         content = path.read_bytes()

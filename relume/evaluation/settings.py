@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from relume.serving.tile import halo_problem
 from relume.settings import Settings
 
 Sigma = Annotated[float, Field(gt=0, le=255)]
@@ -27,3 +28,9 @@ class EvaluateSettings(Settings):
     tile: int = Field(gt=0)
     halo: int = Field(ge=0)
     bm3d: bool = False
+
+    @model_validator(mode="after")
+    def _halo_fits(self) -> "EvaluateSettings":
+        if why := halo_problem(self.tile, self.halo):
+            raise ValueError(why)
+        return self

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from relume.errors import ConfigError
 from relume.recipes.recipe import FOLDER, MERGED, Recipe, resolve, shared_keys
+from relume.serving.tile import halo_problem
 from relume.settings import fields, mentioned, problems, validated
 
 if TYPE_CHECKING:
@@ -222,8 +223,8 @@ class _Check:
             tile, halo = self.sections[section]["tile"], self.sections[section]["halo"]
             if tile % multiple:
                 self.problem(f"{section}: tile {tile} is no multiple of the network's {multiple}")
-            if tile <= 2 * halo:
-                self.problem(f"{section}: nothing is left of a tile of {tile} within a halo of {halo}")
+            if why := halo_problem(tile, halo):
+                self.problem(f"{section}: {why}")
 
 
 @functools.cache

@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from relume.serving.tile import halo_problem
 from relume.settings import Settings
 
 Pixels = Annotated[int, Field(gt=0)]
@@ -27,6 +28,12 @@ class ExportSettings(Settings):
     min_psnr: float = Field(gt=0)
     max_difference: int = Field(ge=0, le=255)
     sizes: tuple[tuple[Pixels, Pixels], ...]
+
+    @model_validator(mode="after")
+    def _halo_fits(self) -> "ExportSettings":
+        if why := halo_problem(self.tile, self.halo):
+            raise ValueError(why)
+        return self
 
 
 class PackageSettings(Settings):

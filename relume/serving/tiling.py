@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from relume.errors import ConfigError, ImageError
+from relume.serving.tile import fade_of, halo_problem
 
 RestoreBatch = Callable[[np.ndarray], np.ndarray]
 """Takes tiles, uint8 (N, 3, T, T) RGB, and gives as many restored ones of the same shape and type."""
@@ -40,17 +41,13 @@ def check_tile(tile: int, halo: int) -> None:
     Raises:
         ConfigError: They cannot.
     """
-    if halo < 0 or tile - 2 * halo - _fade(halo) < 1:
+    if why := halo_problem(tile, halo):
         raise ConfigError(
             "The halo does not fit the tile",
             where=f"tile {tile}, halo {halo}",
-            why="two halos and their fade leave nothing of the tile to keep",
-            next_step=f"use a halo of 0 to {max(0, (tile - 2) * 2 // 5)} for this tile",
+            why=why,
+            next_step="lower the halo or enlarge the tile",
         )
-
-
-def _fade(halo: int) -> int:
-    return (halo + 1) // 2
 
 
 def cover_axis(length: int, tile: int, halo: int) -> Axis:
@@ -64,7 +61,7 @@ def cover_axis(length: int, tile: int, halo: int) -> Axis:
         tile: Side of a tile in pixels.
         halo: Pixels at each side of a tile that are thrown away where it has a neighbour.
     """
-    fade = _fade(halo)
+    fade = fade_of(halo)
     pitch = tile - 2 * halo - fade
     last = max(0, length - tile)
     starts = [*range(0, last, pitch), last]

@@ -10,6 +10,7 @@ from relume.settings import Settings
 from relume.training.augmentation import Augmentation
 
 Positive = Annotated[int, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Schedule(Settings):
@@ -57,10 +58,10 @@ class OptimizerSettings(Schedule):
     """
 
     kind: Literal["adamw", "adam"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Annotated[float, Field(gt=0)] | None = 1.0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    ema: Decay = 0.99
 
 
 class Phase(Settings):

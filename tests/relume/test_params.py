@@ -59,6 +59,9 @@ def test_the_parameters_of_this_checkout_are_sound():
             "validate.min_photograps is unknown; did you mean min_",
         ),
         ("max_noise_sigma: 12.0", "max_noise_sigma: 1e1", "a text in YAML 1.1, write 1.0e+1"),
+        ("{15: 1.0, 25: 3.0, 50: 6.0}", "{}", "release.min_gain_over_noisy_db: Dictionary should have at least 1 item"),
+        ("{15: 1.0, 25: 3.0, 50: 6.0}", "{-15: 1.0}", "Input should be greater than 0"),
+        ("{50: 0.0}", "{256: 0.0}", "Input should be less than or equal to 255"),
     ],
 )
 def test_a_wrong_value_in_any_section_is_refused(checkout, old, new, said):
@@ -70,6 +73,22 @@ def test_a_wrong_value_in_any_section_is_refused(checkout, old, new, said):
     text = (checkout / PARAMS).read_text()
     line = text[: text.index(new.strip())].count("\n") + 1
     assert f"params.yaml, line {line}: " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("export: {tile: 192, halo: 16}", "export: {tile: 192, halo: 77}", "a halo of 0 to 76 fits"),
+        ("tile: 192, halo: 16}\nexport", "tile: 192, halo: 96}\nexport", "nothing is left of a tile of 192"),
+        ("betas: [0.9, 0.9]", "betas: [1.9, 0.9]", "optimizer.betas.0 = 1.9: Input should be less than 1"),
+    ],
+)
+def test_a_wrong_value_of_the_recipe_is_refused(checkout, old, new, said):
+    """Before a stage runs, not by the tiler or the optimiser after hours."""
+    edit(checkout / RECIPE, old, new)
+    with pytest.raises(ConfigError) as error:
+        load_params(checkout)
+    assert said in str(error.value)
 
 
 def test_a_key_in_both_files_is_refused(checkout):
