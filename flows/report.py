@@ -15,8 +15,8 @@ from relume.files import read_json, write_text
 
 SYSTEMS = {
     "noisy": "noisy input",
-    "nlm": "OpenCV non-local means (told sigma)",
-    "bm3d": "BM3D (told sigma)",
+    "nlm": "OpenCV non-local means (given sigma)",
+    "bm3d": "BM3D (given sigma)",
     "average": "plain average of the base models",
     "ensemble": "ensemble head",
     "final": "ensemble head, hard-mining fine-tune",

@@ -24,7 +24,6 @@ from relume.files import atomic_folder
 from relume.home import tracking_uri
 
 EXPERIMENT = "releases"
-ALIASES = ("candidate", "champion", "previous")
 _HASH_TAG = "package_sha256"
 _BATCH = 100  # MLflow's limit of parameters and tags in one call
 _USER_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s\"']+@")
