@@ -31,4 +31,29 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
                 return nodeid
             return "real" if nodeid.startswith(REAL) else nodeid.partition("::")[0]
 
+        def _reschedule(self, node: Any) -> None:
+            """Gives a worker files until it has a test after the one it runs: it starts none without the next."""
+            while not node.shutting_down and (not self.workqueue or self._pending_of(self.assigned_work[node]) < 2):
+                super()._reschedule(node)
+
+        def remove_node(self, node: Any) -> str | None:
+            """Counts the test in which a worker died as done; what that worker still had goes to the others.
+
+            The pinned pytest-xdist hands out the finished files again and waits for ever for their tests.
+            """
+            left = {
+                file: unfinished
+                for file, tests in self.assigned_work.pop(node).items()
+                if (unfinished := {test: False for test, done in tests.items() if not done})
+            }
+            if not left:
+                return None
+            file = next(iter(left))
+            crashed = next(iter(left[file]))
+            del left[file][crashed]
+            self.workqueue.update({file: tests for file, tests in left.items() if tests})
+            for other in self.nodes:
+                self._reschedule(other)
+            return crashed
+
     return ByFileAndServers(config, log)
