@@ -13,8 +13,15 @@ from relume.errors import ModelMissingError
 from relume.evaluation.comparison import FEWEST, bootstrap_interval
 from relume.files import read_json, write_text
 
+PROTOCOLS = {
+    "clipped": "Noise clipped and rounded to 8 bits (the product's protocol), restored in tiles as served",
+    "unclipped": "Noise unclipped (the literature's protocol), restored whole and in process",
+    "jpeg95": "The clipped noise saved as JPEG of quality 95, restored in tiles as served",
+    "jpeg85": "The clipped noise saved as JPEG of quality 85, restored in tiles as served",
+}
 SYSTEMS = {
     "noisy": "noisy input",
+    "blur": "Gaussian blur (given sigma)",
     "nlm": "OpenCV non-local means (given sigma)",
     "bm3d": "BM3D (given sigma)",
     "average": "plain average of the base models",
@@ -61,7 +68,8 @@ def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, A
         package=package,
         serving=read_json(root / "package" / "serving" / "serving.json"),
         parity=read_json(root / "package" / "serving" / "parity.json"),
-        tables={protocol: _table(metrics[protocol]) for protocol in ("clipped", "unclipped")},
+        tables={title: _table(metrics[protocol]) for protocol, title in PROTOCOLS.items()},
+        weak={title: _weak(metrics[protocol]) for protocol, title in PROTOCOLS.items()},
         sigmas=_sigmas(metrics),
         helped=_helped(scores),
         pictures=_pictures(root, scores),
@@ -92,7 +100,9 @@ def _title(system: str) -> str:
 def _table(systems: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the figures, the baselines first, the final model last; the best PSNR of a column is marked."""
     bases = sorted(name for name in systems if name.startswith("base:"))
-    order = [name for name in ("noisy", "nlm", "bm3d", *bases, "average", "ensemble", "final") if name in systems]
+    order = [
+        name for name in ("noisy", "blur", "nlm", "bm3d", *bases, "average", "ensemble", "final") if name in systems
+    ]
     levels = sorted(systems["noisy"], key=lambda level: float(level.removeprefix("sigma_")))
     best = {level: max(figures[level]["psnr"] for figures in systems.values()) for level in levels}
     return [
@@ -104,6 +114,19 @@ def _table(systems: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for name in order
     ]
+
+
+def _weak(systems: dict[str, Any]) -> list[str]:
+    """A sentence for each noise level at which a filter without a network is better than the final model."""
+    sentences = []
+    for level, final in systems["final"].items():
+        best = max((name for name in ("blur", "nlm") if name in systems), key=lambda name: systems[name][level]["psnr"])
+        if (psnr := systems[best][level]["psnr"]) > final["psnr"]:
+            sentences.append(
+                f"This model is not for such images at {level.replace('_', ' ')}: {_title(best)} is better by"
+                f" {psnr - final['psnr']:.2f} dB."
+            )
+    return sentences
 
 
 def _helped(scores: list[dict[str, str]]) -> list[dict[str, Any]]:

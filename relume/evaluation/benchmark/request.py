@@ -40,7 +40,7 @@ def benchmark_request(
         data: The folder of the benchmark sets.
         protocols: As `parse_protocol` reads them; empty for the protocol that each set is made for.
         out: Folder of the results; it may hold an earlier result, which is replaced, and nothing else.
-        baselines: `nlm` and `bm3d`.
+        baselines: `blur`, `nlm` and `bm3d`.
         edge_fusion: Folders of a Restormer and a HAT artifact.
         ask: Levels between commas that adjustable systems are asked for.
         estimator: Folder of a level estimator.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
-from relume.evaluation.baselines import block_matching, import_bm3d, non_local_means
+from relume.evaluation.baselines import block_matching, gaussian_blur, import_bm3d, non_local_means
 from relume.evaluation.networks import run_tiled, run_whole
 from relume.inference.level import AtLevel
 from relume.inference.self_ensemble import SelfEnsemble
@@ -153,14 +153,14 @@ def _served(folder: Path, name: str) -> System:
 
 
 def baseline(name: str) -> System:
-    """`nlm` or `bm3d`, which are given a sigma and take 8-bit pictures, gray ones on their one channel.
+    """`blur`, `nlm` or `bm3d`, which are given a sigma and take 8-bit pictures, gray ones on their one channel.
 
     Raises:
         ConfigError: BM3D is not installed.
     """
     if name == "bm3d":
         import_bm3d()
-    method = {"nlm": non_local_means, "bm3d": block_matching}[name]
+    method = {"blur": gaussian_blur, "nlm": non_local_means, "bm3d": block_matching}[name]
 
     def run(picture: np.ndarray, level: float | None) -> np.ndarray:
         assert level is not None

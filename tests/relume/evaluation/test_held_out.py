@@ -2,13 +2,14 @@
 
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import skimage.data
 import torch
 
 from relume.errors import ConfigError
-from relume.evaluation.baselines import non_local_means
+from relume.evaluation.baselines import gaussian_blur, non_local_means
 from relume.evaluation.held_out import Score, evaluate_held_out, noisy_photograph, summarize
 from relume.metrics import psnr, to_8_bit
 
@@ -62,13 +63,37 @@ def test_an_adjustable_network_is_told_the_sigma_of_the_noise(clean):
     networks = {"final": Told(), "base:identity": Identity()}
     runs = evaluate_held_out({IMAGE_ID: clean}, networks, sigmas=(15, 50), tile=64, halo=8, seed=3)
     answers = [(row[0].protocol, row[0].sigma, np.unique(images["final"]).tolist()) for row, images in runs]
-    assert answers == [(protocol, s, [s]) for s in (15, 50) for protocol in ("clipped", "unclipped")]
+    assert answers == [
+        (protocol, s, [s]) for s in (15, 50) for protocol in ("clipped", "unclipped", "jpeg85", "jpeg95")
+    ]
 
 
 def test_non_local_means_denoises(clean):
     """The baseline gains at least 3 dB at sigma 25: it is run at a sensible strength."""
     noisy = to_8_bit(noisy_photograph(clean, IMAGE_ID, 25, "clipped", 3))
     assert psnr(non_local_means(noisy, 25), clean) > psnr(noisy, clean) + 3
+
+
+def test_a_blur_denoises(clean):
+    """At sigma 25 the baseline gains at least 3 dB, and no other width of a grid gains 0.3 dB more."""
+    noisy = to_8_bit(noisy_photograph(clean, IMAGE_ID, 25, "clipped", 3))
+    gained = psnr(gaussian_blur(noisy, 25), clean)
+    assert gained > psnr(noisy, clean) + 3
+    assert gained > max(psnr(cv2.GaussianBlur(noisy, (0, 0), width), clean) for width in (0.6, 0.8, 1.2, 1.6)) - 0.3
+
+
+def test_noise_saved_as_jpeg_is_what_the_decoder_reads(clean, scores, tmp_path):
+    """The input is the clipped noise as written and read by another library, and systems are measured on it."""
+    path = tmp_path / "noisy.jpg"
+    clipped = to_8_bit(noisy_photograph(clean, IMAGE_ID, 25, "clipped", 3))
+    cv2.imwrite(str(path), clipped[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    expected = cv2.imread(str(path))[..., ::-1].astype(int)
+    given = to_8_bit(noisy_photograph(clean, IMAGE_ID, 25, "jpeg85", 3))
+    assert np.abs(given - expected).max() <= 8  # both are libjpeg; the conversion of colours may be rounded otherwise
+    assert np.abs(given - expected).mean() < 0.5
+    assert scores["jpeg85", "final"].psnr == pytest.approx(psnr(given, clean), abs=1e-4)
+    # The colour is stored at half resolution, which averages its noise.
+    assert min(scores[jpeg, "final"].psnr for jpeg in ("jpeg85", "jpeg95")) > scores["clipped", "final"].psnr
 
 
 def test_noise_belongs_to_the_photograph_and_level(clean):
