@@ -29,6 +29,7 @@ from flows.terminal import RunPrinter
 from relume import files
 from relume.errors import NOT_WORTH_RETRYING, RelumeError, StageFailedError, UserError
 from relume.home import relume_home
+from relume.ingestion.lists import own_list
 
 RETRY_DELAY_SECONDS = 2
 
@@ -68,7 +69,8 @@ def pipeline(repository: str, stages: list[str] | None = None, home: str | None 
     with _driver_lock(place, root):
         end_leftovers(place)
         name = str(prefect.runtime.flow_run.id)
-        run = Run(name=name, root=root, commit=commit_run(root, name), store=read_store(root), home=place)
+        commit = commit_run(root, name, own_list=own_list(place))
+        run = Run(name=name, root=root, commit=commit, store=read_store(root), home=place)
         run.folder.mkdir(parents=True, exist_ok=True)
         os.utime(run.folder)  # a retried run is as new as a new one
         forget_old_runs(root, place)

@@ -15,7 +15,7 @@ import flows.release
 from flows.release.ledger import Ledger
 from flows.release.package import Package, open_package
 from relume.home import relume_home
-from relume.ingestion.sources import write_sources
+from relume.ingestion.lists import update_list
 
 
 @flow(name="retrain", persist_result=False)
@@ -37,7 +37,7 @@ def retrain(repository: str = ".", server: str | None = None, home: str | None =
     """
     root = Path(repository).resolve()
     place = Path(home) if home else relume_home(root)
-    changed = task(name="scan sources", cache_policy=NO_CACHE)(_scan)(root)
+    changed = task(name="scan sources", cache_policy=NO_CACHE)(_scan)(root, place)
     ran = flows.pipeline.run(root, place)
     package = open_package(root / "package")
     outcome = None if judged(Ledger(place), package) else flows.release.run(root, place, server=server)
@@ -51,5 +51,6 @@ def judged(ledger: Ledger, package: Package) -> bool:
     )
 
 
-def _scan(root: Path) -> dict[str, Any]:
-    return dataclasses.asdict(write_sources(path=root / "sources.json"))
+def _scan(root: Path, home: Path) -> dict[str, Any]:
+    change = update_list(root, home)
+    return dataclasses.asdict(change) | {"path": str(change.path)}

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from relume.errors import UserError
+from relume.ingestion.lists import LIST
 
 REF = "refs/relume/runs"
 KEPT_RUNS = 20
@@ -74,7 +75,7 @@ def check_repository(root: Path) -> None:
         raise RepositoryError("Not the top of the git repository", where=root, next_step=f"cd {top}")
 
 
-def commit_run(repository: str | Path, run: str) -> str:
+def commit_run(repository: str | Path, run: str, *, own_list: Path | None = None) -> str:
     """Gives the commit of a run, made of the working tree as it is now, and keeps it at refs/relume/runs/<run>.
 
     Tracked changes and untracked files that are not ignored are committed through a temporary index on
@@ -84,6 +85,8 @@ def commit_run(repository: str | Path, run: str) -> str:
     Args:
         repository: The top of a git working tree; it may have no commit yet.
         run: Name of the run.
+        own_list: The user's own list of sources, which the commit carries as sources.json: private clones see it, the
+            working tree and the branches do not.
 
     Returns:
         The full hash of the commit.
@@ -103,6 +106,9 @@ def commit_run(repository: str | Path, run: str) -> str:
         if own.is_file():
             shutil.copyfile(own, index)  # its stat data saves hashing every file again
         git(root, "add", "--all", index=index)
+        if own_list is not None:
+            blob = git(root, "hash-object", "-w", "--no-filters", str(own_list))
+            git(root, "update-index", "--add", "--cacheinfo", f"100644,{blob},{LIST}", index=index)
         tree = git(root, "write-tree", index=index)
     if head is not None and tree == git(root, "rev-parse", f"{head}^{{tree}}"):
         commit = head

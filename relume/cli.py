@@ -96,17 +96,21 @@ def data() -> None:
 
 @data.command("scan")
 @click.argument("sources", nargs=-1)
-def data_scan(sources: tuple[str, ...]) -> None:
-    """Scan SOURCES and write sources.json. Without SOURCES, rescan those already listed.
+@click.option("--tracked", is_flag=True, help="Write the checkout's sources.json, which git and `dvc repro` see.")
+def data_scan(sources: tuple[str, ...], tracked: bool) -> None:
+    """List the photographs in SOURCES, in place of those listed before. Without SOURCES, scan the listed ones again.
+
+    The list is your own: it lies in RELUME_HOME, pipeline runs read it, and git never sees it.
 
     \b
     Examples:
-      relume data scan                      what the known sources hold now
+      relume data scan                      what the listed sources hold now
       relume data scan ~/Pictures           a folder
       relume data scan s3://bucket/prefix   an S3 prefix
       relume data scan package://           the photographs inside installed packages
+      relume data scan --tracked            make your own list the checkout's
     """
-    _scan(sources)
+    _scan(sources, tracked=tracked)
 
 
 @data.command("upload")
@@ -190,12 +194,14 @@ def data_overlaps(training: str, tests: tuple[str, ...]) -> None:
     click.echo(f"{len(photographs)} photographs, {len(images)} test images: no overlap")
 
 
-def _scan(sources: tuple[str, ...]) -> None:
-    from relume.ingestion.sources import write_sources
+def _scan(sources: tuple[str, ...], *, tracked: bool = False) -> None:
+    from relume.ingestion.lists import update_list
 
-    change = write_sources(sources or None)
+    change = update_list(Path(), relume_home(), sources or None, tracked=tracked)
+    for source in change.replaced:
+        click.echo(f"note: {source} is no longer listed; to keep it, name it beside the others", err=True)
     click.echo(
-        f"sources.json: {change.files} photographs,"
+        f"{_short(change.path)}: {change.files} photographs,"
         f" {len(change.added)} new, {len(change.modified)} changed, {len(change.removed)} gone"
     )
     for address, problem in change.problems:
@@ -209,7 +215,11 @@ def pipeline() -> None:
 
 @pipeline.command("run")
 @click.argument("stages", nargs=-1)
-@click.option("--source", multiple=True, help="Your own photographs: a folder or s3://bucket/prefix; may be repeated.")
+@click.option(
+    "--source",
+    multiple=True,
+    help="Your own photographs, in place of those listed before: a folder or s3://bucket/prefix; may be repeated.",
+)
 def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
     """Run the graph as a Prefect flow; STAGES and what they need, or everything.
 

@@ -1,18 +1,22 @@
 """What lets anyone rebuild a package: the commit of the checkout it came from, and the files that pin its inputs."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from flows.dvc_commands import run_dvc
+from flows.lock import read_lock
 from flows.release.package import Package
 from flows.run_commit import commit_run
 from relume.errors import UserError
+from relume.ingestion.lists import LIST, own_list
 from relume.params_file import PARAMS, RECIPE, read_values
 
-FILES = ("dvc.lock", "dvc.yaml", PARAMS, RECIPE, "sources.json")
+FILES = ("dvc.lock", "dvc.yaml", PARAMS, RECIPE, LIST)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,38 +34,60 @@ class Lineage:
     files: dict[str, str]
 
 
-def read_lineage(root: Path, package: Package) -> Lineage:
+def read_lineage(root: Path, package: Package, home: Path) -> Lineage:
     """Reads the lineage of the package in a checkout.
 
     Args:
         root: The top of the checkout.
+        home: RELUME_HOME, which may hold the user's own list of sources.
         package: Its package.
 
     Raises:
         UserError: Code, params or data changed since the package was built, so the checkout is not its lineage.
         RepositoryError: The checkout is not the top of a git working tree.
     """
-    _require_up_to_date(root, package)
-    files = {name: (root / name).read_text() for name in FILES if name != RECIPE or (root / name).is_file()}
+    own = own_list(home)
+    _require_up_to_date(root, package, own)
+    names = (name for name in FILES if name != RECIPE or (root / name).is_file())
+    files = {name: (own if own and name == LIST else root / name).read_text(encoding="utf-8") for name in names}
     outs = {
         out["path"]: out["md5"]
         for stage in yaml.safe_load(files["dvc.lock"])["stages"].values()
         for out in stage.get("outs", [])
     }
     return Lineage(
-        run_commit=commit_run(root, f"package-{package.sha256[:16]}"),
+        run_commit=commit_run(root, f"package-{package.sha256[:16]}", own_list=own),
         params=read_values(root).value | {"outs": outs},
         files=files,
     )
 
 
-def _require_up_to_date(root: Path, package: Package) -> None:
+def _require_up_to_date(root: Path, package: Package, own: Path | None) -> None:
     """Asks DVC whether every stage's deps, params and outs are those of dvc.lock."""
-    done = run_dvc(root, "status", "--quiet")
+    done = run_dvc(root, "status", "--json")
     if done.returncode:
-        raise UserError(
-            "The package is not of this state of the checkout",
-            where=package.folder,
-            why=done.stderr.strip() or "code, params or data changed since it was built; `dvc status` names them",
-            next_step="relume pipeline run, or take the changes back",
-        )
+        why = done.stderr.strip()
+    elif _changes(json.loads(done.stdout), root, own):
+        why = "code, params or data changed since it was built; `dvc status` names them"
+    else:
+        return
+    raise UserError(
+        "The package is not of this state of the checkout",
+        where=package.folder,
+        why=why,
+        next_step="relume pipeline run, or take the changes back",
+    )
+
+
+def _changes(status: dict[str, list[Any]], root: Path, own: Path | None) -> bool:
+    """Whether anything but the list of sources differs from dvc.lock, or the list in use does.
+
+    DVC compares with the tracked list, which a run on the user's own list did not read.
+    """
+    if own is None:
+        return bool(status)
+    listed = hashlib.md5(own.read_bytes(), usedforsecurity=False).hexdigest()
+    for stage in yaml.safe_load(read_lock(root))["stages"].values():
+        if any(dep["path"] == LIST and dep["md5"] != listed for dep in stage.get("deps", [])):
+            return True
+    return any(change != {"changed deps": {LIST: "modified"}} for changes in status.values() for change in changes)

@@ -126,7 +126,7 @@ def release_package(
         if current and current.package == package.sha256:
             product.move_aliases(candidate=None)
             return ReleaseOutcome(release=current, server=address, promoted=False, repaired=repaired)
-        lineage = lineage or read_lineage(root, package)
+        lineage = lineage or read_lineage(root, package, home)
         candidate = wrap(register)(product, package, lineage, settings, root / HELD_OUT)
         report = wrap(gate)(product, candidate)
         report.require_passed()

@@ -60,17 +60,21 @@ class SourcesChange:
     """What a scan found compared with the list before it.
 
     Attributes:
+        path: The list that names them now.
         files: Number of files listed now.
         added: Addresses that are new.
         removed: Addresses that are gone.
         modified: Addresses whose bytes changed.
+        replaced: Sources that the list before it named and this one does not.
         problems: Addresses of what is no regular file, each with what it is; they will be quarantined.
     """
 
+    path: Path
     files: int
     added: tuple[str, ...]
     removed: tuple[str, ...]
     modified: tuple[str, ...]
+    replaced: tuple[str, ...] = ()
     problems: tuple[tuple[str, str], ...] = ()
 
     def __bool__(self) -> bool:
@@ -114,28 +118,36 @@ def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
     return {"sources": names, "files": [files[address] for address in sorted(files)]}
 
 
-def write_sources(sources: Sequence[str | Path] | None = None, path: str | Path = "sources.json") -> SourcesChange:
-    """Scans sources and brings the tracked list up to date; an unchanged list is not touched.
+def write_sources(
+    sources: Sequence[str | Path] | None = None,
+    path: str | Path = "sources.json",
+    *,
+    instead_of: str | Path | None = None,
+) -> SourcesChange:
+    """Scans sources and brings a list up to date; an unchanged list is not touched.
 
     Args:
-        sources: As for `scan`; None scans again what the list names, or `package://` without a list.
+        sources: As for `scan`; None scans again what the list before it names, or `package://` without one.
         path: The list.
+        instead_of: The list before it, where that is another file.
 
     Returns:
         What changed.
     """
-    path = Path(path)
-    before: dict[str, Any] = read_sources(path) if path.exists() else {"sources": [PACKAGES], "files": []}
+    path, old_path = Path(path), Path(instead_of or path)
+    before: dict[str, Any] = read_sources(old_path) if old_path.exists() else {"sources": [PACKAGES], "files": []}
     now = scan(before["sources"] if sources is None else sources)
-    if now != before or not path.exists():
+    if path != old_path or now != before or not path.exists():
         write_json(path, now)
     old = {entry["address"]: entry["hash"] for entry in before["files"]}
     new = {entry["address"]: entry["hash"] for entry in now["files"]}
     return SourcesChange(
+        path=path,
         files=len(new),
         added=tuple(sorted(new.keys() - old.keys())),
         removed=tuple(sorted(old.keys() - new.keys())),
         modified=tuple(sorted(address for address in old.keys() & new.keys() if old[address] != new[address])),
+        replaced=tuple(source for source in before["sources"] if old and source not in now["sources"]),
         problems=tuple((entry["address"], entry["problem"]) for entry in now["files"] if "problem" in entry),
     )
 

@@ -1,5 +1,6 @@
 """The flow on the tiny graph, against one Prefect server that all tests of this file share."""
 
+import hashlib
 import signal
 import threading
 
@@ -7,7 +8,7 @@ import filelock
 import psutil
 import pytest
 
-from tests.flows.toy import prefect_server, wait_until
+from tests.flows.toy import STEPS, prefect_server, wait_until
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -126,6 +127,21 @@ def test_uncommitted_edits_are_part_of_the_run_and_stay_uncommitted(toy):
     toy.run()
     assert toy.ran()[-1] == "edited"
     assert toy.shell("git", "status", "--porcelain").stdout.replace("?? dvc.lock\n", "") == before
+
+
+def test_a_run_is_of_the_users_own_list(toy):
+    """A run ingests the home's list, which git never sees; a plain `dvc repro` goes back to the tracked one."""
+    own = toy.home / "sources.json"
+    own.write_text('{"files": [], "sources": ["file:///private"]}\n')
+    toy.write("components/first/__main__.py", STEPS["first"] + 'print("listed", open("sources.json").read())\n')
+    toy.commit()
+    _, out, _ = toy.run("first")
+    assert "file:///private" in out
+    assert toy.shell("git", "status", "--porcelain").stdout == "?? dvc.lock\n"
+    listed = hashlib.md5(own.read_bytes()).hexdigest()
+    assert listed in (toy.root / "dvc.lock").read_text()
+    assert "file:///private" not in toy.shell("dvc", "repro", "first").stdout
+    assert listed not in (toy.root / "dvc.lock").read_text()
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])

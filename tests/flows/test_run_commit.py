@@ -116,3 +116,18 @@ def test_the_newest_runs_are_kept(toy):
         assert refs == ["a", "c", "package-00ff"]
         assert sorted(path.name for path in (toy.home / "runs").iterdir()) == ["a", "c", "driver.lock"]
         assert (toy.home / "runs" / "a" / "first.log").read_text() == "hello\n"
+
+
+def test_the_users_own_list_is_in_the_runs_commit_alone(toy):
+    """The run's commit carries the home's list as sources.json; git's status, history and the working tree do not."""
+    toy.shell("git", "status")  # refreshes the stat data of the index
+    before = state_of(toy)
+    own = toy.home / "sources.json"
+    own.write_text('{"files": [], "sources": ["file:///private"]}\n')
+    commit = commit_run(toy.root, "r1", own_list=own)
+    assert show(toy, commit, "sources.json") == own.read_text()
+    assert state_of(toy) == before
+    assert "private" not in (toy.root / "sources.json").read_text()
+    assert toy.shell("git", "log", "--branches", "--format=%H").stdout.split() == [
+        toy.shell("git", "rev-parse", "HEAD").stdout.strip()
+    ]

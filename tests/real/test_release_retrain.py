@@ -169,8 +169,8 @@ def test_a_package_of_another_state_is_not_released(root):
 
     run(root, sys.executable, "-m", "dvc", "repro", "--quiet")
     package = open_package(root / "package")
-    lineage = read_lineage(root, package)
+    lineage = read_lineage(root, package, relume_home())
     assert run(root, "git", "show", f"{lineage.run_commit}:dvc.lock") == lineage.files["dvc.lock"]
     (root / "sources.json").write_text((root / "sources.json").read_text() + "\n")
     with pytest.raises(UserError, match="relume pipeline run"):
-        read_lineage(root, package)
+        read_lineage(root, package, relume_home())
