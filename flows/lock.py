@@ -31,7 +31,10 @@ def _load(text: str, where: object) -> dict[str, Any]:
         return YAML(typ="safe").load(text) or {}
     except YAMLError as error:
         raise LockFileError(
-            "dvc.lock is no valid YAML", where=where, why=error, next_step="git checkout dvc.lock"
+            "dvc.lock is no valid YAML",
+            where=where,
+            why=error,
+            next_step="remove it; `relume pipeline run` writes it anew, and DVC's run cache keeps what was made",
         ) from None
 
 

@@ -1,5 +1,6 @@
 """The graph of this repository."""
 
+import subprocess
 from pathlib import Path
 
 import flows
@@ -12,6 +13,12 @@ ROOT = Path(flows.__file__).parents[1]
 def test_it_breaks_none_of_its_rules():
     """Each stage has a component, an image and resources, no path leads out, and its code deps are what it runs."""
     assert [str(problem) for problem in check(read_graph(ROOT))] == []
+
+
+def test_no_lock_is_tracked():
+    """A lock is of one machine's photographs and of code as it was; see docs/decisions/0007-lock-of-a-clone.md."""
+    listed = subprocess.run(["git", "ls-files", "dvc.lock"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert listed.stdout == ""
 
 
 def test_a_family_concerns_the_stages_that_load_it():
