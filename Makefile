@@ -10,7 +10,7 @@ demo: triton
 # The demo as it prints and draws, kept in docs/.
 recording: triton
 	.venv/bin/relume demo | sed -u "s|$(CURDIR)/||g" | tee docs/demo.txt
-	.venv/bin/python -c "from flows.report import write_picture_sheet as sheet; sheet('docs/pictures/held_out.jpg')"
+	.venv/bin/python -c "from flows.report import write_contact_sheet as sheet; sheet('docs/pictures/held_out.jpg')"
 	cp .relume/reports/demo/noisy.png docs/pictures/to_triton.png
 	cp .relume/reports/demo/restored.png docs/pictures/from_triton.png
 

@@ -1,4 +1,4 @@
-"""The main job on embedded defaults, as a new user sees it: graph, release, a picture through Triton, report."""
+"""The main job on embedded defaults, as a new user sees it: graph, release, an image through Triton, report."""
 
 import time
 from pathlib import Path
@@ -8,7 +8,7 @@ from flows.embedded_triton import EmbeddedTriton
 from flows.report import write_report
 from relume.files import read_json
 
-SIGMA = 25.0  # of the noise on the picture that is sent to Triton
+SIGMA = 25.0  # of the noise on the image that is sent to Triton
 
 
 def run_demo(root: Path, home: Path) -> None:
@@ -45,7 +45,7 @@ def run_demo(root: Path, home: Path) -> None:
 
 
 def _through_triton(root: Path, home: Path) -> dict[str, Any]:
-    """Sends a noisy held-out photograph to the product on Triton and keeps both pictures as files."""
+    """Sends a noisy held-out photograph to the product on Triton and keeps both images as files."""
     from flows.release.package import product_of
     from relume.evaluation.held_out import noisy_photograph, photographs
     from relume.images import save_image
@@ -77,7 +77,7 @@ def _through_triton(root: Path, home: Path) -> dict[str, Any]:
 
 
 def _release_facts(outcome: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What the report shows of a release; None when the package was judged before."""
+    """What the report shows of a release; None when the package was not released again."""
     if outcome is None:
         return None
     return {**outcome["release"], "checks": outcome["gate"].get("checks", [])}

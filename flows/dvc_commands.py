@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flows.environment import TELEMETRY_OFF
 
-_OF_THE_CALLER = ("GIT_", "DVC_STAGE", "DVC_ROOT", "DVC_EXP_")  # what a git hook or a stage hands to its commands
+_OF_THE_CALLER = ("GIT_", "DVC_STAGE", "DVC_ROOT", "DVC_EXP_")  # set by a git hook or a stage for its own commands
 
 
 def start_dvc(root: Path, arguments: list[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:

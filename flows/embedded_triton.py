@@ -1,7 +1,7 @@
 """The embedded Triton server: NVIDIA's own server on loopback, in an environment of its own below RELUME_HOME.
 
-It runs in a session of its own and outlives the command that started it. What it is and where it listens stands in
-RELUME_HOME/triton/server.json, its process in triton.json, its output in triton.log.
+It runs in a session of its own and outlives the command that started it. In RELUME_HOME/triton,
+server.json has its addresses, triton.json its process and triton.log its output.
 """
 
 import dataclasses
@@ -145,7 +145,7 @@ class EmbeddedTriton:
                     raise ServiceError(
                         "The Triton server runs with another model repository",
                         where=found.repository,
-                        next_step="relume down",
+                        next_step="stop it with `relume down`, then try again",
                     )
                 return found
             if not self.installed:
@@ -176,7 +176,7 @@ class EmbeddedTriton:
                     try:
                         control.load_product(path, product)
                     except RelumeError as error:
-                        _log.warning("%s cannot be served: %s", product, error.why or error)
+                        _log.warning("The product %s cannot be served: %s", product, error.why or error)
         return server
 
     def stop(self) -> bool:
@@ -199,7 +199,7 @@ class EmbeddedTriton:
         return TritonServer(**read_json(self._record))
 
     def status(self, *, timeout: float = 5.0) -> TritonStatus:
-        """Looks at the server, and asks each product to restore a tile.
+        """Checks the server, and lets each product restore a tile.
 
         A model's process can die while Triton still calls the model ready, so only an answer counts.
 
@@ -223,7 +223,7 @@ class EmbeddedTriton:
         return TritonStatus(state=state, server=server, pid=process.pid, products=found, log=str(self.log))
 
     def repair(self) -> list[str]:
-        """Loads what the repository promises and the server does not give, as after a model's process died.
+        """Loads the products of the repository that do not answer, as after a model's process died.
 
         Returns:
             Names of the products that answer again.
@@ -238,7 +238,7 @@ class EmbeddedTriton:
                     try:
                         _load_again(control, now.server.repository, name, product.release)
                     except RelumeError as error:
-                        _log.warning("%s cannot be served: %s", name, error.why or error)
+                        _log.warning("The product %s cannot be served: %s", name, error.why or error)
                     else:
                         repaired.append(name)
         return repaired
@@ -251,7 +251,7 @@ class EmbeddedTriton:
         Args:
             end: Set it to stop, from a signal handler for example.
             repository: The model repository, by default `self.repository`.
-            interval: Seconds between two looks.
+            interval: Seconds between two checks.
 
         Raises:
             ServiceError: The server does not start, or ended three times in a minute.
@@ -268,10 +268,12 @@ class EmbeddedTriton:
                         return
                     starts = [moment for moment in starts if time.monotonic() - moment < 60] + [time.monotonic()]
                     if len(starts) > 3:
-                        raise ServiceError("The Triton server ends again and again", next_step=f"read {self.log}")
+                        raise ServiceError(
+                            "The Triton server ended three times in a minute", next_step=f"read {self.log}"
+                        )
                     self.start(repository)
                 elif repaired := self.repair():
-                    _log.warning("%s did not answer and was loaded again", ", ".join(repaired))
+                    _log.warning("These products did not answer and were loaded again: %s", ", ".join(repaired))
                 looked = True
                 if end.wait(interval):
                     return
@@ -280,7 +282,7 @@ class EmbeddedTriton:
 
     @property
     def _record(self) -> Path:
-        """What a server that was not stopped leaves behind: where it listens."""
+        """The file with the server's addresses; a server that was not stopped leaves it behind."""
         return self.folder / "server.json"
 
     def _lock(self) -> FileLock:
@@ -289,12 +291,12 @@ class EmbeddedTriton:
 
     @property
     def _shared_memory_prefix(self) -> str:
-        """Begins the names of this server's shared memory, which tell what an unclean end left from others' memory."""
+        """How the names of this server's shared memory begin, so that what a crash left is not taken for another's."""
         return f"relume-triton-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]}-"
 
     def _clean_up(self) -> None:
         """Ends what is left of a server and removes its shared memory and records."""
-        # Models' processes that outlived their server have nothing to finish.
+        # Models' processes that outlived their server have no request to answer.
         stop_process(self.folder, _NAME, grace=_EXIT_SECONDS + 5 if running_process(self.folder, _NAME) else 0)
         for path in Path("/dev/shm").glob(f"{self._shared_memory_prefix}*"):
             path.unlink(missing_ok=True)
@@ -331,7 +333,7 @@ class EmbeddedTriton:
 
 
 def _load_again(control: TritonControl, repository: str, product: str, release: str) -> None:
-    """Loads a product; only if that does not help, starts its release anew."""
+    """Loads a product; if that fails, reloads its release first."""
     try:
         control.load_product(repository, product)
     except (ServerRefusedError, ServerUnreachableError):

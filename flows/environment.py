@@ -1,10 +1,10 @@
-"""What the processes that the flows start find in their environment."""
+"""The environment variables of the processes that the flows start."""
 
 import os
 import sys
 from pathlib import Path
 
-# Nothing phones home; the names are those of the packages' own documentation.
+# No package reports its usage; the names are those of the packages' own documentation.
 TELEMETRY_OFF = {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",

@@ -56,7 +56,7 @@ class Families:
         module = self._modules.get(architecture)
         if module is None:
             raise ConfigError(
-                "Unknown architecture",
+                "The architecture is unknown",
                 where=f"{key}={architecture!r}",
                 why=f"{REGISTRY} does not have it",
                 next_step=f"choose one of: {', '.join(sorted(self._modules))}",
@@ -69,4 +69,6 @@ class Families:
         for node in ast.parse((self.root / REGISTRY).read_text()).body:
             if isinstance(node, ast.Assign) and "ARCHITECTURES" in [ast.unparse(target) for target in node.targets]:
                 return {name: module for name, (module, _) in ast.literal_eval(node.value).items()}
-        raise ConfigError("No ARCHITECTURES", where=self.root / REGISTRY, next_step=f"correct {REGISTRY}")
+        raise ConfigError(
+            "The registry of models has no ARCHITECTURES", where=self.root / REGISTRY, next_step=f"correct {REGISTRY}"
+        )

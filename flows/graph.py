@@ -71,7 +71,11 @@ class Graph:
         for name in names:
             found = [stage for stage in self.stages if stage == name or stage.partition("@")[0] == name]
             if not found:
-                raise GraphError("No such stage", where=name, next_step=f"choose from: {', '.join(self.stages)}")
+                raise GraphError(
+                    "The graph has no stage of this name",
+                    where=name,
+                    next_step=f"choose one of: {', '.join(self.stages)}",
+                )
             wanted.update(found)
         for name in reversed(self.stages):
             if name in wanted:
@@ -103,7 +107,7 @@ def read_graph(repository: str | Path = ".") -> Graph:
     that has a schema of them are checked first, so that nothing runs with a wrong one.
 
     Raises:
-        GraphError: The folder is no DVC repository, or DVC refuses dvc.yaml or params.yaml.
+        GraphError: The folder is not a DVC repository, or DVC refuses dvc.yaml or params.yaml.
         ConfigError: Parameters are refused; names each.
     """
     import networkx
@@ -111,7 +115,11 @@ def read_graph(repository: str | Path = ".") -> Graph:
 
     root = Path(repository).resolve()
     if not (root / "dvc.yaml").is_file():
-        raise GraphError("No pipeline graph", where=root / "dvc.yaml", next_step="go to the top of a relume checkout")
+        raise GraphError(
+            "The pipeline graph does not exist",
+            where=root / "dvc.yaml",
+            next_step="change to the top folder of a relume checkout",
+        )
     if (root / SCHEMA).is_file():
         load_params(root)
     with _repo(root) as repo:
@@ -138,7 +146,7 @@ def read_store(repository: str | Path = ".") -> Store:
     """Reads where DVC keeps the outs of a checkout.
 
     Raises:
-        GraphError: The folder is no DVC repository.
+        GraphError: The folder is not a DVC repository.
     """
     with _repo(Path(repository).resolve()) as repo:
         return Store(cache=Path(repo.cache.local_cache_dir), remote=repo.config["core"].get("remote"))
@@ -153,11 +161,13 @@ def _repo(root: Path) -> Iterator[Any]:
         with Repo(str(root)) as repo:
             yield repo
     except NotDvcRepoError:
-        raise GraphError("Not a DVC repository", where=root, next_step=f"dvc init, in {root}") from None
+        raise GraphError(
+            "The folder is not a DVC repository", where=root, next_step=f"run `dvc init` in {root}"
+        ) from None
     except DvcException as error:
         raise GraphError(
             "DVC refuses the graph",
             where=root / "dvc.yaml",
             why=error,
-            next_step="correct dvc.yaml; try it with `dvc dag`",
+            next_step="correct dvc.yaml, and check it with `dvc dag`",
         ) from None

@@ -28,16 +28,16 @@ MARK = "the code it runs, by `relume pipeline lint --fix`"
 
 _MEMORY = re.compile(r"[1-9]\d*(Mi|Gi)")
 _QUANTITIES: dict[str, tuple[Any, float, str]] = {
-    "cpu": ((int, float), 0.1, "a number of cores above 0"),
+    "cpu": ((int, float), 0.1, "a number of cores, at least 0.1"),
     "gpu": (int, 0, "a whole number of GPUs, 0 for none"),
-    "retries": (int, 0, "a whole number, 0 or more"),
-    "timeout": (int, 1, "seconds, 1 or more"),
+    "retries": (int, 0, "a whole number, at least 0"),
+    "timeout": (int, 1, "a whole number of seconds, at least 1"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One broken rule: the stage, what is wrong, and the repair."""
+    """One broken rule: the stage, what is wrong, and how to fix it."""
 
     stage: str
     what: str
@@ -89,7 +89,10 @@ class Code:
             tree = ast.parse((self.root / path).read_bytes(), path)
         except SyntaxError as error:
             raise UserError(
-                "Not valid Python", where=f"{path}:{error.lineno}", why=error.msg, next_step=f"correct {path}"
+                "The file is not valid Python",
+                where=f"{path}:{error.lineno}",
+                why=error.msg,
+                next_step=f"correct {path}",
             ) from None
         for node in _run_nodes(tree):
             if isinstance(node, ast.Import):
@@ -192,11 +195,11 @@ def check(graph: Graph) -> list[Problem]:
         repair = "relume pipeline lint --fix"
         if missing := sorted(expected[name] - listed):
             problems.append(
-                Problem(stage=name, what=f"code it runs is not among its deps: {', '.join(missing)}", repair=repair)
+                Problem(stage=name, what=f"its deps lack code that it runs: {', '.join(missing)}", repair=repair)
             )
         if idle := sorted(listed - shared):
             problems.append(
-                Problem(stage=name, what=f"code among its deps that it does not run: {', '.join(idle)}", repair=repair)
+                Problem(stage=name, what=f"its deps list code that it does not run: {', '.join(idle)}", repair=repair)
             )
     return problems
 
@@ -218,10 +221,14 @@ def _check_meta(stage: Stage) -> Iterator[Problem]:
     if unknown := sorted(set(meta) - known):
         yield Problem(stage=stage.name, what=f"meta has unknown keys: {', '.join(unknown)}", repair=repair)
     if "image" in meta and not (isinstance(meta["image"], str) and meta["image"]):
-        yield Problem(stage=stage.name, what=f"meta.image is {meta['image']!r}, not an image's name", repair=repair)
+        yield Problem(
+            stage=stage.name, what=f"meta.image is {meta['image']!r}, not the name of a container image", repair=repair
+        )
     if "memory" in meta and not _MEMORY.fullmatch(str(meta["memory"])):
         yield Problem(
-            stage=stage.name, what=f"meta.memory is {meta['memory']!r}, not such as 2Gi or 512Mi", repair=repair
+            stage=stage.name,
+            what=f"meta.memory is {meta['memory']!r}, not an amount such as 2Gi or 512Mi",
+            repair=repair,
         )
     for key, (kind, least, wanted) in _QUANTITIES.items():
         value = meta.get(key)
@@ -235,14 +242,14 @@ def _check_paths(stage: Stage) -> Iterator[Problem]:
         for path in paths:
             bare = path.strip("'\"")
             if bare.startswith(("/", "~", "../")) or "://" in bare:
-                repair = "name it relative to the checkout; large or foreign files come in by `ingest`"
+                repair = "use a path in the checkout; data from elsewhere comes in through the stage `ingest`"
                 yield Problem(
                     stage=stage.name, what=f"a path in its {kind} leads out of the checkout: {bare}", repair=repair
                 )
 
 
 def fix(repository: str | Path = ".") -> bool:
-    """Writes the code that each stage runs into dvc.yaml, after its other deps. All else there stays as it is.
+    """Writes the code that each stage runs into dvc.yaml, after its other deps. Nothing else in the file changes.
 
     Returns:
         Whether dvc.yaml changed.
@@ -318,5 +325,5 @@ def require_sound(graph: Graph) -> None:
             f"The graph breaks {len(problems)} of its rules",
             where=graph.root / "dvc.yaml",
             why=why,
-            next_step="relume pipeline lint --fix, and correct what it leaves",
+            next_step="run `relume pipeline lint --fix`, and correct by hand what it does not fix",
         )

@@ -31,10 +31,10 @@ def _load(text: str, where: object) -> dict[str, Any]:
         return YAML(typ="safe").load(text) or {}
     except YAMLError as error:
         raise LockFileError(
-            "dvc.lock is no valid YAML",
+            "dvc.lock is not valid YAML",
             where=where,
             why=error,
-            next_step="remove it; `relume pipeline run` writes it anew, and DVC's run cache keeps what was made",
+            next_step="remove it and run `relume pipeline run`, which writes it again; DVC keeps the results",
         ) from None
 
 
@@ -61,7 +61,7 @@ def merge(text: str, entries: list[str], order: list[str]) -> str:
         order: Names of all stages in the order of the graph.
 
     Returns:
-        The whole file, stages in that order; those that are no longer in the graph stand last, as DVC keeps them.
+        The whole file, stages in that order; those that are no longer in the graph come last, as DVC keeps them.
     """
     lock = _load(text, "dvc.lock") or {"schema": "2.0"}
     stages = dict(lock.get("stages", {}))

@@ -1,6 +1,6 @@
 """The Prefect flow of the graph: a task for each stage, wired along the graph of dvc.yaml.
 
-Importing this module imports Prefect; `flows.pipeline.run` is the door that prepares its settings first.
+Importing this module imports Prefect; start the flow by `flows.pipeline.run`, which prepares its settings.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ RETRY_DELAY_SECONDS = 2
 
 
 class RunInProgressError(UserError):
-    """Another run holds this checkout's driver lock."""
+    """Another run is in progress in this checkout: it holds the driver lock."""
 
 
 class CheckoutError(RelumeError):
@@ -46,8 +46,8 @@ class CheckoutError(RelumeError):
 def pipeline(repository: str, stages: list[str] | None = None, home: str | None = None) -> dict[str, Any]:
     """Runs the stages of a checkout's graph that are not up to date.
 
-    A retried run (`prefect flow-run retry`) is of the commit that it was of and does not repeat its
-    finished stages. A new run finds them in DVC's run cache.
+    A retried run (`prefect flow-run retry`) uses the same commit again and does not repeat its finished
+    stages. A new run finds their results in DVC's run cache.
 
     Args:
         repository: The top of a relume checkout.
@@ -113,7 +113,7 @@ def _run_stages(
 
 
 def _graph_of(run: Run) -> Graph:
-    """The graph of the run's commit, checked: in a retried run the working tree may have moved on."""
+    """The graph of the run's commit, checked: in a retried run the working tree may have changed since."""
     with tempfile.TemporaryDirectory(prefix="relume-graph-") as folder:
         clone = Path(folder) / "clone"
         clone_commit(run.root, run.commit, clone)
@@ -201,7 +201,7 @@ def _failure(failures: dict[str, BaseException]) -> BaseException:
         exit_code=max(failure.exit_code for failure in failed),
         where=", ".join(failures),
         why="".join(f"\n{failure}" for failure in failures.values()),
-        next_step="repair what they say, then: relume pipeline run",
+        next_step="fix what their messages name, then run `relume pipeline run`",
     )
 
 
@@ -210,13 +210,16 @@ def _has_lock(run: Run) -> bool:
 
 
 def _checkout(root: Path, outs: list[str]) -> None:
-    """Brings outs from DVC's cache into the checkout. As `dvc repro` does, it replaces what lies there."""
+    """Brings outs from DVC's cache into the checkout. As `dvc repro` does, it replaces what is there."""
     if not outs:
         return
     done = run_dvc(root, "checkout", "--quiet", "--force", *outs)
     if done.returncode:
         raise CheckoutError(
-            "The outs are not in the checkout", where=root, why=done.stderr.strip(), next_step="dvc checkout"
+            "DVC could not bring the outs into the checkout",
+            where=root,
+            why=done.stderr.strip(),
+            next_step="run `dvc checkout`",
         )
 
 
@@ -240,7 +243,7 @@ def _driver_lock(home: Path, root: Path) -> Iterator[None]:
     """Holds the checkout for one run: two of them would write one dvc.lock.
 
     Raises:
-        RunInProgressError: Another run holds it.
+        RunInProgressError: Another run is in progress.
     """
     import filelock
 
@@ -253,7 +256,7 @@ def _driver_lock(home: Path, root: Path) -> Iterator[None]:
         raise RunInProgressError(
             "Another pipeline run is in progress in this checkout",
             where=root,
-            next_step="wait for it, or end it, and try again",
+            next_step="wait until it ends, or end it, then try again",
         ) from None
 
 

@@ -28,7 +28,7 @@ def use_local_prefect(home: Path) -> None:
     Raises:
         ServiceError: The server does not start.
     """
-    if "prefect" in sys.modules:  # a worker or an enclosing flow has made the choice
+    if "prefect" in sys.modules:  # a worker or an enclosing flow has chosen already
         return
     settings = TELEMETRY_OFF | {
         "PREFECT_HOME": str(home / "prefect"),
@@ -51,7 +51,7 @@ def prefect_address(home: Path) -> str | None:
 
 
 def services_folder(home: Path) -> Path:
-    """Where the records and logs of MLflow, Prefect and the worker lie."""
+    """Where the records and logs of MLflow, Prefect and the worker are."""
     return home / "services"
 
 

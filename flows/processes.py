@@ -1,8 +1,8 @@
 """Background processes: started in a session of their own, known by pid and start time, ended as a group.
 
-A pid alone is not an identity: after a reboot, or on a busy machine, the number belongs to somebody
-else. Each record therefore holds the boot and the clock tick at which its process started, and
-nothing is ever signalled that does not match.
+A pid alone is not an identity: after a reboot, or on a busy machine, the number belongs to another
+process. Each record therefore holds the boot and the clock tick at which its process started, and
+a process that does not match is never signalled.
 """
 
 import dataclasses
@@ -93,7 +93,7 @@ def start_process(
             )
         except OSError as error:
             raise ServiceError(
-                f"{name} did not start", where=command[0], why=error, next_step="relume doctor"
+                f"{name} did not start", where=command[0], why=error, next_step="run `relume doctor`"
             ) from None
     record = record_process(name, child, folder=folder, command=command, address=address, log=log)
     try:
@@ -162,7 +162,7 @@ def stop_process(folder: Path, name: str, *, grace: float = 10.0) -> bool:
     """Ends the process called `name` with everything in its session, and removes its record.
 
     Args:
-        folder: Where its record lies.
+        folder: Where its record is.
         name: Its short name.
         grace: Seconds between SIGTERM and SIGKILL.
 
@@ -193,7 +193,7 @@ def free_port(preferred: int | None = None) -> int:
             except OSError:
                 continue
             return probe.getsockname()[1]
-    raise ServiceError("No free port on 127.0.0.1", next_step="end some of the programs that listen")
+    raise ServiceError("There is no free port on 127.0.0.1", next_step="end some of the programs that listen on one")
 
 
 def answers(url: str, *, timeout: float = 1.0) -> bool:

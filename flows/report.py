@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with pictures and curves that opens without a network."""
+"""The report of a run: one HTML file with images and curves that opens without a network."""
 
 import base64
 import csv
@@ -28,18 +28,18 @@ SYSTEMS = {
     "ensemble": "ensemble head",
     "final": "ensemble head, hard-mining fine-tune",
 }
-CROP = 288  # pixels; pictures are shown one to one
+CROP = 288  # pixels; crops are shown at full resolution
 
 
 def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, Any] | None = None) -> Path:
-    """Writes the report of what stands in a checkout.
+    """Writes the report of the outs in a checkout.
 
     Args:
         path: The HTML file.
         root: The checkout, with the outs of `evaluate`, `export` and `package`.
         facts: What only the run knows, shown when given: `stages` (rows of `stage`, `outcome` and `seconds`),
             `release` (`model`, `version` and the gate's `checks`), `served` (`product`, `release`, `size`, and the
-            `noisy` and `restored` picture).
+            `noisy` and `restored` image).
 
     Returns:
         `path`.
@@ -52,7 +52,10 @@ def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, A
     root, facts = Path(root), facts or {}
     if not (root / "reports" / "metrics.json").is_file():
         raise ModelMissingError(
-            "Nothing to report", where=root / "reports", next_step="run `dvc repro` or `relume pipeline run`"
+            "There is nothing to report yet",
+            where=root / "reports",
+            why="metrics.json is missing: the stage `evaluate` has not run",
+            next_step="run `relume pipeline run`",
         )
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -72,7 +75,7 @@ def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, A
         weak={title: _weak(metrics[protocol]) for protocol, title in PROTOCOLS.items()},
         sigmas=_sigmas(metrics),
         helped=_helped(scores),
-        pictures=_pictures(root, scores),
+        images=_image_rows(root, scores),
         training_curves=_training_curves(root),
         sigma_curves=_sigma_curves(metrics["clipped"]),
         data=_data(root),
@@ -98,13 +101,13 @@ def _title(system: str) -> str:
 
 
 def _table(systems: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the figures, the baselines first, the final model last; the best PSNR of a column is marked."""
+    """Rows of the metrics, the baselines first, the final model last; the best PSNR of a column is marked."""
     bases = sorted(name for name in systems if name.startswith("base:"))
     order = [
         name for name in ("noisy", "blur", "nlm", "bm3d", *bases, "average", "ensemble", "final") if name in systems
     ]
     levels = sorted(systems["noisy"], key=lambda level: float(level.removeprefix("sigma_")))
-    best = {level: max(figures[level]["psnr"] for figures in systems.values()) for level in levels}
+    best = {level: max(metrics[level]["psnr"] for metrics in systems.values()) for level in levels}
     return [
         {
             "title": _title(name),
@@ -151,7 +154,7 @@ def _helped(scores: list[dict[str, str]]) -> list[dict[str, Any]]:
         gains = np.array([[psnr[after, i, s] - psnr[before, i, s] for s in sigmas] for i in images]).mean(axis=1)
         row: dict[str, Any] = {"title": title, "gain": float(gains.mean()), "interval": None}
         if len(gains) < FEWEST:
-            row["verdict"] = f"{len(gains)} photographs are too few to tell"
+            row["verdict"] = f"{len(gains)} photographs are too few for a confidence interval"
         else:
             row["interval"] = low, high = bootstrap_interval(gains)
             row["verdict"] = "helped" if low > 0 else "hurt" if high < 0 else "made no clear difference"
@@ -159,44 +162,44 @@ def _helped(scores: list[dict[str, str]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _pictures(root: Path, scores: list[dict[str, str]]) -> list[dict[str, Any]]:
+def _image_rows(root: Path, scores: list[dict[str, str]]) -> list[dict[str, Any]]:
     """For each held-out photograph the noisy, non-local-means, restored and clean crop with their PSNR."""
     folder = root / "reports" / "evaluation" / "pictures"
-    pictured = max((row["sigma"] for row in scores), key=float)
+    shown = max((row["sigma"] for row in scores), key=float)
     psnr = {
         (row["image_id"], row["system"]): float(row["psnr"])
         for row in scores
-        if row["protocol"] == "clipped" and row["sigma"] == pictured
+        if row["protocol"] == "clipped" and row["sigma"] == shown
     }
     rows = []
     for clean in sorted(folder.glob("*_clean.png")):
         image_id = clean.stem.removesuffix("_clean")
-        columns = [("noisy", f"noisy, sigma {float(pictured):g}"), ("nlm", "non-local means"), ("final", "restored")]
+        columns = [("noisy", f"noisy, sigma {float(shown):g}"), ("nlm", "non-local means"), ("final", "restored")]
         cells = [
             {
                 "title": title,
                 "psnr": psnr[image_id, name],
-                "source": _crop(_read_picture(folder / f"{image_id}_{name}.png")),
+                "source": _crop(_read_pixels(folder / f"{image_id}_{name}.png")),
             }
             for name, title in columns
         ]
-        cells.append({"title": "clean", "psnr": None, "source": _crop(_read_picture(clean))})
+        cells.append({"title": "clean", "psnr": None, "source": _crop(_read_pixels(clean))})
         rows.append({"image_id": image_id, "cells": cells})
     return rows
 
 
 def _served(served: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The picture that came out of Triton, whole, beside what went in."""
+    """The whole image that Triton restored, beside the noisy one that it was sent."""
     if served is None:
         return None
     return {**served, "noisy": _embedded(served["noisy"]), "restored": _embedded(served["restored"])}
 
 
-def write_picture_sheet(path: str | Path, *, root: str | Path = ".") -> None:
-    """Writes the held-out photographs as one picture: a row each, noisy, non-local means, restored and clean.
+def write_contact_sheet(path: str | Path, *, root: str | Path = ".") -> None:
+    """Writes the held-out photographs as one image: a row each, noisy, non-local means, restored and clean.
 
     Args:
-        path: The picture file.
+        path: The image file.
         root: The checkout, with the outs of `evaluate`.
     """
     from relume.images import save_image
@@ -205,11 +208,11 @@ def write_picture_sheet(path: str | Path, *, root: str | Path = ".") -> None:
     rows = []
     for clean in sorted(folder.glob("*_clean.png")):
         names = [clean.name.replace("_clean", f"_{system}") for system in ("noisy", "nlm", "final", "clean")]
-        rows.append(np.concatenate([_centre(_read_picture(folder / name)) for name in names], axis=1))
+        rows.append(np.concatenate([_centre(_read_pixels(folder / name)) for name in names], axis=1))
     save_image(path, np.concatenate(rows))
 
 
-def _read_picture(path: Path) -> np.ndarray:
+def _read_pixels(path: Path) -> np.ndarray:
     from relume.images import read_image
 
     return read_image(path).pixels
@@ -225,7 +228,7 @@ def _centre(image: np.ndarray) -> np.ndarray:
 
 
 def _embedded(image: np.ndarray) -> str:
-    """A picture as a data address. WebP at 95 keeps the grain that these pictures are about."""
+    """An image as a data URL. WebP at quality 95 keeps the noise, which is what these images show."""
     from relume.images import encode
 
     return "data:image/webp;base64," + base64.b64encode(encode(image, ".webp")).decode()
@@ -270,7 +273,7 @@ def _plot(lines: dict[str, tuple[list[float], list[float]]], x_label: str, y_lab
 
 
 def _data(root: Path) -> dict[str, Any]:
-    """What was read, set aside, kept and checked."""
+    """What was ingested, quarantined, curated and checked."""
     curated = root / "data" / "curated"
     images = _read_csv(curated / "images.csv")
     validation = read_json(root / "data" / "validation" / "validation.json")

@@ -77,7 +77,11 @@ def restore_file(
 
     check_suffix(target)
     image = read_image(source)
-    notes = [] if image.pixels.dtype == np.uint8 else ["16-bit values were rounded to 8 bits, which the model takes"]
+    notes = (
+        []
+        if image.pixels.dtype == np.uint8
+        else ["16-bit values were rounded to 8 bits, because the model takes 8-bit images"]
+    )
     pixels = to_uint8(image.pixels)
     with _restorer(server, Path(root), product, model) as restorer:
         started = time.perf_counter()
@@ -110,10 +114,20 @@ def _restorer(server: str | None, root: Path, product: str | None, model: str | 
         yield _in_process(choose(root, product=product, model=model))
         return
     if model is not None:
-        raise ConfigError("--model cannot be used with --server", where=server, next_step="leave --model out")
+        raise ConfigError(
+            "--model cannot be used with --server",
+            where=server,
+            why="the server restores with the products that it serves",
+            next_step="leave --model out, or use --product",
+        )
     product = product or released_product(root)
     if product is None:
-        raise ConfigError("No product given", where=server, next_step="use --product")
+        raise ConfigError(
+            "The product to restore with is not known",
+            where=server,
+            why="there is no params.yaml in this folder, and not exactly one product was released here",
+            next_step="name it with --product",
+        )
     from relume.serving.triton_client import TritonRestorer
 
     with TritonRestorer(server, product) as restorer:
@@ -121,7 +135,7 @@ def _restorer(server: str | None, root: Path, product: str | None, model: str | 
 
 
 def _in_process(chosen: Chosen) -> "InProcessRestorer":
-    """A shipped model by the fastest runtime, a release or a folder by ONNX Runtime, which its parity was proven on."""
+    """A shipped model by the fastest runtime, a release or a folder by ONNX Runtime, as its parity was measured."""
     if not chosen.shipped:
         from relume.serving.onnx_restorer import OnnxRestorer
 
@@ -139,22 +153,22 @@ def choose(root: Path, *, product: str | None = None, model: str | Path | None =
         root: The checkout, whose package may hold the champion.
         product: Its champion, else the shipped model of that name. By default the home's `default_product`, else the
             shipped `photo`.
-        model: A folder that wins over both: a served model or a package.
+        model: A folder that takes precedence over both: a served model or a package.
 
     Raises:
         ModelMissingError: There is no such model or product.
-        ConfigError: `product` and `model` exclude each other, or the home's configuration is not valid.
+        ConfigError: `product` and `model` are both given, or the home's configuration is not valid.
     """
     if model is not None:
         if product is not None:
-            raise ConfigError("--model and --product exclude each other", next_step="leave one of them out")
+            raise ConfigError("--model and --product cannot be used together", next_step="leave one of them out")
         folder = Path(model)
         served = next((place for place in (folder, folder / "serving") if (place / "serving.json").is_file()), None)
         if served is None:
             raise ModelMissingError(
-                "No served model",
+                "The folder is neither a served model nor a package",
                 where=folder,
-                why="there is no serving.json",
+                why="it has no serving.json",
                 next_step="name the folder of a served model or a package, such as models/exported",
             )
         return Chosen(name=str(folder), folder=served)

@@ -20,7 +20,7 @@ from relume.ingestion.lists import update_list
 
 @flow(name="retrain", persist_result=False)
 def retrain(repository: str = ".", server: str | None = None, home: str | None = None) -> dict[str, Any]:
-    """Scans the sources, runs the graph, and releases the package if it was never judged before.
+    """Scans the sources, runs the graph, and releases the package if it was neither promoted nor refused before.
 
     Args:
         repository: The top of the checkout.

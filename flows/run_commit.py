@@ -1,4 +1,4 @@
-"""A run is of a commit: the state of the working tree as a commit of its own, nothing of the user's touched."""
+"""The commit of a run: the state of the working tree, with the user's branch, index and files left as they are."""
 
 import os
 import shutil
@@ -41,11 +41,13 @@ def git(root: Path, *arguments: str, index: Path | None = None) -> str:
         done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     except FileNotFoundError:
         raise RepositoryError(
-            "git is missing", why="a run is of a commit", next_step="sudo apt-get install git"
+            "git is not installed",
+            why="every run records the working tree as a git commit",
+            next_step="sudo apt-get install git",
         ) from None
     if done.returncode:
         raise RepositoryError(
-            f"`git {' '.join(arguments)}` failed", where=root, why=done.stderr.strip(), next_step="git status"
+            f"`git {' '.join(arguments)}` failed", where=root, why=done.stderr.strip(), next_step="run `git status`"
         )
     return done.stdout.rstrip("\n")
 
@@ -69,10 +71,13 @@ def check_repository(root: Path) -> None:
         if "not a git repository" not in str(error):
             raise
         raise RepositoryError(
-            "Not a git repository", where=root, why="a run is of a commit", next_step=f"git init, in {root}"
+            "The folder is not in a git repository",
+            where=root,
+            why="every run records the working tree as a git commit",
+            next_step=f"run `git init` in {root}",
         ) from None
     if Path(top).resolve() != root.resolve():
-        raise RepositoryError("Not the top of the git repository", where=root, next_step=f"cd {top}")
+        raise RepositoryError("The folder is not the top of its git repository", where=root, next_step=f"cd {top}")
 
 
 def commit_run(repository: str | Path, run: str, *, own_list: Path | None = None) -> str:
@@ -123,7 +128,7 @@ def forget_old_runs(root: Path, home: Path, keep: int = KEPT_RUNS) -> None:
     """Removes the logs of all runs but the newest, and the refs that hold their commits.
 
     Call it only while holding the driver's lock. The commits of packages, which have refs of their own and no
-    folder, stay. A forgotten run that is retried is of the working tree as it is then.
+    folder, stay. A run that is retried after that uses the working tree of that moment.
 
     Args:
         root: The top of the git working tree.
@@ -133,7 +138,9 @@ def forget_old_runs(root: Path, home: Path, keep: int = KEPT_RUNS) -> None:
     folders = [folder for folder in (home / "runs").iterdir() if folder.is_dir()]
     folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in folders[keep:]:
-        git(root, "update-ref", "-d", f"{REF}/{folder.name}")  # first: a folder that is left is found again
+        git(
+            root, "update-ref", "-d", f"{REF}/{folder.name}"
+        )  # the ref first: the next call finds a folder that a crash left
         shutil.rmtree(folder)
 
 

@@ -1,4 +1,4 @@
-"""What a run prints while it goes: plain lines, one place, from any thread."""
+"""What a run prints while it runs: plain lines, one place, from any thread."""
 
 import threading
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from flows.runners import StageResult
 
 
 class RunPrinter:
-    """Prints the course of a run.
+    """Prints the progress of a run.
 
     Args:
         names: The stages, for the width of the first column.
@@ -38,12 +38,12 @@ class RunPrinter:
         self._row(result.stage, f"{how:<8}{result.seconds:8.1f} s")
 
     def failed(self, stage: str, again: bool) -> None:
-        """Says that a stage failed, and whether it is tried again; why is the error's to say at the end."""
-        self._row(stage, "failed, is tried again" if again else "failed")
+        """Says that a stage failed, and whether it is tried again; the error at the end of the run gives the reason."""
+        self._row(stage, "failed, trying again" if again else "failed")
 
     def cancelled(self, stage: str) -> None:
-        """Says that a stage ended because the run was ended."""
-        self._row(stage, "ended with the run")
+        """Says that a stage was ended because the run was cancelled."""
+        self._row(stage, "cancelled")
 
     def not_run(self, stage: str) -> None:
         """Says that a stage did not run because one before it failed."""

@@ -1,4 +1,4 @@
-"""What is installed, running and missing on this machine, each with the command that repairs it."""
+"""What is installed, running and missing on this machine, each with the command that fixes it."""
 
 import dataclasses
 import importlib.metadata
@@ -20,14 +20,14 @@ FREE_GIB = 5.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     Attributes:
         name: What.
         ok: Whether it is there.
         required: Whether relume cannot do its main job without it.
         detail: What was found.
-        fix: The command that repairs it; empty when it is there.
+        fix: The command that fixes it; empty when it is there.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Finding:
 
 
 def examine(root: Path, home: Path) -> list[Finding]:
-    """Looks at everything; changes and starts nothing.
+    """Checks everything; changes and starts nothing.
 
     Args:
         root: The top of the checkout.
@@ -74,7 +74,7 @@ def render(findings: list[Finding]) -> str:
         if finding.fix and not finding.ok:
             lines.append(f"{'':<8} {'':<22} next: {finding.fix}")
     missing = sum(finding.required and not finding.ok for finding in findings)
-    lines += ["", f"{missing} required missing" if missing else "All that is required is there."]
+    lines += ["", f"Required and missing: {missing}" if missing else "Everything that relume requires is there."]
     return "\n".join(lines) + "\n"
 
 
@@ -85,12 +85,12 @@ def _python() -> Finding:
         ok=version in PYTHON,
         required=True,
         detail=f"{sys.version.split()[0]} in {sys.prefix}",
-        fix="python3.11 -m venv .venv, then make setup",
+        fix="run `python3.11 -m venv .venv`, then `make setup`",
     )
 
 
 def _packages(root: Path) -> Finding:
-    """Compares what is installed with the tested set, for the packages that relume itself asks for."""
+    """Compares what is installed with the tested set, for the packages that relume itself requires."""
     lock = root / "constraints.txt"
     pins = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)", lock.read_text())) if lock.is_file() else {}
     pins = {_normal(name): version for name, version in pins.items()}
@@ -105,12 +105,12 @@ def _packages(root: Path) -> Finding:
             wrong.append(f"{name} is missing")
             continue
         if (pin := pins.get(_normal(name))) and pin != installed:
-            wrong.append(f"{name} {installed} instead of {pin}")
+            wrong.append(f"{name} {installed} is installed instead of {pin}")
     return Finding(
         name="packages",
         ok=not wrong,
         required=True,
-        detail=", ".join(wrong) or "the tested set",
+        detail=", ".join(wrong) or "the versions of constraints.txt",
         fix="make setup",
     )
 
@@ -141,8 +141,8 @@ def _checkout(root: Path) -> Finding:
         name="checkout",
         ok=not missing,
         required=True,
-        detail=f"lacks {', '.join(missing)}" if missing else str(root.resolve()),
-        fix="cd to the top of a relume clone",
+        detail=f"{', '.join(missing)} not found" if missing else str(root.resolve()),
+        fix="change to the top folder of a relume checkout",
     )
 
 
@@ -156,7 +156,7 @@ def _disk(home: Path) -> Finding:
         ok=free >= FREE_GIB,
         required=True,
         detail=f"{free:.0f} GiB free at {place}",
-        fix=f"free {FREE_GIB:.0f} GiB, or set RELUME_HOME to a larger disk",
+        fix=f"free {FREE_GIB:.0f} GiB, or set RELUME_HOME to a folder on a larger disk",
     )
 
 
@@ -190,7 +190,9 @@ def _data_and_model(root: Path) -> Iterator[Finding]:
         ("package", "package/package.json", "relume pipeline run"),
     ):
         there = (root / path).is_file()
-        yield Finding(name=name, ok=there, required=False, detail=path if there else "not made yet", fix=fix)
+        yield Finding(
+            name=name, ok=there, required=False, detail=path if there else f"{path} does not exist yet", fix=fix
+        )
 
 
 def _services(status: Status) -> Iterator[Finding]:
@@ -207,7 +209,9 @@ def _services(status: Status) -> Iterator[Finding]:
 def _serving(status: Status) -> Iterator[Finding]:
     champions = [(product, product.champion.model) for product in status.products if product.champion]
     if not champions:
-        yield Finding(name="champion", ok=False, required=False, detail="none yet", fix="relume release")
+        yield Finding(
+            name="champion", ok=False, required=False, detail="nothing was released yet", fix="relume release"
+        )
     for product, model in champions:
         yield Finding(
             name=f"champion {product.product}",

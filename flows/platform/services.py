@@ -94,7 +94,7 @@ def serve(home: Path, end: threading.Event, say: Callable[[str], None]) -> None:
     server = triton.running()
     if not champions or server is None:
         triton.stop()
-        raise ModelMissingError("Nothing was released yet", next_step="relume release")
+        raise ModelMissingError("Nothing was released yet", next_step="run `relume release`")
     for release in champions:
         say(f"{release.product} is served by {release.model} at {server.grpc} and {server.http}")
     triton.supervise(end)
@@ -227,7 +227,9 @@ def _deploy(home: Path, root: Path, api: str) -> None:
             stderr=subprocess.STDOUT,
         )
     if done.returncode:
-        raise ServiceError("The deployments were not created", why=last_line(log), next_step=f"read {log}")
+        raise ServiceError(
+            "Prefect did not create the deployments of prefect.yaml", why=last_line(log), next_step=f"read {log}"
+        )
 
 
 def _start_triton(home: Path) -> ServiceReport:
@@ -235,5 +237,5 @@ def _start_triton(home: Path) -> ServiceReport:
     state = "running" if triton.running() else "started"
     served = serve_champions(home)
     server = triton.start()
-    detail = ", ".join(f"{r.product} is {r.model}" for r in served) or "nothing was released yet: relume release"
+    detail = ", ".join(f"{r.product} is {r.model}" for r in served) or "nothing was released yet; run `relume release`"
     return ServiceReport(name="triton", state=state, address=server.grpc, detail=detail)

@@ -20,6 +20,7 @@ from flows.release.registry import redacted
 from relume.errors import LedgerError, RelumeError
 
 EXTERNAL = {"mlflow": "MLFLOW_TRACKING_URI", "prefect": "PREFECT_API_URL"}
+_INTERRUPTED = {"promoting": "promotion of", "rolling_back": "rollback to"}
 HEALTH = {"mlflow": "/health", "prefect": "/api/health"}
 
 
@@ -71,10 +72,10 @@ class Status:
     Attributes:
         services: The background services.
         products: Every product of the ledger.
-        unfinished: Promotions and rollbacks that were cut short.
+        unfinished: Promotions and rollbacks that were interrupted.
         schedule: The deployments of prefect.yaml: `name`, `cron`, and `next`, the next start, `active` while the
             Prefect server has not planned it yet, or None when it does not know of the deployment.
-        problems: What is wrong, as sentences with the command that repairs it.
+        problems: What is wrong, as sentences with the command that fixes it.
     """
 
     services: list[ServiceStatus]
@@ -89,7 +90,7 @@ class Status:
 
 
 def read_status(root: Path, home: Path) -> Status:
-    """Looks at everything; works with nothing running, and never starts anything.
+    """Checks everything; works with nothing running, and never starts anything.
 
     Args:
         root: The top of the checkout.
@@ -105,7 +106,9 @@ def read_status(root: Path, home: Path) -> Status:
         products, unfinished, problems = [], [], [str(error)]
     else:
         if ledger.torn():
-            problems.append("The ledger ends in half a line, left by a crash; the next release replaces it.")
+            problems.append(
+                "The last line of the ledger is incomplete, as a crash leaves it; the next release removes it."
+            )
     problems += _problems(products, unfinished, triton)
     return Status(
         services=[*services, triton],
@@ -126,10 +129,12 @@ def render(status: Status) -> str:
     for product in status.products:
         lines += ["", f"Product {product.product}", *_product_lines(product)]
     if not status.products:
-        lines += ["", "Nothing was released yet", "  next: relume pipeline run, then relume release"]
+        lines += ["", "Nothing was released yet", "  next: run `relume pipeline run`, then `relume release`"]
     lines += ["", "Schedule"]
     for deployment in status.schedule:
-        lines.append(f"  {deployment['name']:<9} {deployment['cron']:<14} {deployment['next'] or 'stopped: relume up'}")
+        lines.append(
+            f"  {deployment['name']:<9} {deployment['cron']:<14} {deployment['next'] or 'stopped; run `relume up`'}"
+        )
     if status.problems:
         lines += ["", "Problems", *(f"  {problem}" for problem in status.problems)]
     return "\n".join(lines) + "\n"
@@ -171,7 +176,7 @@ def _triton(home: Path) -> tuple[ServiceStatus, dict[str, tuple[str | None, bool
     """The server, and by product the release it uses and whether that answers."""
     try:
         found = EmbeddedTriton(home).status(timeout=2.0)
-    except RelumeError:  # it went away while it was asked
+    except RelumeError:  # it ended while it was asked
         return ServiceStatus(name="triton", state="silent"), {}
     service = ServiceStatus(
         name="triton",
@@ -201,16 +206,16 @@ def _product(ledger: Ledger, name: str, served: dict[str, tuple[str | None, bool
 
 def _problems(products: list[ProductStatus], unfinished: list[LedgerEntry], triton: ServiceStatus) -> list[str]:
     problems = [
-        f"{entry.event} {entry.release.model}, begun {entry.time}, was cut short; "
-        "relume serve, relume release or relume rollback repairs it."
+        f"The {_INTERRUPTED[entry.event]} {entry.release.model}, begun {entry.time}, was interrupted; "
+        "run `relume serve`, `relume release` or `relume rollback` to fix it."
         for entry in unfinished
     ]
     for product in products:
         if triton.state == "running" and product.champion:
             if product.served != product.champion.model:
-                problems.append(f"{product.product} is not served by its champion; relume up repairs it.")
+                problems.append(f"{product.product} is not served by its champion; run `relume up` to fix it.")
             elif not product.answers:
-                problems.append(f"{product.product} does not answer; relume up loads it again.")
+                problems.append(f"{product.product} does not answer; run `relume up` to load it again.")
     return problems
 
 

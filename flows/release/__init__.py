@@ -1,4 +1,4 @@
-"""Releases of packages. `release` tells the way of one, `served_product` what serves, `rollback` the way back."""
+"""Releases of packages: `release` has the steps of one, `served_product` what serves, `rollback` the way back."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def run(root: Path, home: Path, *, server: str | None = None) -> dict[str, Any]:
     from flows.release.package import open_package
 
     root, home = root.resolve(), home.resolve()
-    open_package(root / "package")  # spares starting Prefect for nothing
+    open_package(root / "package")  # before Prefect takes seconds to start
     use_local_prefect(home)
     from flows.release.flow import release
 

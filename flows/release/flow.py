@@ -1,6 +1,6 @@
 """The Prefect flow of a release: its steps as tasks, the gate's report and the parity table as artifacts.
 
-Importing this module imports Prefect; `flows.release.run` is the door that prepares its settings first.
+Importing this module imports Prefect; start the flow by `flows.release.run`, which prepares its settings.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""The gate: measures a candidate as it would be served, and says whether it may be.
+"""The gate: measures a candidate as it would be served, and says whether it may be released.
 
 The served ONNX file restores held-out photographs at the product's protocol, 8-bit files with clipped
-noise; champion and candidate get the very same noisy pixels. A model that takes a sigma is given that of the noise.
+noise; champion and candidate get the same noisy pixels. A model that takes a sigma is given that of the noise.
 """
 
 import csv
@@ -45,7 +45,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the value keeps the limit. A value that is no number does not."""
+        """Whether the value is within the limit. NaN is not."""
         return bool(self.value >= self.limit if self.at_least else self.value <= self.limit)
 
     def __str__(self) -> str:
@@ -71,7 +71,7 @@ class GateReport:
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """The checks that did not hold."""
+        """The checks whose value is not within the limit."""
         return tuple(check for check in self.checks if not check.passed)
 
     def as_json(self) -> dict:
@@ -100,10 +100,10 @@ class GateReport:
         """
         if self.failed:
             raise GateRefusedError(
-                "The gate refused the candidate, nothing was moved",
+                "The gate refused the candidate; what serves was not changed",
                 where=f"package {self.candidate[:8]}",
                 why="; ".join(map(str, self.failed)),
-                next_step="train a better model, or change the limits in params.yaml: release",
+                next_step="train a better model, or change the limits in the section `release` of params.yaml",
             )
 
 
@@ -111,8 +111,8 @@ def measure(candidate: Package, champion: Package | None, settings: ReleaseSetti
     """Measures a candidate.
 
     Args:
-        candidate: What asks to serve.
-        champion: What serves, or None.
+        candidate: The package to release.
+        champion: The package that serves, or None.
         settings: The limits.
         held_out: Folder of held-out photographs, `<image_id>.png`.
 
@@ -164,7 +164,11 @@ def held_out_photographs(folder: Path, settings: ReleaseSettings) -> dict[str, n
 
     paths = sorted(folder.glob("*.png"))
     if not paths:
-        raise UserError("No held-out photographs for the gate", where=folder, next_step="dvc checkout, or dvc repro")
+        raise UserError(
+            "There are no held-out photographs for the gate",
+            where=folder,
+            next_step="run `dvc checkout`, or `relume pipeline run`",
+        )
     chosen = {i * len(paths) // settings.images for i in range(settings.images)}
     photographs = {}
     for path in [path for i, path in enumerate(paths) if i in chosen or len(paths) <= settings.images]:
@@ -233,7 +237,7 @@ def _against_champion(
 
 
 def _against_non_local_means(candidate: Package, settings: ReleaseSettings) -> list[Check]:
-    """The package's own figures: non-local means takes longer than everything else here together."""
+    """The package's own metrics: non-local means takes longer than everything else here together."""
     path = candidate.folder / "evaluation" / "per_image.csv"
     with open(path, newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["protocol"] == "clipped"]
@@ -245,29 +249,29 @@ def _against_non_local_means(candidate: Package, settings: ReleaseSettings) -> l
         )
         if not final or len(final) != len(nlm):
             raise ModelFormatError(
-                "The package's figures are incomplete",
+                "The package's metrics are incomplete",
                 where=path,
-                why=f"{len(final)} rows of final and {len(nlm)} of nlm at sigma {sigma}, clipped",
-                next_step="dvc repro package",
+                why=f"it has {len(final)} rows of final and {len(nlm)} of nlm at sigma {sigma}, clipped",
+                next_step="run `relume pipeline run`",
             )
         checks.append(_gain(f"gain over non-local means, sigma {sigma}", final, nlm, limit))
     return checks
 
 
 def _export_parity(candidate: Package) -> list[Check]:
-    """PyTorch against ONNX Runtime as `export` measured it, against the limits that it was given."""
+    """PyTorch against ONNX Runtime as `export` measured it, against the limits of the export."""
     parity = read_json(candidate.folder / "serving" / "parity.json")
     return [
         Check(
             name="PyTorch against ONNX, largest difference",
-            value=max(picture["max_difference"] for picture in parity["pictures"]),
+            value=max(row["max_difference"] for row in parity["pictures"]),
             limit=parity["limits"]["max_difference"],
             at_least=False,
             unit="levels",
         ),
         Check(
             name="PyTorch against ONNX, PSNR",
-            value=min(picture["psnr"] for picture in parity["pictures"]),
+            value=min(row["psnr"] for row in parity["pictures"]),
             limit=parity["limits"]["min_psnr"],
             at_least=True,
             unit="dB",

@@ -1,8 +1,8 @@
-"""The promotion ledger: one append-only file that says what serves, what served before, and what was cut short.
+"""The promotion ledger: one append-only file that says what serves, what served before, and what was interrupted.
 
 Each line is a JSON object that holds the hash of the line before and its own, so a changed, removed
-or inserted line is seen. MLflow's aliases have no compare-and-swap and a server forgets; the ledger
-is what both are repaired from.
+or inserted line is detected. MLflow's aliases have no compare-and-swap and a server forgets; the ledger
+is what both are restored from.
 """
 
 import dataclasses
@@ -76,8 +76,8 @@ class Ledger:
     def append(self, event: Event, release: Release, **details: Any) -> LedgerEntry:
         """Adds one line and returns only when it is on the disk.
 
-        A torn last line, left by a crash in the middle of an earlier append, was never answered for
-        and is cut off first.
+        A torn last line, left by a crash in the middle of an earlier append, was never reported as
+        written and is cut off first.
 
         Raises:
             LedgerError: The chain is broken; nothing is added to it.
@@ -114,7 +114,7 @@ class Ledger:
         return self._parse(data)[1] != len(data)
 
     def current(self, product: str) -> Release | None:
-        """The release that the product name stands for, or None before the first promotion."""
+        """The release that the product name points to, or None before the first promotion."""
         served = self._served(product)
         return served[-1] if served else None
 
@@ -172,7 +172,7 @@ class Ledger:
                 line = json.loads(text)
                 claimed = line.pop("hash")
                 if _hash(line) != claimed:
-                    raise self._broken(index, "the line does not have the hash that it states")
+                    raise self._broken(index, "the hash in the line is not that of its content")
                 if line["previous"] != previous:
                     raise self._broken(index, "it does not follow the line before it: one was changed or removed")
                 previous = line["hash"] = claimed
@@ -186,7 +186,7 @@ class Ledger:
             "The promotion ledger is broken",
             where=f"{self.path}, line {index + 1}",
             why=why,
-            next_step=f"restore {self.path.name} from a backup, or move it aside to begin a new one",
+            next_step=f"restore {self.path.name} from a backup, or rename it to begin a new one",
         )
 
 

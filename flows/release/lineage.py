@@ -72,10 +72,10 @@ def _require_up_to_date(root: Path, package: Package, own: Path | None) -> None:
     else:
         return
     raise UserError(
-        "The package is not of this state of the checkout",
+        "The package was not built from this state of the checkout",
         where=package.folder,
         why=why,
-        next_step="relume pipeline run, or take the changes back",
+        next_step="run `relume pipeline run`, or undo the changes",
     )
 
 

@@ -15,11 +15,11 @@ class Package:
     """A package whose files have the hash that it states.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         sha256: Hash of all its files but `package.json`.
         product: What it serves, such as `denoise`.
         architecture: Name of the model's architecture.
-        figures: Its figures of merit, nested names to numbers.
+        metrics: Its metrics, nested names to numbers.
         lineage: Hashes of what it was made from.
     """
 
@@ -27,7 +27,7 @@ class Package:
     sha256: str
     product: str
     architecture: str
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     lineage: dict[str, Any]
 
     @property
@@ -42,7 +42,7 @@ def product_of(root: Path) -> str:
     Raises:
         ConfigError: The file or its `package` section is missing or wrong.
     """
-    # This section alone: a mistake in another one must not stand in the way of a rollback.
+    # This section alone: a mistake in another one must not prevent a rollback.
     return load_section("package", PackageSettings, root).product
 
 
@@ -54,21 +54,21 @@ def open_package(folder: Path) -> Package:
         ReleaseError: Its files are not those that its hash was made of.
     """
     if not (folder / "package.json").is_file():
-        raise ModelMissingError("No package", where=folder, next_step="relume pipeline run")
+        raise ModelMissingError("There is no package yet", where=folder, next_step="run `relume pipeline run`")
     stated = read_json(folder / "package.json")
     found = sha256_folder(folder, exclude=("package.json",))
     if found != stated["sha256"]:
         raise ReleaseError(
             "The package is damaged",
             where=folder,
-            why=f"its files have the hash {found[:16]}, it states {stated['sha256'][:16]}",
-            next_step="dvc checkout --force package, or build it again with `relume pipeline run`",
+            why=f"its files have the hash {found[:16]}, but package.json states {stated['sha256'][:16]}",
+            next_step="restore it with `dvc checkout --force package`, or build it with `relume pipeline run`",
         )
     return Package(
         folder=folder,
         sha256=found,
         product=stated["product"],
         architecture=stated["architecture"],
-        figures=stated["figures"],
+        metrics=stated["figures"],
         lineage=read_json(folder / "lineage.json"),
     )

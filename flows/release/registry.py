@@ -1,7 +1,7 @@
 """The model registry in MLflow: one version for each package, with what is needed to rebuild it.
 
 A version is found again by the hash of its package, so registering twice gives one version. MLflow's
-own stages and flavours are not used: a package is served as it stands, so the whole folder is logged
+own stages and flavours are not used: a package is served as it is, so the whole folder is logged
 and comes back byte for byte.
 """
 
@@ -61,7 +61,7 @@ class Registry:
 
     def __init__(self, home: Path, uri: str | None = None):
         self.home, self.uri = home, uri or tracking_uri(home)
-        # A server that is not there would be asked again for minutes before MLflow gives up.
+        # By default MLflow retries for minutes when a server does not answer.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -105,7 +105,7 @@ class Registry:
         return _version(found[0]) if found else None
 
     def by_alias(self, product: str, alias: str) -> Version | None:
-        """The version that an alias stands for, or None."""
+        """The version that an alias points to, or None."""
         from mlflow.exceptions import MlflowException
 
         with self._reaching():
@@ -117,7 +117,7 @@ class Registry:
                 raise
 
     def set_aliases(self, product: str, **numbers: str | None) -> None:
-        """Points aliases to version numbers; None removes one. Aliases that stand right are not touched.
+        """Points aliases to version numbers; None removes one. An alias that is right already is not touched.
 
         Example:
             `registry.set_aliases("denoise", champion="4", previous="3", candidate=None)`
@@ -156,9 +156,9 @@ class Registry:
             found = open_package(folder).sha256
             if found != version.package:
                 raise ReleaseError(
-                    "The registry gave back another package than was registered",
+                    "The registry returned another package than was registered",
                     where=f"{version.product} version {version.number}",
-                    why=f"its hash is {found[:16]}, registered was {version.package[:16]}",
+                    why=f"its hash is {found[:16]}, but {version.package[:16]} was registered",
                     next_step="restore the artifact store from a backup, or release the package again",
                 )
         return open_package(destination)
@@ -203,7 +203,7 @@ class Registry:
         from mlflow.entities import Metric, Param, RunTag
 
         now = int(time.time() * 1000)
-        metrics = [Metric(key, value, now, 0) for key, value in _numbers(package.figures).items()]
+        metrics = [Metric(key, value, now, 0) for key, value in _numbers(package.metrics).items()]
         flat = {"run_commit": run_commit} | {f"lineage.{k}": v for k, v in _leaves(package.lineage).items()}
         flat |= _leaves(params)
         pairs = [Param(key, _shown(key, value)) for key, value in flat.items()]
@@ -239,7 +239,7 @@ class Registry:
         except (requests.ConnectionError, MlflowException) as error:
             if not self.uri.startswith("http") or "API request to" not in str(error):
                 raise ReleaseError(
-                    "MLflow refused",
+                    "MLflow refused the request",
                     where=redacted(self.uri),
                     why=redacted(str(error)).splitlines()[0][:300],
                     next_step="check MLFLOW_TRACKING_URI and the store it names",
@@ -273,8 +273,8 @@ def _leaves(value: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
-    leaves = _leaves(figures)
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    leaves = _leaves(metrics)
     return {k: float(v) for k, v in leaves.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 

@@ -1,7 +1,7 @@
-"""The way of a release: a package is registered, judged by the gate, and promoted to serve its product.
+"""The steps of a release: a package is registered, checked by the gate, and promoted to serve its product.
 
-Nothing that clients see is moved before the gate has passed. From the ledger line `promoting` to the
-line `promoted` an error is undone at once; a crash is undone by whoever looks next.
+Nothing that clients see changes before the gate has passed. From the ledger line `promoting` to the line
+`promoted` an error is undone at once; a crash is undone by the next release, rollback or `relume serve`.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 
 class Wrap(Protocol):
-    """Makes of a function one that is carried out elsewhere or watched, such as a Prefect task."""
+    """Wraps a function in one that runs or reports it, such as a Prefect task."""
 
     def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
 
@@ -44,7 +44,7 @@ class Candidate:
     Attributes:
         package: The package, opened and checked.
         version: Its version in the registry.
-        settings: What it must show.
+        settings: The limits of the gate.
         held_out: Folder of the held-out photographs that it is measured on.
     """
 
@@ -72,7 +72,7 @@ class ReleaseOutcome:
         release: The release that serves now.
         server: Address of the server.
         promoted: False when this package served already.
-        repaired: What an earlier release or rollback that was cut short had left, and how it was repaired.
+        repaired: What an interrupted release or rollback had left, and how it was repaired.
         gate: The gate's report as JSON values, empty when nothing was promoted.
         parity: The served-path comparison, one row an image.
         retired: Releases that were unloaded.
@@ -112,10 +112,10 @@ def release_package(
     Raises:
         ModelMissingError: There is no package.
         UserError: The checkout changed since the package was built.
-        ServerUnreachableError: A server does not answer; nothing was moved.
-        GateRefusedError: The candidate failed the gate; nothing was moved.
-        ParityError: The served path differs; what served before serves on.
-        ReleaseError: The server cannot serve it; what served before serves on.
+        ServerUnreachableError: A server does not answer; nothing was changed.
+        GateRefusedError: The candidate failed the gate; nothing was changed.
+        ParityError: The served path differs; what served before still serves.
+        ReleaseError: The server cannot serve it; what served before still serves.
     """
     settings = load_params(root).release
     package = open_package(root / "package")
@@ -171,13 +171,13 @@ def gate(product: ServedProduct, candidate: Candidate) -> GateReport:
 
 
 def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference]:
-    """Loads a candidate beside the champion, proves it on the served path, and points the product to it."""
+    """Loads a candidate beside the champion, checks its parity on the server, and points the product to it."""
     release = candidate.release
     product.ledger.append("promoting", release, server=product.address)
     try:
         models.publish_release(candidate.package.folder / "serving", product.repository, release.model)
         product.control.load_release(release.model)
-        differences = _prove(product, candidate)
+        differences = _served_parity(product, candidate)
         product.serve(release)
         product.registry.set_aliases(
             product.name,
@@ -186,7 +186,7 @@ def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference
             candidate=None,
         )
     except Exception as error:
-        # What served before is put back; if that fails too, the open line tells the next release to do it.
+        # What served before is restored; if that fails too, the next release does it because of the open line.
         product.serve_current()
         product.move_aliases(candidate=release.version)
         product.ledger.append("abandoned", release, reason=str(error))
@@ -196,7 +196,7 @@ def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference
     return differences
 
 
-def _prove(product: ServedProduct, candidate: Candidate) -> list[PathDifference]:
+def _served_parity(product: ServedProduct, candidate: Candidate) -> list[PathDifference]:
     model = candidate.release.model
     serving = candidate.package.folder / "serving"
     differences = compare_served(serving, product.address, model, candidate.held_out, candidate.settings)

@@ -14,9 +14,9 @@ _log = logging.getLogger(__name__)
 def roll_back(root: Path, home: Path, *, server: str | None = None) -> Release:
     """Serves the release that served before the current one.
 
-    A promotion that was cut short is undone instead, and a rollback that was cut short is finished: in both
-    cases the release that a rollback should lead to serves. An MLflow server that does not answer does not
-    hold a rollback up; the next release sets the aliases.
+    An interrupted promotion is undone instead, and an interrupted rollback is finished: in both cases the
+    release that a rollback should lead to serves. An MLflow server that does not answer does not prevent a
+    rollback; the next release sets the aliases.
 
     Args:
         root: The top of the checkout.
@@ -28,12 +28,12 @@ def roll_back(root: Path, home: Path, *, server: str | None = None) -> Release:
 
     Raises:
         ModelMissingError: There is nothing to go back to.
-        ServerUnreachableError: The given server does not answer; nothing was moved.
-        ReleaseError: The server cannot serve it; what served before serves on.
+        ServerUnreachableError: The given server does not answer; nothing was changed.
+        ReleaseError: The server cannot serve it; what served before still serves.
     """
     name, ledger = product_of(root), Ledger(home)
     if ledger.previous(name) is None and not ledger.unfinished():
-        # The ledger alone knows it: no server is started to say so.
+        # The ledger is enough to know this, so no server is started.
         raise _nothing_before(name, ledger.current(name))
     with release_lock(home), reach_server(server, home) as (address, control):
         product = ServedProduct(name, home, address, control)
@@ -49,7 +49,7 @@ def roll_back(root: Path, home: Path, *, server: str | None = None) -> Release:
                 raise
             ledger.append("rolled_back", target, left=current.model)
             current = target
-        if current is None:  # the very first promotion was cut short, and undone
+        if current is None:  # the first promotion was interrupted, and undone
             raise _nothing_before(name, None)
         product.retire()
         _move_aliases(product)
@@ -58,9 +58,9 @@ def roll_back(root: Path, home: Path, *, server: str | None = None) -> Release:
 
 def _nothing_before(product: str, current: Release | None) -> ModelMissingError:
     if current is None:
-        return ModelMissingError("Nothing was released yet", where=product, next_step="relume release")
+        return ModelMissingError("Nothing was released yet", where=product, next_step="run `relume release`")
     return ModelMissingError(
-        "There is no earlier release to go back to", where=current.model, next_step="relume status"
+        "There is no earlier release to go back to", where=current.model, next_step="see `relume status`"
     )
 
 
@@ -68,4 +68,4 @@ def _move_aliases(product: ServedProduct) -> None:
     try:
         product.move_aliases(candidate=None)
     except RelumeError as error:
-        _log.warning("the aliases in MLflow were not moved, the next release does it: %s", error)
+        _log.warning("The aliases in MLflow were not set; the next release sets them: %s", error)

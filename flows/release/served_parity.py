@@ -1,4 +1,4 @@
-"""Proof that the server gives what the package gives in process: same pictures, same tiler, another path."""
+"""Parity of the server with the package in process: the same images and tiles on another path."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,11 +20,11 @@ SIGMAS = (15, 50)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PathDifference:
-    """How far the two paths are apart on one picture.
+    """How far the results of the two paths differ on one image.
 
     Attributes:
         picture: Its name, size and noise.
-        psnr: Between the two results in dB; 120 stands for equal results.
+        psnr: Between the two results in dB; 120 means equal results.
         max_difference: Largest difference in 8-bit levels.
         worst_tile: Largest mean difference of a tile-sized square, in levels.
         tile_borders: Mean difference where neighbouring tiles are faded into each other, in levels.
@@ -54,7 +54,7 @@ def compare_served(
 
     in_process = OnnxRestorer(serving)
     tile, halo = in_process.serving.tile, in_process.serving.halo
-    pictures = parity_pictures(held_out, settings, tile=tile)
+    images = parity_images(held_out, settings, tile=tile)
     levels = in_process.serving.levels
     differences: list[PathDifference] = []
     with TritonRestorer(address, model) as served:
@@ -62,7 +62,7 @@ def compare_served(
             differences += compare_paths(
                 lambda image, level=level: in_process.restore(image, level=level).image,  # type: ignore[misc]
                 lambda image, level=level: served.restore(image, level=level).image,  # type: ignore[misc]
-                pictures if level is None else {f"{name}, level {level:g}": p for name, p in pictures.items()},
+                images if level is None else {f"{name}, level {level:g}": i for name, i in images.items()},
                 tile=tile,
                 halo=halo,
             )
@@ -70,29 +70,29 @@ def compare_served(
 
 
 def compare_paths(
-    in_process: Restore, served: Restore, pictures: dict[str, np.ndarray], *, tile: int, halo: int
+    in_process: Restore, served: Restore, images: dict[str, np.ndarray], *, tile: int, halo: int
 ) -> list[PathDifference]:
-    """Restores pictures on both paths and compares the results.
+    """Restores images on both paths and compares the results.
 
     Args:
         in_process: Restores uint8 (H, W, 3) with ONNX Runtime in this process.
         served: Restores the same through the server.
-        pictures: uint8 (H, W, 3) by name.
+        images: uint8 (H, W, 3) by name.
         tile: Side of the served tile in pixels.
         halo: Its halo in pixels.
     """
     from relume.serving.export import measure_parity
 
     differences = []
-    for name, picture in pictures.items():
-        first, second = in_process(picture), served(picture)
+    for name, image in images.items():
+        first, second = in_process(image), served(image)
         parity = measure_parity(name, first, second, tile=tile)
         borders = _border_difference(first, second, tile, halo)
         differences.append(PathDifference(**dataclasses.asdict(parity), tile_borders=borders))
     return differences
 
 
-def parity_pictures(held_out: Path, settings: ReleaseSettings, *, tile: int) -> dict[str, np.ndarray]:
+def parity_images(held_out: Path, settings: ReleaseSettings, *, tile: int) -> dict[str, np.ndarray]:
     """Noisy held-out photographs at sizes around the tile's, and a checkerboard of black and white.
 
     Args:
@@ -104,7 +104,7 @@ def parity_pictures(held_out: Path, settings: ReleaseSettings, *, tile: int) -> 
         uint8 (H, W, 3) by name. A photograph that is too small is mirrored.
     """
     photographs = list(held_out_photographs(held_out, settings).items())
-    pictures = {}
+    images = {}
     for number, sides in enumerate(SIZES):
         image_id, clean = photographs[number % len(photographs)]
         height, width = (round(side * tile) for side in sides)
@@ -112,28 +112,28 @@ def parity_pictures(held_out: Path, settings: ReleaseSettings, *, tile: int) -> 
         crop = np.pad(clean, [*missing, (0, 0)], mode="symmetric")[:height, :width]
         for sigma in SIGMAS:
             ((noisy, _),) = noisy_photographs({image_id: crop}, sigma, settings)
-            pictures[f"{image_id[:8]} {width}x{height} sigma {sigma}"] = noisy
+            images[f"{image_id[:8]} {width}x{height} sigma {sigma}"] = noisy
     board = np.indices((tile, tile + 1)).sum(axis=0) % 2 * 255
-    pictures[f"checkerboard {tile + 1}x{tile}"] = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)
-    return pictures
+    images[f"checkerboard {tile + 1}x{tile}"] = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)
+    return images
 
 
 def require_parity(differences: list[PathDifference], settings: ReleaseSettings) -> None:
-    """Stops the release when the paths are further apart than allowed on any picture.
+    """Stops the release when the results of the two paths differ by more than allowed on any image.
 
     Raises:
-        ParityError: It names the worst picture and both measures.
+        ParityError: It names the worst image and both measures.
     """
     limits = settings.served_parity
     failed = [d for d in differences if d.max_difference > limits.max_difference or d.psnr < limits.min_psnr]
     if failed:
         worst = min(failed, key=lambda difference: difference.psnr)
         raise ParityError(
-            "The server does not give what the package gives in process",
-            where=f"{len(failed)} of {len(differences)} pictures, worst is {worst.picture}",
-            why=f"largest difference {worst.max_difference} levels, must be ≤ {limits.max_difference}; "
-            f"PSNR between the paths {worst.psnr:.1f} dB, must be ≥ {limits.min_psnr:.1f} dB",
-            next_step="compare the server's ONNX Runtime and model.py with the package's, then `relume release` again",
+            "The server does not restore images as the package does in process",
+            where=f"{len(failed)} of {len(differences)} images differ, the worst is {worst.picture}",
+            why=f"the largest difference is {worst.max_difference} levels, must be ≤ {limits.max_difference}; "
+            f"the PSNR between the results is {worst.psnr:.1f} dB, must be ≥ {limits.min_psnr:.1f} dB",
+            next_step="compare the server's ONNX Runtime and model.py with the package's, then run `relume release`",
         )
 
 

@@ -22,10 +22,10 @@ class ReleaseInProgressError(ReleaseError):
 
 @contextlib.contextmanager
 def release_lock(home: Path) -> Iterator[None]:
-    """Holds the right to move what is served; a second release, rollback or repair is refused at once.
+    """Holds the lock on what is served; a second release, rollback or repair is refused at once.
 
     Raises:
-        ReleaseInProgressError: Another one holds it.
+        ReleaseInProgressError: Another one is in progress.
     """
     path = home / "release.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def release_lock(home: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise ReleaseInProgressError(
-            "Another release or rollback is in progress", where=path, next_step="wait for it, then try again"
+            "Another release or rollback is in progress", where=path, next_step="wait until it ends, then try again"
         ) from None
 
 
@@ -55,17 +55,17 @@ def reach_server(server: str | None, home: Path) -> Iterator[tuple[str, TritonCo
     address = server or EmbeddedTriton(home).start().grpc
     if address.startswith("http"):
         raise ConfigError(
-            "Not a gRPC address",
+            "The address is not one of gRPC",
             where=address,
             why="models are loaded over gRPC, because a load over HTTP stalls the server's other clients",
-            next_step="give grpc://HOST:PORT",
+            next_step="give the address as grpc://HOST:PORT",
         )
     with TritonControl(address) as control:
         if not control.live():
             raise ServerUnreachableError(
-                "The Triton server does not answer, nothing was moved",
+                "The Triton server does not answer; nothing was changed",
                 where=address,
-                next_step="start it, or leave the address out to use the embedded server",
+                next_step="start it, or leave out --server to use the embedded server",
             )
         yield address, control
 
@@ -109,7 +109,7 @@ class ServedProduct:
         return stored_package(release, self.home, self._registry)
 
     def serve(self, release: Release) -> None:
-        """Loads a release and points the product to it; what serves already is left alone."""
+        """Loads a release and points the product to it; nothing changes when it serves already."""
         if release.model not in models.releases(self.repository):
             models.publish_release(self.package_of(release).folder / "serving", self.repository, release.model)
         if self.control.models().get(release.model) != "READY":
@@ -134,7 +134,7 @@ class ServedProduct:
         models.remove_product(self.repository, self.name)
 
     def reconcile(self) -> list[str]:
-        """Undoes a promotion, or finishes a rollback, that was cut short, and serves what the ledger says.
+        """Undoes an interrupted promotion, or finishes an interrupted rollback, and serves what the ledger says.
 
         Returns:
             What was repaired, as sentences for the user; empty when nothing had to be.
@@ -149,7 +149,7 @@ class ServedProduct:
                 repaired.append(f"the rollback to {entry.release.model}, begun {entry.time}, was finished")
             else:
                 self.serve_current()
-                self.ledger.append("abandoned", entry.release, reason="it was cut short", repaired=True)
+                self.ledger.append("abandoned", entry.release, reason="it was interrupted", repaired=True)
                 repaired.append(f"the promotion of {entry.release.model}, begun {entry.time}, was undone")
         self.serve_current()
         if repaired:
@@ -189,7 +189,7 @@ class ServedProduct:
 def serve_champions(home: Path) -> list[Release]:
     """Starts the embedded server and serves by it what the ledger says, repairing what a crash left.
 
-    While a release or rollback is in progress in another process, the server is started and left to it.
+    While a release or rollback is in progress in another process, the server is started and nothing else is done.
 
     Args:
         home: RELUME_HOME.
@@ -222,10 +222,10 @@ def stored_package(release: Release, home: Path, registry: Registry | None = Non
     version = registry.find(release.product, release.package)
     if version is None:
         raise ReleaseError(
-            "The registry does not know the package of a release",
+            "The registry does not have the package of a release",
             where=f"{release.model}, {release.product} version {release.version}",
-            why="it was deleted, or MLFLOW_TRACKING_URI points to another registry than at the release",
-            next_step="relume release, to release the package of this checkout",
+            why="it was deleted, or MLFLOW_TRACKING_URI points to another registry than when it was released",
+            next_step="run `relume release` to release the package of this checkout",
         )
     return registry.fetch(version, folder)
 

@@ -91,7 +91,7 @@ class SubprocessRunner:
         """See `flows.runners.Runner.run`."""
         with self._budget.take(stage.meta.get("cpu", 1), self._cancelled):
             if self._cancelled.is_set():
-                raise StageCancelledError("Stage not started", where=stage.name, why="the run was cancelled")
+                raise StageCancelledError("The stage was not started", where=stage.name, why="the run was cancelled")
             start = time.monotonic()
             clone = self._clone(stage, lock)
             cached = self._reproduce(stage, clone)
@@ -111,7 +111,7 @@ class SubprocessRunner:
     def _clone(self, stage: Stage, lock: str) -> Path:
         """Makes the private clone: the run's commit, the current dvc.lock, the driver's cache by links."""
         folder = self._run.stage_folder(stage)
-        stop_process(folder, PROCESS, grace=GRACE_SECONDS)  # of a driver that was killed
+        stop_process(folder, PROCESS, grace=GRACE_SECONDS)  # one that a killed driver left
         shutil.rmtree(folder, ignore_errors=True)
         clone = folder / "clone"
         clone_commit(self._run.root, self._run.commit, clone)
@@ -147,7 +147,7 @@ class SubprocessRunner:
         why = self._wait(stage, process)
         reader.join(timeout=GRACE_SECONDS)
         if why is None and process.returncode:
-            why = f"its command ended with {seen.exited}"
+            why = f"its command ended with {seen.ending}"
         return why
 
     def _read(self, stage: Stage, output: IO[str], seen: "_Output") -> None:
@@ -165,24 +165,24 @@ class SubprocessRunner:
         try:
             while process.poll() is None:
                 if self._cancelled.wait(timeout=0.05):
-                    raise StageCancelledError("Stage cancelled", where=stage.name, why="the run was ended")
+                    raise StageCancelledError("The stage was cancelled", where=stage.name, why="the run was cancelled")
                 if time.monotonic() > deadline:
                     return f"it ran longer than its {stage.meta['timeout']} seconds (meta.timeout in dvc.yaml)"
         finally:
-            # Also what the stage itself left running.
+            # This ends what the stage itself left running, too.
             stop_process(self._run.stage_folder(stage), PROCESS, grace=GRACE_SECONDS)
         return None
 
     def _failure(self, stage: Stage, why: str, seen: "_Output") -> StageFailedError:
         log = os.path.relpath(self._run.log(stage), self._run.root)
         tail = "".join(f"\n        {line}" for line in seen.tail)
-        settled = seen.exited in NOT_WORTH_RETRYING
+        settled = seen.exit_code in NOT_WORTH_RETRYING
         return StageFailedError(
-            "Stage failed",
-            exit_code=int(seen.exited) if settled else StageFailedError.exit_code,
+            "The stage failed",
+            exit_code=seen.exit_code if settled else StageFailedError.exit_code,
             where=stage.name,
             why=f"{why}; the last lines of {log}:{tail}",
-            next_step=("repair what the stage says, then: " if settled else "") + "relume pipeline run",
+            next_step=("fix what its message names, then run " if settled else "run ") + "`relume pipeline run`",
         )
 
     def _stage_environment(self, stage: Stage) -> dict[str, str]:
@@ -206,15 +206,19 @@ class _Output:
 
     def __init__(self) -> None:
         self.ran = False
-        self.exited: int | str = "an error of DVC"  # the exit code of the stage's own command, once DVC names it
+        self.exit_code = 0  # of the stage's own command, once DVC names it
         self._lines: deque[str] = deque(maxlen=TAIL)
 
     def add(self, line: str) -> None:
         self.ran |= line.startswith("Running stage")
         if match := _EXITED.search(line):
-            self.exited = int(match[1])
+            self.exit_code = int(match[1])
         elif line and not _NOISE.search(line):
             self._lines.append(line)
+
+    @property
+    def ending(self) -> str:
+        return f"exit code {self.exit_code}" if self.exit_code else "an error of DVC"
 
     @property
     def tail(self) -> list[str]:

@@ -61,5 +61,5 @@ def test_what_dvc_refuses_is_one_clear_error(toy, path, text, why):
 
 def test_a_folder_without_a_graph_is_refused(tmp_path):
     """Outside of a checkout the error says where to go."""
-    with pytest.raises(GraphError, match="No pipeline graph"):
+    with pytest.raises(GraphError, match="pipeline graph does not exist"):
         read_graph(tmp_path)

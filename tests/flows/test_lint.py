@@ -77,7 +77,7 @@ def test_code_that_a_stage_runs_but_does_not_list_is_a_problem(toy):
     edit(toy, "components/work.py", "import os", "from components import palette\nimport os")
     found = problems(toy)
     assert len(found) == 4
-    assert all("not among its deps: components/palette.py" in problem for problem in found)
+    assert all("its deps lack code that it runs: components/palette.py" in problem for problem in found)
     assert fix(toy.root)
     assert problems(toy) == []
 
@@ -86,7 +86,7 @@ def test_code_that_a_stage_lists_but_does_not_run_is_a_problem(toy):
     """An import that went away leaves a dep that would retrain for nothing."""
     edit(toy, "components/last/__main__.py", "from components.work import work\n", "def work(*a): ...\n")
     assert problems(toy) == [
-        "last: code among its deps that it does not run: components/work.py (relume pipeline lint --fix)"
+        "last: its deps list code that it does not run: components/work.py (relume pipeline lint --fix)"
     ]
 
 

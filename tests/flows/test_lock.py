@@ -42,5 +42,5 @@ def test_a_new_entry_takes_the_place_of_the_old():
 
 def test_a_broken_lock_file_is_named():
     """YAML that does not parse is a LockFileError with the way back."""
-    with pytest.raises(LockFileError, match=r"remove it; `relume pipeline run`"):
+    with pytest.raises(LockFileError, match=r"remove it and run `relume pipeline run`"):
         merge("stages: [", [], [])

@@ -97,7 +97,7 @@ def test_what_cannot_be_chosen(checkout, released):
         restore_file("noisy.png", "clean.png", product="foto")
     with pytest.raises(ModelMissingError, match=r"no serving\.json"):
         restore_file("noisy.png", "clean.png", model="home")
-    with pytest.raises(ConfigError, match="exclude each other"):
+    with pytest.raises(ConfigError, match="cannot be used together"):
         restore_file("noisy.png", "clean.png", model="package", product="clean")
     with pytest.raises(ConfigError, match="leave --model out"):
         restore_file("noisy.png", "clean.png", model="package", server="127.0.0.1:1")

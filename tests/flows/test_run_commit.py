@@ -89,7 +89,7 @@ def test_a_repository_without_a_commit_works(tmp_path):
 
 def test_a_folder_outside_of_git_is_refused(tmp_path):
     """The error says that it is no repository and how to make one."""
-    with pytest.raises(RepositoryError, match=r"Not a git repository(.|\n)*git init"):
+    with pytest.raises(RepositoryError, match=r"not in a git repository(.|\n)*git init"):
         commit_run(tmp_path, "r1")
 
 

@@ -286,13 +286,13 @@ NO_START = "def _fails(*_args):\n    raise ValueError('not today')\n\n\nTritonPy
 @pytest.mark.parametrize(
     ("lines", "error", "message"),
     [
-        (OTHER_RESULTS, ParityError, "does not give what the package gives"),
+        (OTHER_RESULTS, ParityError, "does not restore images as the package does"),
         (NO_START, ReleaseError, "not today"),
     ],
     ids=["other results", "cannot be loaded"],
 )
 def test_a_release_that_does_not_serve_right_is_undone(home, root, picture, lines, error, message):
-    """A release that serves other results than in process, or none, is taken away; the champion serves on."""
+    """A release that serves other results than in process, or none, is unloaded; the champion still serves."""
     release(root, home, blur=BLURS[0])
     good, before = expected(root, picture), moved(home)
     put_package(root, blur=BLURS[1])
@@ -319,7 +319,7 @@ def test_a_first_release_that_fails_leaves_nothing_served(home, root):
 def test_an_unreachable_server_moves_nothing(home, root):
     """A given server that does not answer stops the release before the package is even registered."""
     put_package(root)
-    with pytest.raises(ServerUnreachableError, match="nothing was moved"):
+    with pytest.raises(ServerUnreachableError, match="nothing was changed"):
         release_package(root, home, server=f"grpc://127.0.0.1:{free_port()}", lineage=LINEAGE)
     assert events(home) == []
     assert Registry(home).find("denoise", open_package(root / "package").sha256) is None

@@ -46,7 +46,7 @@ def test_a_wrong_version_is_named(home, monkeypatch):
     """A package whose version is not the tested one is named with both versions."""
     real = importlib.metadata.version
     monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: "0.0.1" if name == "mlflow" else real(name))
-    assert "mlflow 0.0.1 instead of " in found(examine(Path(), home), "packages").detail
+    assert "mlflow 0.0.1 is installed instead of " in found(examine(Path(), home), "packages").detail
 
 
 def test_outside_a_checkout(tmp_path, home):

@@ -28,7 +28,7 @@ def test_nothing_there_at_all(tmp_path, home):
     status = read_status(tmp_path, home)
     assert {service.state for service in status.services} == {"stopped", "not installed"}
     assert (status.products, status.unfinished, status.schedule, status.problems) == ([], [], [], [])
-    assert "relume pipeline run, then relume release" in render(status)
+    assert "run `relume pipeline run`, then `relume release`" in render(status)
     assert not (tmp_path / "home").exists()
 
 
@@ -48,11 +48,11 @@ def test_champion_previous_and_refused_candidate(tmp_path, home):
 
 
 def test_an_unfinished_promotion_is_a_problem(tmp_path, home):
-    """A promotion that was cut short is shown with the commands that repair it."""
+    """An interrupted promotion is shown with the commands that repair it."""
     Ledger(home).append("promoting", A)
     status = read_status(tmp_path, home)
     assert [entry.release for entry in status.unfinished] == [A]
-    assert "relume rollback repairs it" in status.problems[0]
+    assert "`relume rollback` to fix it" in status.problems[0]
     json.dumps(status.as_json())
 
 
@@ -72,7 +72,7 @@ def test_a_torn_line_is_mentioned(tmp_path, home):
         file.write('{"event": "prom')
     status = read_status(tmp_path, home)
     assert status.products[0].champion == A
-    assert "half a line" in status.problems[0]
+    assert "is incomplete" in status.problems[0]
 
 
 def test_silent_and_dead_services(tmp_path, home):
@@ -105,7 +105,7 @@ def test_the_schedule_of_prefect_yaml(home):
     """Without a Prefect server the deployments of prefect.yaml are shown as stopped."""
     status = read_status(Path(), home)
     assert [deployment["name"] for deployment in status.schedule] == ["retrain"]
-    assert "stopped: relume up" in render(status)
+    assert "stopped; run `relume up`" in render(status)
 
 
 def test_nothing_heavy_is_imported(home):

@@ -10,7 +10,7 @@ from relume.errors import UserError
 def test_the_own_list_is_part_of_the_lineage(built, monkeypatch):
     """A package of the home's list is of this state of the checkout; of the tracked list or another one it is not."""
     package = Package(
-        folder=built.root / "package", sha256="9" * 64, product="denoise", architecture="", figures={}, lineage={}
+        folder=built.root / "package", sha256="9" * 64, product="denoise", architecture="", metrics={}, lineage={}
     )
     own, tracked = built.home / "sources.json", built.root / "sources.json"
     listed = tracked.read_text()  # what dvc.lock names

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flows.release.served_parity import compare_paths, parity_pictures, require_parity
+from flows.release.served_parity import compare_paths, parity_images, require_parity
 from relume.errors import ParityError
 from tests.flows.release.synthetic import make_photographs
 from tests.flows.release.test_gate import settings
@@ -43,7 +43,7 @@ def test_one_wrong_pixel_is_refused_and_its_picture_named():
 
     pictures = {"fine": np.zeros((600, 600, 3), np.uint8), **one_picture()}
     differences = compare_paths(lambda x: x, lambda x: wrong(x) if x.any() else x, pictures, tile=TILE, halo=HALO)
-    with pytest.raises(ParityError, match="1 of 2 pictures, worst is noise"):
+    with pytest.raises(ParityError, match="1 of 2 images differ, the worst is noise"):
         require_parity(differences, settings())
 
 
@@ -64,7 +64,7 @@ def test_borders_are_where_tiles_meet():
 
 def test_pictures_are_noisy_photographs_of_several_sizes(tmp_path):
     """The pictures cover one tile, several tiles and less than a tile, each with noise, and a hard one."""
-    pictures = parity_pictures(make_photographs(tmp_path / "test"), settings(), tile=TILE)
+    pictures = parity_images(make_photographs(tmp_path / "test"), settings(), tile=TILE)
     sizes = {picture.shape[:2] for picture in pictures.values()}
     assert sizes == {(64, 64), (109, 147), (38, 90), (64, 65)}
     assert {picture.dtype for picture in pictures.values()} == {np.dtype(np.uint8)}

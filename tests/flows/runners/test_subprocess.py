@@ -132,7 +132,12 @@ def test_a_failed_stage_is_one_message_with_its_last_lines(toy):
     with pytest.raises(StageFailedError) as caught:
         run_stage(toy, "first")
     assert caught.value.exit_code == 1
-    for part in ("Stage failed: first", "error: first was told to fail", "first.log", "next: relume pipeline run"):
+    for part in (
+        "The stage failed: first",
+        "error: first was told to fail",
+        "first.log",
+        "next: run `relume pipeline run`",
+    ):
         assert part in str(caught.value)
 
 
@@ -140,7 +145,7 @@ def test_a_failed_stage_is_one_message_with_its_last_lines(toy):
 def test_the_exit_code_of_what_must_be_repaired_is_kept(toy, code):
     """A component that ends with 2, a user's mistake, or 3, a divergence, makes an error that ends so."""
     toy.tell("fail", "first", code)
-    with pytest.raises(StageFailedError, match="repair what the stage says") as caught:
+    with pytest.raises(StageFailedError, match="fix what its message names") as caught:
         run_stage(toy, "first")
     assert caught.value.exit_code == code
 
