@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.embedded_triton import EmbeddedTriton
 from flows.report import write_report
+from flows.turns import turn
 from relume.files import read_json
 
 SIGMA = 25.0  # of the noise on the image that is sent to Triton
@@ -31,8 +32,9 @@ def run_demo(root: Path, home: Path) -> None:
     triton = EmbeddedTriton(home)
     already_up = triton.running() is not None
     try:
-        result = retrain(str(root), home=str(home))
-        served = _through_triton(root, home)
+        with turn(home, root, "demo"):  # it does not wait: whoever watches it wants to know at once
+            result = retrain(str(root), home=str(home))
+            served = _through_triton(root, home)
     finally:
         if not already_up:
             triton.stop()

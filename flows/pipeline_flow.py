@@ -26,16 +26,13 @@ from flows.run_commit import clone_commit, commit_run, forget_old_runs, git
 from flows.runners import Run, Runner, StageCancelledError, StageResult
 from flows.runners.subprocess import SubprocessRunner, end_leftovers
 from flows.terminal import RunPrinter
+from flows.turns import turn
 from relume import files
-from relume.errors import NOT_WORTH_RETRYING, RelumeError, StageFailedError, UserError
+from relume.errors import NOT_WORTH_RETRYING, RelumeError, StageFailedError
 from relume.home import relume_home
 from relume.ingestion.lists import own_list
 
 RETRY_DELAY_SECONDS = 2
-
-
-class RunInProgressError(UserError):
-    """Another run is in progress in this checkout: it holds the driver lock."""
 
 
 class CheckoutError(RelumeError):
@@ -66,7 +63,7 @@ def pipeline(repository: str, stages: list[str] | None = None, home: str | None 
     """
     root = Path(repository).resolve()
     place = Path(home) if home else relume_home(root)
-    with _driver_lock(place, root):
+    with turn(place, root, "pipeline") as this:
         end_leftovers(place)
         name = str(prefect.runtime.flow_run.id)
         commit = commit_run(root, name, own_list=own_list(place))
@@ -76,6 +73,7 @@ def pipeline(repository: str, stages: list[str] | None = None, home: str | None 
         forget_old_runs(root, place)
         graph = _graph_of(run)
         chosen = graph.with_upstream(stages or list(graph.stages))
+        this.at("pipeline", name)
         printer = RunPrinter(list(chosen))
         printer.say(f"run {name} of commit {run.commit[:12]}, {len(chosen)} stages")
         with _tracked(run, printer) as environment:
@@ -236,28 +234,6 @@ def _publish(
     if not failures and all((run.root / out).is_file() for out in ("package/package.json", "reports/metrics.json")):
         report = write_report(run.home / "reports" / "index.html", root=run.root, facts={"stages": summary})
         create_link_artifact(report.as_uri(), link_text="Report", key="report")
-
-
-@contextlib.contextmanager
-def _driver_lock(home: Path, root: Path) -> Iterator[None]:
-    """Holds the checkout for one run: two of them would write one dvc.lock.
-
-    Raises:
-        RunInProgressError: Another run is in progress.
-    """
-    import filelock
-
-    path = home / "runs" / "driver.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(path, timeout=0):
-            yield
-    except filelock.Timeout:
-        raise RunInProgressError(
-            "Another pipeline run is in progress in this checkout",
-            where=root,
-            next_step="wait until it ends, or end it, then try again",
-        ) from None
 
 
 @contextlib.contextmanager

@@ -6,10 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
-import psutil
-
 from flows.environment import TELEMETRY_OFF
-from flows.processes import answers, free_port, running_process, start_process, stop_process
+from flows.processes import answers, free_port, running_process, start_mark, start_process, stop_process
 
 START_SECONDS = 120.0  # 10 to 19 s on an idle machine
 
@@ -68,9 +66,9 @@ def _start_server(folder: Path) -> str:
     """Starts the server of this process and gives the address of its API."""
     folder.mkdir(parents=True, exist_ok=True)
     for record in folder.glob("*.json"):
-        if not _owner_lives(record.stem):
+        if record.stem != _owner(int(record.stem.partition("-")[0])):
             _stop(folder, record.stem)
-    name = f"{os.getpid()}-{_created(os.getpid())}"
+    name = _owner(os.getpid())
     atexit.register(_stop, folder, name)
     address = f"http://127.0.0.1:{free_port()}"
     command = [
@@ -95,13 +93,6 @@ def _stop(folder: Path, name: str) -> None:
     (folder / f"{name}.log").unlink(missing_ok=True)
 
 
-def _owner_lives(name: str) -> bool:
-    pid, _, created = name.partition("-")
-    return _created(int(pid)) == int(created)
-
-
-def _created(pid: int) -> int | None:
-    try:
-        return int(psutil.Process(pid).create_time())
-    except psutil.NoSuchProcess:
-        return None
+def _owner(pid: int) -> str:
+    """Names a process for good: its start tick is its own, and no step of the clock changes it."""
+    return f"{pid}-{(start_mark(pid) or '').rpartition(':')[2]}"

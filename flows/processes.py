@@ -129,7 +129,7 @@ def record_process(
     record = ProcessRecord(
         name=name,
         pid=child.pid,
-        started=_start_mark(child.pid) or "",
+        started=start_mark(child.pid) or "",
         command=tuple(command),
         address=address,
         log=str(log),
@@ -214,15 +214,7 @@ def last_line(log: str | Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
-def _read_record(folder: Path, name: str) -> ProcessRecord | None:
-    path = folder / f"{name}.json"
-    if not path.is_file():
-        return None
-    value = read_json(path)
-    return ProcessRecord(**{**value, "command": tuple(value["command"])})
-
-
-def _start_mark(pid: int) -> str | None:
+def start_mark(pid: int) -> str | None:
     """Boot id and start tick of a living process, or None if there is none."""
     try:
         # The name in parentheses may hold spaces; the fields after it start with the state (field 3).
@@ -235,10 +227,27 @@ def _start_mark(pid: int) -> str | None:
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{fields[19]}"
 
 
+def seconds_alive(pid: int) -> float:
+    """Age of a process by its start tick, which no step of the clock changes; 0 when there is none."""
+    mark = start_mark(pid)
+    ticks = int(mark.rpartition(":")[2]) if mark else None
+    if ticks is None:
+        return 0.0
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _read_record(folder: Path, name: str) -> ProcessRecord | None:
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    return ProcessRecord(**{**value, "command": tuple(value["command"])})
+
+
 def _alive(record: ProcessRecord) -> bool:
     if child := _children.get(record.started):
         child.poll()
-    return _start_mark(record.pid) == record.started
+    return start_mark(record.pid) == record.started
 
 
 def _session(record: ProcessRecord) -> list[psutil.Process]:
@@ -247,12 +256,12 @@ def _session(record: ProcessRecord) -> list[psutil.Process]:
     While a session has members its id is not given to a new process; so if the leader is gone and
     the number is free, what carries that session id is still ours.
     """
-    if not _alive(record) and _start_mark(record.pid) is not None:
+    if not _alive(record) and start_mark(record.pid) is not None:
         return []  # the number belongs to another process now
     members = []
     for process in psutil.process_iter():
         try:
-            if os.getsid(process.pid) == record.pid and _start_mark(process.pid) is not None:
+            if os.getsid(process.pid) == record.pid and start_mark(process.pid) is not None:
                 members.append(process)
         except (ProcessLookupError, PermissionError, psutil.NoSuchProcess):
             continue

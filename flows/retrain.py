@@ -7,25 +7,30 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, State
 
 import flows.pipeline
 import flows.release
 from flows.release.ledger import Ledger
 from flows.release.package import Package, open_package
+from flows.turns import WAIT_SECONDS, RunInProgressError, turn
 from relume.home import relume_home
 from relume.ingestion.lists import update_list
 
 
 @flow(name="retrain", persist_result=False)
-def retrain(repository: str = ".", server: str | None = None, home: str | None = None) -> dict[str, Any]:
+def retrain(
+    repository: str = ".", server: str | None = None, home: str | None = None, wait: float = WAIT_SECONDS
+) -> dict[str, Any] | State:
     """Scans the sources, runs the graph, and releases the package if it was neither promoted nor refused before.
 
     Args:
         repository: The top of the checkout.
         server: gRPC address of a running Triton server; the embedded one, started if need be, when None.
         home: The folder of all local state; RELUME_HOME, or `.relume` in the checkout, when None.
+        wait: Seconds to wait for another run in this checkout; after that this one is skipped, which its state says.
 
     Returns:
         `sources`: what changed in them; `pipeline`: the result of the pipeline flow; `package`: hash of the
@@ -37,10 +42,22 @@ def retrain(repository: str = ".", server: str | None = None, home: str | None =
     """
     root = Path(repository).resolve()
     place = Path(home) if home else relume_home(root)
-    changed = task(name="scan sources", cache_policy=NO_CACHE)(_scan)(root, place)
-    ran = flows.pipeline.run(root, place)
-    package = open_package(root / "package")
-    outcome = None if judged(Ledger(place), package) else flows.release.run(root, place, server=server)
+    logger = get_run_logger()
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        logger.info(line)
+
+    try:
+        with turn(place, root, "retrain", wait=wait, say=say) as this:
+            this.at("scan of the sources")
+            changed = task(name="scan sources", cache_policy=NO_CACHE)(_scan)(root, place)
+            ran = flows.pipeline.run(root, place)
+            this.at("release")
+            package = open_package(root / "package")
+            outcome = None if judged(Ledger(place), package) else flows.release.run(root, place, server=server)
+    except RunInProgressError as busy:
+        return Completed(name="Skipped", message=str(busy))
     return {"sources": changed, "pipeline": ran, "package": package.sha256, "release": outcome}
 
 

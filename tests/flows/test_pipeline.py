@@ -115,7 +115,7 @@ def test_two_runs_in_one_checkout_do_not_collide(toy):
     (toy.home / "runs").mkdir()
     with filelock.FileLock(toy.home / "runs" / "driver.lock"):
         _, _, errors = toy.run(code=2)
-    assert "Another pipeline run is in progress" in errors
+    assert "Another run is in progress" in errors
     assert toy.ran() == []
 
 

@@ -1,0 +1,185 @@
+"""Turns: one run at a time works in a checkout. Says which run has its turn and which wait, for `relume status`.
+
+Two runs at once would write one dvc.lock, and a release would read a package that a run is replacing.
+"""
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+
+from flows.processes import running_process, seconds_alive, start_mark
+from relume.errors import RelumeError, UserError
+from relume.files import read_json, write_json
+
+WAIT_SECONDS = 12 * 3600.0  # of a retraining for its turn; after that the next one of the schedule is not far
+_SAY_SECONDS = 600.0
+_LOOK_SECONDS = 1.0
+
+
+class RunInProgressError(UserError):
+    """Another run has its turn in this checkout."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Activity:
+    """A run that is going on.
+
+    Attributes:
+        what: `pipeline`, `retrain` or `demo`.
+        pid: Its process.
+        started: Boot and start tick of the process.
+        state: `running` or `waiting`.
+        doing: What it is at, such as `pretrain@nafnet 3 min`, or what it waits for.
+        seconds: How long it has been in this state.
+    """
+
+    what: str
+    pid: int
+    started: str
+    state: str
+    doing: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.what} of process {self.pid}, {duration(self.seconds)}{self.doing and f', {self.doing}'}"
+
+
+class Turn:
+    """The turn of this process's run. What is said of it is read by `activities`."""
+
+    def __init__(self, home: Path, what: str):
+        self._path = home / "active" / f"{os.getpid()}.json"
+        self._value = {"what": what, "pid": os.getpid(), "started": start_mark(os.getpid())}
+
+    def waits(self, whom: str) -> None:
+        """Says that it waits, and for whom."""
+        self._write(state="waiting", doing=whom, since=_now())
+
+    def runs(self) -> None:
+        """Says that it has its turn."""
+        self._write(state="running", doing="", since=_now())
+
+    def at(self, what: str, run: str | None = None) -> None:
+        """Says what it is at; a pipeline run by its name, from which its stages are known."""
+        self._write(doing=what, run=run)
+
+    def ends(self) -> None:
+        """Takes back what was said."""
+        self._path.unlink(missing_ok=True)
+
+    def _write(self, **values: object) -> None:
+        self._value |= values
+        write_json(self._path, self._value)
+
+
+_held: dict[Path, Turn] = {}  # by home: a flow that this process runs within another one has its turn already
+
+
+@contextlib.contextmanager
+def turn(
+    home: Path, root: Path, what: str, *, wait: float = 0.0, say: Callable[[str], None] = print
+) -> Iterator[Turn]:
+    """Holds the checkout for one run.
+
+    Args:
+        home: RELUME_HOME.
+        root: The checkout, for the message.
+        what: The kind of run.
+        wait: Seconds to wait for the runs that are going on.
+        say: Is given a line when it has to wait, and again every ten minutes.
+
+    Raises:
+        RunInProgressError: Another run has its turn and did not end in time.
+    """
+    home = home.resolve()
+    if held := _held.get(home):
+        yield held
+        return
+    lock = filelock.FileLock(home / "runs" / "driver.lock", thread_local=False)
+    (home / "runs").mkdir(parents=True, exist_ok=True)
+    this = Turn(home, what)
+    try:
+        _acquire(lock, this, home, root, wait, say)
+        try:
+            this.runs()
+            _held[home] = this
+            yield this
+        finally:
+            _held.pop(home, None)
+            lock.release()
+    finally:
+        this.ends()
+
+
+def _acquire(
+    lock: filelock.BaseFileLock, this: Turn, home: Path, root: Path, wait: float, say: Callable[[str], None]
+) -> None:
+    end, said = time.monotonic() + wait, -_SAY_SECONDS
+    while True:
+        try:
+            lock.acquire(timeout=0)
+            return
+        except filelock.Timeout:
+            other = next((str(run) for run in activities(home) if run.state == "running"), "a run that began just now")
+        now = time.monotonic()
+        if now >= end:
+            raise RunInProgressError(
+                "Another run is in progress in this checkout",
+                where=root,
+                why=other,
+                next_step="wait until it ends (relume status), or end it, then try again",
+            )
+        if now - said >= _SAY_SECONDS:
+            said = now
+            this.waits(f"for the {other.partition(',')[0]}")
+            say(f"waiting for the {other}; for {duration(end - now)} at most")
+        time.sleep(min(_LOOK_SECONDS, end - now))
+
+
+def activities(home: Path) -> list[Activity]:
+    """The runs that are going on, the longest first; what a killed process left is not among them."""
+    found = []
+    for path in (home / "active").glob("*.json"):
+        try:
+            value = read_json(path)
+            if start_mark(value["pid"]) != value["started"]:
+                path.unlink(missing_ok=True)
+                continue
+            stages = _stages(home / "runs" / value["run"]) if value.get("run") else ""
+            found.append(
+                Activity(
+                    what=value["what"],
+                    pid=value["pid"],
+                    started=value["started"],
+                    state=value["state"],
+                    doing=stages or value["doing"],
+                    seconds=_now() - value["since"],
+                )
+            )
+        except (OSError, ValueError, TypeError, KeyError, RelumeError):  # it ended while it was looked at, or is broken
+            continue
+    return sorted(found, key=lambda activity: -activity.seconds)
+
+
+def duration(seconds: float) -> str:
+    """Such as `40 s`, `12 min` or `3.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _stages(run: Path) -> str:
+    """The stages of a run whose processes live, each with its age."""
+    names = sorted(record.parent.name for record in run.glob("*/process.json"))
+    living = ((name, running_process(run / name, "process")) for name in names)
+    return ", ".join(f"{name} {duration(seconds_alive(record.pid))}" for name, record in living if record)
+
+
+def _now() -> float:
+    """Seconds since the machine started, which no step of the clock changes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
