@@ -34,6 +34,7 @@ def run_demo(root: Path, home: Path) -> None:
     try:
         with turn(home, root, "demo"):  # it does not wait: whoever watches it wants to know at once
             result = retrain(str(root), home=str(home))
+            assert isinstance(result, dict)  # with the turn in hand it is not skipped
             served = _through_triton(root, home)
     finally:
         if not already_up:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from flows.environment import TELEMETRY_OFF
+from relume.network import keep_to_this_machine
 
 _OF_THE_CALLER = ("GIT_", "DVC_STAGE", "DVC_ROOT", "DVC_EXP_")  # set by a git hook or a stage for its own commands
 
@@ -55,4 +55,6 @@ def _command(arguments: list[str] | tuple[str, ...]) -> list[str]:
 
 def _environment(environment: Mapping[str, str] | None) -> dict[str, str]:
     given = os.environ if environment is None else environment
-    return {name: value for name, value in given.items() if not name.startswith(_OF_THE_CALLER)} | TELEMETRY_OFF
+    environment = {name: value for name, value in given.items() if not name.startswith(_OF_THE_CALLER)}
+    keep_to_this_machine(environment)
+    return environment

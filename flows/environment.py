@@ -4,14 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-# No package reports its usage; the names are those of the packages' own documentation.
-TELEMETRY_OFF = {
-    "DO_NOT_TRACK": "1",
-    "DVC_NO_ANALYTICS": "1",
-    "GX_ANALYTICS_ENABLED": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-}
+from relume.network import keep_to_this_machine
 
 
 def child_environment(home: Path) -> dict[str, str]:
@@ -20,12 +13,11 @@ def child_environment(home: Path) -> dict[str, str]:
     Args:
         home: RELUME_HOME.
     """
-    return (
-        os.environ
-        | TELEMETRY_OFF
-        | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "PYTHONUNBUFFERED": "1",
-            "RELUME_HOME": str(home),
-        }
-    )
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONUTF8": "1",  # files of the platform are UTF-8 whatever the locale says
+        "RELUME_HOME": str(home),
+    }
+    keep_to_this_machine(environment)
+    return environment

@@ -6,7 +6,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-from flows.environment import TELEMETRY_OFF
 from flows.processes import answers, free_port, running_process, start_mark, start_process, stop_process
 
 START_SECONDS = 120.0  # 10 to 19 s on an idle machine
@@ -28,7 +27,7 @@ def use_local_prefect(home: Path) -> None:
     """
     if "prefect" in sys.modules:  # a worker or an enclosing flow has chosen already
         return
-    settings = TELEMETRY_OFF | {
+    settings = {
         "PREFECT_HOME": str(home / "prefect"),
         # The flow prints its own summary; Prefect's log goes to its API.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -46,6 +45,11 @@ def prefect_address(home: Path) -> str | None:
     """The API of the Prefect server of `relume up` while it runs."""
     record = running_process(services_folder(home), "prefect")
     return f"{record.address}/api" if record else None
+
+
+def prefect_api(home: Path) -> str | None:
+    """The API that flows report to: the environment's, else that of `relume up` while it runs."""
+    return os.environ.get("PREFECT_API_URL") or prefect_address(home)
 
 
 def services_folder(home: Path) -> Path:

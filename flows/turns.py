@@ -81,9 +81,7 @@ _held: dict[Path, Turn] = {}  # by home: a flow that this process runs within an
 
 
 @contextlib.contextmanager
-def turn(
-    home: Path, root: Path, what: str, *, wait: float = 0.0, say: Callable[[str], None] = print
-) -> Iterator[Turn]:
+def turn(home: Path, root: Path, what: str, *, wait: float = 0.0, say: Callable[[str], None] = print) -> Iterator[Turn]:
     """Holds the checkout for one run.
 
     Args:

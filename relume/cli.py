@@ -322,7 +322,7 @@ def _print_services(reports: list) -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def status(as_json: bool) -> None:
-    """Show services, champion, candidate and schedule."""
+    """Show services, runs that are going on or wait, champion, candidate and schedule."""
     from flows.platform.status import read_status, render
 
     found = read_status(Path(), relume_home())
@@ -342,6 +342,39 @@ def doctor() -> None:
     findings = doctor.examine(Path(), relume_home())
     click.echo(doctor.render(findings), nl=False)
     sys.exit(doctor.exit_code(findings))
+
+
+@main.command()
+@click.option("--watch", is_flag=True, help="Say what it is at until it ends; end with 1 when it fails.")
+def retrain(watch: bool) -> None:
+    """Start a retraining now, as the schedule does: scan the sources, run the graph, release what is new.
+
+    The worker of `relume up` runs it. While another run is in progress it waits, which `relume status` shows.
+    """
+    from flows.platform import retraining
+
+    run = retraining.start(relume_home())
+    click.echo(f"retrain {run}")
+    if watch:
+        retraining.follow(relume_home(), run, click.echo)
+    else:
+        click.echo("next    relume status")
+
+
+@main.command("env")
+def environment() -> None:
+    """Print what other tools need to reach the platform, as commands of a shell.
+
+    \b
+    Example:
+      (eval "$(relume env)"; prefect flow-run ls; mlflow experiments search)
+    """
+    import shlex
+
+    from flows.platform.services import addresses
+
+    for name, value in addresses(relume_home()).items():
+        click.echo(f"export {name}={shlex.quote(value)}")
 
 
 @main.command()

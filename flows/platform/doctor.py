@@ -61,7 +61,7 @@ def examine(root: Path, home: Path) -> list[Finding]:
 
 
 def exit_code(findings: list[Finding]) -> int:
-    """0 when all that is required is there, else 1."""
+    """0 when all that is required is there and no service has died, else 1."""
     return int(any(finding.required and not finding.ok for finding in findings))
 
 
@@ -69,12 +69,12 @@ def render(findings: list[Finding]) -> str:
     """The findings as plain text; what is missing is followed by its command."""
     lines = []
     for finding in findings:
-        mark = "ok" if finding.ok else "MISSING" if finding.required else "-"
+        mark = "ok" if finding.ok else "WRONG" if finding.required else "-"
         lines.append(f"{mark:<8} {finding.name:<22} {finding.detail}")
         if finding.fix and not finding.ok:
             lines.append(f"{'':<8} {'':<22} next: {finding.fix}")
-    missing = sum(finding.required and not finding.ok for finding in findings)
-    lines += ["", f"Required and missing: {missing}" if missing else "Everything that relume requires is there."]
+    wrong = sum(finding.required and not finding.ok for finding in findings)
+    lines += ["", f"To repair: {wrong}" if wrong else "Everything that relume requires is there."]
     return "\n".join(lines) + "\n"
 
 
@@ -200,8 +200,8 @@ def _services(status: Status) -> Iterator[Finding]:
         yield Finding(
             name=service.name,
             ok=service.state in ("running", "external"),
-            required=False,
-            detail=" ".join(part for part in (service.state, service.address) if part),
+            required=service.state in ("dead", "silent"),  # one that was never started is nobody's loss
+            detail=" ".join(part for part in (service.state, service.address, service.note) if part),
             fix="relume up",
         )
 

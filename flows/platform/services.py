@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from flows.embedded_triton import EmbeddedTriton
 from flows.environment import child_environment
-from flows.prefect_settings import prefect_address, services_folder
+from flows.prefect_settings import prefect_address, prefect_api, services_folder
 from flows.processes import answers, free_port, last_line, running_process, start_process, stop_process
 from flows.release.registry import redacted
 from flows.release.served_product import serve_champions
@@ -35,7 +35,7 @@ class ServiceReport:
     """The outcome of starting or stopping one service.
 
     Attributes:
-        name: `mlflow`, `prefect`, `worker` or `triton`.
+        name: `mlflow`, `prefect`, `worker`, `triton` or `supervisor`.
         state: `started`, `running` (it was already), `external` (the environment names one), `failed`, `skipped`
             or `stopped`.
         address: Where it listens, if it does.
@@ -58,20 +58,59 @@ def up(root: Path, home: Path) -> list[ServiceReport]:
     Returns:
         One report a service.
     """
-    chains: list[list[tuple[str, Callable[[], ServiceReport]]]] = [
-        [("mlflow", partial(_start_mlflow, home))],
-        [("prefect", partial(_start_prefect, home)), ("worker", partial(_start_worker, home, root.resolve()))],
-        [("triton", partial(_start_triton, home))],
-    ]
+    starts = _starts(root.resolve(), home)
+    chains = [[(name, starts[name]) for name in names] for names in (["mlflow"], ["prefect", "worker"], ["triton"])]
     with _lock(home), ThreadPoolExecutor(len(chains)) as pool:
-        return [report for reports in pool.map(_start_chain, chains) for report in reports]
+        reports = [report for reports in pool.map(_start_chain, chains) for report in reports]
+        reports.append(_start_supervisor(root.resolve(), home, reports))
+    return reports
+
+
+def start(root: Path, home: Path, name: str) -> ServiceReport:
+    """Starts one service when it does not run, and ends first what it left behind."""
+    with _lock(home):
+        if name != "triton" and running_process(services_folder(home), name) is None:
+            stop_process(services_folder(home), name)
+        return _start_chain([(name, _starts(root, home)[name])])[0]
+
+
+def _starts(root: Path, home: Path) -> dict[str, Callable[[], ServiceReport]]:
+    """How each service is started."""
+    return {
+        "mlflow": partial(_start_mlflow, home),
+        "prefect": partial(_start_prefect, home),
+        "worker": partial(_start_worker, home, root),
+        "triton": partial(_start_triton, home),
+    }
+
+
+def _start_supervisor(root: Path, home: Path, reports: list[ServiceReport]) -> ServiceReport:
+    """Starts what starts services again that end by themselves: those that run now."""
+    from flows.platform import supervisor
+
+    names = [report.name for report in reports if report.state in ("started", "running")]
+    if not names:
+        return _skipped(supervisor.NAME, "nothing to look after")
+    record = running_process(services_folder(home), supervisor.NAME)
+    command = supervisor.command(root, home, names)
+    if record and list(record.command) != command:
+        stop_process(services_folder(home), supervisor.NAME)
+
+    def start_it() -> ServiceReport:
+        state = _start(home, supervisor.NAME, command, address=None, ready=lambda: True)
+        return ServiceReport(name=supervisor.NAME, state=state, detail="starts again what ends by itself")
+
+    return _start_chain([(supervisor.NAME, start_it)])[0]
 
 
 def down(home: Path) -> list[ServiceReport]:
     """Stops everything that `up` or `relume serve` started; flow runs of the worker end with it."""
+    # First, and not under the lock, which it may hold: else it would start again what ends here.
+    supervised = stop_process(services_folder(home), "supervisor", grace=2.0)
     with _lock(home):
         ran = {name: stop_process(services_folder(home), name) for name in ("worker", "prefect", "mlflow")}
         ran["triton"] = EmbeddedTriton(home).stop()
+    ran["supervisor"] = supervised
     return [
         ServiceReport(name=name, state="stopped") if did else _skipped(name, "was not running")
         for name, did in ran.items()
@@ -106,6 +145,14 @@ def environment(home: Path) -> dict[str, str]:
         "PREFECT_HOME": str(home / "prefect"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else 12 processes and 1.5 GB instead of 2 of 260 MB
     }
+
+
+def addresses(home: Path) -> dict[str, str]:
+    """The variables by which other programs find MLflow, and Prefect while its server runs."""
+    mlflow = running_process(services_folder(home), "mlflow")
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or (mlflow and mlflow.address) or tracking_uri(home)
+    api = prefect_api(home)
+    return ({"PREFECT_API_URL": api} if api else {}) | {"MLFLOW_TRACKING_URI": uri}
 
 
 def _made(path: Path) -> Path:

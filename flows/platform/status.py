@@ -4,6 +4,7 @@ The ledger, not MLflow, says what is champion and candidate, so the answer is th
 """
 
 import dataclasses
+import datetime
 import json
 import os
 import urllib.request
@@ -13,10 +14,12 @@ from typing import Any
 import yaml
 
 from flows.embedded_triton import EmbeddedTriton
+from flows.platform import supervisor
 from flows.prefect_settings import prefect_address, services_folder
 from flows.processes import answers, running_process
 from flows.release.ledger import Ledger, LedgerEntry, Release
 from flows.release.registry import redacted
+from flows.turns import activities, duration
 from relume.errors import LedgerError, RelumeError
 
 EXTERNAL = {"mlflow": "MLFLOW_TRACKING_URI", "prefect": "PREFECT_API_URL"}
@@ -29,17 +32,36 @@ class ServiceStatus:
     """One background service.
 
     Attributes:
-        name: `mlflow`, `prefect`, `worker` or `triton`.
+        name: `mlflow`, `prefect`, `worker`, `supervisor` or `triton`.
         state: `running`, `silent` (it runs but does not answer), `stopped`, `dead` (it ended by itself),
             `not installed`, or `external` (the environment names one).
         address: Where it listens, while it runs.
         log: File with its output.
+        note: What the supervisor did about it, or None.
     """
 
     name: str
     state: str
     address: str | None = None
     log: str | None = None
+    note: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """One run that is going on.
+
+    Attributes:
+        what: `pipeline`, `retrain` or `demo`.
+        state: `running` or `waiting`.
+        doing: The stages that it is at, each with its age, or what it waits for.
+        seconds: How long it has been in this state.
+    """
+
+    what: str
+    state: str
+    doing: str
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +93,7 @@ class Status:
 
     Attributes:
         services: The background services.
+        runs: The pipeline runs and retrainings that run or wait.
         products: Every product of the ledger.
         unfinished: Promotions and rollbacks that were interrupted.
         schedule: The deployments of prefect.yaml: `name`, `cron`, and `next`, the next start, `active` while the
@@ -79,6 +102,7 @@ class Status:
     """
 
     services: list[ServiceStatus]
+    runs: list[RunStatus]
     products: list[ProductStatus]
     unfinished: list[LedgerEntry]
     schedule: list[dict[str, str | None]]
@@ -96,7 +120,8 @@ def read_status(root: Path, home: Path) -> Status:
         root: The top of the checkout.
         home: RELUME_HOME.
     """
-    services = [_service(services_folder(home), name) for name in ("mlflow", "prefect", "worker")]
+    notes = {name: supervisor.describe(found) for name, found in supervisor.restarts(home).items()}
+    services = [_service(services_folder(home), name, notes) for name in ("mlflow", "prefect", "worker", "supervisor")]
     triton, served = _triton(home)
     ledger, problems = Ledger(home), []
     try:
@@ -111,7 +136,8 @@ def read_status(root: Path, home: Path) -> Status:
             )
     problems += _problems(products, unfinished, triton)
     return Status(
-        services=[*services, triton],
+        services=[*services, dataclasses.replace(triton, note=notes.get("triton"))],
+        runs=_runs(home),
         products=products,
         unfinished=unfinished,
         schedule=_schedule(root, prefect_address(home)),
@@ -126,6 +152,12 @@ def render(status: Status) -> str:
         lines.append(f"  {service.name:<9} {service.state:<14} {service.address or ''}".rstrip())
         if service.state in ("silent", "dead") and service.log:
             lines.append(f"  {'':<9} log: {service.log}")
+        if service.note:
+            lines.append(f"  {'':<9} {service.note}")
+    if status.runs:
+        lines += ["", "Runs"]
+    for run in status.runs:
+        lines.append(f"  {run.what:<9} {run.state:<8} {duration(run.seconds):>7}  {run.doing}".rstrip())
     for product in status.products:
         lines += ["", f"Product {product.product}", *_product_lines(product)]
     if not status.products:
@@ -160,16 +192,48 @@ def _release(release: Release | None) -> str:
     return f"{release.model} (version {release.version})" if release else "none"
 
 
-def _service(folder: Path, name: str) -> ServiceStatus:
+def _runs(home: Path) -> list[RunStatus]:
+    """The runs of this home, and those that Prefect holds for the worker."""
+    runs = [RunStatus(what=run.what, state=run.state, doing=run.doing, seconds=run.seconds) for run in activities(home)]
+    api = prefect_address(home)
+    return runs + (_late_runs(api) if api else [])
+
+
+def _late_runs(api: str) -> list[RunStatus]:
+    """Flow runs whose time has come and that no worker has started."""
+    now = datetime.datetime.now(datetime.UTC)
+    asked = {
+        "state": {"type": {"any_": ["SCHEDULED", "PENDING"]}},
+        "expected_start_time": {"before_": now.isoformat()},
+        "deployment_id": {"is_null_": False},
+    }
+    try:
+        late = _ask(f"{api}/flow_runs/filter", {"flow_runs": asked, "limit": 20})
+        return [
+            RunStatus(
+                what="retrain",
+                state="waiting",
+                doing="for the worker",
+                seconds=(now - datetime.datetime.fromisoformat(run["expected_start_time"])).total_seconds(),
+            )
+            for run in late
+        ]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _service(folder: Path, name: str, notes: dict[str, str]) -> ServiceStatus:
+    note = notes.get(name)
     log = folder / f"{name}.log"
     if name in EXTERNAL and (address := os.environ.get(EXTERNAL[name])):
         return ServiceStatus(name=name, state="external", address=redacted(address))
     record = running_process(folder, name)
     if record is None:
         state = "dead" if (folder / f"{name}.json").is_file() else "stopped"
-        return ServiceStatus(name=name, state=state, log=str(log) if log.is_file() else None)
+        return ServiceStatus(name=name, state=state, log=str(log) if log.is_file() else None, note=note)
     healthy = name not in HEALTH or answers(f"{record.address}{HEALTH[name]}")
-    return ServiceStatus(name=name, state="running" if healthy else "silent", address=record.address, log=str(log))
+    state = "running" if healthy else "silent"
+    return ServiceStatus(name=name, state=state, address=record.address, log=str(log), note=note)
 
 
 def _triton(home: Path) -> tuple[ServiceStatus, dict[str, tuple[str | None, bool]]]:

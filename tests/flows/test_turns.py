@@ -37,8 +37,9 @@ def other(tmp_path):
 
 def test_a_second_run_is_refused_and_told_whose_turn_it_is(other, tmp_path):
     """Without a wait the error names the kind, the process and the state of the run that is going on."""
-    with pytest.raises(RunInProgressError, match=rf"retrain of process {other.pid}, \d+ s, release"), turn(
-        tmp_path, tmp_path, "pipeline"
+    with (
+        pytest.raises(RunInProgressError, match=rf"retrain of process {other.pid}, \d+ s, release"),
+        turn(tmp_path, tmp_path, "pipeline"),
     ):
         pass
     assert [activity.pid for activity in activities(tmp_path)] == [other.pid]

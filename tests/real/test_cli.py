@@ -14,7 +14,7 @@ from tests.tiny_onnx import BLUR, convolve, write_tiny_model
 
 RELUME = Path(sys.executable).with_name("relume")
 VERBS = ["data scan", "demo", "doctor", "down", "pipeline lint", "pipeline run", "release", "report", "restore"]
-VERBS += ["rollback", "serve", "status", "up", "models list", "models show", "models import"]
+VERBS += ["env", "retrain", "rollback", "serve", "status", "up", "models list", "models show", "models import"]
 
 
 class Shell:
@@ -158,6 +158,18 @@ def test_status_works_with_nothing_running(relume):
     for service in ("mlflow", "prefect", "worker", "triton"):
         assert service in result.stdout
     assert "Nothing was released yet" in result.stdout
+
+
+def test_env_is_for_a_shell(relume):
+    """What `env` prints is evaluated by a shell, whatever the folder's name; a retraining needs the platform."""
+    home = relume.folder / "it's & a home"
+    code = 'eval "$(relume env)"; echo "$MLFLOW_TRACKING_URI|$PREFECT_API_URL"'
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "PREFECT"))}
+    environment |= {"RELUME_HOME": str(home), "PATH": f"{RELUME.parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["sh", "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.startswith("sqlite:///")
+    assert done.stdout.endswith("|\n"), done.stderr
+    refused(relume("retrain"), 1, "relume up")
 
 
 def test_an_official_checkpoint_becomes_an_artifact(relume):

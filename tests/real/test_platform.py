@@ -14,10 +14,13 @@ import psutil
 import pytest
 
 from flows.platform import services
+from flows.platform.doctor import examine, exit_code
 from flows.platform.services import ServiceReport, down, up
 from flows.platform.status import read_status, render
+from flows.platform.supervisor import Supervisor, restarts
 from flows.prefect_settings import prefect_address, services_folder
 from flows.processes import answers, running_process
+from tests.flows.toy import wait_until
 from tests.real.embedded_triton import link_server
 
 pytestmark = pytest.mark.slow
@@ -65,7 +68,7 @@ def listeners(pids: set[int]) -> set[str]:
 def test_up_status_down(home):
     """`up` starts all four on loopback with the schedule active, a second `up` changes nothing, `down` ends all."""
     reports = by_name(up(Path(), home))
-    assert set(reports) == {"mlflow", "prefect", "worker", "triton"}
+    assert set(reports) == {"mlflow", "prefect", "worker", "supervisor", "triton"}
     assert [report for report in reports.values() if report.state != "started"] == []
     status = read_status(Path(), home)
     assert {service.state for service in status.services} == {"running"}
@@ -85,6 +88,7 @@ def test_up_status_down(home):
 
     leaders = [running_process(services_folder(home), name).pid for name in ("mlflow", "prefect", "worker")]
     leaders.append(running_process(home / "triton", "triton").pid)
+    leaders.append(running_process(services_folder(home), "supervisor").pid)
     everyone = {child.pid for pid in leaders for child in [psutil.Process(pid), *psutil.Process(pid).children(True)]}
     assert listeners(everyone) <= {"127.0.0.1", "::ffff:127.0.0.1"}
     assert len([pid for pid in everyone if "mlflow" in " ".join(psutil.Process(pid).cmdline())]) <= 3
@@ -109,7 +113,7 @@ def test_a_service_that_fails_does_not_keep_the_others_down(home):
     reports = by_name(up(Path(), home))
     assert reports["mlflow"].state == "failed"
     assert str(services_folder(home) / "mlflow.log") in reports["mlflow"].detail
-    assert {reports[name].state for name in ("prefect", "worker", "triton")} == {"started"}
+    assert {reports[name].state for name in ("prefect", "worker", "supervisor", "triton")} == {"started"}
 
 
 def test_a_taken_port_is_avoided_and_a_dead_service_is_started_again(home):
@@ -136,3 +140,34 @@ def test_a_tracking_server_of_the_environment_is_used(home, monkeypatch):
     report = services._start_mlflow(home)
     assert (report.state, report.address) == ("external", "http://127.0.0.1:1")
     assert running_process(services_folder(home), "mlflow") is None
+
+
+def test_a_service_that_died_is_started_again(home):
+    """The supervisor starts MLflow again after a kill and says so; `doctor` fails for as long as it is dead."""
+    mlflow = services._start_mlflow(home)
+    os.killpg(running_process(services_folder(home), "mlflow").pid, signal.SIGKILL)
+    wait_until(lambda: running_process(services_folder(home), "mlflow") is None)
+    assert next(found for found in examine(Path(), home) if found.name == "mlflow").required
+    assert exit_code(examine(Path(), home)) == 1
+    supervisor = Supervisor(Path(), home, ["mlflow"])
+    supervisor.look()
+    assert answers(f"{running_process(services_folder(home), 'mlflow').address}/health"), mlflow
+    assert "ended and was started again: 1 times" in render(read_status(Path(), home))
+    found = running_process(services_folder(home), "mlflow")
+    supervisor.look()
+    assert running_process(services_folder(home), "mlflow") == found
+
+
+def test_a_service_that_cannot_be_started_is_tried_later_and_later(home, monkeypatch):
+    """With MLflow's store destroyed the waits double, and `status` shows why and how often it was tried."""
+    (home / "mlflow").mkdir()
+    (home / "mlflow" / "mlflow.db").write_bytes(b"no database" * 100)
+    clock = [1000.0]
+    monkeypatch.setattr("flows.platform.supervisor.time.monotonic", lambda: clock[0])
+    supervisor, tried = Supervisor(Path(), home, ["mlflow"], first=100.0), []
+    for _ in range(4):
+        supervisor.look()
+        tried.append(restarts(home)["mlflow"]["count"])
+        clock[0] += 60.0
+    assert tried == [1, 1, 2, 2]
+    assert "ended and cannot be started" in render(read_status(Path(), home))

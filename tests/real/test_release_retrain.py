@@ -16,16 +16,19 @@ import yaml
 
 from flows.embedded_triton import EmbeddedTriton
 from flows.lint import fix
-from flows.platform import services
+from flows.platform import retraining, services
+from flows.platform.status import read_status
 from flows.prefect_settings import prefect_address
 from flows.release.ledger import Ledger
 from flows.release.registry import Registry
+from flows.turns import turn
 from relume.home import relume_home
 from relume.ingestion.sources import write_sources
 from relume.params_file import read_values
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.triton_client import TritonRestorer
 from tests.flows.release.synthetic import make_package, make_photographs
+from tests.flows.toy import wait_until
 from tests.real.embedded_triton import CHECKOUT, link_server
 from tests.real.test_release_triton import SETTINGS
 
@@ -135,7 +138,12 @@ def test_retraining_from_new_photographs_to_the_served_product(root, tmp_path):
     assert events() == ["registered", "promoting", "promoted"]
     first = Ledger(relume_home()).current("denoise")
 
-    assert run_deployment() == "COMPLETED"
+    with turn(relume_home(), root, "pipeline"):  # a second run waits for its turn, and `status` shows it
+        started = retraining.start(relume_home())
+        wait_until(lambda: [run.state for run in read_status(root, relume_home()).runs] == ["running", "waiting"], 120)
+    said = []
+    retraining.follow(relume_home(), started, said.append)
+    assert said[-1] == "completed"
     assert events() == ["registered", "promoting", "promoted"]
 
     shutil.copy(root / "data" / "curated" / "held_out" / "test" / f"{1:016x}.png", tmp_path / "photographs")

@@ -1,13 +1,19 @@
 """What `relume doctor` finds, and the exit code it ends with."""
 
 import importlib.metadata
+import os
 import shutil
+import signal
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from flows.platform import doctor
 from flows.platform.doctor import Finding, examine, exit_code, render
+from flows.prefect_settings import services_folder
+from flows.processes import running_process, start_process
 
 
 @pytest.fixture
@@ -40,6 +46,22 @@ def test_what_is_optional_does_not_fail(home):
     assert not found(findings, "mlflow").ok
     assert found(findings, "mlflow").fix == "relume up"
     assert found(findings, "champion").fix == "relume release"
+
+
+def test_a_dead_service_fails(home):
+    """A service that ended by itself makes the exit code 1, and the text holds the command that starts it."""
+    (home / "triton" / "env").mkdir(parents=True)
+    (home / "triton" / "env" / "stamp").write_text("x")
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    worker = start_process("worker", sleep, folder=services_folder(home), ready=lambda: True, timeout=5)
+    assert exit_code(examine(Path(), home)) == 0
+    os.killpg(worker.pid, signal.SIGKILL)
+    while running_process(services_folder(home), "worker"):
+        time.sleep(0.05)
+    findings = examine(Path(), home)
+    assert found(findings, "worker").detail == "dead"
+    assert exit_code(findings) == 1
+    assert "next: relume up" in render(findings)
 
 
 def test_a_wrong_version_is_named(home, monkeypatch):

@@ -12,6 +12,7 @@ from flows.platform.status import read_status, render
 from flows.prefect_settings import services_folder
 from flows.processes import free_port, start_process, stop_process
 from flows.release.ledger import Ledger
+from flows.turns import turn
 from tests.flows.release.test_ledger import A, B, promote
 
 
@@ -90,6 +91,16 @@ def test_silent_and_dead_services(tmp_path, home):
         assert str(services_folder(home) / "mlflow.log") in render(read_status(tmp_path, home))
     finally:
         stop_process(services_folder(home), "mlflow")
+
+
+def test_runs_that_work_and_wait_are_shown(tmp_path, home):
+    """A run that has its turn is shown with what it is at, and for how long."""
+    with turn(home, tmp_path, "retrain") as this:
+        this.at("release")
+        (run,) = read_status(tmp_path, home).runs
+        assert (run.what, run.state, run.doing) == ("retrain", "running", "release")
+        assert "  retrain   running      0 s  release" in render(read_status(tmp_path, home))
+    assert read_status(tmp_path, home).runs == []
 
 
 def test_servers_of_the_environment_are_external(tmp_path, home, monkeypatch):

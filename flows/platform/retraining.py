@@ -1,0 +1,79 @@
+"""Starts the deployment `retrain` at once, as its schedule would, and follows it."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flows.prefect_settings import prefect_api
+from flows.turns import activities
+from relume.errors import RelumeError, ServiceError
+
+_ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+_LOOK_SECONDS = 2.0
+
+
+class RetrainFailedError(RelumeError):
+    """A retraining did not end well."""
+
+
+def start(home: Path) -> str:
+    """Starts a run of the deployment and gives its id.
+
+    Raises:
+        ServiceError: The platform does not run, or has no such deployment.
+    """
+    deployment = _ask(home, "deployments/name/retrain/retrain")
+    return str(_ask(home, f"deployments/{deployment['id']}/create_flow_run", {})["id"])
+
+
+def follow(home: Path, run: str, say: Callable[[str], None]) -> None:
+    """Says what a run is at, whenever that changes, until it ends.
+
+    Raises:
+        RetrainFailedError: It failed or was cancelled.
+        ServiceError: The platform was stopped meanwhile.
+    """
+    said = ""
+    while True:
+        state = _ask(home, f"flow_runs/{run}")["state"]
+        if state["type"] in _ENDED:
+            break
+        doing = next((f", {each.doing}" for each in activities(home) if each.what == "retrain" and each.doing), "")
+        stages = doing if state["type"] == "RUNNING" else ""
+        line = f"{state['name'].lower()}{stages}"
+        # The ages of stages change all the time; what counts is which stages.
+        if (what := "".join(character for character in line if not character.isdigit())) != said:
+            said = what
+            say(line)
+        time.sleep(_LOOK_SECONDS)
+    if state["type"] != "COMPLETED":
+        raise RetrainFailedError(
+            f"The retraining ended as {state['name'].lower()}",
+            where=run,
+            why=state["message"] or None,
+            next_step="relume status",
+        )
+    say(f"{state['name'].lower()}{': ' + state['message'] if state['name'] == 'Skipped' else ''}")
+
+
+def _ask(home: Path, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    api = prefect_api(home)
+    if api is None:
+        raise ServiceError("The platform does not run", why="a worker runs the retraining", next_step="relume up")
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{api}/{path}", data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=30.0) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            raise ServiceError(
+                "Prefect does not know the deployment retrain/retrain", where=api, next_step="relume up"
+            ) from None
+        raise ServiceError("Prefect refuses the request", where=api, why=error, next_step="relume status") from None
+    except OSError as error:
+        raise ServiceError("Prefect does not answer", where=api, why=error, next_step="relume up") from None

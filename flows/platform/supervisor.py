@@ -1,0 +1,117 @@
+"""Starts services of `relume up` again that ended by themselves; each time later, and `relume status` says so.
+
+It is a service itself: `python -m flows.platform.supervisor CHECKOUT HOME SERVICE...`; `up` starts it, `down` ends it.
+"""
+
+import datetime
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.embedded_triton import EmbeddedTriton
+from flows.platform import services
+from flows.prefect_settings import services_folder
+from flows.processes import running_process
+from relume.errors import RelumeError
+from relume.files import read_json, write_json
+
+NAME = "supervisor"
+_FIRST, _LONGEST = 2.0, 300.0  # seconds from one start to the next
+_STEADY = 600.0  # a service that ran as long is well again
+_LOOK = 2.0
+
+
+def command(root: Path, home: Path, names: list[str]) -> list[str]:
+    """The command that supervises services in a process of its own."""
+    return [sys.executable, "-m", "flows.platform.supervisor", str(root), str(home), *names]
+
+
+def restarts(home: Path) -> dict[str, dict[str, Any]]:
+    """By service: `count` of its restarts since `relume up`, `last` one in UTC, and the `error` of one that failed."""
+    try:
+        found = read_json(_record(home))
+    except (OSError, ValueError, RelumeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_alive(home: Path, name: str) -> bool:
+    """Whether a service's process lives."""
+    if name == "triton":
+        return EmbeddedTriton(home).running() is not None
+    return running_process(services_folder(home), name) is not None
+
+
+class Supervisor:
+    """Looks after some services of one home.
+
+    Args:
+        root: The top of the checkout.
+        home: RELUME_HOME.
+        names: The services.
+        first: Seconds from the first restart of a service to the next one; doubled each time.
+    """
+
+    def __init__(self, root: Path, home: Path, names: list[str], *, first: float = _FIRST):
+        self._root, self._home, self._names, self._first = root, home, names, first
+        self._found: dict[str, dict[str, Any]] = {}
+        self._wait = dict.fromkeys(names, first)
+        self._next = dict.fromkeys(names, 0.0)
+        self._well_since: dict[str, float] = {}
+        _record(home).unlink(missing_ok=True)
+
+    def look(self) -> None:
+        """Starts what does not run and is due."""
+        for name in self._names:
+            now = time.monotonic()
+            if is_alive(self._home, name):
+                if now - self._well_since.setdefault(name, now) > _STEADY:
+                    self._wait[name] = self._first
+                continue
+            self._well_since.pop(name, None)
+            if now < self._next[name]:
+                continue
+            report = services.start(self._root, self._home, name)
+            self._next[name] = time.monotonic() + self._wait[name]
+            self._note(name, report.detail if report.state == "failed" else None)
+            self._wait[name] = min(2 * self._wait[name], _LONGEST)
+
+    def _note(self, name: str, error: str | None) -> None:
+        time_now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        count = self._found.get(name, {}).get("count", 0) + 1
+        self._found[name] = {"count": count, "last": time_now, "error": error}
+        write_json(_record(self._home), self._found)
+        outcome = f"cannot be started: {error}" if error else "was started again"
+        again = f"; next try in {self._wait[name]:.0f} s" if error else ""
+        print(f"{time_now} {name} had ended and {outcome}{again}", flush=True)
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """What `relume status` says of a service's restarts."""
+    last = found["last"][:16].replace("T", " ")
+    if found["error"]:
+        return f"ended and cannot be started: {found['error']} (tried {found['count']} times, last {last} UTC)"
+    return f"ended and was started again: {found['count']} times, last {last} UTC"
+
+
+def _record(home: Path) -> Path:
+    return home / "restarts.json"
+
+
+def main(root: str, home: str, *names: str) -> None:
+    """Looks after services until it is ended."""
+    end = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: end.set())
+    supervisor = Supervisor(Path(root), Path(home), list(names))
+    print(f"looks after {', '.join(names)}", flush=True)
+    while not end.wait(_LOOK):
+        supervisor.look()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
