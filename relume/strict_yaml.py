@@ -1,11 +1,13 @@
 """YAML that people write, read without its traps: what would silently mean something else is refused with its line.
 
 Only mappings with text keys or whole numbers, lists, texts, finite numbers, true, false and null are values. Refused
-are keys that stand twice, tabs as indentation, not-a-number and infinities, dates and all other tags, references to
-themselves, and references that unfold to more than `MOST_VALUES` (the "billion laughs").
+are keys that stand twice, tabs as indentation, not-a-number and infinities, what YAML 1.1 takes for another number than
+it looks like (`010`, `6:24`) or for true or false (`no`, `on`), dates and all other tags, references to themselves, and
+references that unfold to more than `MOST_VALUES` (the "billion laughs").
 """
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,8 @@ def _refusal(path: Path, line: int, why: str, next_step: str) -> ConfigError:
 
 
 _REFUSED_TAG = "this kind of value is not allowed; quote it if it is a text"
+_WORDS = {"yes", "no", "on", "off"}  # of YAML 1.1 for true and false; DVC, which reads YAML 1.2, takes them for texts
+_PLAIN_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+|[0-9]*\.[0-9]*([eE][-+][0-9]+)?)")
 _SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null")}
 
 
@@ -135,7 +139,15 @@ class _Reader:
             raise self._refuse(node, f"{node.value!r} is no {kind}", "remove the tag, or correct the value") from None
         if isinstance(value, float) and not math.isfinite(value):
             raise self._refuse(node, f"{node.value} is no finite number", "write a finite number")
+        if isinstance(value, bool) and node.value.lower() in _WORDS:
+            raise self._trap(node, str(value).lower())
+        if isinstance(value, int | float) and not isinstance(value, bool) and not _PLAIN_NUMBER.fullmatch(node.value):
+            raise self._trap(node, str(value))
         return value
+
+    def _trap(self, node: yaml.ScalarNode, meant: str) -> ConfigError:
+        why = f"YAML 1.1 reads {node.value} as {meant}, and other readers do not"
+        return self._refuse(node, why, f'write {meant}, or "{node.value}" in quotes for a text')
 
     def _mapping(self, node: yaml.MappingNode, at: Key) -> dict[Any, Any]:
         found: dict[Any, Any] = {}

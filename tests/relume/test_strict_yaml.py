@@ -39,7 +39,7 @@ def written(folder, text):
         (BOMB, 5, "references unfold to more than 100,000 values"),
         ("a: 1\nb: &b [*b]\n", 2, "a value refers to itself"),
         ("a: 1\nb: *none\n", 2, "undefined alias"),
-        ("a: 1\nno: 2\n", 2, "the key no is read as False"),
+        ("a: 1\ntrue: 2\n", 2, "the key true is read as True"),
         ("a: 1\n1.5: 2\n", 2, "the key 1.5 is read as 1.5"),
         ("a: 1\nb: [1\nc: 2\n", 3, "expected"),
         ("a: 1\nb: c: 2\n", 2, "mapping values are not allowed"),
@@ -56,6 +56,44 @@ def test_a_trap_is_refused_with_its_line(tmp_path, text, line, said):
     assert error.value.where == f"{tmp_path / 'params.yaml'}, line {line}"
     assert said in str(error.value.why)
     assert error.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("010", "8"),
+        ("-010", "-8"),
+        ("00", "0"),
+        ("0b11", "3"),
+        ("6:24", "384"),
+        ("1:30.5", "90.5"),
+        ("1_000", "1000"),
+        ("0x_ff", "255"),
+        ("1_000.5", "1000.5"),
+        ("yes", "true"),
+        ("No", "false"),
+        ("ON", "true"),
+        ("off", "false"),
+    ],
+)
+@pytest.mark.parametrize("line", ["b: {}", "b: [{}]", "{}: b", "b: {{c: {}}}"])
+def test_what_looks_like_something_else_is_refused(tmp_path, line, text, meant):
+    """YAML 1.1's octal, binary and sexagesimal numbers, `_` and `yes`; the message says what to write, and it holds."""
+    path = written(tmp_path, f"a: 1\n{line.format(text)}\n")
+    with pytest.raises(ConfigError) as error:
+        read(path)
+    assert error.value.where == f"{path}, line 2"
+    assert error.value.next_step == f'write {meant}, or "{text}" in quotes for a text'
+    if not line.startswith("{}"):
+        for better in (meant, f'"{text}"'):
+            better_line = line.format(better)
+            assert read(written(tmp_path, better_line)).value == yaml.safe_load(better_line)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "+3", "0x1F", "1.0e-4", ".5", "-0.0", "6.", "010.5", "true", "False", "'no'"])
+def test_plain_numbers_and_quoted_texts_are_no_traps(tmp_path, text):
+    """They mean the same to every reader."""
+    assert read(written(tmp_path, f"a: {text}")).value == yaml.safe_load(f"a: {text}")
 
 
 def test_a_character_that_yaml_does_not_allow_is_refused(tmp_path):
