@@ -47,7 +47,10 @@ def params_page(root: Path) -> str:
 
 
 def params_schema() -> str:
-    """The JSON schema for editors. Nothing is required in it, since params.yaml and recipe.yaml share the sections."""
+    """The JSON schema for editors, with the meaning of each key.
+
+    Nothing is required in it, since params.yaml and recipe.yaml share the sections.
+    """
 
     def without_required(value: Any) -> Any:
         if isinstance(value, dict):
@@ -55,6 +58,13 @@ def params_schema() -> str:
         return [without_required(entry) for entry in value] if isinstance(value, list) else value
 
     schema = without_required(Params.model_json_schema(by_alias=True))
+    for model in settings_classes():
+        here = schema if model is Params else schema["$defs"][model.__name__]
+        here["description"] = _summary(model)
+        meanings = meanings_of(model)
+        for name, field in model.model_fields.items():
+            # A `kind` says which of several settings these are.
+            here["properties"][field.alias or name]["description"] = meanings.get(name) or _summary(model)
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
 
 
@@ -142,7 +152,12 @@ def _range(field: FieldInfo) -> str:
     for holder in holders:
         for item in getattr(holder, "metadata", [holder]):
             bounds |= {key: getattr(item, key) for key in BOUNDS if getattr(item, key, None) is not None}
-    return ", ".join(f"{words} {bounds[key]:g}" for key, words in BOUNDS.items() if key in bounds)
+    return ", ".join(f"{words} {_plain(bounds[key])}" for key, words in BOUNDS.items() if key in bounds)
+
+
+def _plain(number: float) -> str:
+    """A whole number with all its digits."""
+    return str(int(number)) if number == int(number) else f"{number:g}"
 
 
 def _annotated(annotation: Any) -> Iterator[Any]:

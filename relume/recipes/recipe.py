@@ -24,6 +24,7 @@ DEFAULTS = "defaults"
 OWNED = ("training", "pretrain", "ensemble_head", "mine_hard", "finetune_hard")
 MERGED = ("curate", "evaluate", "export")
 HEADER = """\
+# yaml-language-server: $schema=docs/params.schema.json
 # Written by `relume recipes use`, which replaces this file as a whole and touches no other one. A key stands here or in
 # params.yaml, never in both. Change a value here until the next `use`, or keep it: as a recipe of your own in recipes/.
 """

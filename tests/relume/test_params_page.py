@@ -26,6 +26,7 @@ def test_every_key_has_a_meaning(model):
         "| `workers` | whole number | `0` | at least 0 |",
         '| `keep` | `last`, `best` | `"last"` |  |',
         "| `sizes` | list: list of 2: whole number | required | above 0 |",
+        "| `seed` | whole number | required | at least 0, below 2147483648 |",
         "| `validation_fraction` | number | required | above 0, below 1 |",
     ],
 )
@@ -48,6 +49,24 @@ def test_links_lead_to_tables():
     targets = {part.split(")")[0] for part in PAGE.split("](#")[1:]}
     headings = {line.removeprefix("## ").replace(" ", "-") for line in PAGE.splitlines() if line.startswith("## ")}
     assert targets <= headings
+
+
+def described(schema):
+    """Each key of a schema and of its definitions, and what it says of the key."""
+    for part in (schema, *schema["$defs"].values()):
+        for key, entry in part.get("properties", {}).items():
+            yield key, entry.get("description")
+
+
+def test_an_editor_shows_what_the_page_says():
+    """Every key of the schema has a description: what the page has in its row, or what its `kind` is."""
+    found = list(described(json.loads(params_schema())))
+    assert len(found) > 200
+    for key, description in found:
+        assert description, key
+        assert (description if key == "kind" else f"| {description.replace('|', chr(92) + '|')} |") in PAGE or (
+            f"\n{description} Read by" in PAGE
+        ), key
 
 
 def test_the_schema_knows_the_sections_and_refuses_other_keys():

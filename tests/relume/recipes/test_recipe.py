@@ -264,11 +264,19 @@ def test_the_hypernetwork_is_as_published(name, levels, level, parameters):
     assert sizes(name) == {"pretrain@hyperres": (parameters, parameters)}
 
 
-def test_the_tracked_recipe_is_the_one_that_it_names():
-    """recipe.yaml is what `relume recipes use` writes: at first ours, at demo scale."""
-    written = yaml.safe_load((ROOT / RECIPE).read_text())
-    used = written.pop("recipe")
-    assert written == resolve(used["name"], used["scale"], FOLDER)
+def test_the_tracked_recipe_is_the_one_that_it_names(root):
+    """recipe.yaml is what `relume recipes use` writes, byte for byte: at first ours, at demo scale."""
+    used = load_params(ROOT).recipe
+    use(used.name, used.scale, root, FOLDER)
+    assert (root / RECIPE).read_bytes() == (ROOT / RECIPE).read_bytes()
+
+
+def test_an_editor_finds_the_schema_of_both_files(root):
+    """Their first line names it, relative to the file, as editors' YAML servers read it."""
+    use("ensemble", "demo", root, FOLDER)
+    first = [(root / name).read_text().splitlines()[0] for name in (PARAMS, RECIPE)]
+    assert first == ["# yaml-language-server: $schema=docs/params.schema.json"] * 2
+    assert (ROOT / first[0].partition("=")[2]).is_file()
 
 
 def test_merging_replaces_all_but_mappings():
