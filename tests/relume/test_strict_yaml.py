@@ -90,7 +90,9 @@ def test_what_looks_like_something_else_is_refused(tmp_path, line, text, meant):
             assert read(written(tmp_path, better_line)).value == yaml.safe_load(better_line)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "+3", "0x1F", "1.0e-4", ".5", "-0.0", "6.", "010.5", "true", "False", "'no'"])
+@pytest.mark.parametrize(
+    "text", ["0", "-1", "+3", "0x1F", "1.0e-4", ".5", "-0.0", "6.", "010.5", "true", "False", "'no'"]
+)
 def test_plain_numbers_and_quoted_texts_are_no_traps(tmp_path, text):
     """They mean the same to every reader."""
     assert read(written(tmp_path, f"a: {text}")).value == yaml.safe_load(f"a: {text}")

@@ -1,0 +1,132 @@
+"""What the check of a recipe finds, and how it tells it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import relume
+from relume.recipes.check import check, render
+from relume.recipes.recipe import load
+from tests.relume.recipes.editing import edit
+
+FOLDER = Path(relume.__file__).parents[1] / "recipes"
+LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "problem"),
+    [
+        ("nafnet", "patch: 48", "patch: 50", "phases[0].patch: 50 (patch 50 is no multiple of the network's 4)"),
+        (
+            "nafnet",
+            "patch: 48",
+            "patch: 256",
+            "phases[0].patch: 256 (curate.patch is 128)",
+        ),
+        (
+            "nafnet",
+            "  demo:\n",
+            "  demo:\n    training: {processes: 3}\n",
+            "phases[0].batch: 8 (3 processes, each in 1 parts)",
+        ),
+        ("nafnet", "width: 8,", "width: 8, depth: 2,", "nafnet cannot be built or run: Wrong arguments"),
+        ("nafnet", "warmup: 20", "warmup: 300", "optimizer.warmup: 300 (it has 300 steps)"),
+        ("nafnet", "loss: psnr", "loss: psnrr", "pretrain.bases.nafnet.loss.psnrr is unknown; did you mean psnr?"),
+        ("nafnet", "architecture: nafnet", "architecture: nafnett", "Unknown architecture"),
+        ("nafnet", "  demo:\n", "  demo:\n    curate: {seed: 1}\n", "curate: defaults.yaml does not give seed"),
+        (
+            "nafnet",
+            "  demo:\n",
+            "  demo:\n    export: {tile: 190}\n",
+            "export: tile 190 is no multiple of the network's 4",
+        ),
+        ("nafnet", "  demo:\n", "  demo:\n    evaluate: {halo: 96}\n", "nothing is left of a tile of 192"),
+        ("srcb", "detail.*", "details.*", "phases[3].train: 'details.*'"),
+        (
+            "ensemble",
+            "patch: 64, batch: 4}",
+            "patch: 64, batch: 4, train: ['bases.*']}",
+            "ensemble_head: A `train` pattern matches no trainable parameter: phases[0].train: 'bases.*'",
+        ),
+        (
+            "snucv",
+            "phases: [{steps: 60, patch: 32, batch: 4}]",
+            "phases: [{steps: 60, patch: 32, batch: 4, train: ['members.*']}]",
+            "ensemble_head: A `train` pattern matches no trainable parameter: phases[0].train: 'members.*'",
+        ),
+        ("buptmm", "[0.5, 0.5]", "[0.5, 0.3, 0.2]", "3 weights for 2 bases"),
+        ("buptmm", "architecture: weighted_average", "architecture: snucv", "snucv needs one base each of mambairv2"),
+        (
+            "buptmm",
+            "architecture: weighted_average",
+            "architecture: average",
+            "Not a fusion of base models",
+        ),
+        (
+            "buptmm",
+            "fusion: {architecture",
+            "fusion: null\n    method: {kind: plain} # {architecture",
+            "Several base models and no fusion: pretrain.bases: hat, restormer",
+        ),
+        ("hypernet_sr", ", level: scale", "", "degradation.level: None (an adjustable network must be given a level)"),
+        (
+            "hypernet_denoise",
+            "sigma: [75, 75], clipped: 1.0}], level: sigma",
+            "sigma: [75, 75], clipped: 1.0}]",
+            "mine_hard: Network and degradation do not agree on a level: degradation.level: None",
+        ),
+        (
+            "nafnet",
+            "common:\n",
+            "common:\n  mine_hard: {degradation: {level: sigma}}\n",
+            "degradation.level: sigma (the network takes no level)",
+        ),
+        (
+            "hypernet_sr",
+            "level: scale}\n  pretrain:",
+            "level: scale}\n    augmentation: {mixup: 0.5}\n  pretrain:",
+            "phases[0], mixup: 0.5, level: scale (augmentation.mixup mixes two degradations",
+        ),
+        (
+            "hypernet_sr",
+            "patch: 48, batch: 4}",
+            "patch: 48, batch: 4, augmentation: {mixup: 0.5}}",
+            "phases[0], mixup: 0.5, level: scale (augmentation.mixup mixes two degradations",
+        ),
+        (
+            "nafnet",
+            "steps: 300, patch: 48, batch: 8}]\n",
+            f"steps: 300, patch: 48, batch: 8, degradation: {LEVELED}}}]\n"
+            "    training: {augmentation: {mixup: 0.5}}\n",
+            "level: sigma (augmentation.mixup mixes two degradations, and degradation.level names a number of one)",
+        ),
+        (
+            "hypernet_sr",
+            "architecture: hyperres",
+            "architecture: adafm",
+            "every_level needs a network that runs several levels at once",
+        ),
+        ("dynet", "architecture: dynet", "architecture: hyperres", "cannot be built or run: Wrong arguments"),
+        ("alwaysu", "architecture: restormer", "architecture: dncnn", "cannot be built or run: Wrong arguments"),
+        (
+            "pixel_purifiers",
+            "periods: [100, 100]",
+            "periods: [250, 100]",
+            "periods: [250, 100] (it has 220 steps)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, name, old, new, problem):
+    """Each mistake in a recipe is a line that says where and what."""
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    edit(tmp_path / f"{name}.yaml", old, new)
+    assert [found for found in check(name, "demo", tmp_path).problems if problem in found]
+
+
+def test_a_sheet_tells_what_is_open():
+    """Source, ambiguities with default and alternatives, and the steps of each scale."""
+    text = render(load("dynet", FOLDER), [check("dynet", "demo", FOLDER)])
+    assert "arXiv 2404.02154" in text
+    assert "open: choice of the network in each step\n      here: even\n      or:   pretrain.bases.dynet.method" in text
+    assert "demo  pretrain@dynet" in text
