@@ -17,9 +17,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flows.families import REGISTRY, Families
-from flows.graph import Graph, Stage, read_graph
+from flows.graph import SCHEMA, Graph, Stage, read_graph
 from relume import files
 from relume.errors import GraphError, UserError
+from relume.params import load_params
+from relume.params_file import RECIPE
+from relume.recipes.check import check_params
 
 CODE_ROOTS = ("relume", "components", "flows")
 FAMILIES = "relume/models"
@@ -201,7 +204,15 @@ def check(graph: Graph) -> list[Problem]:
             problems.append(
                 Problem(stage=name, what=f"its deps list code that it does not run: {', '.join(idle)}", repair=repair)
             )
-    return problems
+    return [*problems, *_check_params(graph.root)]
+
+
+def _check_params(root: Path) -> Iterator[Problem]:
+    """What stages would fail at, after those before them have trained for hours."""
+    if (root / SCHEMA).is_file():
+        for problem in check_params(load_params(root)):
+            stage, _, what = problem.partition(": ")
+            yield Problem(stage=stage, what=what, repair=f"correct it in {RECIPE}")
 
 
 def _check_component(root: Path, stage: Stage) -> Iterator[Problem]:

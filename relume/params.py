@@ -4,22 +4,34 @@ Each section's settings lie beside the code that they are for. A stage reads its
 `relume.params_file.load_section`; importing this module would make it depend on the settings of all others.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from relume.curation.settings import CurateSettings, ValidateSettings
+from relume.errors import ConfigError
 from relume.evaluation.settings import EvaluateSettings
 from relume.ingestion.settings import IngestSettings
-from relume.params_file import checked, read_values
+from relume.params_file import RECIPE, checked, read_values
 from relume.recipes.recipe import Scale
 from relume.serving.settings import ExportSettings, PackageSettings
+from relume.serving.tile import tiles_problem
 from relume.settings import Settings
 from relume.training.config import BaseModelSettings, TrainingSettings
 from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
 
 Sigma = Annotated[int, Field(gt=0, le=255)]
+
+
+def _base_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise ValueError("the name becomes a folder and a stage; write letters, digits, - and _, a letter first")
+    return name
+
+
+BaseName = Annotated[str, AfterValidator(_base_name)]
 
 
 class UsedRecipe(Settings):
@@ -41,7 +53,7 @@ class PretrainSettings(Settings):
         bases: A stage `pretrain@NAME` trains each.
     """
 
-    bases: dict[str, BaseModelSettings] = Field(min_length=1)
+    bases: dict[BaseName, BaseModelSettings] = Field(min_length=1)
 
 
 class ParityLimits(Settings):
@@ -115,12 +127,40 @@ class Params(Settings):
     package: PackageSettings
     release: ReleaseSettings
 
+    @field_validator("export")
+    @classmethod
+    def _serves_what_is_measured(cls, export: ExportSettings, info: ValidationInfo) -> ExportSettings:
+        evaluate = info.data.get("evaluate")
+        if evaluate and (why := tiles_problem((evaluate.tile, evaluate.halo), (export.tile, export.halo))):
+            raise ValueError(why)
+        return export
+
+    @field_validator("release")
+    @classmethod
+    def _gate_finds_its_metrics(cls, release: ReleaseSettings, info: ValidationInfo) -> ReleaseSettings:
+        evaluate = info.data.get("evaluate")
+        missing = [sigma for sigma in release.min_gain_over_nlm_db if evaluate and sigma not in evaluate.sigmas]
+        if missing:
+            raise ValueError(
+                f"min_gain_over_nlm_db has a limit at sigma {missing[0]}, which evaluate.sigmas does not measure;"
+                f" add {missing[0]} to evaluate.sigmas, or take the limit away"
+            )
+        return release
+
 
 def load_params(root: Path = Path()) -> Params:
     """Reads and checks all parameters of a checkout.
 
     Raises:
-        ConfigError: A file cannot be read, or values are refused; names each with its file and line.
+        ConfigError: No recipe is in use, a file cannot be read, or values are refused; names each with its file and
+            line.
     """
+    if not (root / RECIPE).is_file():
+        raise ConfigError(
+            "No recipe is in use",
+            where=root / RECIPE,
+            why="there is no such file, and it says what is trained",
+            next_step="relume recipes use ensemble --scale demo, or another one of `relume recipes list`",
+        )
     values = read_values(root)
     return checked(Params, values.value, values)

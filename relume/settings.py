@@ -48,13 +48,15 @@ def problems(
     """
     for entry in error.errors(include_url=False):
         keys, given = entry["loc"], entry["input"]
+        if of_key := keys[-1:] == ("[key]",):
+            keys = keys[:-1]
         key = ".".join(map(str, (*at, *keys)))
         if entry["type"] == "extra_forbidden":
             text = f"{key} is unknown{did_you_mean(str(keys[-1]), _names(model, keys[:-1]))}"
         elif entry["type"] == "missing":
             text = f"{key} is missing"
         else:
-            shown = "" if isinstance(given, dict | list) else f" = {given!r}"
+            shown = "" if of_key or isinstance(given, dict | list) else f" = {given!r}"
             text = f"{key}{shown}: ".removeprefix(": ") + entry["msg"].removeprefix("Value error, ")
             if entry["type"] in ("float_type", "int_type") and isinstance(given, str) and (number := _number(given)):
                 text += f"; {given} is a text in YAML 1.1, write {number}"

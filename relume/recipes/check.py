@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from relume.errors import ConfigError
+from relume.params_file import RECIPE
 from relume.recipes.recipe import FOLDER, MERGED, Recipe, resolve, shared_keys
-from relume.serving.tile import halo_problem
+from relume.serving.tile import halo_problem, tiles_problem
 from relume.settings import fields, mentioned, problems, validated
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from relume.params import Params
     from relume.training.config import BaseModelSettings, StageSettings, TrainingSettings
     from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
 
 # What a network may raise when its arguments do not fit together or an image does not fit it.
 UNFIT = (ConfigError, RuntimeError, ValueError, TypeError, AssertionError, IndexError)
+TILED = ("evaluate", "export")
 SMALL = 5_000_000  # parameters of a network that runs in a moment
 
 
@@ -98,8 +101,26 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
             report.problems += [line for line in found if section not in MERGED or not line.endswith(" is missing")]
     if not report.problems:
         stages = (settings[section] for section in ("ensemble_head", "mine_hard", "finetune_hard"))
-        _Check(report, sections, settings["training"]).run(settings["pretrain"].bases, *stages)
+        tiles = {section: (sections[section]["tile"], sections[section]["halo"]) for section in TILED}
+        _Check(report, sections["curate"]["patch"], tiles, settings["training"]).run(
+            settings["pretrain"].bases, *stages
+        )
     return report
+
+
+def check_params(params: "Params") -> list[str]:
+    """What a run of these parameters would fail at, or serve badly: a line for each, that begins with its stage.
+
+    It is what `check` finds in a recipe, for the recipe in use with all that was changed in it by hand.
+    """
+    report = Report(recipe=RECIPE, scale="")
+    tiles = {
+        "evaluate": (params.evaluate.tile, params.evaluate.halo),
+        "export": (params.export.tile, params.export.halo),
+    }
+    stages = params.ensemble_head, params.mine_hard, params.finetune_hard
+    _Check(report, params.curate.patch, tiles, params.training).run(params.pretrain.bases, *stages)
+    return report.problems
 
 
 def require_sound(name: str, scale: str, folder: Path = FOLDER) -> None:
@@ -144,7 +165,8 @@ def _widths(size: StageSize) -> list[tuple[int, int]]:
 @dataclass(frozen=True)
 class _Check:
     report: Report
-    sections: dict[str, Any]
+    patch: int
+    tiles: dict[str, tuple[int, int]]
     training: "TrainingSettings"
 
     def problem(self, text: str) -> None:
@@ -201,8 +223,8 @@ class _Check:
         """Checks the training of a network's trainable parameters, and notes its size."""
         from relume.training.rules import problems
 
-        resolved, side = settings.resolved(self.training), self.sections["curate"]["patch"]
-        for error in problems(resolved, network, ranks=self.training.processes, side=side):
+        resolved = settings.resolved(self.training)
+        for error in problems(resolved, network, ranks=self.training.processes, side=self.patch):
             self.problem(f"{stage}: {_line(error)}")
         if settings.phases:
             size = StageSize(
@@ -219,8 +241,9 @@ class _Check:
         from relume.training.rules import crop_multiple
 
         multiple = crop_multiple(network)
-        for section in ("evaluate", "export"):
-            tile, halo = self.sections[section]["tile"], self.sections[section]["halo"]
+        if why := tiles_problem(*(self.tiles[section] for section in TILED)):
+            self.problem(f"export: {why}")
+        for section, (tile, halo) in self.tiles.items():
             if tile % multiple:
                 self.problem(f"{section}: tile {tile} is no multiple of the network's {multiple}")
             if why := halo_problem(tile, halo):

@@ -89,6 +89,42 @@ def test_a_recipe_with_problems_is_not_used(relume_in, clone):
     assert (clone / "recipe.yaml").read_bytes() == before
 
 
+def test_a_recipe_that_was_edited_wrongly_is_refused_before_anything_runs(relume_in, clone):
+    """`relume pipeline lint` and `run` name the stage that could not work, with what to do, and start nothing."""
+    relume_in("use", "ensemble", "--scale", "demo")
+    path = clone / "recipe.yaml"
+    path.write_text(path.read_text().replace("patch: 96, batch: 3}]\n", "patch: 98, batch: 3}]\n"))
+    for verb in ("lint", "run"):
+        result = CliRunner().invoke(main, ["pipeline", verb])
+        assert result.exit_code == 2
+        assert "patch 98 is no multiple of the network's 8) (correct it in recipe.yaml)" in result.output
+    assert not (clone / ".relume" / "runs").exists()
+
+
+def test_without_a_recipe_the_next_command_is_named_and_works(relume_in, clone):
+    """One clear message of `lint`, and `use` needs no recipe.yaml."""
+    (clone / "recipe.yaml").unlink()
+    result = CliRunner().invoke(main, ["pipeline", "lint"])
+    assert result.exit_code == 2
+    assert result.output.startswith("error: No recipe is in use")
+    assert relume_in("use", "ensemble", "--scale", "demo").exit_code == 0
+    assert CliRunner().invoke(main, ["pipeline", "lint"]).exit_code == 0
+
+
+def test_a_recipe_that_the_gate_cannot_judge_is_not_used(relume_in, clone):
+    """A limit at a sigma that the recipe does not measure is named at once, and nothing is written."""
+    before = (clone / "recipe.yaml").read_bytes()
+    params, text = clone / "params.yaml", (clone / "params.yaml").read_text()
+    params.write_text(text.replace("min_gain_over_nlm_db: {50: 0.0}", "min_gain_over_nlm_db: {35: 0.0}"))
+    result = relume_in("use", "masked", "--scale", "demo")
+    params.write_text(text)
+    assert result.exit_code == 2
+    assert (
+        "release: min_gain_over_nlm_db has a limit at sigma 35, which evaluate.sigmas does not measure" in result.output
+    )
+    assert (clone / "recipe.yaml").read_bytes() == before
+
+
 def test_the_list_names_every_recipe(relume_in):
     """A line each, with its task."""
     lines = relume_in("list").output.splitlines()

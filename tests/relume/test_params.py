@@ -80,6 +80,12 @@ def test_a_wrong_value_in_any_section_is_refused(checkout, old, new, said):
     [
         ("export: {tile: 192, halo: 16}", "export: {tile: 192, halo: 77}", "a halo of 0 to 76 fits"),
         ("tile: 192, halo: 16}\nexport", "tile: 192, halo: 96}\nexport", "nothing is left of a tile of 192"),
+        ("sigmas: [15, 25, 50], tile: 192", "sigmas: [15, 25, 50], tile: 256", "make them equal"),
+        (
+            "sigmas: [15, 25, 50]",
+            "sigmas: [15]",
+            "release: min_gain_over_nlm_db has a limit at sigma 50, which evaluate",
+        ),
         ("betas: [0.9, 0.9]", "betas: [1.9, 0.9]", "optimizer.betas.0 = 1.9: Input should be less than 1"),
     ],
 )
@@ -89,6 +95,33 @@ def test_a_wrong_value_of_the_recipe_is_refused(checkout, old, new, said):
     with pytest.raises(ConfigError) as error:
         load_params(checkout)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["12", "1st", "../x", "a b", "''", ".hidden", "a/b", "-a", "grün"])
+def test_a_base_model_is_named_as_a_folder_and_a_stage_can_be(checkout, name):
+    """The message names the key with its file and line, and says what a name is made of."""
+    edit(checkout / RECIPE, "    nafnet:\n", f"    {name}:\n")
+    with pytest.raises(ConfigError) as error:
+        load_params(checkout)
+    key = f"pretrain.bases.{name.strip(chr(39))}"
+    assert f"{key}: the name becomes a folder and a stage; write letters, digits" in str(error.value)
+    assert "recipe.yaml, line " in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["NAFNet_2", "a-b"])
+def test_letters_digits_and_strokes_name_a_base_model(checkout, name):
+    """Also capital ones."""
+    edit(checkout / RECIPE, "    nafnet:\n", f"    {name}:\n")
+    assert name in load_params(checkout).pretrain.bases
+
+
+def test_without_a_recipe_the_next_command_is_named(checkout):
+    """One message for the whole, and not one for each missing section."""
+    (checkout / RECIPE).unlink()
+    with pytest.raises(ConfigError) as error:
+        load_params(checkout)
+    assert error.value.what == "No recipe is in use"
+    assert str(error.value.next_step).startswith("relume recipes use ensemble --scale demo")
 
 
 def test_a_key_in_both_files_is_refused(checkout):

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 import relume
-from relume.recipes.check import check, render
+from relume.params import load_params
+from relume.params_file import PARAMS, RECIPE
+from relume.recipes.check import check, check_params, render
 from relume.recipes.recipe import load
 from tests.relume.recipes.editing import edit
 
-FOLDER = Path(relume.__file__).parents[1] / "recipes"
+ROOT = Path(relume.__file__).parents[1]
+FOLDER = ROOT / "recipes"
 LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
 
 
@@ -42,6 +45,13 @@ LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
             "export: tile 190 is no multiple of the network's 4",
         ),
         ("nafnet", "  demo:\n", "  demo:\n    evaluate: {halo: 96}\n", "nothing is left of a tile of 192"),
+        (
+            "nafnet",
+            "  demo:\n",
+            "  demo:\n    export: {tile: 256}\n",
+            "export: evaluate has tile 192 and halo 16, export has tile 256 and halo 16; make them equal",
+        ),
+        ("nafnet", "      nafnet:\n", "      a b:\n", "pretrain.bases.a b: the name becomes a folder and a stage"),
         ("srcb", "detail.*", "details.*", "phases[3].train: 'details.*'"),
         (
             "ensemble",
@@ -130,3 +140,34 @@ def test_a_sheet_tells_what_is_open():
     assert "arXiv 2404.02154" in text
     assert "open: choice of the network in each step\n      here: even\n      or:   pretrain.bases.dynet.method" in text
     assert "demo  pretrain@dynet" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            "phases: [{steps: 120, patch: 96, batch: 3}]",
+            "phases: [{steps: 120, patch: 100, batch: 3}]",
+            "finetune_hard: The crops of a phase do not fit the network: phases[0].patch: 100",
+        ),
+        (
+            "phases: [{steps: 120, patch: 96, batch: 3}]",
+            "phases: [{steps: 120, patch: 96, batch: 3, train: ['biases.*']}]",
+            "finetune_hard: A `train` pattern matches no trainable parameter: phases[0].train: 'biases.*'",
+        ),
+        ("warmup: 10,", "warmup: 120,", "finetune_hard: A schedule is longer than its training: optimizer.warmup: 120"),
+        (
+            "fusion: {architecture: ensemble, arguments: {head: {width: 16, blocks: 2}}}",
+            "fusion: null",
+            "ensemble_head: ",
+        ),
+        ("tile: 192", "tile: 188", "export: tile 188 is no multiple of the network's 8"),
+    ],
+)
+def test_what_was_edited_by_hand_is_checked_as_a_recipe_is(tmp_path, old, new, problem):
+    """The recipe in use, with mistakes that would end a stage after those before it had trained for hours."""
+    for name in (PARAMS, RECIPE):
+        shutil.copy(ROOT / name, tmp_path)
+    assert check_params(load_params(tmp_path)) == []
+    edit(tmp_path / RECIPE, old, new)
+    assert [found[: len(problem)] for found in check_params(load_params(tmp_path))][-1:] == [problem]
