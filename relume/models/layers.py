@@ -1,4 +1,4 @@
-"""Layers that several families share: normalisation over channels, and padding to the size a network needs."""
+"""Layers that several families share: normalisation over channels, residual blocks, and padding to fitting sizes."""
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,19 @@ class ChannelLayerNorm(nn.Module):
         """(N, C, H, W) to (N, C, H, W); in channels_last memory both permutes are free."""
         normed = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
         return normed.permute(0, 3, 1, 2)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv3x3(ReLU(conv3x3(x))), with biases."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        return x + self.conv2(F.relu(self.conv1(x)))
 
 
 def pad_to_multiple(x: torch.Tensor, multiple: int, mode: str) -> torch.Tensor:

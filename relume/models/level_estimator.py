@@ -11,22 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from relume.models.layers import ResidualBlock
 from relume.models.registry import Variant
 
 TILE = 128  # pixels; the linear layers fix it
-
-
-class ResidualBlock(nn.Module):
-    """x + conv(ReLU(conv(x)))."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to (N, C, H, W)."""
-        return x + self.conv2(self.conv1(x).relu())
 
 
 def _mirrored(x: torch.Tensor, dim: int) -> torch.Tensor:

@@ -16,25 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from relume.models.layers import pad_to_multiple
+from relume.models.layers import ResidualBlock, pad_to_multiple
 from relume.models.levels import level_map
 from relume.models.registry import Variant
 
 SHUFFLE = 2
 START = 0.1  # of the weights that end a residual branch, so that a new network is nearly the identity
-
-
-class ResidualBlock(nn.Module):
-    """x + conv3x3(ReLU(conv3x3(x))), with biases."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to (N, C, H, W)."""
-        return x + self.conv2(F.relu(self.conv1(x)))
 
 
 class _Body(nn.Module):
