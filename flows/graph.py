@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from relume.errors import GraphError
+from relume.nearest import did_you_mean
 from relume.params import load_params
 
 SCHEMA = "relume/params.py"
@@ -68,12 +69,14 @@ class Graph:
             GraphError: A name is not in the graph.
         """
         wanted: set[str] = set()
+        groups = {*self.stages, *(stage.partition("@")[0] for stage in self.stages)}
         for name in names:
             found = [stage for stage in self.stages if stage == name or stage.partition("@")[0] == name]
             if not found:
                 raise GraphError(
                     "The graph has no stage of this name",
                     where=name,
+                    why=did_you_mean(name, groups),
                     next_step=f"choose one of: {', '.join(self.stages)}",
                 )
             wanted.update(found)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flows.release.ledger import Ledger, Release
 from relume import products
 from relume.errors import ConfigError, ModelMissingError
-from relume.home import default_product, relume_home
+from relume.home import default_product, place_of_release
 
 if TYPE_CHECKING:
     from relume.serving.in_process import InProcessRestorer
@@ -150,7 +150,7 @@ def choose(root: Path, *, product: str | None = None, model: str | Path | None =
     """The model to use in this process.
 
     Args:
-        root: The checkout, whose package may hold the champion.
+        root: The checkout, whose package may hold the champion; from any other folder, that of the last release.
         product: Its champion, else the shipped model of that name. By default the home's `default_product`, else the
             shipped `photo`.
         model: A folder that takes precedence over both: a served model or a package.
@@ -172,33 +172,37 @@ def choose(root: Path, *, product: str | None = None, model: str | Path | None =
                 next_step="name the folder of a served model or a package, such as models/exported",
             )
         return Chosen(name=str(folder), folder=served)
-    home = relume_home(root)
+    here = root.resolve()
+    root, home = place_of_release(root)
     product = product or default_product(home)
-    if current := Ledger(home).current(product):
-        return Chosen(name=current.model, folder=_release_folder(root, current))
-    return Chosen(name=product, folder=products.shipped(product) / "serving", shipped=True)
+    ledger = Ledger(home)
+    if current := ledger.current(product):
+        name = current.model if root == here else f"{current.model} (released in {root})"
+        return Chosen(name=name, folder=_release_folder(root, home, current))
+    released = {entry.release.product for entry in ledger.entries()}
+    return Chosen(name=product, folder=products.shipped(product, released) / "serving", shipped=True)
 
 
 def released_product(root: Path) -> str | None:
-    """The product of the checkout; outside of one, the product that was released here if it is the only one."""
+    """The product of the checkout; outside of one, the only product of the last release's home."""
     if (root / "params.yaml").is_file():
         from flows.release.package import product_of
 
         return product_of(root)
-    released = {entry.release.product for entry in Ledger(relume_home(root)).entries()}
+    released = {entry.release.product for entry in Ledger(place_of_release(root)[1]).entries()}
     return released.pop() if len(released) == 1 else None
 
 
-def _release_folder(root: Path, release: Release) -> Path:
+def _release_folder(root: Path, home: Path, release: Release) -> Path:
     from relume.files import read_json
 
     package = root / "package" / "package.json"
     if package.is_file() and read_json(package)["sha256"] == release.package:
         return package.parent / "serving"
-    kept = relume_home(root) / "packages" / release.package[:16] / "serving"
+    kept = home / "packages" / release.package[:16] / "serving"
     if kept.is_dir():
         return kept
     # Only a registry knows it; asking it imports MLflow, which takes seconds.
     from flows.release.served_product import stored_package
 
-    return stored_package(release, relume_home(root)).folder / "serving"
+    return stored_package(release, home).folder / "serving"

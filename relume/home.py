@@ -1,5 +1,7 @@
 """Where all local state lies: one ignored folder, which the driver hands to the stages as RELUME_HOME."""
 
+import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -19,6 +21,40 @@ def relume_home(root: str | Path = ".") -> Path:
 def tracking_uri(home: Path) -> str:
     """The address of MLflow's tracking store: MLFLOW_TRACKING_URI, or SQLite in the home."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
+
+
+def remember_release(root: Path, home: Path) -> None:
+    """Writes down for this user where the last release was, so that it restores from any folder.
+
+    A user whose state cannot be kept, such as one without a home folder, goes without.
+    """
+    from relume.errors import RelumeError
+    from relume.files import write_json
+
+    with contextlib.suppress(OSError, RuntimeError, RelumeError):
+        write_json(_last_release(), {"root": str(root.resolve()), "home": str(home.resolve())})
+
+
+def place_of_release(root: Path) -> tuple[Path, Path]:
+    """The checkout and the home whose releases restore: those of a folder, else those of this user's last release.
+
+    Args:
+        root: The current folder. Its home counts when RELUME_HOME names it or it is there.
+    """
+    own = root.resolve(), relume_home(root)
+    try:
+        value = json.loads(_last_release().read_text(encoding="utf-8"))
+        last = Path(value["root"]), Path(value["home"])
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+        return own
+    if os.environ.get("RELUME_HOME") or own[1].is_dir():
+        return last if last[1] == own[1] else own
+    return last if last[1].is_dir() else own
+
+
+def _last_release() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "relume" / "last_release.json"
 
 
 CONFIGURATION = "config.yaml"

@@ -1,12 +1,13 @@
 """What all settings share: they are immutable, unknown keys are refused, and one function reads them strictly."""
 
-import difflib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+
+from relume.nearest import did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -52,7 +53,8 @@ def problems(
             keys = keys[:-1]
         key = ".".join(map(str, (*at, *keys)))
         if entry["type"] == "extra_forbidden":
-            text = f"{key} is unknown{did_you_mean(str(keys[-1]), _names(model, keys[:-1]))}"
+            near = did_you_mean(str(keys[-1]), _names(model, keys[:-1]))
+            text = f"{key} is unknown{f'; {near}' if near else ''}"
         elif entry["type"] == "missing":
             text = f"{key} is missing"
         else:
@@ -61,12 +63,6 @@ def problems(
             if entry["type"] in ("float_type", "int_type") and isinstance(given, str) and (number := _number(given)):
                 text += f"; {given} is a text in YAML 1.1, write {number}"
         yield f"{place((*at, *keys))}: {text}" if place else text
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Such as "; did you mean patch?", or nothing when no known name is near."""
-    near = difflib.get_close_matches(name, known)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _number(text: str) -> str | None:

@@ -1,6 +1,8 @@
 """For all tests: how they are spread over the cores, and that an interrupt reaches what they start."""
 
+import os
 import signal
+import tempfile
 from typing import Any
 
 import pytest
@@ -10,7 +12,11 @@ LONG_AND_APART = "tests/components/test_recipe_runs.py"  # its tests share nothi
 
 
 def pytest_configure() -> None:
-    """What a shell starts in the background ignores interrupts, and so would all processes that tests start."""
+    """Keeps what relume remembers of a user's releases apart from the developer's own, and lets interrupts through.
+
+    What a shell starts in the background ignores interrupts, and so would all processes that tests start.
+    """
+    os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="relume-state-")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

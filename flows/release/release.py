@@ -17,6 +17,7 @@ from flows.release.registry import Registry, Version
 from flows.release.served_parity import PathDifference, compare_served, require_parity
 from flows.release.served_product import ServedProduct, reach_server, release_lock
 from relume.files import write_json, write_text
+from relume.home import remember_release
 from relume.params import ReleaseSettings, load_params
 from relume.serving import repository as models
 
@@ -132,6 +133,7 @@ def release_package(
         report.require_passed()
         differences = wrap(promote)(product, candidate)
         retired = product.retire()
+    remember_release(root, home)
     return ReleaseOutcome(
         release=candidate.release,
         server=address,

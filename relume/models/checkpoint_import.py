@@ -11,6 +11,7 @@ from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.files import sha256_file
 from relume.models.artifact import ModelCard, save_model
 from relume.models.registry import ARCHITECTURES, Variant, build, variants
+from relume.nearest import did_you_mean
 
 if TYPE_CHECKING:
     import torch
@@ -150,6 +151,7 @@ def _candidates(architecture: str) -> dict[str, Variant]:
         raise ConfigError(
             "Unknown architecture or variant",
             where=architecture,
+            why=did_you_mean(architecture, {*ARCHITECTURES, *known}),
             next_step=f"choose one of: {', '.join(sorted({*ARCHITECTURES, *known}))}",
         )
     return {name: variant for name, variant in known.items() if variant.architecture == architecture}

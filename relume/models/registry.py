@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from relume.errors import ConfigError
+from relume.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,7 +89,10 @@ def build(architecture: str, arguments: dict[str, Any]) -> "nn.Module":
     """
     if architecture not in ARCHITECTURES:
         raise ConfigError(
-            "Unknown architecture", where=architecture, next_step=f"choose one of: {', '.join(sorted(ARCHITECTURES))}"
+            "Unknown architecture",
+            where=architecture,
+            why=did_you_mean(architecture, ARCHITECTURES),
+            next_step=f"choose one of: {', '.join(sorted(ARCHITECTURES))}",
         )
     module, name = ARCHITECTURES[architecture]
     network = getattr(importlib.import_module(module), name)

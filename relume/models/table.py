@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from relume.errors import ConfigError
 from relume.models.registry import ARCHITECTURES, Variant, build, inputs_of, variants
+from relume.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -123,7 +124,12 @@ def multiply_accumulates(variant: Variant, size: int = 256) -> int:
 def _known(name: str) -> Variant:
     known = variants()
     if name not in known:
-        raise ConfigError("Unknown model", where=name, next_step="`relume models list` names them all")
+        raise ConfigError(
+            "Unknown model",
+            where=name,
+            why=did_you_mean(name, known),
+            next_step="`relume models list` names them all",
+        )
     return known[name]
 
 

@@ -5,10 +5,11 @@ NAME/serving/                          the served model, exported from it
 NAME/README.md                         its card: what it is for, what it was trained on, what it reaches
 """
 
-import difflib
+from collections.abc import Collection
 from pathlib import Path
 
 from relume.errors import ModelMissingError
+from relume.nearest import did_you_mean
 
 __all__ = ["DEFAULT", "FOLDER", "names", "shipped"]
 
@@ -21,8 +22,12 @@ def names() -> list[str]:
     return sorted(path.parent.parent.name for path in FOLDER.glob("*/serving/serving.json"))
 
 
-def shipped(name: str) -> Path:
+def shipped(name: str, released: Collection[str] = ()) -> Path:
     """The folder of a product that ships: its artifact, and its served model in `serving`.
+
+    Args:
+        name: Its name.
+        released: Products that were released, which a mistyped name may mean as well.
 
     Raises:
         ModelMissingError: None of this name ships.
@@ -30,12 +35,10 @@ def shipped(name: str) -> Path:
     known = names()
     if name in known:
         return FOLDER / name
-    near = difflib.get_close_matches(name, known, n=1)
     raise ModelMissingError(
         "No such product",
         where=name,
-        why=f"did you mean {near[0]}?"
-        if near
-        else "nothing of this name was released here, and none ships with relume",
+        why=did_you_mean(name, {*known, *released})
+        or "nothing of this name was released here, and none ships with relume",
         next_step=f"choose one of {', '.join(known)}, or release one: relume pipeline run && relume release",
     )

@@ -14,9 +14,10 @@ from pydantic import ValidationError, model_validator
 
 from relume import files, strict_yaml
 from relume.errors import ConfigError
+from relume.nearest import did_you_mean
 from relume.params_file import PARAMS, RECIPE, checked, joined
 from relume.recipes.text import differences, dump
-from relume.settings import Settings, did_you_mean, problems, validated
+from relume.settings import Settings, problems, validated
 
 FOLDER = Path("recipes")
 DEFAULTS = "defaults"
@@ -177,7 +178,7 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:
     return ConfigError(
         f"Unknown {kind}",
         where=name,
-        why=did_you_mean(name, known).removeprefix("; ") or None,
+        why=did_you_mean(name, known),
         next_step=f"choose one of: {', '.join(known)}",
     )
 

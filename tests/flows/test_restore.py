@@ -8,7 +8,7 @@ from flows.release.ledger import Ledger, Release
 from flows.restore import released_product, restore_file
 from relume.cli import main
 from relume.errors import ConfigError, ModelMissingError
-from relume.home import relume_home
+from relume.home import relume_home, remember_release
 from relume.images import read_image, save_image
 from relume.serving.levels import LevelRange
 from tests.flows.release.synthetic import make_package
@@ -89,6 +89,22 @@ def test_which_model_restores(checkout, released):
     (checkout / "home" / "config.yaml").write_text("default: clean\n")
     with pytest.raises(ConfigError, match="only allowed key is default_product"):
         by()
+
+
+def test_a_release_restores_from_any_folder(checkout, released, tmp_path_factory, monkeypatch):
+    """Elsewhere the user's last release is found, and the result says where it was released."""
+    remember_release(checkout, relume_home())
+    monkeypatch.delenv("RELUME_HOME")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    by = restore_file(checkout / "noisy.png", "clean.png", product="clean").restoration.release
+    assert by == f"{released.model} (released in {checkout})"
+    assert released_product(elsewhere) == "clean"
+    with pytest.raises(ModelMissingError, match="did you mean clean"):
+        restore_file(checkout / "noisy.png", "clean.png", product="claen")
+    (elsewhere / ".relume").mkdir()  # a folder with a home of its own restores with that
+    with pytest.raises(ModelMissingError):
+        restore_file(checkout / "noisy.png", "clean.png", product="clean")
 
 
 def test_what_cannot_be_chosen(checkout, released):

@@ -25,6 +25,7 @@ from relume.degradations.steps import (
 )
 from relume.errors import ConfigError
 from relume.evaluation.benchmark.sets import Example
+from relume.nearest import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +207,12 @@ def parse_protocol(text: str) -> tuple[Protocol, tuple[float | None, ...]]:
     """
     name, colon, rest = text.partition(":")
     if name not in PROTOCOLS:
-        raise ConfigError("Unknown protocol", where=name, next_step=f"choose one of: {', '.join(PROTOCOLS)}")
+        raise ConfigError(
+            "Unknown protocol",
+            where=name,
+            why=did_you_mean(name, PROTOCOLS),
+            next_step=f"choose one of: {', '.join(PROTOCOLS)}",
+        )
     protocol = PROTOCOLS[name]
     if not colon:
         return protocol, protocol.levels or (None,)

@@ -15,6 +15,7 @@ import numpy as np
 
 from relume.errors import SourceError
 from relume.images import read_bytes, read_header, read_image, to_uint8
+from relume.nearest import did_you_mean
 
 PAIRS = (("noisy", "clean"), ("blur", "sharp"), ("rain", "clean"))
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
@@ -214,7 +215,7 @@ def open_set(name: str, data: str | Path | None) -> PictureSet:
         raise SourceError(
             "No such set",
             where=name,
-            why="it is neither a known set nor a folder",
+            why=did_you_mean(name, SETS) or "it is neither a known set nor a folder",
             next_step=f"name a folder of pictures, or one of: {', '.join(SETS)}",
         )
     pairs = next((pair for pair in PAIRS if all((folder / part).is_dir() for part in pair)), None)
