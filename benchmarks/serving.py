@@ -97,7 +97,7 @@ def start_server(served: str, triton: EmbeddedTriton) -> TritonServer:
     """A fresh server with the model as product `denoise`."""
     server = triton.start()
     publish_release(served, server.repository, "denoise-benchmark")
-    with TritonControl(server.grpc) as control:
+    with TritonControl(server.grpc, key=server.key) as control:
         control.load_release("denoise-benchmark")
         control.switch_product(server.repository, "denoise", "denoise-benchmark")
     return server
@@ -116,9 +116,9 @@ def throughput(served: str, triton: EmbeddedTriton) -> dict[str, object]:
     server = start_server(served, triton)
     ways: dict[str, Callable[[np.ndarray], Restoration]] = {"in process": in_process.restore}
     restorers = {
-        "grpc + shared memory": TritonRestorer(server.grpc, "denoise"),
+        "grpc + shared memory": TritonRestorer(server.grpc, "denoise", key=server.key),
         "grpc": TritonRestorer(server.grpc, "denoise", shared_memory=False),
-        "http + shared memory": TritonRestorer(server.http, "denoise"),
+        "http + shared memory": TritonRestorer(server.http, "denoise", key=server.key),
         "http": TritonRestorer(server.http, "denoise", shared_memory=False),
     }
     ways |= {name: restorer.restore for name, restorer in restorers.items()}

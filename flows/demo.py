@@ -61,7 +61,8 @@ def _through_triton(root: Path, home: Path) -> dict[str, Any]:
     )
     noisy = to_8_bit(noisy_photograph(clean, image_id, SIGMA, "clipped", seed=0))
     product = product_of(root)
-    with TritonRestorer(EmbeddedTriton(home).start().grpc, product) as restorer:
+    server = EmbeddedTriton(home).start()
+    with TritonRestorer(server.grpc, product, key=server.key) as restorer:
         restoration = restorer.restore(noisy, level=level_for(restorer.served().levels, "sigma", SIGMA))
     restored = restoration.image
     folder = home / "reports" / "demo"

@@ -1,30 +1,43 @@
 """The embedded Triton server: NVIDIA's own server on loopback, in an environment of its own below RELUME_HOME.
 
-It runs in a session of its own and outlives the command that started it. In RELUME_HOME/triton,
-server.json has its addresses, triton.json its process and triton.log its output.
+It runs in a session of its own and outlives the command that started it. In RELUME_HOME/triton, server.json has its
+addresses and the key of its control, and no other user may read it; triton.json has its process, triton.log its output.
+
+Its control (loading and unloading models, shared memory, traces, logging) is for those who show the key; restoring is
+for all who reach it. It is named by the address of its home's folder, so that no home takes another's for its own.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import json
 import logging
 import os
+import secrets
 import threading
 import time
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
 from flows.processes import free_port, running_process, start_process, stop_process
 from relume.errors import RelumeError, ServerRefusedError, ServerUnreachableError, ServiceError
-from relume.files import read_json, write_json
+from relume.files import atomic_file, read_json
+from relume.network import keep_to_this_machine
 from relume.serving import repository as models
-from relume.serving.shared_tiles import remove_orphans
+from relume.serving.shared_tiles import is_this_host, remove_orphans
 from relume.serving.triton_control import TritonControl
+from relume.serving.triton_transport import KEY_HEADER
 
 _log = logging.getLogger(__name__)
 _NAME = "triton"
 _EXIT_SECONDS = 10
 INSTALL = "sh infra/triton/install.sh"
+# All that changes something, and what tells whose shared memory there is. Clients need the others to restore.
+_RESTRICTED = "model-repository,shared-memory,trace,logging"
+# What the server and the models' Python are given of this process's environment; above all no credentials.
+_ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "TMPDIR", "TZ")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,12 +49,14 @@ class TritonServer:
         http_port: Port for HTTP.
         metrics_port: Port for Prometheus metrics.
         repository: Its model repository.
+        key: Of its control.
     """
 
     grpc_port: int
     http_port: int
     metrics_port: int
     repository: str
+    key: str | None = dataclasses.field(default=None, repr=False)
 
     @property
     def grpc(self) -> str:
@@ -99,6 +114,8 @@ class EmbeddedTriton:
     def __init__(self, home: Path):
         self.folder = home / "triton"
         self.log = self.folder / f"{_NAME}.log"
+        self.name = home.resolve().as_uri()
+        """The name that its server is started with, and tells whoever asks."""
 
     @property
     def repository(self) -> Path:
@@ -154,23 +171,27 @@ class EmbeddedTriton:
                 )
             self._clean_up()
             path.mkdir(parents=True, exist_ok=True)
+            key = secrets.token_hex(32)
             server = TritonServer(
                 grpc_port=free_port(grpc_port),
                 http_port=free_port(http_port),
                 metrics_port=free_port(metrics_port),
                 repository=str(path),
+                key=key,
             )
-            write_json(self._record, dataclasses.asdict(server))
-            with TritonControl(server.grpc) as control:
+            with atomic_file(self._record, mode=0o600) as temporary:
+                temporary.write_text(json.dumps(dataclasses.asdict(server), indent=2))
+            with TritonControl(server.grpc, key=key) as control:
                 start_process(
                     _NAME,
                     self._command(server),
                     folder=self.folder,
-                    ready=control.live,
+                    ready=lambda: control.server() == self.name,
                     timeout=timeout,
                     address=server.grpc,
                     env=self._environment(),
                     cwd=self.folder,
+                    secret=key,
                 )
                 for product in models.products(path):
                     try:
@@ -198,6 +219,18 @@ class EmbeddedTriton:
             return None
         return TritonServer(**read_json(self._record))
 
+    def at(self, address: str) -> TritonServer | None:
+        """This home's server if it is the one at an address, else None.
+
+        Args:
+            address: `HOST:PORT`, with or without `grpc://` or `http://`.
+        """
+        host, _, port = address.rpartition("//")[2].rpartition(":")
+        server = self.running()
+        if server is None or not is_this_host(host.strip("[]")):
+            return None
+        return server if port in (str(server.grpc_port), str(server.http_port)) else None
+
     def status(self, *, timeout: float = 5.0) -> TritonStatus:
         """Checks the server, and lets each product restore a tile.
 
@@ -213,8 +246,8 @@ class EmbeddedTriton:
             if self._record.exists():
                 state = "dead"
             return TritonStatus(state=state, server=None, pid=None, products=found, log=str(self.log))
-        with TritonControl(server.grpc) as control:
-            state = "ready" if control.live() else "silent"
+        with TritonControl(server.grpc, key=server.key) as control:
+            state = "ready" if control.server() == self.name else "silent"
             if state == "ready":
                 for product, release in models.products(server.repository).items():
                     served = control.product_release(product)
@@ -225,13 +258,16 @@ class EmbeddedTriton:
     def repair(self) -> list[str]:
         """Loads the products of the repository that do not answer, as after a model's process died.
 
+        The server forgets the shared memory of clients that are gone as well.
+
         Returns:
             Names of the products that answer again.
         """
         now = self.status()
         repaired = []
         if now.server is not None and now.state == "ready":
-            with TritonControl(now.server.grpc) as control:
+            with TritonControl(now.server.grpc, key=now.server.key) as control:
+                control.sweep_regions()
                 for name, product in now.products.items():
                     if product.answers:
                         continue
@@ -272,8 +308,10 @@ class EmbeddedTriton:
                             "The Triton server ended three times in a minute", next_step=f"read {self.log}"
                         )
                     self.start(repository)
-                elif repaired := self.repair():
-                    _log.warning("These products did not answer and were loaded again: %s", ", ".join(repaired))
+                else:
+                    with contextlib.suppress(ServerUnreachableError):  # it ends just now
+                        if repaired := self.repair():
+                            _log.warning("These products did not answer and were loaded again: %s", ", ".join(repaired))
                 looked = True
                 if end.wait(interval):
                     return
@@ -309,6 +347,9 @@ class EmbeddedTriton:
             str(installation / "bin" / "tritonserver"),
             f"--model-repository={server.repository}",
             f"--backend-directory={installation / 'backends'}",
+            f"--id={self.name}",
+            f"--http-restricted-api={_RESTRICTED}:{KEY_HEADER}={server.key}",
+            f"--grpc-restricted-protocol={_RESTRICTED}:{KEY_HEADER}={server.key}",
             "--model-control-mode=explicit",
             "--disable-auto-complete-config",
             "--strict-readiness=false",  # else the whole server reads unready while one model is loaded
@@ -324,12 +365,11 @@ class EmbeddedTriton:
         ]
 
     def _environment(self) -> dict[str, str]:
-        """This process's environment, with the server's Python first: its stubs find Python by PATH alone."""
-        foreign = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
-        return {name: value for name, value in os.environ.items() if name not in foreign} | {
-            "PATH": f"{self.folder / 'env' / 'bin'}:{os.environ.get('PATH', '/usr/bin:/bin')}",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        """What the server needs, with its Python first on the path: its stubs find Python by PATH alone."""
+        kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        environment = kept | {"PATH": f"{self.folder / 'env' / 'bin'}:{os.defpath}"}
+        keep_to_this_machine(environment)
+        return environment
 
 
 def _load_again(control: TritonControl, repository: str, product: str, release: str) -> None:
@@ -339,3 +379,9 @@ def _load_again(control: TritonControl, repository: str, product: str, release: 
     except (ServerRefusedError, ServerUnreachableError):
         control.reload_release(repository, release)
         control.load_product(repository, product)
+
+
+def folder_of(name: str) -> str:
+    """The home of a server by the name that it tells, or the name itself when it is no embedded server's."""
+    parts = urlsplit(name)
+    return unquote(parts.path) if parts.scheme == "file" else name

@@ -5,6 +5,7 @@ process. Each record therefore holds the boot and the clock tick at which its pr
 a process that does not match is never signalled.
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -57,18 +58,24 @@ def start_process(
     address: str | None = None,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    secret: str | None = None,
 ) -> ProcessRecord:
     """Starts `command` in the background and waits until it is ready.
+
+    What a process of that name left behind when it died, such as a child that still holds its port or database, is
+    ended first.
 
     Args:
         name: Short name of the process.
         command: Program and arguments.
         folder: Where `<name>.json` and `<name>.log` go.
-        ready: Asked several times a second; True ends the wait.
+        ready: Asked several times a second; True ends the wait, if the process lives and it is this process, and not
+            another program, that listens at the address.
         timeout: Seconds to wait for `ready`.
         address: Address to record.
         env: The whole environment of the process; this process's own when None.
         cwd: Its working folder.
+        secret: A part of the command that other users of the machine must not see; see `_hide`.
 
     Returns:
         The record, also written to `folder`. A process of that name that runs already is left alone.
@@ -78,6 +85,7 @@ def start_process(
     """
     if running := running_process(folder, name):
         return running
+    stop_process(folder, name, grace=3.0)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{name}.log"
     with open(log, "ab") as output:
@@ -95,9 +103,12 @@ def start_process(
             raise ServiceError(
                 f"{name} did not start", where=command[0], why=error, next_step="run `relume doctor`"
             ) from None
-    record = record_process(name, child, folder=folder, command=command, address=address, log=log)
+    shown = [word.replace(secret, "***") for word in command] if secret else command
+    record = record_process(name, child, folder=folder, command=shown, address=address, log=log)
     try:
         _wait_ready(record, child, ready, timeout)
+        if secret:
+            _hide(child.pid, secret)
     except BaseException:
         stop_process(folder, name, grace=3.0)
         raise
@@ -141,15 +152,47 @@ def record_process(
 
 def _wait_ready(record: ProcessRecord, child: subprocess.Popen, ready: Callable[[], bool], timeout: float) -> None:
     end = time.monotonic() + timeout
-    while not ready():
+    while True:
+        answered = ready()
         if (code := child.poll()) is not None:
             why = f"it ended with exit code {code}: {last_line(record.log)}"
+        elif answered and (record.address is None or _listens(record)):
+            return
         elif time.monotonic() > end:
-            why = f"it was not ready after {timeout:.0f} s: {last_line(record.log)}"
+            other = f"; another program answers at {record.address}" if answered else ""
+            why = f"it was not ready after {timeout:.0f} s{other}: {last_line(record.log)}"
         else:
             time.sleep(0.1)
             continue
         raise ServiceError(f"{record.name} did not start", why=why, next_step=f"read {record.log}")
+
+
+def _listens(record: ProcessRecord) -> bool:
+    """Whether the port of the record's address is one of its own session."""
+    port = int(str(record.address).rpartition(":")[2])
+    for process in _session(record):
+        try:
+            sockets = process.net_connections("tcp")
+        except psutil.NoSuchProcess:
+            continue
+        if any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in sockets):
+            return True
+    return False
+
+
+def _hide(pid: int, secret: str) -> None:
+    """Overwrites a secret in the command line of a child, which every user of the machine can read.
+
+    The program has read its arguments by now. Where the kernel does not let a parent write there, the secret stays.
+    """
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])  # of the arguments in its memory
+        with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
+            memory.seek(start)
+            arguments = memory.read(end - start)
+            memory.seek(start)
+            memory.write(arguments.replace(secret.encode(), b"*" * len(secret)))
 
 
 def running_process(folder: Path, name: str) -> ProcessRecord | None:

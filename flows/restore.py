@@ -26,17 +26,21 @@ class RestoredFile:
         restoration: The image, and the release and the level that it was restored by.
         seconds: From the decoded image to the restored one.
         notes: What the user should know, such as a 16-bit image that became 8-bit.
+        server: Whose Triton server restored it, such as `this home's server`; None in this process.
     """
 
     target: Path
     restoration: "Restoration"
     seconds: float
     notes: tuple[str, ...]
+    server: str | None = None
 
     def __str__(self) -> str:
-        """One line: file, size, time, release, and the level with its kind."""
+        """One line: file, size, time, release, whose server, and the level with its kind."""
         height, width = self.restoration.image.shape[:2]
         line = f"{self.target}  {width}x{height}  {self.seconds:.1f} s  by {self.restoration.release}"
+        if self.server:
+            line += f" of {self.server}"
         if self.restoration.levels is None:
             return line
         return f"{line} at {self.restoration.levels.kind} {self.restoration.level:g}"
@@ -83,14 +87,14 @@ def restore_file(
         else ["16-bit values were rounded to 8 bits, because the model takes 8-bit images"]
     )
     pixels = to_uint8(image.pixels)
-    with _restorer(server, Path(root), product, model) as restorer:
+    with _restorer(server, Path(root), product, model) as (restorer, whose):
         started = time.perf_counter()
         restoration: Restoration = restorer.restore(pixels, level=level, on_progress=on_progress)
         seconds = time.perf_counter() - started
     if restoration.levels and restoration.level is not None and (note := restoration.levels.note(restoration.level)):
         notes.append(note)
     save_image(target, restoration.image, icc_profile=image.icc_profile)
-    return RestoredFile(target=Path(target), restoration=restoration, seconds=seconds, notes=tuple(notes))
+    return RestoredFile(target=Path(target), restoration=restoration, seconds=seconds, notes=tuple(notes), server=whose)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,9 +113,12 @@ class Chosen:
 
 
 @contextlib.contextmanager
-def _restorer(server: str | None, root: Path, product: str | None, model: str | Path | None) -> Iterator[Any]:
+def _restorer(
+    server: str | None, root: Path, product: str | None, model: str | Path | None
+) -> Iterator[tuple[Any, str | None]]:
+    """The restorer, and whose server it asks."""
     if server is None:
-        yield _in_process(choose(root, product=product, model=model))
+        yield _in_process(choose(root, product=product, model=model)), None
         return
     if model is not None:
         raise ConfigError(
@@ -128,10 +135,12 @@ def _restorer(server: str | None, root: Path, product: str | None, model: str | 
             why="there is no params.yaml in this folder, and not exactly one product was released here",
             next_step="name it with --product",
         )
+    from flows.embedded_triton import EmbeddedTriton, folder_of
     from relume.serving.triton_client import TritonRestorer
 
-    with TritonRestorer(server, product) as restorer:
-        yield restorer
+    own = EmbeddedTriton(place_of_release(root)[1]).at(server)
+    with TritonRestorer(server, product, key=own.key if own else None) as restorer:
+        yield restorer, "this home's server" if own else f"the server of {folder_of(restorer.server())}"
 
 
 def _in_process(chosen: Chosen) -> "InProcessRestorer":

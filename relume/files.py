@@ -53,12 +53,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path, *, mode: int = 0o644) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on a clean exit it is synced and renamed to `path`.
 
     Args:
         path: Final name; its folder is created. The temporary name keeps the suffix, which some
             writers choose the format by.
+        mode: Permissions of the file, from its first byte.
 
     Yields:
         The temporary path to write to. After an exception it is removed and `path` is untouched. Only a kill leaves it
@@ -67,7 +68,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.fchmod(descriptor, 0o644)
+    os.fchmod(descriptor, mode)
     os.close(descriptor)
     temporary = Path(name)
     try:

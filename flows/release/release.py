@@ -201,7 +201,9 @@ def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference
 def _served_parity(product: ServedProduct, candidate: Candidate) -> list[PathDifference]:
     model = candidate.release.model
     serving = candidate.package.folder / "serving"
-    differences = compare_served(serving, product.address, model, candidate.held_out, candidate.settings)
+    differences = compare_served(
+        serving, product.address, model, candidate.held_out, candidate.settings, key=product.control.key
+    )
     rows = [dataclasses.asdict(difference) for difference in differences]
     write_json(product.home / "reports" / "served_parity" / f"{model}.json", rows)
     require_parity(differences, candidate.settings)

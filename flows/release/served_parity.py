@@ -38,7 +38,7 @@ class PathDifference:
 
 
 def compare_served(
-    serving: Path, address: str, model: str, held_out: Path, settings: ReleaseSettings
+    serving: Path, address: str, model: str, held_out: Path, settings: ReleaseSettings, *, key: str | None = None
 ) -> list[PathDifference]:
     """Compares a served model with the same files in process, at both ends of its range if it takes a level.
 
@@ -48,6 +48,7 @@ def compare_served(
         model: Name under which the server has it.
         held_out: Folder of the held-out photographs.
         settings: Their seed and number.
+        key: The server's control key, if it has one.
     """
     from relume.serving.onnx_restorer import OnnxRestorer
     from relume.serving.triton_client import TritonRestorer
@@ -57,7 +58,7 @@ def compare_served(
     images = parity_images(held_out, settings, tile=tile)
     levels = in_process.serving.levels
     differences: list[PathDifference] = []
-    with TritonRestorer(address, model) as served:
+    with TritonRestorer(address, model, key=key) as served:
         for level in sorted({levels.lowest, levels.highest}) if levels else [None]:
             differences += compare_paths(
                 lambda image, level=level: in_process.restore(image, level=level).image,  # type: ignore[misc]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flows.embedded_triton import EmbeddedTriton
+from flows.embedded_triton import EmbeddedTriton, folder_of
 from flows.release.ledger import Ledger, Release
 from flows.release.package import Package, open_package
 from flows.release.registry import Registry
@@ -48,11 +48,12 @@ def reach_server(server: str | None, home: Path) -> Iterator[tuple[str, TritonCo
         home: RELUME_HOME.
 
     Raises:
-        ConfigError: The address is not one of gRPC.
+        ConfigError: The address is not one of gRPC, or that of another home's server.
         ServerUnreachableError: The given server does not answer.
         ServiceError: The embedded server does not start.
     """
-    address = server or EmbeddedTriton(home).start().grpc
+    triton = EmbeddedTriton(home)
+    address = server or triton.start().grpc
     if address.startswith("http"):
         raise ConfigError(
             "The address is not one of gRPC",
@@ -60,12 +61,21 @@ def reach_server(server: str | None, home: Path) -> Iterator[tuple[str, TritonCo
             why="models are loaded over gRPC, because a load over HTTP stalls the server's other clients",
             next_step="give the address as grpc://HOST:PORT",
         )
-    with TritonControl(address) as control:
-        if not control.live():
+    own = triton.at(address)
+    with TritonControl(address, key=own.key if own else None) as control:
+        name = control.server()
+        if name is None:
             raise ServerUnreachableError(
                 "The Triton server does not answer; nothing was changed",
                 where=address,
                 next_step="start it, or leave out --server to use the embedded server",
+            )
+        if own is None and name.startswith("file:"):
+            raise ConfigError(
+                "The Triton server is another home's, nothing was moved",
+                where=address,
+                why=f"it serves the releases of {folder_of(name)}",
+                next_step="leave the address out to use this home's server, or set RELUME_HOME to that folder",
             )
         yield address, control
 
@@ -152,6 +162,7 @@ class ServedProduct:
                 self.ledger.append("abandoned", entry.release, reason="it was interrupted", repaired=True)
                 repaired.append(f"the promotion of {entry.release.model}, begun {entry.time}, was undone")
         self.serve_current()
+        self.control.sweep_regions()
         if repaired:
             self.retire()
         return repaired

@@ -101,9 +101,14 @@ def is_this_host(host: str) -> bool:
         return False
 
 
+def is_orphan(region: str) -> bool:
+    """Whether a region is one of relume's whose process is gone."""
+    found = re.match(rf"{_PREFIX}(\d+)-", region)
+    return found is not None and not psutil.pid_exists(int(found[1]))
+
+
 def remove_orphans() -> None:
     """Removes regions whose process is gone, left by a kill of a client together with its resource tracker."""
     for path in Path("/dev/shm").glob(f"{_PREFIX}*"):
-        found = re.match(rf"{_PREFIX}(\d+)-", path.name)
-        if found and not psutil.pid_exists(int(found[1])):
+        if is_orphan(path.name):
             path.unlink(missing_ok=True)

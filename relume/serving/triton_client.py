@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from relume.errors import ModelMissingError, ServerRefusedError, ServerUnreachableError
+from relume.errors import ConfigError, ModelMissingError, ServerRefusedError, ServerUnreachableError
 from relume.serving.config_pbtxt import read_parameters
 from relume.serving.levels import LevelRange, choose_level
 from relume.serving.restoration import Restoration
 from relume.serving.shared_tiles import SharedTiles, is_this_host
 from relume.serving.tiling import RestoreBatch, restore_tiled
-from relume.serving.triton_transport import QueueFullError, Transport, connect
+from relume.serving.triton_transport import QueueFullError, RestrictedError, Transport, connect
 
 __all__ = ["TritonRestorer"]
 
@@ -43,8 +43,9 @@ class ServedRelease:
 class TritonRestorer:
     """A product, or one release, of a Triton server.
 
-    On the server's own host the tiles go through shared memory; where the server refuses it, they go through the
-    connection and a warning is logged. Use it in a `with` statement, or call `close`.
+    On the server's own host the tiles go through shared memory. Where the server refuses that, they go through the
+    connection, and a warning is logged unless it is only that the server wants its control key. Use it in a `with`
+    statement, or call `close`.
 
     Args:
         url: `HOST:PORT` or `grpc://HOST:PORT` (gRPC), or `http://HOST:PORT`.
@@ -53,9 +54,11 @@ class TritonRestorer:
         batch: Tiles in one request.
         in_flight: Requests that wait for the server at a time, so that it is never idle.
         shared_memory: False sends the tiles through the connection on the same host as well.
+        key: The server's control key, which a server of relume wants to see before it takes shared memory. It is not
+            for other servers to see.
 
     Raises:
-        ConfigError: `url` is not such an address.
+        ConfigError: `url` is not such an address, or `batch` or `in_flight` is less than 1.
     """
 
     def __init__(
@@ -67,9 +70,14 @@ class TritonRestorer:
         batch: int = 2,
         in_flight: int = 3,
         shared_memory: bool = True,
+        key: str | None = None,
     ):
+        if min(batch, in_flight) < 1:
+            raise ConfigError(
+                "Not a number of tiles or requests", where=min(batch, in_flight), why="it has to be 1 or more"
+            )
         self.product = product
-        self._transport: Transport = connect(url, timeout=timeout)
+        self._transport: Transport = connect(url, timeout=timeout, key=key)
         self._timeout, self._batch, self._in_flight = timeout, batch, in_flight
         self._shared_memory = shared_memory and is_this_host(self._transport.host)
 
@@ -82,6 +90,14 @@ class TritonRestorer:
     def close(self) -> None:
         """Closes the connections."""
         self._transport.close()
+
+    def server(self) -> str:
+        """The name that the server was started with: for an embedded server, the address of its home's folder.
+
+        Raises:
+            ServerUnreachableError: The server does not answer.
+        """
+        return self._transport.server()
 
     def served(self) -> ServedRelease:
         """Asks the server which release the product is served by now.
@@ -202,15 +218,15 @@ class TritonRestorer:
             self._transport.register(tiles.name, f"/{tiles.name}", tiles.size)
         except ServerRefusedError as error:
             tiles.close()
-            self._share_no_more(error.why)
+            self._share_no_more(error.why, logging.INFO if isinstance(error, RestrictedError) else logging.WARNING)
             return None
         except BaseException:
             tiles.close()
             raise
         return tiles
 
-    def _share_no_more(self, why: object) -> None:
-        _log.warning("No shared memory with the Triton server, tiles go through the connection: %s", why)
+    def _share_no_more(self, why: object, level: int = logging.WARNING) -> None:
+        _log.log(level, "No shared memory with the Triton server, tiles go through the connection: %s", why)
         self._shared_memory = False
 
     def _unregister(self, tiles: SharedTiles) -> None:

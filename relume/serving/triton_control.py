@@ -3,6 +3,7 @@
 gRPC and not HTTP, because a load over HTTP stalls the server's other HTTP clients.
 """
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -12,6 +13,18 @@ import numpy as np
 
 from relume.errors import ReleaseError, RelumeError, ServerRefusedError, ServerUnreachableError
 from relume.serving import repository as models
+from relume.serving.shared_tiles import is_orphan
+from relume.serving.triton_transport import CHANNEL, grpc_key
+
+# What a server restricts to those who have its key. Nothing else carries the key: whether the server is the expected
+# one is asked before.
+_RESTRICTED = (
+    "get_model_repository_index",
+    "get_system_shared_memory_status",
+    "load_model",
+    "unload_model",
+    "unregister_system_shared_memory",
+)
 
 
 class TritonControl:
@@ -19,15 +32,16 @@ class TritonControl:
 
     Args:
         address: `HOST:PORT` of its gRPC end point.
+        key: The server's control key; None for a server whose control is open to all.
         load_timeout: Seconds that a load or unload may take; a model that dies while it starts would hang it.
     """
 
-    def __init__(self, address: str, *, load_timeout: float = 120.0):
+    def __init__(self, address: str, *, key: str | None = None, load_timeout: float = 120.0):
         import tritonclient.grpc as triton
 
         self.address = address.removeprefix("grpc://")
-        self._load_timeout, self._triton = load_timeout, triton
-        self._client = triton.InferenceServerClient(self.address, channel_args=[("grpc.enable_http_proxy", 0)])
+        self.key, self._load_timeout, self._triton = key, load_timeout, triton
+        self._client = triton.InferenceServerClient(self.address, channel_args=CHANNEL)
 
     def __enter__(self) -> "TritonControl":
         return self
@@ -45,6 +59,13 @@ class TritonControl:
             return self._call("is_server_live", timeout=timeout)
         except RelumeError:
             return False
+
+    def server(self) -> str | None:
+        """The name that the server was started with; None when it does not answer."""
+        try:
+            return self._call("get_server_metadata", timeout=2.0).name
+        except RelumeError:
+            return None
 
     def models(self) -> dict[str, str]:
         """Names of the models that were ever loaded and their state, such as READY or UNAVAILABLE."""
@@ -147,6 +168,19 @@ class TritonControl:
                 )
             time.sleep(0.05)
 
+    def regions(self) -> list[str]:
+        """Names of the regions of shared memory that clients registered and the server has not been made to forget."""
+        return sorted(self._call("get_system_shared_memory_status", timeout=10.0).regions)
+
+    def sweep_regions(self) -> None:
+        """Makes the server forget the regions of clients that are gone; what they took comes free.
+
+        A region that a request still uses stays until the next sweep.
+        """
+        for region in filter(is_orphan, self.regions()):
+            with contextlib.suppress(ServerRefusedError):
+                self._call("unregister_system_shared_memory", region, timeout=10.0)
+
     def probe(self, model: str, *, timeout: float = 30.0) -> None:
         """Restores one black tile: the only proof that a model works, since a model whose process died reads READY.
 
@@ -190,8 +224,9 @@ class TritonControl:
     def _call(self, method: str, *args: Any, timeout: float) -> Any:
         from tritonclient.utils import InferenceServerException
 
+        headers = grpc_key(self.key if method in _RESTRICTED else None)
         try:
-            return getattr(self._client, method)(*args, client_timeout=timeout)
+            return getattr(self._client, method)(*args, headers=headers, client_timeout=timeout)
         except InferenceServerException as error:
             status, why = error.status() or "", error.message().partition("\n\nAt:\n")[0]  # without the traceback
             next_step = "relume status"

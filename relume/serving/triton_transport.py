@@ -15,15 +15,37 @@ from relume.serving.shared_tiles import Slot
 
 LIVE_TIMEOUT = 2.0
 
+# A tile may be larger than gRPC's 4 MB; a proxy from the environment would be asked for loopback addresses as well.
+CHANNEL = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+)
+
+KEY_HEADER = "relume-control-key"
+"""The header by which a client shows the control key to a server that restricts its control to those who have it."""
+
+
+def grpc_key(key: str | None) -> dict[str, str]:
+    """The headers of a gRPC request that shows the control key; none without one."""
+    return {f"triton-grpc-protocol-{KEY_HEADER}": key} if key else {}
+
 
 class QueueFullError(ServerRefusedError):
     """The model's queue is full; the request can be sent again a little later."""
+
+
+class RestrictedError(ServerRefusedError):
+    """The server does this only for those who show its control key."""
 
 
 class Transport(Protocol):
     """What a client asks of a Triton server. Every call raises ServerUnreachableError or ServerRefusedError."""
 
     host: str
+
+    def server(self) -> str:
+        """The name that the server was started with."""
 
     def model_config(self, model: str) -> dict[str, Any]:
         """The model's configuration as Triton gives it, parsed."""
@@ -46,12 +68,13 @@ class Transport(Protocol):
         """Closes the connections."""
 
 
-def connect(url: str, *, timeout: float) -> Transport:
+def connect(url: str, *, timeout: float, key: str | None = None) -> Transport:
     """Makes a transport for `HOST:PORT` or `grpc://HOST:PORT` (gRPC) or `http://HOST:PORT`; nothing is sent yet.
 
     Args:
         url: The server's address.
         timeout: Seconds that one request may take.
+        key: The server's control key, shown when shared memory is registered; None without one.
 
     Raises:
         ConfigError: The address is none of these.
@@ -68,7 +91,7 @@ def connect(url: str, *, timeout: float) -> Transport:
             why="it has to be grpc://HOST:PORT or http://HOST:PORT",
             next_step="relume status names the address of the local server",
         )
-    return (GrpcTransport if parts.scheme == "grpc" else HttpTransport)(host, port, timeout=timeout)
+    return (GrpcTransport if parts.scheme == "grpc" else HttpTransport)(host, port, timeout=timeout, key=key)
 
 
 def _unreachable(address: str, why: object) -> ServerUnreachableError:
@@ -81,23 +104,24 @@ def _unreachable(address: str, why: object) -> ServerUnreachableError:
 
 
 def _refused(address: str, why: str) -> RelumeError:
-    kind = QueueFullError if "maximum queue size" in why else ServerRefusedError
+    kind: type[RelumeError] = ServerRefusedError
+    if "maximum queue size" in why:
+        kind = QueueFullError
+    elif "is restricted" in why:
+        kind = RestrictedError
     return kind("The Triton server refused a request", where=address, why=why, next_step="relume status")
 
 
 class GrpcTransport:
     """A Triton server over gRPC."""
 
-    def __init__(self, host: str, port: int, *, timeout: float):
+    def __init__(self, host: str, port: int, *, timeout: float, key: str | None = None):
         import tritonclient.grpc as triton
 
         self.host = host
         self._address, self._timeout, self._triton = f"{host}:{port}", timeout, triton
-        # A proxy from the environment would be asked for loopback addresses as well.
-        unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
-        self._client = triton.InferenceServerClient(
-            self._address, channel_args=[*unlimited, ("grpc.enable_http_proxy", 0)]
-        )
+        self._headers = grpc_key(key)
+        self._client = triton.InferenceServerClient(self._address, channel_args=CHANNEL)
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         from tritonclient.utils import InferenceServerException
@@ -118,14 +142,17 @@ class GrpcTransport:
         except InferenceServerException:
             return False
 
+    def server(self) -> str:
+        return self._call("get_server_metadata").name
+
     def model_config(self, model: str) -> dict[str, Any]:
         return self._call("get_model_config", model, as_json=True)["config"]
 
     def register(self, region: str, key: str, size: int) -> None:
-        self._call("register_system_shared_memory", region, key, size)
+        self._call("register_system_shared_memory", region, key, size, headers=self._headers)
 
     def unregister(self, region: str) -> None:
-        self._call("unregister_system_shared_memory", region)
+        self._call("unregister_system_shared_memory", region, headers=self._headers)
 
     def infer(
         self, model: str, tiles_NCHW: np.ndarray, *, level: float | None = None, slot: Slot | None = None
@@ -147,34 +174,38 @@ class GrpcTransport:
 class HttpTransport:
     """A Triton server over HTTP."""
 
-    def __init__(self, host: str, port: int, *, timeout: float):
+    def __init__(self, host: str, port: int, *, timeout: float, key: str | None = None):
         import tritonclient.http as triton
         import urllib3
 
         self.host = host
         self._address, self._triton = f"http://{host}:{port}", triton
+        self._headers = {KEY_HEADER: key} if key else {}
         self._pool = urllib3.HTTPConnectionPool(host, port, timeout=timeout, maxsize=8, retries=False)
 
     def _call(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Any:
         from urllib3.exceptions import HTTPError
 
         try:
-            response = self._pool.request(method, f"/v2/{path}", body=body, headers=headers)
+            response = self._pool.request(method, f"/v2{path}", body=body, headers=headers)
         except HTTPError as error:
             raise _unreachable(self._address, error) from None
         if response.status != 200:
             raise _refused(self._address, _error_text(response.data))
         return response
 
+    def server(self) -> str:
+        return self._call("GET", "").json()["name"]
+
     def model_config(self, model: str) -> dict[str, Any]:
-        return self._call("GET", f"models/{model}/config").json()
+        return self._call("GET", f"/models/{model}/config").json()
 
     def register(self, region: str, key: str, size: int) -> None:
         body = json.dumps({"key": key, "offset": 0, "byte_size": size}).encode()
-        self._call("POST", f"systemsharedmemory/region/{region}/register", body)
+        self._call("POST", f"/systemsharedmemory/region/{region}/register", body, self._headers)
 
     def unregister(self, region: str) -> None:
-        self._call("POST", f"systemsharedmemory/region/{region}/unregister")
+        self._call("POST", f"/systemsharedmemory/region/{region}/unregister", headers=self._headers)
 
     def infer(
         self, model: str, tiles_NCHW: np.ndarray, *, level: float | None = None, slot: Slot | None = None
@@ -189,7 +220,7 @@ class HttpTransport:
         client = self._triton.InferenceServerClient
         body, json_size = client.generate_request_body(inputs, outputs=[restored])
         headers = {} if json_size is None else {"Inference-Header-Content-Length": str(json_size)}
-        response = self._call("POST", f"models/{model}/infer", body, headers)
+        response = self._call("POST", f"/models/{model}/infer", body, headers)
         if slot is not None:
             return slot.get(tiles_NCHW.shape)
         length = response.headers.get("Inference-Header-Content-Length")

@@ -134,7 +134,8 @@ def expected(root: Path, picture: np.ndarray) -> np.ndarray:
 
 def moved(home: Path) -> dict:
     """Everything that a release moves: what is served, by what files, the aliases, and the ledger's word."""
-    with TritonControl(EmbeddedTriton(home).start().grpc) as control:
+    server = EmbeddedTriton(home).start()
+    with TritonControl(server.grpc, key=server.key) as control:
         serving = control.product_release("denoise")
         loaded = {name for name, state in control.models().items() if state == "READY"}
     registry = Registry(home)
@@ -422,7 +423,8 @@ def test_rollback(home, root, picture):
     registry = Registry(home)
     assert registry.by_alias("denoise", "champion").number == first.version
     assert registry.by_alias("denoise", "previous") is None
-    with TritonControl(EmbeddedTriton(home).start().grpc) as control:
+    server = EmbeddedTriton(home).start()
+    with TritonControl(server.grpc, key=server.key) as control:
         assert control.models().get(second.model) != "READY"
     with pytest.raises(ModelMissingError, match="no earlier release"):
         roll_back(root, home)

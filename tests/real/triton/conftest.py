@@ -56,7 +56,7 @@ def triton(home):
 def server(triton, served):
     """A running server whose product denoise is served by the release denoise-blur."""
     server = triton.start()
-    with TritonControl(server.grpc) as control:
+    with TritonControl(server.grpc, key=server.key) as control:
         for name, folder in served.items():
             publish_release(folder, server.repository, f"denoise-{name}")
         if control.models().get("denoise-blur") != "READY":
@@ -69,5 +69,5 @@ def server(triton, served):
 @pytest.fixture
 def control(server):
     """The control of the running server."""
-    with TritonControl(server.grpc, load_timeout=30) as control:
+    with TritonControl(server.grpc, key=server.key, load_timeout=30) as control:
         yield control

@@ -25,7 +25,7 @@ def test_served_and_switched_back_to(server, control, tmp_path, adjustable):
     for release, folder in folders.items():
         publish_release(folder, server.repository, release)
         control.load_release(release)
-    with TritonRestorer(server.grpc, product) as restorer:
+    with TritonRestorer(server.grpc, product, key=server.key) as restorer:
         for release, kernel in [(f"{product}-1", BLUR), (f"{product}-2", SHARPEN), (f"{product}-1", BLUR)]:
             control.switch_product(server.repository, product, release)
             level = 37.25 if adjustable else None

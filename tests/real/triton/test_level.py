@@ -1,6 +1,7 @@
 """An adjustable model on a real Triton server: each request is restored at its own level, in any company."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def adjustable(server, control, tmp_path):
 def test_equal_bytes_at_each_level(server, adjustable, protocol, shared_memory):
     """On every way a level, also one out of the range, and the default give what ONNX Runtime gives in process."""
     image = photograph(70, 90)
-    with TritonRestorer(getattr(server, protocol), PRODUCT, shared_memory=shared_memory) as restorer:
+    with TritonRestorer(getattr(server, protocol), PRODUCT, shared_memory=shared_memory, key=server.key) as restorer:
         restored = {level: restorer.restore(image, level=level).image for level in (None, 15, 60.5, 120)}
     for level, result in restored.items():
         np.testing.assert_array_equal(result, adjustable.restore(image, level=level).image)
@@ -58,10 +59,10 @@ def test_equal_bytes_at_each_level(server, adjustable, protocol, shared_memory):
 
 def test_the_server_tells_the_levels(server, adjustable):
     """A client learns range and default from the server; of a model without level, that it has none."""
-    with TritonRestorer(server.grpc, PRODUCT) as restorer:
+    with TritonRestorer(server.grpc, PRODUCT, key=server.key) as restorer:
         assert restorer.served().levels == LEVELS
         assert restorer.restore(photograph(20, 20)).levels == LEVELS
-    with TritonRestorer(server.http, "denoise") as restorer:
+    with TritonRestorer(server.http, "denoise", key=server.key) as restorer:
         assert restorer.served().levels is None
 
 
@@ -71,7 +72,7 @@ def test_many_clients_with_levels_of_their_own(server, adjustable):
     levels = [5.0 * index for index in range(12)]
 
     def restore(image, level):
-        with TritonRestorer(server.grpc, PRODUCT, batch=2) as restorer:
+        with TritonRestorer(server.grpc, PRODUCT, batch=2, key=server.key) as restorer:
             return restorer.restore(image, level=level).image
 
     with ThreadPoolExecutor(6) as pool:
@@ -83,7 +84,7 @@ def test_many_clients_with_levels_of_their_own(server, adjustable):
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_a_model_without_level(server, protocol):
     """The client refuses a level for it by the release's name, and so does the server, past the client."""
-    with TritonRestorer(getattr(server, protocol), "denoise") as restorer:
+    with TritonRestorer(getattr(server, protocol), "denoise", key=server.key) as restorer:
         with pytest.raises(ConfigError, match="takes no level: denoise-blur"):
             restorer.restore(photograph(20, 20), level=25)
         with pytest.raises(ServerRefusedError, match="expected 1 inputs but got 2"):
@@ -100,16 +101,17 @@ def test_the_command(server, control, adjustable, tmp_path, protocol):
     assert refused.exit_code == 2
     assert "takes no level: denoise-blur" in refused.stderr
     control.switch_product(server.repository, "denoise", f"{PRODUCT}-1")
+    whose = f"the server of {Path(server.repository).parents[1]}"
     for options, level, words in [([], 37.25, "37.25 (default)"), (["--level", "20"], 20, "20")]:
         result = CliRunner().invoke(main, [*command, *options])
-        assert result.stdout.endswith(f"by {PRODUCT}-1 at sigma {words}\n"), result.output
+        assert result.stdout.endswith(f"by {PRODUCT}-1 of {whose} at sigma {words}\n"), result.output
         np.testing.assert_array_equal(read_image(files[2]).pixels, convolve(image, BLUR, level))
 
 
 def test_a_request_without_the_level(server, adjustable):
     """The server refuses a tile that comes without the level its model needs."""
     with (
-        TritonRestorer(server.grpc, PRODUCT) as restorer,
+        TritonRestorer(server.grpc, PRODUCT, key=server.key) as restorer,
         pytest.raises(ServerRefusedError, match="expected 2 inputs but got 1"),
     ):
         restorer.restore_batch(np.zeros((1, 3, 32, 32), np.uint8))
@@ -126,7 +128,7 @@ def test_a_network_that_loops_over_its_batch(server, control, tmp_path):
     write_served_model(tmp_path / "model.onnx", tmp_path / "served", Serving(tile=32, halo=6, levels=LEVELS))
     serve(server, control, tmp_path / "served", "interpolated-1", "interpolated")
     in_process, image = OnnxRestorer(tmp_path / "served", threads=1), photograph(50, 40)
-    with TritonRestorer(server.grpc, "interpolated") as restorer:
+    with TritonRestorer(server.grpc, "interpolated", key=server.key) as restorer:
         weak, strong = (restorer.restore(image, level=level).image for level in (20, 70))
     np.testing.assert_array_equal(weak, in_process.restore(image, level=20).image)
     np.testing.assert_array_equal(strong, in_process.restore(image, level=70).image)

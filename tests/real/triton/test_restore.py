@@ -29,7 +29,7 @@ def client_regions():
 def test_equal_bytes(server, served, protocol, shared_memory, size):
     """gRPC and HTTP, with and without shared memory, give exactly what ONNX Runtime gives in process."""
     image = photograph(*size)
-    with TritonRestorer(getattr(server, protocol), "denoise", shared_memory=shared_memory) as restorer:
+    with TritonRestorer(getattr(server, protocol), "denoise", shared_memory=shared_memory, key=server.key) as restorer:
         restored = restorer.restore(image).image
     np.testing.assert_array_equal(restored, OnnxRestorer(served["blur"], threads=1).restore(image).image)
     assert not client_regions()
@@ -41,12 +41,12 @@ def test_many_clients(server, control, served):
     images = [photograph(60 + index, 100) for index in range(12)]
 
     def restore(image):
-        with TritonRestorer(server.grpc, "denoise", batch=2) as restorer:
+        with TritonRestorer(server.grpc, "denoise", batch=2, key=server.key) as restorer:
             return restorer.restore(image).image
 
     with ThreadPoolExecutor(6) as pool:
         restored = list(pool.map(restore, images))
-    assert not control._client.get_system_shared_memory_status().regions
+    assert not control.regions()
     in_process = OnnxRestorer(served["blur"], threads=1)
     for image, result in zip(images, restored, strict=True):
         np.testing.assert_array_equal(result, in_process.restore(image).image)
@@ -56,7 +56,7 @@ def test_a_release_by_its_own_name(server, control, served):
     """A release can be asked for by its own name, beside the product."""
     control.load_release("denoise-sharpen")
     image = photograph(50, 70)
-    with TritonRestorer(server.grpc, "denoise-sharpen") as restorer:
+    with TritonRestorer(server.grpc, "denoise-sharpen", key=server.key) as restorer:
         restored = restorer.restore(image).image
     np.testing.assert_array_equal(restored, OnnxRestorer(served["sharpen"], threads=1).restore(image).image)
 
@@ -72,7 +72,7 @@ def test_refused_shared_memory(server, served, monkeypatch, caplog):
     register = GrpcTransport.register
     monkeypatch.setattr(GrpcTransport, "register", lambda self, name, key, size: register(self, name, "/nowhere", size))
     image = photograph(80, 80)
-    with caplog.at_level(logging.WARNING), TritonRestorer(server.grpc, "denoise") as restorer:
+    with caplog.at_level(logging.WARNING), TritonRestorer(server.grpc, "denoise", key=server.key) as restorer:
         restored = restorer.restore(image).image
     np.testing.assert_array_equal(restored, OnnxRestorer(served["blur"], threads=1).restore(image).image)
     assert "No shared memory" in caplog.text
@@ -87,7 +87,7 @@ def test_no_room_for_shared_memory(server, served, monkeypatch, caplog):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     image = photograph(80, 80)
-    with caplog.at_level(logging.WARNING), TritonRestorer(server.grpc, "denoise") as restorer:
+    with caplog.at_level(logging.WARNING), TritonRestorer(server.grpc, "denoise", key=server.key) as restorer:
         restored = restorer.restore(image).image
     np.testing.assert_array_equal(restored, OnnxRestorer(served["blur"], threads=1).restore(image).image)
     assert "No space left on device" in caplog.text
@@ -101,12 +101,12 @@ def test_failing_requests(triton, server, control, protocol):
     for stub in stubs_of(process.pid):
         stub.kill()
     with (
-        TritonRestorer(getattr(server, protocol), "denoise") as restorer,
+        TritonRestorer(getattr(server, protocol), "denoise", key=server.key) as restorer,
         pytest.raises(ServerRefusedError, match="not healthy"),
     ):
         restorer.restore(photograph(200, 200))
     assert not client_regions()
-    assert not control._client.get_system_shared_memory_status().regions
+    assert not control.regions()
     assert triton.repair() == ["denoise"]
 
 

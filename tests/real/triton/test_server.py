@@ -23,7 +23,7 @@ IMAGE = np.random.default_rng(9).integers(0, 256, (80, 70, 3), np.uint8)
 
 
 def restores(server):
-    with TritonRestorer(server.grpc, "denoise") as restorer:
+    with TritonRestorer(server.grpc, "denoise", key=server.key) as restorer:
         return np.array_equal(restorer.restore(IMAGE).image, convolve(IMAGE, BLUR))
 
 
@@ -94,7 +94,7 @@ def test_killed_model(triton, server):
         with contextlib.suppress(psutil.NoSuchProcess):
             stub.kill()
     status = triton.status()
-    with TritonControl(server.grpc) as control:
+    with TritonControl(server.grpc, key=server.key) as control:
         assert control.models()["denoise-blur"] == "READY"
     assert status.state == "ready"
     assert not status.products["denoise"].answers

@@ -22,13 +22,13 @@ EXPECTED = {name: convolve(IMAGE, kernel) for name, kernel in [("blur", BLUR), (
 class Load:
     """Clients that restore one picture over and over and note which release it came from."""
 
-    def __init__(self, urls):
-        self.seen, self.errors, self._end = [], [], threading.Event()
+    def __init__(self, urls, key):
+        self.seen, self.errors, self._end, self._key = [], [], threading.Event(), key
         self._threads = [threading.Thread(target=self._run, args=(url,)) for url in urls]
 
     def _run(self, url):
         try:
-            with TritonRestorer(url, "denoise", batch=2) as restorer:
+            with TritonRestorer(url, "denoise", batch=2, key=self._key) as restorer:
                 while not self._end.is_set():
                     restored = restorer.restore(IMAGE).image
                     matching = [name for name, expected in EXPECTED.items() if np.array_equal(restored, expected)]
@@ -57,7 +57,7 @@ class Load:
 def test_switch_under_load(server, control, protocol):
     """Six switches under four clients, each with a load before and an unload after: no request fails, and every
     picture comes whole from one release."""
-    with Load([getattr(server, protocol)] * 4) as load:
+    with Load([getattr(server, protocol)] * 4, server.key) as load:
         names = itertools.cycle(["sharpen", "blur"])
         for name, previous in zip(names, itertools.cycle(["blur", "sharpen"]), strict=False):
             load.wait_for(8)
@@ -101,7 +101,7 @@ def test_broken_release_is_refused(server, control, served, tmp_path, kind):
     """A broken release is refused by name while the old one serves every request, and is not left loaded."""
     release = f"denoise-{kind.replace(' ', '-')}"
     models.publish_release(broken(kind, served, tmp_path / "broken"), server.repository, release)
-    with Load([server.grpc] * 2) as load:
+    with Load([server.grpc] * 2, server.key) as load:
         load.wait_for(2)
         with pytest.raises(ReleaseError, match=release):
             control.load_release(release)
@@ -118,7 +118,10 @@ def test_load_that_hangs(server, served, tmp_path):
     folder = broken("corrupt", served, tmp_path / "broken")
     onnx_path(folder).with_name("model.py").write_text("import time; time.sleep(8)")
     models.publish_release(folder, server.repository, "denoise-hangs")
-    with Load([server.grpc] * 2) as load, TritonControl(server.grpc, load_timeout=1) as control:
+    with (
+        Load([server.grpc] * 2, server.key) as load,
+        TritonControl(server.grpc, key=server.key, load_timeout=1) as control,
+    ):
         load.wait_for(2)
         with pytest.raises(ReleaseError, match="did not end in 1 s"):
             control.load_release("denoise-hangs")
@@ -154,7 +157,7 @@ def test_failed_switch_is_taken_back(server, control, monkeypatch):
 
 def test_release_with_another_tile(server, control, tmp_path):
     """A product can be switched to a release with another tile; a client that was there before follows."""
-    with TritonRestorer(server.grpc, "denoise") as restorer:
+    with TritonRestorer(server.grpc, "denoise", key=server.key) as restorer:
         np.testing.assert_array_equal(restorer.restore(IMAGE).image, EXPECTED["blur"])
         models.publish_release(
             write_tiny_model(tmp_path / "large", tile=48, halo=3, kernel=SHARPEN), server.repository, "denoise-large"

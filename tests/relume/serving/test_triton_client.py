@@ -64,7 +64,7 @@ class PlayedServer:
 def server(monkeypatch):
     """The played server, found at any address."""
     played = PlayedServer()
-    monkeypatch.setattr(triton_client, "connect", lambda url, timeout: played)
+    monkeypatch.setattr(triton_client, "connect", lambda url, timeout, key: played)
     return played
 
 
