@@ -9,6 +9,7 @@ from collections.abc import Callable
 import psutil
 
 from relume.errors import RelumeError
+from relume.interrupts import end_like_ctrl_c
 
 
 def run_step(main: Callable[[], None]) -> None:
@@ -18,6 +19,7 @@ def run_step(main: Callable[[], None]) -> None:
     because it is a defect and the traceback is what mends it.
     """
     _end_with_driver()
+    end_like_ctrl_c()
     try:
         main()
     except RelumeError as error:

@@ -33,6 +33,11 @@ def run(root: Path, home: Path, stages: list[str] | None = None) -> dict[str, An
     require_sound(graph)
     check_repository(root)
     use_local_prefect(home)
+    from prefect.exceptions import TerminationSignal
+
     from flows.pipeline_flow import pipeline
 
-    return pipeline(str(root), stages, str(home))
+    try:
+        return pipeline(str(root), stages, str(home))
+    except TerminationSignal:  # Prefect's own for SIGTERM
+        raise KeyboardInterrupt from None

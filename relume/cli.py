@@ -3,7 +3,10 @@
 Everything heavy is imported inside the commands, so that `relume --help` answers at once.
 """
 
+import contextlib
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import click
 from relume import __version__
 from relume.errors import RelumeError
 from relume.home import relume_home
+from relume.interrupts import end_like_ctrl_c
 
 
 class RelumeGroup(click.Group):
@@ -39,6 +43,7 @@ Examples:
 @click.version_option(__version__, prog_name="relume")
 def main() -> None:
     """Train, evaluate, release and serve image-restoration models."""
+    end_like_ctrl_c()
 
 
 @main.command()
@@ -234,7 +239,8 @@ def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
     if source:
         _scan(source)
     home = relume_home()
-    flows.pipeline.run(Path(), home, list(stages) or None)
+    with _resumed_by("relume pipeline run", *stages):
+        flows.pipeline.run(Path(), home, list(stages) or None)
     if not stages:
         click.echo(f"report  {_short(home / 'reports' / 'index.html')}\nnext    relume release")
 
@@ -288,7 +294,7 @@ def serve() -> None:
     from flows.platform import services
 
     end = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: end.set())
     services.serve(relume_home(), end, click.echo)
     click.echo("stopped")
@@ -369,8 +375,6 @@ def environment() -> None:
     Example:
       (eval "$(relume env)"; prefect flow-run ls; mlflow experiments search)
     """
-    import shlex
-
     from flows.platform.services import addresses
 
     for name, value in addresses(relume_home()).items():
@@ -382,7 +386,8 @@ def demo() -> None:
     """Run the full pipeline on the built-in photographs, from data to a served model and a report."""
     from flows.demo import run_demo
 
-    run_demo(Path(), relume_home())
+    with _resumed_by("relume demo"):
+        run_demo(Path(), relume_home())
 
 
 @main.command()
@@ -581,6 +586,16 @@ def recipes_use(name: str, scale: str) -> None:
     click.echo(f"recipe.yaml: {name} at {scale}, {len(changes)} changes")
     click.echo(f"dvc.yaml: code deps {'written' if flows.lint.fix() else 'as they were'}")
     click.echo("next    relume pipeline run")
+
+
+@contextlib.contextmanager
+def _resumed_by(command: str, *arguments: str) -> Iterator[None]:
+    """Ends an interrupted command with the one that resumes it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; to resume: {shlex.join([*command.split(), *arguments])}", err=True)
+        sys.exit(130)
 
 
 def _short(path: Path) -> Path:

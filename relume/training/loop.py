@@ -3,6 +3,7 @@
 import copy
 import math
 import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ from relume.training.checkpoint import Checkpoint
 from relume.training.config import ResolvedPhase, ResolvedStage, StageSettings, TrainingSettings
 from relume.training.methods import Loss, forward_names, loss_of_batch
 from relume.training.processes import agreed, is_sharded, launched, seed_network, whole
-from relume.training.rules import problems
+from relume.training.rules import problems, workers_problem
 from relume.training.schedule import learning_rate_at, position_at
 from relume.training.state import TrainingState
 from relume.training.validation import Validation
+
+PREFETCHED = 4  # batches that each worker prepares ahead
 
 # Called after a validation with the step (from 1), all steps, metrics by name, and an image of the validation
 # (uint8 (H, W, 3)); and about once a second without metrics and image.
@@ -238,7 +241,11 @@ def _save(run: _Run) -> None:
 def _batches(crops: TrainingCrops, stage: ResolvedStage, workers: int, fabric: Fabric, start: int) -> Iterator[Batch]:
     """This rank's batches from a step on, prepared ahead by worker processes if there are any."""
     steps = StepBatches(crops, stage, rank=fabric.global_rank, ranks=fabric.world_size)
-    ahead: dict[str, Any] = {"prefetch_factor": 4} if workers else {}
+    ahead: dict[str, Any] = {"prefetch_factor": PREFETCHED} if workers else {}
+    if workers:
+        free = shutil.disk_usage("/dev/shm").free
+        if problem := workers_problem(stage, workers=workers, ahead=PREFETCHED, free=free):
+            raise problem
     loader = torch.utils.data.DataLoader(
         steps,
         sampler=range(start, stage.steps),

@@ -11,7 +11,7 @@ from relume.degradations import Degradation
 from relume.errors import ConfigError
 from relume.models.registry import ARCHITECTURES, inputs_of
 from relume.training.augmentation import mixes_levels
-from relume.training.config import ResolvedPhase, ResolvedStage, Schedule
+from relume.training.config import EveryLevel, ResolvedPhase, ResolvedStage, Schedule
 
 
 def problems(stage: ResolvedStage, network: nn.Module, *, ranks: int, side: int) -> Iterator[ConfigError]:
@@ -55,6 +55,28 @@ def level_problems(degradation: Degradation, network: nn.Module, *, where: str) 
             why="an adjustable network must be given a level" if adjustable else "the network takes no level",
             next_step="name degradation.level in params.yaml" if adjustable else "remove degradation.level",
         )
+
+
+def workers_problem(stage: ResolvedStage, *, workers: int, ahead: int, free: int) -> ConfigError | None:
+    """Whether the batches that workers prepare fit into shared memory, where they wait for ever or die if they do not.
+
+    Args:
+        stage: Its phases and method.
+        workers: Processes of one rank that prepare batches.
+        ahead: Batches that each prepares ahead; one more is in its hands.
+        free: Bytes that are free in /dev/shm.
+    """
+    levels = len(stage.method.levels) if isinstance(stage.method, EveryLevel) else 1
+    crops = max(phase.batch * phase.patch**2 for phase in stage.phases)  # of all ranks together
+    needed = crops * 3 * 4 * (1 + levels) * (ahead + 1) * workers
+    if needed <= free:
+        return None
+    return ConfigError(
+        "The batches that workers prepare do not fit into shared memory",
+        where=f"training.workers: {workers}",
+        why=f"{needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB are free in /dev/shm",
+        next_step="lower training.workers in params.yaml (0 needs none), or enlarge /dev/shm (docker run --shm-size)",
+    )
 
 
 def crop_multiple(network: nn.Module) -> int:

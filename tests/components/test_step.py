@@ -1,8 +1,30 @@
 """How a component ends."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from components.step import run_step
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_a_step_in_order(number):
+    """Ctrl-C, SIGTERM and the end of the terminal run what a step has to do at its end; `nohup` still works."""
+    code = (
+        "import time\nfrom components.step import run_step\n"
+        "def main():\n try:\n  print('works', flush=True); time.sleep(60)\n finally:\n  print('ended', flush=True)\n"
+        "run_step(main)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as step:
+        assert step.stdout.readline() == "works\n"
+        step.send_signal(number)
+        out, errors = step.communicate(timeout=30)
+    assert (step.returncode, out) == (130, "ended\n")
+    assert errors == "interrupted; run the same command to resume\n"
 
 
 def test_ctrl_c_ends_with_one_sentence(capsys, monkeypatch):

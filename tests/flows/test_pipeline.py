@@ -144,9 +144,9 @@ def test_a_run_is_of_the_users_own_list(toy):
     assert listed not in (toy.root / "dvc.lock").read_text()
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ending_the_run_ends_its_stages(toy, end):
-    """An interrupt (Ctrl-C) or SIGTERM ends the flow, and with it the processes of the stages."""
+    """Ctrl-C, SIGTERM or the end of the terminal ends the flow, and with it the processes of the stages."""
     toy.tell("sleep", "first", 100)
     process = toy.start()
     wait_until(toy.ran)

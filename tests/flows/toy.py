@@ -56,6 +56,8 @@ from pathlib import Path
 from flows.pipeline import run
 from relume.errors import RelumeError
 from relume.home import relume_home
+from relume.interrupts import end_like_ctrl_c
+end_like_ctrl_c()
 try:
     print("RESULT", json.dumps(run(Path(), relume_home(), sys.argv[1:] or None)))
 except RelumeError as error:

@@ -13,7 +13,7 @@ from relume.training.config import (
     Phase,
     Schedule,
 )
-from relume.training.rules import problems
+from relume.training.rules import problems, workers_problem
 from tests.relume.training.tiny import (
     LEVELS,
     SHARED,
@@ -35,6 +35,22 @@ def test_a_sound_training_has_no_problem():
     """The tiny trainings of these tests, alone and on two ranks."""
     assert found(STAGE) == []
     assert found(SHARED, ranks=2) == []
+
+
+def test_workers_need_shared_memory():
+    """Ten batches of crops and clean crops fit into what is free or are refused; too many workers start none."""
+    resolved = stage((Phase(steps=9, patch=16, batch=2),)).resolved(TRAINING)
+    needed = 2 * 5 * 2 * (2 * 3 * 16 * 16 * 4)  # workers, batches of each, degraded and clean, float32
+    assert workers_problem(resolved, workers=2, ahead=4, free=needed) is None
+    problem = workers_problem(resolved, workers=2, ahead=4, free=needed - 1)
+    assert "training.workers: 2" in str(problem)
+    assert "docker run --shm-size" in str(problem)
+
+
+def test_a_training_does_not_start_workers_that_would_wait_for_ever(shards, tmp_path):
+    """The loop refuses before the first worker process is made."""
+    with pytest.raises(ConfigError, match=r"shared memory: training\.workers: 1000000000"):
+        run(shards, Checkpoint(tmp_path, "k"), workers=10**9)
 
 
 @pytest.mark.parametrize(
