@@ -198,13 +198,13 @@ def main() -> None:
         return
 
     results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {"models": {}}
-    results |= {
-        "date": datetime.date.today().isoformat(),
-        "machine": {"processor": processor(), "threads": f"{arguments.threads} threads"},
-        "versions": versions(),
-    }
+    today = datetime.date.today().isoformat()
+    if chosen:
+        machine = {"processor": processor(), "threads": f"{arguments.threads} threads"}
+        results |= {"machine": machine, "versions": versions()}
     for name, variant in chosen.items():
-        results["models"][name] = measure(name, variant, arguments.onnx, arguments.threads)
+        measured = measure(name, variant, arguments.onnx, arguments.threads)
+        results["models"][name] = {"date": today} | measured
         print(name, results["models"][name], flush=True)
         write_json(arguments.results, results)
     if arguments.table:

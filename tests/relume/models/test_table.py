@@ -1,8 +1,11 @@
 """What is told of the models: lists, sheets, costs and the table of the documentation."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import relume
 from relume.errors import ConfigError
 from relume.models import table
 from relume.models.registry import Variant, variants
@@ -69,17 +72,18 @@ def test_table_shows_figures_and_reasons(monkeypatch):
     monkeypatch.setattr(table, "variants", lambda: few)
     text = table.render_table(
         {
-            "date": "2026-01-02",
             "machine": {"cpu": "a processor"},
             "versions": {"torch": "2"},
             "models": {
                 "dncnn-demo": {
+                    "date": "2026-01-02",
                     "tile": 256,
                     "eager": 1234.4,
                     "onnxruntime": 99.6,
                     "openvino": "OpenVINO is not installed",
                 },
                 "drunet-demo": {
+                    "date": "2026-03-04",
                     "difference": {"onnxruntime": 2e-6},
                     "eager": 5.0,
                     "openvino": "OpenVINO is not installed",
@@ -88,6 +92,7 @@ def test_table_shows_figures_and_reasons(monkeypatch):
         }
     )
     lines = text.splitlines()
+    assert "Measured 2026-01-02 to 2026-03-04: a processor, torch 2." in lines
     (dncnn,) = (line for line in lines if line.startswith("| dncnn-demo"))
     assert [cell.strip() for cell in dncnn.split("|")[4:8]] == ["256", "1,234", "100", "[1]"]
     (drunet,) = (line for line in lines if line.startswith("| drunet-demo"))
@@ -96,3 +101,9 @@ def test_table_shows_figures_and_reasons(monkeypatch):
     assert not any(line.startswith("OpenVINO's outputs") for line in lines)
     assert lines.count("1. OpenVINO is not installed") == 1
     assert {line.count("|") for line in lines if line.startswith("|")} == {9}
+
+
+def test_every_named_model_has_its_row():
+    """docs/models.md lists them all: `python benchmarks/model_table.py --help` says how a row is made."""
+    page = (Path(relume.__file__).parents[1] / "docs" / "models.md").read_text()
+    assert [name for name in variants() if f"\n| {name} | " not in page] == []
