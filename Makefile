@@ -1,4 +1,4 @@
-# make demo    the whole main job on the built-in photographs
+# make demo    the full pipeline on the built-in photographs
 # make test    the tests
 # Set PYTHON to choose an interpreter; pip's own settings (PIP_EXTRA_INDEX_URL and the like) are respected.
 
@@ -7,7 +7,7 @@
 demo: triton
 	.venv/bin/relume demo
 
-# The demo as it prints and draws, kept in docs/.
+# Records the output and the images of the demo in docs/.
 recording: triton
 	.venv/bin/relume demo | sed -u "s|$(CURDIR)/||g" | tee docs/demo.txt
 	.venv/bin/python -c "from flows.report import write_contact_sheet as sheet; sheet('docs/pictures/held_out.jpg')"
@@ -22,7 +22,7 @@ docs: setup
 results: setup
 	.venv/bin/python -m reference.results --data $(SETS)
 
-# Two workers, one thread each: servers are waited for while networks are computed.
+# Two workers, one thread each: while one waits for a server, the other computes.
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2
 
 test: triton setup-dev

@@ -3,12 +3,12 @@
     python benchmarks/serving.py [models/exported] [--whole-photograph]
 
 Targets: through Triton (gRPC, shared memory) at least 0.85 of the tiles per second in process; below 2 GB for the
-photograph on each way, the server included. The throughput of all ways is measured in turns, on the same picture, and
+photograph on each way, the server included. The throughput of all ways is measured in turns, on the same image, and
 the ratios are taken within a turn, so that a machine that gets slower or faster does not favour one of them. CPU time
 is that of client and server together: where other programs run beside the benchmark, it says more than the clock.
 
 Memory is the peak of a fresh process that reads a JPEG, restores it and writes a PNG, and of a fresh server. By default
-it stops restoring after some seconds, when every buffer has been used many times, and writes a picture as large.
+it stops restoring after some seconds, when every buffer has been used many times, and writes an image as large.
 The result is printed and written to benchmarks/results/serving.json.
 """
 
@@ -107,11 +107,11 @@ def throughput(served: str, triton: EmbeddedTriton) -> dict[str, object]:
     """Tiles per second on each way and its ratio to in process: median, least and most over the turns."""
     serving = read_serving(served)
     in_process = OnnxRestorer(served)
-    tile_seconds = timed(lambda: in_process.restore(picture(serving.tile, serving.tile)), repeat=3)
+    tile_seconds = timed(lambda: in_process.restore(sample(serving.tile, serving.tile)), repeat=3)
     side = serving.tile
     while count_tiles(side, side, tile=serving.tile, halo=serving.halo) * tile_seconds < TURN_SECONDS:
         side += serving.tile // 2
-    image, count = picture(side, side), count_tiles(side, side, tile=serving.tile, halo=serving.halo)
+    image, count = sample(side, side), count_tiles(side, side, tile=serving.tile, halo=serving.halo)
 
     server = start_server(served, triton)
     ways: dict[str, Callable[[np.ndarray], Restoration]] = {"in process": in_process.restore}
@@ -147,7 +147,7 @@ def throughput(served: str, triton: EmbeddedTriton) -> dict[str, object]:
 def memory(served: str, triton: EmbeddedTriton, home: Path, *, whole: bool) -> dict[str, object]:
     """Peak megabytes of restoring the photograph on both ways."""
     jpeg = home / "photograph.jpg"
-    save_image(jpeg, picture(*PHOTOGRAPH))
+    save_image(jpeg, sample(*PHOTOGRAPH))
     found: dict[str, object] = {"photograph": list(PHOTOGRAPH)}
     for way in ("in process", "triton"):
         arguments = [sys.executable, __file__, served, "--restore-once"]
@@ -209,8 +209,8 @@ def cpu_seconds(triton: EmbeddedTriton) -> float:
     return sum(time.user + time.system for time in times)
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    """A picture with gradients and noise, uint8 (height, width, 3)."""
+def sample(height: int, width: int) -> np.ndarray:
+    """An image with gradients and noise, uint8 (height, width, 3)."""
     rng = np.random.default_rng(0)
     gradient = np.linspace(40, 200, width)[None, :, None] * np.linspace(0.5, 1, height)[:, None, None]
     noise = rng.integers(-20, 21, (height, width, 3), np.int16)

@@ -93,7 +93,7 @@ class Setup:
 
 def stub(network: nn.Module) -> Validation:
     """Stands for the validation, whose time does not count."""
-    return Validation(psnr=0.0, picture=np.zeros((1, 3, 3), np.uint8))
+    return Validation(psnr=0.0, image=np.zeros((1, 3, 3), np.uint8))
 
 
 class Turns:
@@ -263,7 +263,7 @@ def overhead(base: dict[str, Any], training: dict[str, Any], shards: str, share:
         shards=shards,
     )
     stage, settings, network, crops = setup.read()
-    picture = np.random.default_rng(0).integers(0, 256, (192, 576, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (192, 576, 3), np.uint8)
     save, loop._save = loop._save, timed("checkpoints", loop._save)
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"RELUME_HOME": folder, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow/mlflow.db"}
@@ -277,7 +277,7 @@ def overhead(base: dict[str, Any], training: dict[str, Any], shards: str, share:
                 stage=stage,
                 training=settings,
                 checkpoint=Checkpoint(folder, "benchmark"),
-                validate=timed("validation", lambda network: Validation(psnr=30.0, picture=picture)),
+                validate=timed("validation", lambda network: Validation(psnr=30.0, image=image)),
                 report=timed("reports", reporter("benchmark", run, stage)),
             )
             whole = time.perf_counter() - start

@@ -16,7 +16,7 @@ def run_step(main: Callable[[], None]) -> None:
     """Runs a stage's `main` and ends: 0, an error's exit code (see `relume.errors`), 130 after Ctrl-C, 1 for a defect.
 
     A RelumeError is printed as one message without a traceback; anything else keeps its traceback,
-    because it is a defect and the traceback is what mends it.
+    because it is a defect and the traceback is needed to fix it.
     """
     _end_with_driver()
     end_like_ctrl_c()
@@ -26,14 +26,14 @@ def run_step(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; run the same command to resume", file=sys.stderr, flush=True)
+        print("Interrupted. Run the same command again to resume.", file=sys.stderr, flush=True)
         sys.exit(130)
 
 
 def _end_with_driver() -> None:
     """Ends this process soon after `dvc` or the flow that started it died.
 
-    `kill -9` of dvc leaves the stage's shell and this process running; they would go on writing to
+    `kill -9` of dvc leaves the stage's shell and this process running; they would keep writing
     outs and hold the training lock while the stage is started again.
     """
     watched = []
@@ -51,7 +51,9 @@ def _end_with_driver() -> None:
     def watch() -> None:
         while all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in alive):
             time.sleep(0.5)
-        print("error: the parent process ended; stopping this stage", file=sys.stderr, flush=True)
+        print(
+            "error: the process that started this stage has ended, so the stage ends too", file=sys.stderr, flush=True
+        )
         os._exit(1)
 
     if alive:

@@ -1,6 +1,6 @@
 """What a stage logs to MLflow: the only place of the components that logs to it.
 
-Tracking is a witness, not a part of the result: when the server does not answer, the stage warns once and
+Tracking does not affect the result: when the server does not answer, the stage warns once and
 continues. One parent run for each pipeline run (its id comes in RELUME_TRACKING_RUN), a child run for each
 stage, and below it one for each phase of a training. A training that is resumed continues the runs that it
 has.
@@ -58,7 +58,7 @@ def _client(home: Path) -> Any:
 
 
 def start_pipeline_run(name: str, tags: dict[str, str], home: Path) -> str:
-    """Opens the parent run of a pipeline run and returns its id, to be handed to the stages."""
+    """Opens the parent run of a pipeline run and returns its id, to be passed to the stages."""
     client, experiment = _client(home)
     return client.create_run(experiment, run_name=name, tags={"relume.kind": "pipeline", **tags}).info.run_id
 
@@ -200,7 +200,11 @@ class StageRun:
         except tracking_errors() as error:
             self._run = None
             said = first_line(error)
-            print(f"warning: {self.stage} continues untracked; MLflow says: {said}", file=sys.stderr, flush=True)
+            print(
+                f"warning: {self.stage} continues without tracking; the error of MLflow is: {said}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _flatten(params: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

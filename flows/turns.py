@@ -27,14 +27,14 @@ class RunInProgressError(UserError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Activity:
-    """A run that is going on.
+    """A run that is in progress.
 
     Attributes:
         what: `pipeline`, `retrain` or `demo`.
         pid: Its process.
         started: Boot and start tick of the process.
         state: `running` or `waiting`.
-        doing: What it is at, such as `pretrain@nafnet 3 min`, or what it waits for.
+        doing: Its stage or task, such as `pretrain@nafnet 3 min`, or what it waits for.
         seconds: How long it has been in this state.
     """
 
@@ -50,26 +50,26 @@ class Activity:
 
 
 class Turn:
-    """The turn of this process's run. What is said of it is read by `activities`."""
+    """The turn of this process's run, written to a file that `activities` reads."""
 
     def __init__(self, home: Path, what: str):
         self._path = home / "active" / f"{os.getpid()}.json"
         self._value = {"what": what, "pid": os.getpid(), "started": start_mark(os.getpid())}
 
     def waits(self, whom: str) -> None:
-        """Says that it waits, and for whom."""
+        """Records that it waits, and for which run."""
         self._write(state="waiting", doing=whom, since=_now())
 
     def runs(self) -> None:
-        """Says that it has its turn."""
+        """Records that it has its turn."""
         self._write(state="running", doing="", since=_now())
 
     def at(self, what: str, run: str | None = None) -> None:
-        """Says what it is at; a pipeline run by its name, from which its stages are known."""
+        """Records its stage or task; for a pipeline run its name, from which its stages are known."""
         self._write(doing=what, run=run)
 
     def ends(self) -> None:
-        """Takes back what was said."""
+        """Removes the record."""
         self._path.unlink(missing_ok=True)
 
     def _write(self, **values: object) -> None:
@@ -88,7 +88,7 @@ def turn(home: Path, root: Path, what: str, *, wait: float = 0.0, say: Callable[
         home: RELUME_HOME.
         root: The checkout, for the message.
         what: The kind of run.
-        wait: Seconds to wait for the runs that are going on.
+        wait: Seconds to wait for the runs in progress.
         say: Is given a line when it has to wait, and again every ten minutes.
 
     Raises:
@@ -130,7 +130,7 @@ def _acquire(
                 "Another run is in progress in this checkout",
                 where=root,
                 why=other,
-                next_step="wait until it ends (relume status), or end it, then try again",
+                next_step="wait until it ends (see `relume status`), or end it, then try again",
             )
         if now - said >= _SAY_SECONDS:
             said = now
@@ -140,7 +140,7 @@ def _acquire(
 
 
 def activities(home: Path) -> list[Activity]:
-    """The runs that are going on, the longest first; what a killed process left is not among them."""
+    """The runs in progress or waiting, the longest first; records of killed processes are left out."""
     found = []
     for path in (home / "active").glob("*.json"):
         try:
@@ -159,7 +159,7 @@ def activities(home: Path) -> list[Activity]:
                     seconds=_now() - value["since"],
                 )
             )
-        except (OSError, ValueError, TypeError, KeyError, RelumeError):  # it ended while it was looked at, or is broken
+        except (OSError, ValueError, TypeError, KeyError, RelumeError):  # it ended while it was read, or is broken
             continue
     return sorted(found, key=lambda activity: -activity.seconds)
 

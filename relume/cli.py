@@ -1,4 +1,4 @@
-"""The `relume` command: thin, and the one file of this package that may reach up to the flows.
+"""The `relume` command: thin, and the only file of this package that imports the flows.
 
 Everything heavy is imported inside the commands, so that `relume --help` answers at once.
 """
@@ -48,11 +48,13 @@ def main() -> None:
 
 @main.command()
 @click.argument("source", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="File to write; its suffix chooses the format.")
-@click.option("--server", help="Restore through Triton, HOST:PORT (gRPC) or http://HOST:PORT.")
-@click.option("--product", help="Restore with this product; by default the shipped `photo`.")
-@click.option("--model", type=click.Path(), help="Restore with this served model or package, such as models/exported.")
-@click.option("--level", type=float, help="For an adjustable model: the level, such as the sigma of the noise.")
+@click.option("-o", "--output", required=True, type=click.Path(), help="File to write; its suffix sets the format.")
+@click.option("--server", help="Restore with the Triton server at this address: HOST:PORT (gRPC) or http://HOST:PORT.")
+@click.option("--product", help="Product to restore with; by default `photo`, which ships with relume.")
+@click.option(
+    "--model", type=click.Path(), help="Folder of a served model or a package to restore with, such as models/exported."
+)
+@click.option("--level", type=float, help="Level for an adjustable model, such as the sigma of the noise.")
 @click.option("--strength", type=float, hidden=True)
 def restore(
     source: str,
@@ -76,9 +78,11 @@ def restore(
     from flows.restore import restore_file
 
     if strength is not None:
-        click.echo("note: --strength is now called --level; the next version of relume accepts only --level", err=True)
+        click.echo(
+            "note: --strength is now called --level, and the next version of relume accepts --level only", err=True
+        )
         if level is not None:
-            raise click.UsageError("use --level, not both")
+            raise click.UsageError("--level and --strength cannot be used together; use --level")
         level = strength
     terminal = sys.stderr.isatty()
 
@@ -105,11 +109,11 @@ def data() -> None:
 def data_scan(sources: tuple[str, ...], tracked: bool) -> None:
     """List the photographs in SOURCES, in place of those listed before. Without SOURCES, scan the listed ones again.
 
-    The list is your own: it lies in RELUME_HOME, pipeline runs read it, and git never sees it.
+    The list is your own: it is stored in RELUME_HOME, pipeline runs read it, and git never sees it.
 
     \b
     Examples:
-      relume data scan                      what the listed sources hold now
+      relume data scan                      the sources that are listed already
       relume data scan ~/Pictures           a folder
       relume data scan s3://bucket/prefix   an S3 prefix
       relume data scan package://           the photographs inside installed packages
@@ -143,10 +147,10 @@ def data_upload(address: str) -> None:
 @click.argument("name", type=click.Choice(["debian-photographs"]))
 @click.option("-o", "--output", default="data/debian-photographs", show_default=True, help="Folder to fill.")
 def data_fetch(name: str, output: str) -> None:
-    """Fetch photographs whose licences allow to train models that ship, with the table of their licences.
+    """Download photographs for training, with a table of their licences, which allow models trained on them to ship.
 
-    debian-photographs: out of Debian's packages, by apt, without installing anything; what is there already
-    is not fetched again.
+    debian-photographs: taken from Debian packages with apt, without installing anything; photographs that are in
+    the folder already are not downloaded again.
 
     \b
     Examples:
@@ -163,7 +167,7 @@ def data_fetch(name: str, output: str) -> None:
 
     fetched = fetch(output, progress=progress)
     for photograph, reason in fetched.left_out:
-        click.echo(f"note: {photograph.file} left out: {reason}", err=True)
+        click.echo(f"note: {photograph.file} was left out: {reason}", err=True)
     click.echo(f"{output}: {len(fetched.present)} photographs; their licences are in {TABLE}")
 
 
@@ -171,16 +175,17 @@ def data_fetch(name: str, output: str) -> None:
 @click.argument("training", type=click.Path(exists=True, file_okay=False))
 @click.argument("tests", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 def data_overlaps(training: str, tests: tuple[str, ...]) -> None:
-    """Compare the photographs in TRAINING with the images in TESTS; end with 1 if a test image is among them.
+    """Compare the photographs in TRAINING with the images in TESTS, and list test images that are among them.
 
-    Copies, crops, resized, turned and mirrored versions are found, by hash and in the pixels.
+    Copies, crops, resized, rotated and mirrored versions are found, by hash and by pixels. The exit code is 1 when
+    any is found.
 
     \b
     Examples:
       relume data overlaps data/debian-photographs ~/sets data/curated/held_out
     """
     from relume.curation.overlap import find_overlaps
-    from relume.ingestion.sources import picture_files
+    from relume.ingestion.sources import image_files
 
     terminal = sys.stderr.isatty()
 
@@ -188,12 +193,12 @@ def data_overlaps(training: str, tests: tuple[str, ...]) -> None:
         if terminal:
             click.echo(f"\r{done}/{total} photographs", nl=done == total, err=True)
 
-    photographs = picture_files(training)
-    images = [image for folder in tests for image in picture_files(folder)]
+    photographs = image_files(training)
+    images = [image for folder in tests for image in image_files(folder)]
     overlaps = find_overlaps(photographs, images, progress=progress)
     for overlap in overlaps:
-        how = "is a copy of" if overlap.same_file else "shows what"
-        click.echo(f"{overlap.test} {how} {overlap.training}{'' if overlap.same_file else ' shows'}")
+        how = "is a copy of" if overlap.same_file else "shows the same scene as"
+        click.echo(f"{overlap.test} {how} {overlap.training}")
     if overlaps:
         raise click.exceptions.Exit(1)
     click.echo(f"{len(photographs)} photographs, {len(images)} test images: no overlap")
@@ -204,10 +209,10 @@ def _scan(sources: tuple[str, ...], *, tracked: bool = False) -> None:
 
     change = update_list(Path(), relume_home(), sources or None, tracked=tracked)
     for source in change.replaced:
-        click.echo(f"note: {source} is no longer listed; to keep it, name it beside the others", err=True)
+        click.echo(f"note: {source} is no longer listed; to keep it, name it together with the new sources", err=True)
     click.echo(
         f"{_short(change.path)}: {change.files} photographs,"
-        f" {len(change.added)} new, {len(change.modified)} changed, {len(change.removed)} gone"
+        f" {len(change.added)} new, {len(change.modified)} changed, {len(change.removed)} removed"
     )
     for address, problem in change.problems:
         click.echo(f"note: {address} will be quarantined: {problem}", err=True)
@@ -223,10 +228,10 @@ def pipeline() -> None:
 @click.option(
     "--source",
     multiple=True,
-    help="Your own photographs, in place of those listed before: a folder or s3://bucket/prefix; may be repeated.",
+    help="Your own photographs, in place of those listed before: a folder or s3://bucket/prefix; can be repeated.",
 )
 def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
-    """Run the graph as a Prefect flow; STAGES and what they need, or everything.
+    """Run the graph as a Prefect flow: all stages, or STAGES with the stages they depend on.
 
     \b
     Examples:
@@ -246,25 +251,27 @@ def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
 
 
 @pipeline.command("lint")
-@click.option("--fix", is_flag=True, help="Write the code that each stage runs into its deps.")
+@click.option("--fix", is_flag=True, help="Write the code that each stage runs into its deps in dvc.yaml.")
 def pipeline_lint(fix: bool) -> None:
-    """Check the graph's rules without running anything."""
+    """Check the graph of dvc.yaml against its rules, without running anything."""
     import flows.lint
     from flows.graph import read_graph
 
     if fix and flows.lint.fix():
-        click.echo("dvc.yaml: code deps written")
+        click.echo("dvc.yaml: code deps were updated")
     graph = read_graph(Path())
     flows.lint.require_sound(graph)
-    click.echo(f"dvc.yaml: {len(graph.stages)} stages, no problem")
+    click.echo(f"dvc.yaml: {len(graph.stages)} stages, no problems")
 
 
 @main.command()
-@click.option("--server", help="gRPC address of a running Triton; by default the embedded one, started if need be.")
+@click.option(
+    "--server", help="gRPC address of a running Triton server; by default the embedded one, which is started if needed."
+)
 def release(server: str | None) -> None:
-    """Register the package, gate it against the champion, and serve it.
+    """Register the package, check it in the gate against the champion, and serve it.
 
-    Nothing is moved when the gate refuses it or when Triton cannot be reached.
+    When the gate refuses it or Triton cannot be reached, what is served does not change.
     """
     import flows.release
 
@@ -277,9 +284,11 @@ def release(server: str | None) -> None:
 
 
 @main.command()
-@click.option("--server", help="gRPC address of a running Triton; by default the embedded one.")
+@click.option(
+    "--server", help="gRPC address of a running Triton server; by default the embedded one, which is started if needed."
+)
 def rollback(server: str | None) -> None:
-    """Serve the release before the current one again."""
+    """Roll back: serve the release before the current one again."""
     from flows.release.rollback import roll_back
 
     click.echo(f"{roll_back(Path(), relume_home(), server=server).model} serves now")
@@ -287,7 +296,7 @@ def rollback(server: str | None) -> None:
 
 @main.command()
 def serve() -> None:
-    """Serve the champion with the embedded Triton until Ctrl-C."""
+    """Serve the champion with the embedded Triton server until Ctrl-C."""
     import signal
     import threading
 
@@ -326,9 +335,9 @@ def _print_services(reports: list) -> None:
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def status(as_json: bool) -> None:
-    """Show services, runs that are going on or wait, champion, candidate and schedule."""
+    """Show services, runs in progress or waiting, champion, previous release, candidate and schedule."""
     from flows.platform.status import read_status, render
 
     found = read_status(Path(), relume_home())
@@ -351,7 +360,7 @@ def doctor() -> None:
 
 
 @main.command()
-@click.option("--watch", is_flag=True, help="Say what it is at until it ends; end with 1 when it fails.")
+@click.option("--watch", is_flag=True, help="Show its progress until it ends; the exit code is 1 when it fails.")
 def retrain(watch: bool) -> None:
     """Start a retraining now, as the schedule does: scan the sources, run the graph, release what is new.
 
@@ -391,7 +400,9 @@ def demo() -> None:
 
 
 @main.command()
-@click.option("-o", "--output", type=click.Path(), help="HTML file; by default below RELUME_HOME.")
+@click.option(
+    "-o", "--output", type=click.Path(), help="HTML file to write; by default reports/index.html in RELUME_HOME."
+)
 def report(output: str | None) -> None:
     """Write the report of the last run as one HTML file."""
     from flows.report import write_report
@@ -402,11 +413,25 @@ def report(output: str | None) -> None:
 @main.command()
 @click.argument("models", nargs=-1, metavar="MODEL...")
 @click.option(
-    "--set", "sets", multiple=True, metavar="NAME|FOLDER", help="A set of --list, or a folder of your own images."
+    "--set",
+    "sets",
+    multiple=True,
+    metavar="NAME|FOLDER",
+    help="A benchmark set of --list, or a folder of your own images; can be repeated.",
 )
-@click.option("--data", envvar="RELUME_DATA", help="Folder that holds the sets; by default the variable RELUME_DATA.")
-@click.option("--protocol", "protocols", multiple=True, metavar="NAME[:LEVELS]", help="By default that of each set.")
-@click.option("-o", "--out", type=click.Path(), help="Folder of the results, new or of an earlier result.")
+@click.option(
+    "--data", envvar="RELUME_DATA", help="Folder that contains the benchmark sets; by default the variable RELUME_DATA."
+)
+@click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    metavar="NAME[:LEVELS]",
+    help="Protocol and levels, such as awgn:15,25,50; by default the protocol of each set. Can be repeated.",
+)
+@click.option(
+    "-o", "--out", type=click.Path(), help="Folder to write the results to; an earlier result there is replaced."
+)
 @click.option(
     "--baseline",
     "baselines",
@@ -417,14 +442,22 @@ def report(output: str | None) -> None:
 @click.option(
     "--edge-fusion", nargs=2, metavar="RESTORMER HAT", help="Also evaluate the edge fusion of two model artifacts."
 )
-@click.option("--ask", metavar="LEVELS", help="Give models and baselines these levels instead of the true one.")
-@click.option("--estimator", help="Model artifact that estimates sigma.")
-@click.option("--self-ensemble", is_flag=True, help="Run artifacts in eight orientations.")
-@click.option("--tile", type=click.IntRange(min=1), help="Run artifacts in tiles of this side, not on whole images.")
+@click.option(
+    "--ask", metavar="LEVELS", help="Levels to give to adjustable models and baselines instead of the true one."
+)
+@click.option("--estimator", help="Model artifact of a level estimator, whose sigma is given instead of the true one.")
+@click.option(
+    "--self-ensemble", is_flag=True, help="Run model artifacts in eight orientations and average the results."
+)
+@click.option(
+    "--tile",
+    type=click.IntRange(min=1),
+    help="Run model artifacts in tiles of this side in pixels, not on whole images.",
+)
 @click.option("--halo", type=click.IntRange(min=0), default=16, show_default=True, help="Context of a tile in pixels.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Noise seed.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first images of each set.")
-@click.option("--list", "as_list", is_flag=True, help="List sets and protocols.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
+@click.option("--limit", type=click.IntRange(min=1), help="Measure only this number of images of each set.")
+@click.option("--list", "as_list", is_flag=True, help="List the benchmark sets and protocols, and measure nothing.")
 def evaluate(
     models: tuple[str, ...],
     sets: tuple[str, ...],
@@ -434,9 +467,9 @@ def evaluate(
     as_list: bool,
     **options: Any,
 ) -> None:
-    """Measure models on sets of images under the protocols of the literature, and compare them.
+    """Measure models on benchmark sets under the protocols of the literature, and compare them.
 
-    The first MODEL is compared with each of the others: a folder of an artifact, a served model or a package.
+    A MODEL is the folder of a model artifact, a served model or a package. The first is compared with the others.
 
     \b
     Examples:
@@ -451,7 +484,7 @@ def evaluate(
         click.echo(describe(data))
         return
     if not sets or out is None:
-        raise click.UsageError("name a --set and an --out folder, or --list what there is")
+        raise click.UsageError("give --set and --out, or --list to see the benchmark sets and protocols")
 
     terminal = sys.stderr.isatty()
 
@@ -469,12 +502,12 @@ def evaluate(
 
 @main.group()
 def models() -> None:
-    """The networks: their sizes, their sources, and official weights."""
+    """List and describe the networks, and import official weights."""
 
 
 @models.command("list")
 def models_list() -> None:
-    """List every named configuration."""
+    """List all named models, with parameters and purpose."""
     from relume.models.table import list_models
 
     for entry in list_models():
@@ -492,10 +525,10 @@ def models_show(name: str) -> None:
 
 @models.command("import")
 @click.argument("checkpoint", type=click.Path())
-@click.option("--architecture", required=True, help="A name of `relume models list`, or an architecture.")
-@click.option("-o", "--output", required=True, type=click.Path(), help="Folder of the model artifact to write.")
+@click.option("--architecture", required=True, help="Model of `relume models list`, or an architecture.")
+@click.option("-o", "--output", required=True, type=click.Path(), help="Folder to write the model artifact to.")
 def models_import(checkpoint: str, architecture: str, output: str) -> None:
-    """Turn an official .pth CHECKPOINT into a model artifact.
+    """Convert an official .pth CHECKPOINT into a model artifact.
 
     \b
     Example:
@@ -511,7 +544,7 @@ def models_import(checkpoint: str, architecture: str, output: str) -> None:
 
 @main.group()
 def recipes() -> None:
-    """How each published system is trained, from a minute's demo to the published schedule."""
+    """List, check and use recipes, which say how each published system is trained, at four scales."""
 
 
 SCALE = click.Choice(["demo", "cpu", "gpu", "full"])
@@ -519,7 +552,7 @@ SCALE = click.Choice(["demo", "cpu", "gpu", "full"])
 
 @recipes.command("list")
 def recipes_list() -> None:
-    """List every recipe."""
+    """List all recipes."""
     from relume.recipes.recipe import find
 
     for recipe in find([]):
@@ -528,9 +561,9 @@ def recipes_list() -> None:
 
 @recipes.command("show")
 @click.argument("name")
-@click.option("--scale", type=SCALE, help="Show what it sets at this scale instead.")
+@click.option("--scale", type=SCALE, help="Print the settings of the recipe at this scale instead.")
 def recipes_show(name: str, scale: str | None) -> None:
-    """Show one: source, what its publication leaves open, and how much it trains at each scale."""
+    """Show a recipe: its source, what its publication leaves open, and the size of the training at each scale."""
     from relume.recipes.check import check, render
     from relume.recipes.recipe import SCALES, load, resolve
     from relume.recipes.text import dump
@@ -545,7 +578,7 @@ def recipes_show(name: str, scale: str | None) -> None:
 @recipes.command("check")
 @click.argument("names", nargs=-1)
 def recipes_check(names: tuple[str, ...]) -> None:
-    """Check all scales of NAMES, or of all: settings, networks, crops, and how the stages fit together."""
+    """Check the recipes NAMES, or all, at every scale: settings, networks, crops, and how the stages fit together."""
     from relume.recipes.check import check
     from relume.recipes.recipe import SCALES, find
 
@@ -560,14 +593,18 @@ def recipes_check(names: tuple[str, ...]) -> None:
     if wrong:
         from relume.errors import ConfigError
 
-        raise ConfigError(f"{wrong} of the recipes' scales have problems", next_step="correct them in recipes/")
+        raise ConfigError(
+            "Some recipes have problems",
+            why=f"{wrong} of the lines above say wrong",
+            next_step="correct them in recipes/",
+        )
 
 
 @recipes.command("use")
 @click.argument("name")
-@click.option("--scale", type=SCALE, required=True, help="How large: networks, crops and steps.")
+@click.option("--scale", type=SCALE, required=True, help="Size of the networks, crops and trainings.")
 def recipes_use(name: str, scale: str) -> None:
-    """Write a recipe as recipe.yaml, and the code that its stages run into dvc.yaml.
+    """Write a recipe to recipe.yaml, and the code that its stages run to dvc.yaml.
 
     \b
     Example:
@@ -582,9 +619,9 @@ def recipes_use(name: str, scale: str) -> None:
     for change in changes:
         click.echo(change)
     for path in remove_other_bases():
-        click.echo(f"{path}: removed, of another recipe; DVC's cache keeps it")
+        click.echo(f"{path}: removed, because it belongs to another recipe; DVC's cache keeps it")
     click.echo(f"recipe.yaml: {name} at {scale}, {len(changes)} changes")
-    click.echo(f"dvc.yaml: code deps {'written' if flows.lint.fix() else 'as they were'}")
+    click.echo(f"dvc.yaml: code deps {'were updated' if flows.lint.fix() else 'are unchanged'}")
     click.echo("next    relume pipeline run")
 
 
@@ -594,7 +631,7 @@ def _resumed_by(command: str, *arguments: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"interrupted; to resume: {shlex.join([*command.split(), *arguments])}", err=True)
+        click.echo(f"Interrupted. To resume: {shlex.join([*command.split(), *arguments])}", err=True)
         sys.exit(130)
 
 

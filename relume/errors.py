@@ -1,7 +1,7 @@
 """The exceptions that relume raises on purpose, one class for each kind of mistake or failure.
 
 Every message says what happened, where, why, and what to do next. `exit_code` is what a command
-ends with: 2 when the user can mend the input, 3 when a training diverged, which it would do again
+ends with: 2 when the user can correct the input, 3 when a training diverged, which it would do again
 with the same settings, 1 when something else failed that should have worked.
 """
 
@@ -34,7 +34,7 @@ class RelumeError(Exception):
 
 
 class UserError(RelumeError):
-    """Something the user gave cannot be used; changing the input mends it."""
+    """The user's input cannot be used and has to be corrected."""
 
     exit_code = 2
 
@@ -44,11 +44,11 @@ class ConfigError(UserError):
 
 
 class SourceError(UserError):
-    """A source of photographs does not exist, cannot be reached or holds no picture."""
+    """A source of photographs does not exist, cannot be reached or contains no image."""
 
 
 class ImageError(UserError):
-    """A picture cannot be decoded or encoded.
+    """An image cannot be decoded or encoded.
 
     `reason` is a short stable name (`truncated`, `wrong_magic`, ...), used as the quarantine reason.
     """
@@ -63,7 +63,7 @@ class ModelMissingError(UserError):
 
 
 class ModelFormatError(UserError):
-    """A model artifact or checkpoint does not hold what its architecture needs."""
+    """A model artifact or checkpoint does not have what its architecture needs."""
 
 
 class GraphError(UserError):
@@ -74,7 +74,7 @@ class StageFailedError(RelumeError):
     """A stage of the graph ended without a result.
 
     Args:
-        exit_code: The stage's own when it says that trying again is of no use (see NOT_WORTH_RETRYING), else 1.
+        exit_code: The stage's own when trying again would fail in the same way (see NOT_WORTH_RETRYING), else 1.
         **details: As for every error.
     """
 
@@ -84,7 +84,7 @@ class StageFailedError(RelumeError):
 
 
 class DataValidationError(RelumeError):
-    """The prepared data broke an expectation that must hold."""
+    """The prepared data does not meet a critical expectation."""
 
 
 class TrainingDivergedError(RelumeError):
@@ -118,7 +118,7 @@ class ServiceError(RelumeError):
 
 
 class LedgerError(RelumeError):
-    """The promotion ledger is not the unbroken chain of lines that was written."""
+    """A line of the promotion ledger was changed, removed or inserted."""
 
 
 # Exit codes of what ends the same way when it is tried again.

@@ -36,7 +36,7 @@ def open_regular(path: str | Path) -> BufferedReader:
         mode = os.stat(path).st_mode
     except OSError as error:
         if os.path.islink(path) and error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            raise NotRegularError(error.errno, "it is a link to nothing", str(path)) from None
+            raise NotRegularError(error.errno, "it is a link whose target is missing", str(path)) from None
         raise
     if not stat.S_ISREG(mode):
         kind = next(name for is_kind, name in _KINDS if is_kind(mode))

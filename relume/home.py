@@ -1,4 +1,4 @@
-"""Where all local state lies: one ignored folder, which the driver hands to the stages as RELUME_HOME."""
+"""The folder of all local state: git ignores it, and the driver passes it to the stages as RELUME_HOME."""
 
 import contextlib
 import json
@@ -77,5 +77,5 @@ def default_product(home: Path) -> str:
     value = strict_yaml.read(path).value
     product = value.get("default_product", DEFAULT)
     if value.keys() - {"default_product"} or not isinstance(product, str):
-        raise ConfigError("Invalid config.yaml", where=path, next_step="the only allowed key is default_product")
+        raise ConfigError("config.yaml is not valid", where=path, next_step="the only allowed key is default_product")
     return product

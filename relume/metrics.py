@@ -87,7 +87,7 @@ def psnr(image: np.ndarray, reference: np.ndarray) -> float:
 def psnr_in_float(image: "Tensor", reference: "Tensor") -> float:
     """PSNR in dB of images in [0, 1] where they are computed, in float32; at most 100.
 
-    A training is followed by it: its values stand to eight digits in history.csv, and the best of them chooses the
+    A training is followed by it: its values are in history.csv with eight digits, and the best of them chooses the
     weights, so that another precision would be another history.
     """
     return -10 * (image - reference).square().mean().clamp_min(1e-10).log10().item()
@@ -101,7 +101,7 @@ def ssim(image: np.ndarray, reference: np.ndarray) -> float:
         reference: uint8 of the same shape.
 
     Returns:
-        The mean over the windows that lie wholly inside the image and over the channels, 1 for equal images.
+        The mean over the windows that are wholly inside the image and over the channels, 1 for equal images.
 
     Source: Wang et al., "Image quality assessment: from error visibility to structural similarity",
     IEEE TIP 2004, eq. 13 with K1 = 0.01, K2 = 0.03, L = 255.

@@ -1,6 +1,6 @@
 """All parameters of the graph and of the release, checked as a whole before anything runs.
 
-Each section's settings lie beside the code that they are for. A stage reads its own sections by
+Each section's settings are beside the code that they are for. A stage reads its own sections by
 `relume.params_file.load_section`; importing this module would make it depend on the settings of all others.
 """
 

@@ -1,7 +1,7 @@
 """Reading the parameters: as plain values with their places, or one section for the stage that runs.
 
-They stand in two files. `params.yaml` is the user's; `recipe.yaml` is written as a whole by `relume recipes use`. A key
-stands in one of them. This module knows no section: a stage hands in the settings of its own sections, so that it
+They are in two files. `params.yaml` is the user's; `recipe.yaml` is written as a whole by `relume recipes use`. A key
+is in one of them. This module knows no section: a stage passes the settings class of its own sections, so that it
 depends on their code alone. `relume.params` puts all sections together, for the check before anything runs.
 """
 
@@ -26,14 +26,14 @@ class Values:
 
     Attributes:
         value: Sections by name.
-        places: Where each value stands, such as "params.yaml, line 3", by its keys.
+        places: Where each value is, such as "params.yaml, line 3", by its keys.
     """
 
     value: dict[str, Any]
     places: dict[Key, str]
 
     def place(self, keys: Sequence[str | int]) -> str:
-        """Where a value stands, or else the nearest value that holds it; its file at least."""
+        """Where a value is, or else the nearest value that contains it; its file at least."""
         whole = tuple(keys)
         return next(
             (self.places[whole[:end]] for end in range(len(whole), 0, -1) if whole[:end] in self.places), PARAMS
@@ -44,7 +44,7 @@ def read_values(root: Path = Path()) -> Values:
     """Reads params.yaml and, where there is one, recipe.yaml.
 
     Raises:
-        ConfigError: A file cannot be read, or a key stands in both.
+        ConfigError: A file cannot be read, or a key is in both.
     """
     names = [PARAMS, *([RECIPE] if (root / RECIPE).is_file() else [])]
     return joined({name: strict_yaml.read(root / name) for name in names})
@@ -54,7 +54,7 @@ def joined(documents: dict[str, strict_yaml.Document]) -> Values:
     """The values of several files, by their names.
 
     Raises:
-        ConfigError: A key stands in two of them.
+        ConfigError: A key is in two of them.
     """
     value: dict[str, Any] = {}
     places: dict[Key, str] = {}
@@ -68,10 +68,10 @@ def joined(documents: dict[str, strict_yaml.Document]) -> Values:
 def _joined(value: Any, more: Any, keys: Key, places: dict[Key, str], here: dict[Key, str]) -> Any:
     if not isinstance(value, dict) or not isinstance(more, dict):
         raise ConfigError(
-            "A parameter stands in two files",
+            "A parameter is set in two files",
             where=".".join(map(str, keys)),
-            why=f"{places[keys]} and {here[keys]}; neither would win",
-            next_step=f"remove it from {PARAMS}, and change it in {RECIPE}, which `relume recipes use` writes anew",
+            why=f"it is in {places[keys]} and in {here[keys]}, and neither takes precedence",
+            next_step=f"remove it from {PARAMS}, and change it in {RECIPE}, which `relume recipes use` writes",
         )
     both = {key: _joined(value[key], more[key], (*keys, key), places, here) for key in value.keys() & more.keys()}
     return value | more | both
@@ -93,13 +93,17 @@ def load_section(section: str, model: type[S], root: Path = Path()) -> S:
     keys = tuple(section.split("."))
     for key in keys:
         if not isinstance(value, dict) or key not in value:
-            raise ConfigError("Missing section", where=section, next_step=f"add {section} to {PARAMS} or {RECIPE}")
+            raise ConfigError(
+                "A section of the parameters is missing",
+                where=section,
+                next_step=f"add {section} to {PARAMS} or {RECIPE}",
+            )
         value = value[key]
     return checked(model, value, values, at=keys)
 
 
 def checked(model: type[S], value: Any, values: Values, at: tuple[str, ...] = ()) -> S:
-    """Settings from what stands at the keys `at`.
+    """Settings from the value at the keys `at`.
 
     Raises:
         ConfigError: Names every value that is refused, with its file and line.
@@ -108,4 +112,4 @@ def checked(model: type[S], value: Any, values: Values, at: tuple[str, ...] = ()
         return validated(model, value)
     except ValidationError as error:
         why = "".join(f"\n        {problem}" for problem in problems(error, model, at=at, place=values.place))
-        raise ConfigError("Invalid parameters", why=why, next_step="correct the lines named above") from None
+        raise ConfigError("Some parameters are not valid", why=why, next_step="correct the lines named above") from None

@@ -1,7 +1,7 @@
-"""Objects on S3: listed, read and written with retries and back-off, and every trouble named in the user's terms.
+"""Objects on S3: listed, read and written with retries and back-off, and every error reported in the user's terms.
 
 Settings come from boto3's usual places (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL,
-AWS_PROFILE, ...). No message ever holds a credential.
+AWS_PROFILE, ...). No message ever contains a credential.
 """
 
 import functools
@@ -136,14 +136,14 @@ def _make_client(process: int) -> Any:  # a forked process must not talk over it
 def _split(address: str) -> tuple[str, str]:
     bucket, _, key = address.removeprefix("s3://").partition("/")
     if not bucket:
-        raise SourceError("The S3 address names no bucket", where=address, next_step="give s3://bucket/prefix")
+        raise SourceError("The S3 address names no bucket", where=address, next_step="write s3://bucket/prefix")
     return bucket, key
 
 
 def _call(call: Callable[[], T], where: str) -> T:
     """Makes a call to S3 and says in the user's terms what went wrong.
 
-    boto3 retries requests by itself, but not a body that breaks off while it is read: that is done here.
+    boto3 retries requests by itself, but not a body that is interrupted while it is read: that is done here.
     """
     from botocore import exceptions as problem
 
@@ -162,39 +162,42 @@ def _call(call: Callable[[], T], where: str) -> T:
                 where=where,
                 next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
             ) from None
-        except (problem.HTTPClientError, problem.ConnectionError) as error:  # every trouble of the connection
+        except (problem.HTTPClientError, problem.ConnectionError) as error:  # every error of the connection
             raise _no_answer(where, type(error).__name__) from None
         except (problem.BotoCoreError, ValueError) as error:
             raise SourceError(
-                "S3 cannot be used as it is set up",
+                "The configuration of S3 cannot be used",
                 where=where,
                 why=type(error).__name__,  # the message may repeat the settings
                 next_step="check the AWS_* variables and ~/.aws/config",
             ) from None
-    raise _no_answer(where, f"the answer broke off {_ATTEMPTS} times")
+    raise _no_answer(where, f"the answer was interrupted {_ATTEMPTS} times")
 
 
 def _refused(code: str, where: str) -> SourceError:
     if code in ("404", "NoSuchBucket", "NoSuchKey"):
         return SourceError(
-            "No such bucket or key on S3", where=where, why=code, next_step="check the address and AWS_ENDPOINT_URL"
+            "The bucket or key does not exist on S3",
+            where=where,
+            why=code,
+            next_step="check the address and AWS_ENDPOINT_URL",
         )
     if code in ("412", "PreconditionFailed"):
         return SourceError(
             "An object on S3 has changed since it was listed",
             where=where,
             why=code,
-            next_step="put back what was there, or start again with what is there now",
+            next_step="restore the object that was listed, or start again with the present one",
         )
     if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
         return SourceError(
             "S3 refused the credentials",
             where=where,
             why=code,
-            next_step="check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may read",
+            next_step="check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they permit to read",
         )
     return SourceError(
-        "S3 refused the request", where=where, why=code, next_step="try again, or ask who runs the server"
+        "S3 refused the request", where=where, why=code, next_step="try again, or ask the administrator of the server"
     )
 
 
@@ -204,5 +207,5 @@ def _no_answer(where: str, why: str) -> SourceError:
         "S3 does not answer",
         where=where,
         why=f"{why} at {endpoint.scheme}://{endpoint.hostname}:{endpoint.port or ''}".rstrip(":"),
-        next_step="check AWS_ENDPOINT_URL and that the server runs",
+        next_step="check AWS_ENDPOINT_URL, and that the server runs",
     )

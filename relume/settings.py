@@ -1,4 +1,4 @@
-"""What all settings share: they are immutable, unknown keys are refused, and one function reads them strictly."""
+"""The base of all settings: they are immutable, unknown keys are refused, and one function reads them strictly."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +24,7 @@ S = TypeVar("S", bound=Settings)
 def validated(model: type[S], value: dict[str, Any]) -> S:
     """Settings from plain values, as a file of YAML gives them.
 
-    No value is converted: a text is no number, a number with a point no whole number, and `true` neither.
+    No value is converted: a text is not accepted as a number, nor 1.5 or `true` as a whole number.
 
     Raises:
         ValidationError: Some values are refused; `problems` says why.
@@ -44,8 +44,8 @@ def problems(
     Args:
         error: The refusal.
         model: The model that refused.
-        at: Keys at which the model stands.
-        place: Where the value at a sequence of keys stands, such as "params.yaml, line 3".
+        at: Keys of the model.
+        place: Where the value at a sequence of keys is, such as "params.yaml, line 3".
     """
     for entry in error.errors(include_url=False):
         keys, given = entry["loc"], entry["input"]
@@ -79,11 +79,11 @@ def _number(text: str) -> str | None:
 
 
 def _names(model: type[Settings], keys: Sequence[str | int]) -> list[str]:
-    """The fields of all settings that can stand below `keys`."""
+    """The fields of all settings that can be below `keys`."""
     here: list[type[Settings]] = [model]
     for key in keys:
         below = [part for kind in here if key in fields(kind) for part in mentioned(fields(kind)[key])]
-        # What is no field is a place in a list, a key of a mapping, or the `kind` that chose one of several.
+        # What is not a field is a position in a list, a key of a mapping, or the `kind` that chose one of several.
         kinds = [kind for kind in here if "kind" in kind.model_fields and key in _kinds(kind)]
         here = below or kinds or here
     return [name for kind in here for name in fields(kind)]

@@ -1,7 +1,7 @@
-"""YAML that people write, read without its traps: what would silently mean something else is refused with its line.
+"""YAML that people write, read strictly: what would silently mean something else is refused with its line.
 
 Only mappings with text keys or whole numbers, lists, texts, finite numbers, true, false and null are values. Refused
-are keys that stand twice, tabs as indentation, not-a-number and infinities, what YAML 1.1 takes for another number than
+are duplicate keys, tabs as indentation, not-a-number and infinities, what YAML 1.1 reads as another number than
 it looks like (`010`, `6:24`) or for true or false (`no`, `on`), dates and all other tags, references to themselves, and
 references that unfold to more than `MOST_VALUES` (the "billion laughs").
 """
@@ -22,7 +22,7 @@ Key = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """What a file says, and where.
+    """The content of a file, with the line of each value.
 
     Attributes:
         value: Its mapping, of plain values; empty for an empty file.
@@ -37,22 +37,27 @@ def read(path: Path) -> Document:
     """Reads a file.
 
     Raises:
-        ConfigError: The file is missing or unreadable, not UTF-8, not YAML, no mapping, or holds what is refused; names
-            the line.
+        ConfigError: The file is missing or unreadable, not UTF-8, not YAML, not a mapping, or has a refused value;
+            names the line.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError("No such file", where=path, next_step="go to the top of a relume checkout") from None
-    except OSError as error:  # such as a folder, or a file of somebody else's
         raise ConfigError(
-            "The file cannot be read", where=path, why=error.strerror, next_step="check that it is a file you may read"
+            "The file does not exist", where=path, next_step="change to the top folder of a relume checkout"
+        ) from None
+    except OSError as error:  # such as a folder, or a file of another user
+        raise ConfigError(
+            "The file cannot be read",
+            where=path,
+            why=error.strerror,
+            next_step="check that it is a file that you may read",
         ) from None
     return parse(content, path)
 
 
 def parse(content: bytes, path: Path) -> Document:
-    """Reads what a file holds or will hold.
+    """Reads the content of a file, or what will be its content.
 
     Raises:
         ConfigError: As `read`.
@@ -60,17 +65,21 @@ def parse(content: bytes, path: Path) -> Document:
     try:
         root = yaml.compose(content.decode(), Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
-        raise _refusal(path, content.count(b"\n", 0, error.start) + 1, "it is not UTF-8", "save it as UTF-8") from None
+        raise _refusal(
+            path, content.count(b"\n", 0, error.start) + 1, "its text is not UTF-8", "save it as UTF-8"
+        ) from None
     except yaml.MarkedYAMLError as error:
         line = (error.problem_mark or error.context_mark).line + 1
         tab = "\\t" in str(error.problem)
-        why = "a tab" if tab else ": ".join(filter(None, (error.context, error.problem)))
+        why = "the indentation has a tab" if tab else ": ".join(filter(None, (error.context, error.problem)))
         raise _refusal(path, line, why, "indent with spaces" if tab else "correct the line") from None
     except RecursionError:
         raise _refusal(path, 1, "its values are nested too deeply", "write fewer levels") from None
     except yaml.YAMLError as error:  # a character that YAML does not allow
         why = str(error).splitlines()[0]
-        raise ConfigError("Not valid YAML", where=path, why=why, next_step=f"remove it from {path}") from None
+        raise ConfigError(
+            "The file is not valid YAML", where=path, why=why, next_step=f"remove it from {path}"
+        ) from None
     if root is None:
         return Document({}, {})
     if not isinstance(root, yaml.MappingNode):
@@ -81,7 +90,7 @@ def parse(content: bytes, path: Path) -> Document:
 
 
 def _refusal(path: Path, line: int, why: str, next_step: str) -> ConfigError:
-    return ConfigError("Not valid YAML", where=f"{path}, line {line}", why=why, next_step=next_step)
+    return ConfigError("The file is not valid YAML", where=f"{path}, line {line}", why=why, next_step=next_step)
 
 
 _REFUSED_TAG = "this kind of value is not allowed; quote it if it is a text"
@@ -119,7 +128,7 @@ class _Reader:
         size(root)
 
     def value(self, node: yaml.Node, at: Key) -> Any:
-        """The plain value of a node; `at` is where it stands."""
+        """The plain value of a node; `at` are its keys."""
         self.lines[at] = node.start_mark.line + 1
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self._mapping(node, at)
@@ -136,9 +145,11 @@ class _Reader:
             raise self._refuse(node, str(error)) from None
         except LookupError:  # such as `!!bool x` and `!!int ""`
             kind = node.tag.removeprefix("tag:yaml.org,2002:")
-            raise self._refuse(node, f"{node.value!r} is no {kind}", "remove the tag, or correct the value") from None
+            raise self._refuse(
+                node, f"{node.value!r} is not of type {kind}", "remove the tag, or correct the value"
+            ) from None
         if isinstance(value, float) and not math.isfinite(value):
-            raise self._refuse(node, f"{node.value} is no finite number", "write a finite number")
+            raise self._refuse(node, f"{node.value} is not a finite number", "write a finite number")
         if isinstance(value, bool) and node.value.lower() in _WORDS:
             raise self._trap(node, str(value).lower())
         if isinstance(value, int | float) and not isinstance(value, bool) and not _PLAIN_NUMBER.fullmatch(node.value):
@@ -157,14 +168,14 @@ class _Reader:
                 parts = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
                 for part in parts:
                     if not isinstance(part, yaml.MappingNode):
-                        raise self._refuse(part, "`<<` takes the keys of a mapping, and this is none")
+                        raise self._refuse(part, "`<<` merges mappings, and this is not a mapping")
                     merged = self._mapping(part, at) | merged
                 continue
             key = self._scalar(key_node)
             if isinstance(key, bool) or not isinstance(key, str | int):
                 raise self._refuse(key_node, f"the key {key_node.value} is read as {key!r}", "quote it")
             if key in found:
-                raise self._refuse(key_node, f"the key {key} stands twice", "remove one of the two")
+                raise self._refuse(key_node, f"the key {key} is there twice", "remove one of the two")
             found[key] = self.value(value_node, (*at, key))
             self.lines[(*at, key)] = key_node.start_mark.line + 1
         return merged | found

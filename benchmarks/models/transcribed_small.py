@@ -31,7 +31,7 @@ class DnCNN(nn.Module):
 
 
 class FFDNet(nn.Module):
-    """The chain at half resolution, the level repeated as a picture beside the four sub-images."""
+    """The chain at half resolution, the level repeated as an image beside the four sub-images."""
 
     def __init__(self, *, width: int = 96, layers: int = 12, channels: int = 3):
         super().__init__()

@@ -25,7 +25,7 @@ def main() -> None:
     training = load_section("training", TrainingSettings)
     folders = sorted(path.parent for path in BASES.glob("[!.]*/model.json"))
     if not folders:
-        raise ModelMissingError("No base model", where=BASES, next_step="run `dvc repro pretrain`")
+        raise ModelMissingError("There are no base models", where=BASES, next_step="run `dvc repro pretrain`")
     torch.manual_seed(training.seed)
     network, plan = fuse(settings.fusion, folders)
     if not settings.phases:

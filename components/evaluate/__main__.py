@@ -1,4 +1,4 @@
-"""python -m components.evaluate: figures, curves and pictures into reports/."""
+"""python -m components.evaluate: metrics, curves and images into reports/."""
 
 import csv
 import shutil
@@ -36,7 +36,7 @@ def main() -> None:
     kind = kind_of(load_card("models/final").trained_for)
     if kind != "sigma":
         print(
-            f"evaluate  the final model takes a {kind} and is given a sigma: these figures, of Gaussian noise, tell"
+            f"evaluate  the final model takes a {kind} and is given a sigma: these metrics, of Gaussian noise, say"
             " nothing of it; see `relume evaluate`",
             flush=True,
         )
@@ -59,10 +59,10 @@ def main() -> None:
             if first.protocol == "clipped" and first.sigma == max(params.sigmas):
                 for system in PICTURED:
                     save_image(folder / "pictures" / f"{first.image_id}_{system}.png", images[system])
-            figures = {score.system: score.psnr for score in row}
+            psnr = {score.system: score.psnr for score in row}
             print(
                 f"evaluate  {first.image_id}  sigma {first.sigma:g} {first.protocol}:"
-                f"  noisy {figures['noisy']:.2f}  nlm {figures['nlm']:.2f}  final {figures['final']:.2f} dB",
+                f"  noisy {psnr['noisy']:.2f}  nlm {psnr['nlm']:.2f}  final {psnr['final']:.2f} dB",
                 flush=True,
             )
         with open(folder / "per_image.csv", "w", newline="") as file:
@@ -98,8 +98,8 @@ def _flat(summary: dict) -> dict[str, float]:
         f"{protocol}/{system.replace(':', '.')}/{level}/{name}": value
         for protocol, systems in summary.items()
         for system, levels in systems.items()
-        for level, figures in levels.items()
-        for name, value in figures.items()
+        for level, metrics in levels.items()
+        for name, value in metrics.items()
     }
 
 

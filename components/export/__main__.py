@@ -30,7 +30,7 @@ def main() -> None:
     network = load_model("models/final")
     levels = levels_of(network, load_card("models/final"))
     serving = Serving(tile=params.tile, halo=params.halo, opset=OPSET, levels=levels)
-    pictures = _pictures(params.sizes)
+    images = _images(params.sizes)
 
     with atomic_folder(OUT) as folder:
         onnx_file = folder / "model.onnx"
@@ -39,7 +39,7 @@ def main() -> None:
         onnx_file.unlink()
         restorer = OnnxRestorer(folder, threads=params.threads)
         report = parity_report(
-            [*_parity(network, restorer, pictures), *_mixed_parity(network, restorer)],
+            [*_parity(network, restorer, images), *_mixed_parity(network, restorer)],
             min_psnr=params.min_psnr,
             max_difference=params.max_difference,
         )
@@ -53,17 +53,17 @@ def main() -> None:
                 "ONNX output differs from PyTorch",
                 where=OUT,
                 why=report,
-                next_step="find the layer that is exported wrongly; nothing was written",
+                next_step="find the layer that is exported incorrectly; nothing was written",
             )
         write_json(folder / "parity.json", report)
 
 
-def _parity(network: nn.Module, restorer: OnnxRestorer, pictures: dict[str, np.ndarray]) -> Iterator[Parity]:
+def _parity(network: nn.Module, restorer: OnnxRestorer, images: dict[str, np.ndarray]) -> Iterator[Parity]:
     """Each image by PyTorch and by ONNX Runtime, at the ends of an adjustable model's range and at its default."""
     tile, halo, levels = restorer.serving.tile, restorer.serving.halo, restorer.serving.levels
     for level in sorted(set(levels.points)) if levels else [None]:
         in_process = tiled(network if level is None else at_level(network, level), tile=tile, halo=halo, batch=2)
-        for name, image in pictures.items():
+        for name, image in images.items():
             title = name if level is None else f"{name} level {level:g}"
             yield measure_parity(title, in_process(image), restorer.restore(image, level=level).image, tile=tile)
 
@@ -80,20 +80,20 @@ def _mixed_parity(network: nn.Module, restorer: OnnxRestorer) -> Iterator[Parity
     yield measure_parity("three levels in a batch", np.concatenate(expected), np.concatenate(restored), tile=tile)
 
 
-def _pictures(sizes: tuple[tuple[int, int], ...]) -> dict[str, np.ndarray]:
+def _images(sizes: tuple[tuple[int, int], ...]) -> dict[str, np.ndarray]:
     """Noisy crops of the held-out photographs, one for each size, and one flat and one saturated image."""
     clean = list(photographs("data/curated/held_out/test").items())
-    pictures = {}
+    images = {}
     for number, (height, width) in enumerate(sizes):
         image_id, image = clean[number % len(clean)]
         crop = image[:height, :width]
         noisy = noisy_photograph(crop, image_id, 50, "clipped", seed=0)
-        pictures[f"{image_id} {crop.shape[0]}x{crop.shape[1]}"] = to_8_bit(noisy)
-    pictures["black 96x96"] = np.zeros((96, 96, 3), dtype=np.uint8)
-    pictures["black and white 96x96"] = (
+        images[f"{image_id} {crop.shape[0]}x{crop.shape[1]}"] = to_8_bit(noisy)
+    images["black 96x96"] = np.zeros((96, 96, 3), dtype=np.uint8)
+    images["black and white 96x96"] = (
         np.where(np.indices((96, 96)).sum(0)[..., None] % 2, 255, 0).astype(np.uint8).repeat(3, axis=2)
     )
-    return pictures
+    return images
 
 
 run_step(main)

@@ -32,7 +32,7 @@ def main() -> None:
     count = hard_count(params.fraction, len(patches))
     if count == len(patches):
         losses, ranked = None, np.arange(len(patches))
-        print(f"mine_hard  all {len(patches)} patches count as hard: none is ranked", flush=True)
+        print(f"mine_hard  all {len(patches)} patches count as hard, so their losses are not ranked", flush=True)
     else:
         losses = measured(patches, params, training.seed)
         ranked = hardest_first(losses)

@@ -26,7 +26,7 @@ def pass_on(name: str, network: Any, *, out: str | Path, card: ModelCard, inputs
         return
     provenance = {"stage": name, "data_sha256": hash_of(*map(sha256_folder, inputs)), "settings": {"phases": []}}
     save_model(out, network, replace(card, provenance=provenance), files={"history.csv": history_csv([])})
-    print(f"{name}  no phases: passed on untrained", flush=True)
+    print(f"{name}  no phases are set, so the network is written untrained", flush=True)
 
 
 def trained_for(stage: ResolvedStage) -> dict[str, Any]:

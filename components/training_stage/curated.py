@@ -1,4 +1,4 @@
-"""Where the curated data lies: on this machine, or as its copy on S3."""
+"""The curated data: on this machine, or its copy on S3."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ class Curated:
         self._megabytes = training.patch_cache_mb
         self._cache = relume_home() / "cache" / "curated"
         if self._streamed and not training.workers:
-            print("note: patches are waited for: training.workers above 0 reads them from S3 ahead", flush=True)
+            print("note: training waits for patches from S3; set training.workers above 0 to read ahead", flush=True)
 
     @property
     def sha256(self) -> str:

@@ -33,7 +33,7 @@ def prepared_processes(main: Callable[[], None]) -> Callable[[], None]:
     def start() -> None:
         processes = load_section("training", TrainingSettings).processes
         if RANK_ERRORS in os.environ:
-            _hand_up_errors(main, Path(os.environ[RANK_ERRORS]))
+            _report_errors(main, Path(os.environ[RANK_ERRORS]))
         elif processes == 1 or "RANK" in os.environ:
             main()
         else:
@@ -55,7 +55,7 @@ def _start_ranks(processes: int) -> None:
             run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", module, *sys.argv[1:]]))
         except ChildFailedError as failed:
             reported = sorted(Path(folder).glob("rank*.json"), key=lambda file: file.stat().st_mtime_ns)
-            if reported:  # the first one: the others may have failed of it
+            if reported:  # the first one: it may have made the others fail
                 facts = read_json(reported[0])
                 error = StageFailedError(**facts["message"])
                 error.exit_code = facts["exit_code"]
@@ -69,7 +69,7 @@ def _start_ranks(processes: int) -> None:
             ) from None
 
 
-def _hand_up_errors(main: Callable[[], None], folder: Path) -> None:
+def _report_errors(main: Callable[[], None], folder: Path) -> None:
     """Runs the component as a rank. torchrun ends with 1 whatever a rank ends with, so an error goes by a file."""
     try:
         main()

@@ -21,7 +21,7 @@ def main() -> None:
         if outcome.severity == "warning" and not outcome.success:
             print(f"warning: {outcome.table} {outcome.column}: {describe(outcome)}\n  next: {outcome.next_step}")
     held = sum(outcome.success for outcome in outcomes)
-    print(f"validate: {held} of {len(outcomes)} expectations hold; Data Docs: {docs / 'index.html'}")
+    print(f"validate: {held} of {len(outcomes)} expectations are met; Data Docs: {docs / 'index.html'}")
     check(outcomes)
 
 

@@ -74,7 +74,7 @@ def render(findings: list[Finding]) -> str:
         if finding.fix and not finding.ok:
             lines.append(f"{'':<8} {'':<22} next: {finding.fix}")
     wrong = sum(finding.required and not finding.ok for finding in findings)
-    lines += ["", f"To repair: {wrong}" if wrong else "Everything that relume requires is there."]
+    lines += ["", f"Problems to fix: {wrong}" if wrong else "Everything that relume requires is there."]
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,7 @@ _LOOK_SECONDS = 2.0
 
 
 class RetrainFailedError(RelumeError):
-    """A retraining did not end well."""
+    """A retraining failed or was cancelled."""
 
 
 def start(home: Path) -> str:
@@ -31,7 +31,7 @@ def start(home: Path) -> str:
 
 
 def follow(home: Path, run: str, say: Callable[[str], None]) -> None:
-    """Says what a run is at, whenever that changes, until it ends.
+    """Reports the state and the stages of a run, whenever they change, until it ends.
 
     Raises:
         RetrainFailedError: It failed or was cancelled.
@@ -55,7 +55,7 @@ def follow(home: Path, run: str, say: Callable[[str], None]) -> None:
             f"The retraining ended as {state['name'].lower()}",
             where=run,
             why=state["message"] or None,
-            next_step="relume status",
+            next_step="see `relume status`",
         )
     say(f"{state['name'].lower()}{': ' + state['message'] if state['name'] == 'Skipped' else ''}")
 
@@ -63,7 +63,9 @@ def follow(home: Path, run: str, say: Callable[[str], None]) -> None:
 def _ask(home: Path, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     api = prefect_api(home)
     if api is None:
-        raise ServiceError("The platform does not run", why="a worker runs the retraining", next_step="relume up")
+        raise ServiceError(
+            "The platform is not running", why="its worker runs the retraining", next_step="run `relume up`"
+        )
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{api}/{path}", data, {"Content-Type": "application/json"})
     try:
@@ -72,8 +74,10 @@ def _ask(home: Path, path: str, body: dict[str, Any] | None = None) -> dict[str,
     except urllib.error.HTTPError as error:
         if error.code == 404:
             raise ServiceError(
-                "Prefect does not know the deployment retrain/retrain", where=api, next_step="relume up"
+                "Prefect does not have the deployment retrain/retrain", where=api, next_step="run `relume up`"
             ) from None
-        raise ServiceError("Prefect refuses the request", where=api, why=error, next_step="relume status") from None
+        raise ServiceError(
+            "Prefect refuses the request", where=api, why=error, next_step="see `relume status`"
+        ) from None
     except OSError as error:
-        raise ServiceError("Prefect does not answer", where=api, why=error, next_step="relume up") from None
+        raise ServiceError("Prefect does not answer", where=api, why=error, next_step="run `relume up`") from None

@@ -90,7 +90,7 @@ def _start_supervisor(root: Path, home: Path, reports: list[ServiceReport]) -> S
 
     names = [report.name for report in reports if report.state in ("started", "running")]
     if not names:
-        return _skipped(supervisor.NAME, "nothing to look after")
+        return _skipped(supervisor.NAME, "there is no service to supervise")
     record = running_process(services_folder(home), supervisor.NAME)
     command = supervisor.command(root, home, names)
     if record and list(record.command) != command:
@@ -98,7 +98,7 @@ def _start_supervisor(root: Path, home: Path, reports: list[ServiceReport]) -> S
 
     def start_it() -> ServiceReport:
         state = _start(home, supervisor.NAME, command, address=None, ready=lambda: True)
-        return ServiceReport(name=supervisor.NAME, state=state, detail="starts again what ends by itself")
+        return ServiceReport(name=supervisor.NAME, state=state, detail="restarts services that end by themselves")
 
     return _start_chain([(supervisor.NAME, start_it)])[0]
 

@@ -21,7 +21,7 @@ from relume.files import read_json, write_json
 
 NAME = "supervisor"
 _FIRST, _LONGEST = 2.0, 300.0  # seconds from one start to the next
-_STEADY = 600.0  # a service that ran as long is well again
+_STEADY = 600.0  # a service that ran as long counts as stable
 _LOOK = 2.0
 
 
@@ -47,7 +47,7 @@ def is_alive(home: Path, name: str) -> bool:
 
 
 class Supervisor:
-    """Looks after some services of one home.
+    """Supervises some services of one home.
 
     Args:
         root: The top of the checkout.
@@ -87,11 +87,11 @@ class Supervisor:
         write_json(_record(self._home), self._found)
         outcome = f"cannot be started: {error}" if error else "was started again"
         again = f"; next try in {self._wait[name]:.0f} s" if error else ""
-        print(f"{time_now} {name} had ended and {outcome}{again}", flush=True)
+        print(f"{time_now} {name} ended by itself and {outcome}{again}", flush=True)
 
 
 def describe(found: Mapping[str, Any]) -> str:
-    """What `relume status` says of a service's restarts."""
+    """What `relume status` says about the restarts of a service."""
     last = found["last"][:16].replace("T", " ")
     if found["error"]:
         return f"ended and cannot be started: {found['error']} (tried {found['count']} times, last {last} UTC)"
@@ -103,12 +103,12 @@ def _record(home: Path) -> Path:
 
 
 def main(root: str, home: str, *names: str) -> None:
-    """Looks after services until it is ended."""
+    """Supervises services until it is ended."""
     end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: end.set())
     supervisor = Supervisor(Path(root), Path(home), list(names))
-    print(f"looks after {', '.join(names)}", flush=True)
+    print(f"supervises {', '.join(names)}", flush=True)
     while not end.wait(_LOOK):
         supervisor.look()
 

@@ -72,7 +72,7 @@ def reach_server(server: str | None, home: Path) -> Iterator[tuple[str, TritonCo
             )
         if own is None and name.startswith("file:"):
             raise ConfigError(
-                "The Triton server is another home's, nothing was moved",
+                "The Triton server belongs to another home; nothing was changed",
                 where=address,
                 why=f"it serves the releases of {folder_of(name)}",
                 next_step="leave the address out to use this home's server, or set RELUME_HOME to that folder",

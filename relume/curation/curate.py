@@ -2,7 +2,7 @@
 
 A curated folder holds
 
-- `images.csv`: every photograph with its scene (`group`), side of the split, figures, cluster and, if it
+- `images.csv`: every photograph with its scene (`group`), side of the split, quality metrics, cluster and, if it
   was rejected, the reason;
 - `train-00000.npy`, ... and `patches.parquet`: see `relume.curation.patches`;
 - `held_out/validation/<image_id>.png` and `held_out/test/<image_id>.png`: 8-bit RGB.
@@ -130,7 +130,7 @@ def _pixels(photographs: Photographs, photograph: Photograph, settings: CurateSe
 
 
 def shrink(pixels: np.ndarray, max_side: int) -> np.ndarray:
-    """Averages areas until the longer side is `max_side`, which averages a photograph's own grain away as well.
+    """Averages areas until the longer side is `max_side`, which removes a photograph's own noise as well.
 
     Args:
         pixels: uint8 (H, W, 3).
@@ -150,12 +150,12 @@ def shrink(pixels: np.ndarray, max_side: int) -> np.ndarray:
 
 
 def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSettings) -> _Measured:
-    figures, patches, reason = quality(pixels), [], ""
+    measured, patches, reason = quality(pixels), [], ""
     if min(pixels.shape[:2]) < settings.patch:
         reason = "smaller_than_patch"
-    elif figures.sharpness < settings.min_sharpness:
+    elif measured.sharpness < settings.min_sharpness:
         reason = "blurred"
-    elif figures.noise_sigma > settings.max_noise_sigma:
+    elif measured.noise_sigma > settings.max_noise_sigma:
         reason = "noisy"
     else:
         patches = find_patches(
@@ -168,7 +168,7 @@ def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSetting
         reason = "" if patches else "flat"
     return _Measured(
         photograph=photograph,
-        quality=figures,
+        quality=measured,
         patches=patches,
         fingerprint=None if reason else fingerprint(pixels),
         descriptor=None if reason else descriptor(pixels),
@@ -218,7 +218,7 @@ def _write_images(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
         for item in measured:
-            photograph, figures = item.photograph, item.quality
+            photograph, measures = item.photograph, item.quality
             name = photograph.image_id
             writer.writerow(
                 [
@@ -228,9 +228,9 @@ def _write_images(
                     side_of.get(name, "rejected"),
                     photograph.width,
                     photograph.height,
-                    f"{figures.sharpness:.3f}",
-                    f"{figures.noise_sigma:.3f}",
-                    f"{figures.flat_fraction:.4f}",
+                    f"{measures.sharpness:.3f}",
+                    f"{measures.noise_sigma:.3f}",
+                    f"{measures.flat_fraction:.4f}",
                     cluster_of.get(name, -1),
                     reasons[name],
                 ]

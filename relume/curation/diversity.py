@@ -1,4 +1,4 @@
-"""Photographs grouped by what they look like, so that no kind of picture outweighs the others."""
+"""Photographs grouped by what they look like, so that no kind of photograph outweighs the others."""
 
 import numpy as np
 

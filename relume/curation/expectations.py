@@ -38,7 +38,7 @@ def load_tables(ingested: str | Path, curated: str | Path) -> dict[str, Any]:
     ingested, curated = Path(ingested), Path(curated)
     for path in (ingested / "manifest.csv", curated / "images.csv"):
         if not path.is_file():
-            raise SourceError("There is nothing to validate", where=path, next_step="dvc repro validate")
+            raise SourceError("The data to validate does not exist", where=path, next_step="run `dvc repro validate`")
     manifest = pd.read_csv(ingested / "manifest.csv", dtype={"image_id": str})
     quarantine = pd.read_csv(ingested / "quarantine.csv")
     files = pd.concat([manifest[["address"]], quarantine[["address", "reason"]]], ignore_index=True)

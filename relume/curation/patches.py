@@ -1,4 +1,4 @@
-"""Training patches: where they lie in a photograph, which are worth keeping, and the shards they are packed in."""
+"""Training patches: their places in a photograph, which are worth keeping, and the shards they are packed in."""
 
 import hashlib
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ class CurateSettings(Settings):
     Attributes:
         seed: Of the split, the clusters and the choice of patches.
         max_side: Photographs with a longer side are shrunk to this many pixels first, by averaging: photographs at full
-            size carry grain of their own, which a network would learn to keep. None leaves them as they are.
+            size carry noise of their own, which a network would learn to keep. None leaves them as they are.
         patch: Side of a training patch, in pixels.
         stride: Distance between neighbouring patches, in pixels; below `patch` they overlap.
         min_sharpness: Photographs below this variance of the Laplacian are rejected as `blurred`.

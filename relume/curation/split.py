@@ -1,4 +1,4 @@
-"""Scenes divided into training, validation and test, so that a scene lies on one side only.
+"""Scenes divided into training, validation and test, so that a scene is on one side only.
 
 Every scene has a place from 0 to 1, a hash of its name and the seed. The lowest places test, the next
 validate, the others train, so photographs that are added do not move those that were there. There are
@@ -8,7 +8,7 @@ grows from mostly gray to colour gets other held-out scenes; and a photograph th
 sorts before the others of its scene, gives the scene a new name.
 
 Held-out scenes are colour where there are enough of them, because the product restores colour and
-figures of gray photographs are not comparable.
+metrics of gray photographs are not comparable.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ def split_scenes(scenes: Mapping[str, bool], settings: CurateSettings) -> dict[s
     if len(scenes) <= held_out:
         raise SourceError(
             "There are too few different photographs",
-            why=f"{len(scenes)} scenes are left after curation; {held_out} are held out and at least one must train",
+            why=f"{len(scenes)} scenes are left after curation; {held_out} are held out and training needs one",
             next_step="add photographs (data/curated/images.csv says why some were rejected), "
             "or lower curate.min_test in params.yaml",
         )

@@ -49,7 +49,7 @@ def validate(
         docs: Folder of the Data Docs, replaced as a whole; start at `index.html`.
 
     Returns:
-        All outcomes, in the order in which the expectations stand. It does not raise for those that
+        All outcomes, in the order of the expectations. It does not raise for those that
         failed: see `check`.
     """
     # Read when Great Expectations is imported.
@@ -91,7 +91,7 @@ def check(outcomes: Sequence[Outcome]) -> None:
     failed = [outcome for outcome in outcomes if outcome.severity == "critical" and not outcome.success]
     if failed:
         raise DataValidationError(
-            "The prepared data broke what must hold",
+            "The prepared data does not meet critical expectations",
             where=", ".join(dict.fromkeys(f"{outcome.table}.{outcome.column}".rstrip(".") for outcome in failed)),
             why="; ".join(describe(outcome) for outcome in failed),
             next_step="; ".join(dict.fromkeys(outcome.next_step for outcome in failed)),

@@ -1,4 +1,4 @@
-"""Blur by a Gaussian or by the motion of the camera; the picture goes on beyond its border mirrored."""
+"""Blur by a Gaussian or by the motion of the camera; beyond its border the image is mirrored."""
 
 import math
 

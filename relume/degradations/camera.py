@@ -33,7 +33,7 @@ def expose(raw: np.ndarray, rng: np.random.Generator, *, electrons: float, read_
         rng: Source of the noise.
         electrons: Photo-electrons at saturation. A higher ISO speed means fewer.
         read_noise: Standard deviation in electrons.
-        bits: Of the converter; a sixteenth of its range lies below black, so that noise there is not cut off.
+        bits: Of the converter; a sixteenth of its range is below black, so that noise there is not cut off.
 
     Returns:
         uint16 of the same shape, from 0 to 2^bits - 1.
@@ -96,9 +96,9 @@ def add_camera_noise(
     """
     if len(clean) != 3:
         raise ConfigError(
-            "Camera noise needs colour",
-            where=f"image of {len(clean)} channels",
-            why="a colour mosaic is made of it",
+            "Camera noise needs a colour image",
+            where=f"an image of {len(clean)} channels",
+            why="it is made in a colour mosaic",
             next_step="use poisson_gaussian_noise for gray images",
         )
     gains = np.array([red_gain, 1, blue_gain])[:, None, None]

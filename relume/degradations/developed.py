@@ -48,7 +48,7 @@ def add_developed_noise(
     chroma_spread: float,
     signal: float,
 ) -> np.ndarray:
-    """Adds noise as it stands in developed photographs: apart for luma and chroma, correlated, dependent on the signal.
+    """Adds noise as it is in developed photographs: separate for luma and chroma, correlated, dependent on the signal.
 
     Args:
         clean: float32 in [0, 1], (3, H, W) RGB, or (1, H, W) gray, which has luma noise alone.

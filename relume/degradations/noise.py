@@ -61,7 +61,7 @@ def add_poisson_gaussian_noise(clean: np.ndarray, gain: float, sigma: float, rng
 
 
 def add_poisson_noise(clean: np.ndarray, rng: np.random.Generator, *, strength: float = 2.0) -> np.ndarray:
-    """Adds Poisson noise whose photon count follows from the picture: the more gray levels, the less noise.
+    """Adds Poisson noise whose photon count follows from the image: the more gray levels, the less noise.
 
     Args:
         clean: float32 in [0, 1], any shape; rounded to 8 bits before.

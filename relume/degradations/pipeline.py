@@ -32,7 +32,7 @@ class Degraded:
 
     Attributes:
         image: float32 (C, H, W), in [0, 1] or around it.
-        level: What an adjustable network is told; None without `Degradation.level`.
+        level: The level that an adjustable network is given; None without `Degradation.level`.
     """
 
     image: np.ndarray

@@ -1,4 +1,4 @@
-"""What a training learns to undo: the steps of a degradation, and the level that an adjustable network is told."""
+"""What a training learns to undo: the steps of a degradation, and the level that an adjustable network is given."""
 
 from typing import Annotated, Literal, Self
 
@@ -16,7 +16,7 @@ class Degradation(Settings):
 
     Attributes:
         steps: At least one.
-        level: The drawn number that an adjustable network is told: `sigma` of the gaussian_noise, `quality` of the
+        level: The drawn number that an adjustable network is given: `sigma` of the gaussian_noise, `quality` of the
             jpeg or `scale` of the bicubic step, of which there must then be exactly one, not inside another step
             and without a probability.
     """
@@ -43,7 +43,7 @@ class Degradation(Settings):
         return low, high
 
     def at(self, level: float) -> "Degradation":
-        """The same with a fixed level, which may lie outside the range that is drawn from.
+        """The same with a fixed level, which may be outside the range that is drawn from.
 
         Raises:
             ConfigError: There is no `level`, or none of this value.
@@ -62,10 +62,10 @@ class Degradation(Settings):
             ]
         except ValidationError as error:
             raise ConfigError(
-                "No such level",
+                "The degradation cannot have this level",
                 where=f"{self.level} {level:g}",
                 why=error.errors()[0]["msg"],
-                next_step="choose a level that the degradation can have",
+                next_step="choose a level in the range of the degradation",
             ) from None
         return Degradation(steps=tuple(steps), level=self.level)
 

@@ -1,4 +1,4 @@
-"""Sharpening, which training applies to the clean picture."""
+"""Sharpening, which training applies to the clean image."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The steps that a degradation is made of, told apart by `kind`; each number is a range [low, high] to draw from.
+"""The steps that a degradation is made of, distinguished by `kind`; each number is a range [low, high] to draw from.
 
 The draw is uniform and new for each image, where a step does not say otherwise.
 """
@@ -95,7 +95,7 @@ class PoissonGaussianNoise(NoiseStep):
 
 
 class PoissonNoise(NoiseStep):
-    """Poisson noise whose photon count follows from the picture's gray levels.
+    """Poisson noise whose photon count follows from the image's gray levels.
 
     Attributes:
         strength: Factor of the noise; 2 in the tests of masked image training.
@@ -153,7 +153,7 @@ class CorrelatedNoise(NoiseStep):
 
 
 class CameraNoise(NoiseStep):
-    """Noise of a sensor, developed with the picture; see `add_camera_noise`.
+    """Noise of a sensor, developed with the image; see `add_camera_noise`.
 
     Attributes:
         electrons: Photo-electrons at saturation, drawn evenly on a logarithmic scale as in Brooks et al., CVPR 2019.
@@ -177,7 +177,7 @@ class CameraNoise(NoiseStep):
 
 
 class DevelopedNoise(NoiseStep):
-    """Noise as it stands in developed photographs, correlated, apart for luma and chroma; see `add_developed_noise`.
+    """Noise as it is in developed photographs, correlated, separate for luma and chroma; see `add_developed_noise`.
 
     Attributes:
         sigma: Of the luma noise at middle gray on the [0, 255] scale, drawn evenly on a logarithmic scale.

@@ -34,7 +34,7 @@ def add_rain(
     along, across = y * cos - x * sin, x * cos + y * sin
     streak = np.exp(-0.5 * (across / width) ** 2) * np.clip(length / 2 + 0.5 - np.abs(along), 0, 1)
     height, width_pixels = clean.shape[1:]
-    # Drops fall around the picture too, so that streaks reach in from outside.
+    # Drops fall around the image too, so that streaks enter it from outside.
     drops = np.zeros((height + 2 * radius, width_pixels + 2 * radius), dtype=np.float32)
     hit = rng.random(drops.shape, dtype=np.float32) < density
     drops[hit] = rng.uniform(*STREAK_BRIGHTNESS, size=np.count_nonzero(hit))

@@ -54,7 +54,7 @@ def import_bm3d() -> ModuleType:
     except ImportError:
         raise ConfigError(
             "BM3D is not installed",
-            next_step="pip install -c constraints.txt '.[bm3d]', or leave it out (evaluate.bm3d in params.yaml)",
+            next_step="run pip install -c constraints.txt '.[bm3d]', or set evaluate.bm3d to false in params.yaml",
         ) from None
     return bm3d
 
@@ -72,7 +72,7 @@ def block_matching(noisy: np.ndarray, sigma: float) -> np.ndarray:
     Source: Dabov et al., IEEE TIP 2007, in its authors' package.
     """
     bm3d = import_bm3d()
-    picture = noisy.astype(np.float64) / 255
+    image = noisy.astype(np.float64) / 255
     if noisy.shape[2] == 1:
-        return to_8_bit(bm3d.bm3d(picture[..., 0], sigma / 255))[..., np.newaxis]
-    return to_8_bit(bm3d.bm3d_rgb(picture, sigma / 255))
+        return to_8_bit(bm3d.bm3d(image[..., 0], sigma / 255))[..., np.newaxis]
+    return to_8_bit(bm3d.bm3d_rgb(image, sigma / 255))

@@ -1,4 +1,4 @@
-"""Two systems on the same pictures: the mean difference with its confidence interval, wins, best and worst cases."""
+"""Two systems on the same images: the mean difference with its confidence interval, wins, best and worst cases."""
 
 import heapq
 import math
@@ -11,8 +11,8 @@ import numpy as np
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
-CASES = 3  # best and worst, kept as pictures
-FEWEST = 5  # pictures; from fewer no resampling tells an interval
+CASES = 3  # best and worst, kept as images
+FEWEST = 5  # images; from fewer, resampling gives no interval
 BLOCK = 2**20  # draws at a time, which bounds the memory
 
 
@@ -24,10 +24,10 @@ def bootstrap_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The confidence interval of the mean by resampling pictures.
+    """The confidence interval of the mean by resampling images.
 
     Args:
-        differences: One for each picture, two at least.
+        differences: One for each image, two at least.
         method: `bca` corrects the percentiles for bias and skewness.
         confidence: Of the two-sided interval.
         resamples: Drawn with replacement.
@@ -51,7 +51,7 @@ def bootstrap_interval(
         normal, mean = NormalDist(), values.mean()
         below = ((means < mean).mean() + (means <= mean).mean()) / 2
         bias = normal.inv_cdf(float(np.clip(below, 1 / resamples, 1 - 1 / resamples)))
-        # Leaving picture i out moves the mean by (mean - value) / (n - 1), which the jackknife's ratio cancels.
+        # Leaving image i out moves the mean by (mean - value) / (n - 1), which the jackknife's ratio cancels.
         influence = values - mean
         acceleration = (influence**3).sum() / (6 * (influence**2).sum() ** 1.5)
         for end, level in enumerate(levels):
@@ -71,14 +71,14 @@ class Comparison:
         level: Of the protocol's parameter; None for one without.
         first: The system that is compared with.
         second: The system whose gain this is.
-        images: How many pictures.
+        images: How many images.
         gain: Mean PSNR of the second minus that of the first, in dB.
-        low: Lower end of the gain's 95 % confidence interval; None with fewer than five pictures.
+        low: Lower end of the gain's 95 % confidence interval; None with fewer than five images.
         high: Upper end.
-        wins: Pictures on which the second is better.
-        losses: Pictures on which it is worse; the others are ties.
-        best: Picture of the largest gain.
-        worst: Picture of the smallest gain.
+        wins: Images on which the second is better.
+        losses: Images on which it is worse; the others are ties.
+        best: Image of the largest gain.
+        worst: Image of the smallest gain.
     """
 
     set: str
@@ -100,7 +100,7 @@ def compare(gains: dict[str, float], *, seed: int = 0, **where: object) -> Compa
     """Summarises the gains of a second system over a first.
 
     Args:
-        gains: PSNR difference in dB by picture.
+        gains: PSNR difference in dB by image.
         seed: Of the bootstrap.
         where: `set`, `protocol`, `level`, `first` and `second` of the comparison.
     """
@@ -121,7 +121,7 @@ def compare(gains: dict[str, float], *, seed: int = 0, **where: object) -> Compa
 
 @dataclass
 class Cases:
-    """Keeps the pictures of the largest and the smallest gains of a run, no others.
+    """Keeps the images of the largest and the smallest gains of a run, no others.
 
     Args:
         count: How many of each.
@@ -132,16 +132,16 @@ class Cases:
     worst: list[tuple[float, str, np.ndarray]] = field(default_factory=list)
 
     def add(self, gain: float, image: str, sheet: np.ndarray) -> None:
-        """Offers a picture."""
+        """Offers an image."""
         case = (gain, image, sheet)
         self.best = heapq.nlargest(self.count, [*self.best, case], key=lambda kept: kept[0])
         self.worst = heapq.nsmallest(self.count, [*self.worst, case], key=lambda kept: kept[0])
 
 
-def sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures of one size, uint8 (H, W, 1 or 3), side by side as RGB with four white pixels between them."""
-    height = pictures[0].shape[0]
+def sheet(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images of one size, uint8 (H, W, 1 or 3), side by side as RGB with four white pixels between them."""
+    height = images[0].shape[0]
     parts: list[np.ndarray] = []
-    for picture in pictures:
-        parts += [np.full((height, 4, 3), 255, np.uint8), np.broadcast_to(picture, (*picture.shape[:2], 3))]
+    for image in images:
+        parts += [np.full((height, 4, 3), 255, np.uint8), np.broadcast_to(image, (*image.shape[:2], 3))]
     return np.concatenate(parts[1:], axis=1)

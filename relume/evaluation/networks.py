@@ -1,4 +1,4 @@
-"""Ways to run a network on a picture: whole or in tiles, in float or as it is served, at a level."""
+"""Ways to run a network on an image: whole or in tiles, in float or as it is served, at a level."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,20 +31,20 @@ def tiled(network: nn.Module, *, tile: int, halo: int, batch: int) -> Callable[[
     return lambda image: restore_tiled(image, restore_batch, tile=tile, halo=halo, batch=batch)
 
 
-def run_whole(network: nn.Module, picture: np.ndarray) -> np.ndarray:
-    """A network on a whole picture, on the network's device.
+def run_whole(network: nn.Module, image: np.ndarray) -> np.ndarray:
+    """A network on a whole image, on the network's device.
 
     Args:
         network: float32 (N, C, H, W) in about [0, 1] to the same shape.
-        picture: float32 (H, W, C).
+        image: float32 (H, W, C).
 
     Returns:
         float32 (H, W, C), not clamped.
 
     Raises:
-        ModelFormatError: What comes back is no picture of the same size.
+        ModelFormatError: What comes back is not an image of the same size.
     """
-    return _run_batch(network, np.ascontiguousarray(picture.transpose(2, 0, 1))[None])[0].transpose(1, 2, 0)
+    return _run_batch(network, np.ascontiguousarray(image.transpose(2, 0, 1))[None])[0].transpose(1, 2, 0)
 
 
 def _run_batch(network: nn.Module, batch_NCHW: np.ndarray) -> np.ndarray:
@@ -54,19 +54,19 @@ def _run_batch(network: nn.Module, batch_NCHW: np.ndarray) -> np.ndarray:
         restored = network(batch.contiguous(memory_format=torch.channels_last))
     if restored.shape != batch.shape:
         raise ModelFormatError(
-            "Not a restoration network",
+            "The model is not a restoration network",
             where=" x ".join(map(str, batch.shape)) + " became " + " x ".join(map(str, restored.shape)),
             next_step="name a model whose result has the size of its input",
         )
     return restored.cpu().numpy()
 
 
-def run_tiled(network: nn.Module, picture: np.ndarray, *, tile: int, halo: int) -> np.ndarray:
-    """A network on a picture tile by tile: tiles and weights as they are served, without rounding to 8 bits.
+def run_tiled(network: nn.Module, image: np.ndarray, *, tile: int, halo: int) -> np.ndarray:
+    """A network on an image tile by tile: tiles and weights as they are served, without rounding to 8 bits.
 
     Args:
         network: float32 (N, C, T, T) in about [0, 1] to the same shape.
-        picture: float32 (H, W, C); continued by mirroring where it is smaller than a tile.
+        image: float32 (H, W, C); continued by mirroring where it is smaller than a tile.
         tile: T in pixels.
         halo: Context in pixels; see `relume.serving.tiling`.
 
@@ -76,7 +76,7 @@ def run_tiled(network: nn.Module, picture: np.ndarray, *, tile: int, halo: int) 
     Raises:
         ConfigError: The halo does not fit the tile.
     """
-    return map_tiles(picture, partial(_run_batch, network), tile=tile, halo=halo, batch=1)
+    return map_tiles(image, partial(_run_batch, network), tile=tile, halo=halo, batch=1)
 
 
 def restore_whole(network: nn.Module, noisy: np.ndarray) -> np.ndarray:

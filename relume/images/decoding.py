@@ -6,7 +6,7 @@ An image file becomes (H, W, 3) RGB, uint8 for up to 8 bits a channel and uint16
 - Gray becomes three equal channels; palettes are resolved; of an animation the first frame counts.
 - Alpha is composited over white, since colours under transparent pixels are arbitrary.
 - CMYK is converted by the plain formula. ICC profiles are never applied: RGB values stay as they
-  stand in the file, and the profile of an RGB file is handed on so that it can be saved again.
+  are in the file, and the profile of an RGB file is passed on so that it can be saved again.
 """
 
 from dataclasses import dataclass
@@ -58,7 +58,7 @@ def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, 
             "The image is too small",
             reason="too_small",
             where=where,
-            why=f"{header.width}x{header.height}, each side must have {min_side} pixels",
+            why=f"it has {header.width}x{header.height} pixels, and each side must have at least {min_side}",
             next_step="use a larger image",
         )
     profile = opened.info.get("icc_profile") if header.mode.startswith(("RGB", "P")) else None
@@ -92,7 +92,9 @@ def read_bytes(path: str | Path) -> bytes:
         with open_regular(path) as file:
             return file.read()
     except FileNotFoundError:
-        raise ImageError("No such image", reason="not_found", where=path, next_step="check the path") from None
+        raise ImageError(
+            "The image does not exist", reason="not_found", where=path, next_step="check the path"
+        ) from None
     except OSError as error:
         raise ImageError(
             "The image cannot be read",

@@ -45,7 +45,7 @@ def check_suffix(path: str | Path) -> str:
             f"Images cannot be saved as {suffix!r}" if suffix else "The file name has no suffix",
             reason="unsupported_format",
             where=path,
-            next_step="name the file " + ", ".join(_SUFFIX_FORMAT),
+            next_step="use one of the suffixes " + ", ".join(_SUFFIX_FORMAT),
         )
     return _SUFFIX_FORMAT[suffix]
 

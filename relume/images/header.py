@@ -91,7 +91,7 @@ def _format_of(data: bytes, where: object) -> str:
     if data[4:8] == b"ftyp":
         raise _unsupported("HEIF, AVIF and raw files are not read", where)
     raise ImageError(
-        "The file is no image",
+        "The file is not an image",
         reason="wrong_magic",
         where=where,
         why=f"it starts with {data[:12]!r}",
@@ -101,7 +101,7 @@ def _format_of(data: bytes, where: object) -> str:
 
 def _unsupported(why: str, where: object) -> ImageError:
     return ImageError(
-        "The kind of image is not supported",
+        "The image format is not supported",
         reason="unsupported_format",
         where=where,
         why=why,
@@ -223,7 +223,7 @@ def _header(opened: Any, data: bytes, kind: str) -> tuple[Header, str | None]:
 def _exif(opened: Any, data: bytes, kind: str) -> Any:
     """The EXIF tags, found without decoding pixels.
 
-    Pillow decodes a PNG to find them, as they may stand behind the pixels; so its chunks are walked here.
+    Pillow decodes a PNG to find them, as they may come after the pixels; so its chunks are walked here.
     """
     if kind != "PNG":
         return opened.getexif()

@@ -124,9 +124,9 @@ def fetch(
         for photograph in missing:
             data = found.get(photograph.path)
             if data is None:
-                left_out[photograph] = failure or "not in the package"
+                left_out[photograph] = failure or "it is not in the package"
             elif hashlib.sha256(data).hexdigest() != photograph.sha256:
-                left_out[photograph] = "not the catalogued file: its hash differs"
+                left_out[photograph] = "its hash is not that of the catalogue"
             else:
                 write_bytes(folder / photograph.file, data)
         done += len(wanted)
@@ -137,7 +137,7 @@ def fetch(
             "No photograph could be fetched",
             where=folder,
             why="; ".join(dict.fromkeys(left_out.values())),
-            next_step="apt-get update, then fetch again",
+            next_step="run `apt-get update`, then fetch again",
         )
     write_text(folder / TABLE, licence_table(present))
     return Fetched(present=present, left_out=tuple(left_out.items()))
@@ -170,7 +170,7 @@ def _contents(
         failure = None if packages else _download(package, version, Path(temporary))
         debs = sorted(Path(packages or temporary).glob(f"{package}_*.deb"))
         if not debs:
-            return {}, failure or f"no package {package} in {packages}"
+            return {}, failure or f"there is no package {package} in {packages}"
         try:
             return _read(debs[-1], paths), None
         except (OSError, EOFError, tarfile.TarError, subprocess.CalledProcessError):
@@ -188,7 +188,7 @@ def _download(package: str, version: str, folder: Path) -> str | None:
         for unfinished in folder.iterdir():
             unfinished.unlink()
     errors = [line for line in result.stderr.splitlines() if line.startswith("E: ")]
-    return f"apt-get download {package}: {' '.join(errors) or f'ended with {result.returncode}'}"
+    return f"apt-get download {package}: {' '.join(errors) or f'it ended with exit code {result.returncode}'}"
 
 
 def _read(deb: Path, paths: set[str]) -> dict[str, bytes]:
@@ -213,8 +213,8 @@ def _program(name: str) -> str:
     path = shutil.which(name)
     if path is None:
         raise SourceError(
-            "The photographs lie in Debian packages, and this machine lacks a program to get them",
+            "The photographs are in Debian packages, and this machine lacks a program to get them",
             where=name,
-            next_step="fetch them on Debian or Ubuntu, or in a container of theirs, and copy the folder here",
+            next_step="fetch them on Debian or Ubuntu, or in a container of one of them, and copy the folder here",
         )
     return path

@@ -25,8 +25,8 @@ from relume.images import decode, encode, read_header
 from relume.ingestion.sources import open_source
 from relume.parallel import Budget, map_in_order
 
-# Pictures are decoded side by side while they have this many megapixels together. Ten bytes a pixel
-# (pixels, a converted copy, PNG) make about 1.3 GB; a larger picture is decoded alone.
+# Images are decoded side by side while they have this many megapixels together. Ten bytes a pixel
+# (pixels, a converted copy, PNG) make about 1.3 GB; a larger image is decoded alone.
 _MEGAPIXELS_AT_ONCE = 128.0
 
 
@@ -39,12 +39,12 @@ class Photograph:
         address: Where the file came from.
         width: Pixels across, as seen.
         height: Pixels down, as seen.
-        channels: Channels in the file; the ingested picture always has three.
-        bit_depth: Bits a channel in the file; the ingested picture has 16 where this is 16, else 8.
+        channels: Channels in the file; the ingested image always has three.
+        bit_depth: Bits a channel in the file; the ingested image has 16 where this is 16, else 8.
         mode: Pixels as stored in the file, such as RGB, L or CMYK.
         bytes: Size of the file.
         sha256: Hash of the file.
-        shard: The tar file that holds the picture.
+        shard: The tar file that contains the image.
     """
 
     image_id: str
@@ -73,8 +73,8 @@ def ingest(
     Args:
         listing: The content of sources.json.
         folder: An empty folder to fill.
-        max_megapixels: Larger pictures are quarantined as `decompression_bomb`.
-        min_side: Pictures with a shorter side are quarantined as `too_small`, in pixels.
+        max_megapixels: Larger images are quarantined as `decompression_bomb`.
+        min_side: Images with a shorter side are quarantined as `too_small`, in pixels.
         shard_megabytes: A shard is closed when it holds this much.
         progress: Given what is counted, how many are done, and of how many.
 
@@ -82,7 +82,7 @@ def ingest(
         The number of photographs, and the number of quarantined files by reason.
 
     Raises:
-        SourceError: A file cannot be read or is not the one that was listed, or no file is a picture.
+        SourceError: A file cannot be read or is not the one that was listed, or no file is an image.
     """
     budget = Budget(_MEGAPIXELS_AT_ONCE)
 
@@ -133,10 +133,10 @@ def ingest(
     _write_csv(folder / "quarantine.csv", ["address", "reason", "detail"], quarantine)
     if not photographs:
         raise SourceError(
-            "None of the listed files is a picture that can be read",
+            "None of the listed files is an image that can be read",
             where=", ".join(listing["sources"]),
             why="; ".join(f"{address}: {reason}" for address, reason, _ in quarantine[:3]) or "the list is empty",
-            next_step="relume data scan FOLDER",
+            next_step="list other photographs with `relume data scan FOLDER`",
         )
     reasons: dict[str, int] = {}
     for _, reason, _ in quarantine:
@@ -179,7 +179,7 @@ def read_manifest(folder: str | Path) -> list[Photograph]:
     """
     path = Path(folder) / "manifest.csv"
     if not path.is_file():
-        raise SourceError("Nothing was ingested", where=path, next_step="dvc repro ingest")
+        raise SourceError("No photographs were ingested yet", where=path, next_step="run `dvc repro ingest`")
     convert = {field.name: int if field.type is int else str for field in fields(Photograph)}
     with open(path, newline="") as file:
         rows: list[dict[str, Any]] = [

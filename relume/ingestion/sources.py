@@ -52,7 +52,7 @@ _DISTRIBUTION = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 # appears in the quarantine with its reason instead of vanishing.
 _DECODED = ("png", "jpg", "jpeg", "jpe", "jfif", "webp", "tif", "tiff", "bmp", "gif")
 _NOT_DECODED = ("heic", "heif", "avif", "jp2", "jxl", "psd", "dng", "nef", "cr2", "cr3", "arw", "orf", "raf", "rw2")
-PICTURE_SUFFIXES = tuple(f".{suffix}" for suffix in _DECODED + _NOT_DECODED)
+IMAGE_SUFFIXES = tuple(f".{suffix}" for suffix in _DECODED + _NOT_DECODED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +82,14 @@ class SourcesChange:
 
 
 def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
-    """Lists every picture file in some sources, with its size and hash.
+    """Lists every image file in some sources, with its size and hash.
 
     Args:
         sources: Folders, `s3://bucket/prefix` addresses or `package://`.
 
     Returns:
         The content of sources.json: `sources`, with folders made absolute, and `files`, sorted by
-        address, each with `address`, `bytes` and `hash` (`sha256:...`, on S3 `etag:...`). What is no
+        address, each with `address`, `bytes` and `hash` (`sha256:...`, on S3 `etag:...`). What is not a
         regular file is not opened: its `hash` is `none` and `problem` says what it is. Files
         without the suffix of an image, and hidden ones, are not listed.
 
@@ -105,7 +105,7 @@ def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
             name, entries = source, _scan_s3(source)
         elif "://" in source and not source.startswith("file://"):
             raise SourceError(
-                "No such kind of source",
+                "This kind of source is not supported",
                 where=source,
                 next_step=f"give a folder, s3://bucket/prefix or {PACKAGES}",
             )
@@ -124,7 +124,7 @@ def write_sources(
     *,
     instead_of: str | Path | None = None,
 ) -> SourcesChange:
-    """Scans sources and brings a list up to date; an unchanged list is not touched.
+    """Scans sources and updates a list; an unchanged list is not touched.
 
     Args:
         sources: As for `scan`; None scans again what the list before it names, or `package://` without one.
@@ -162,13 +162,17 @@ def read_sources(path: str | Path = "sources.json") -> dict[str, Any]:
     try:
         listing = read_json(path)
     except FileNotFoundError:
-        raise SourceError("No list of sources", where=path, next_step="relume data scan") from None
+        raise SourceError(
+            "The list of sources does not exist", where=path, next_step="run `relume data scan`"
+        ) from None
     except ValueError as error:
         raise SourceError(
-            "The list of sources is no JSON", where=path, why=error, next_step="relume data scan"
+            "The list of sources is not valid JSON", where=path, why=error, next_step="run `relume data scan`"
         ) from None
     if not isinstance(listing, dict) or not {"sources", "files"} <= listing.keys():
-        raise SourceError("The list of sources lacks `sources` or `files`", where=path, next_step="relume data scan")
+        raise SourceError(
+            "The list of sources lacks `sources` or `files`", where=path, next_step="run `relume data scan`"
+        )
     return listing
 
 
@@ -195,21 +199,24 @@ def open_source(address: str, *, expect: str | None = None) -> bytes:
                 data = file.read()
         except OSError as error:
             raise SourceError(
-                "A listed photograph cannot be read", where=address, why=error.strerror, next_step="relume data scan"
+                "A listed photograph cannot be read",
+                where=address,
+                why=error.strerror,
+                next_step="run `relume data scan`",
             ) from None
         found = f"sha256:{hashlib.sha256(data).hexdigest()}"
     if expect is not None and found != expect:
         raise SourceError(
             "A photograph changed after it was listed",
             where=address,
-            why=f"listed with {expect}, now {found}",
-            next_step="relume data scan",
+            why=f"it was listed with {expect}, now it has {found}",
+            next_step="run `relume data scan` to list it again",
         )
     return data
 
 
-def picture_files(folder: str | Path) -> list[Path]:
-    """The picture files below a folder, sorted; hidden files and folders are left out.
+def image_files(folder: str | Path) -> list[Path]:
+    """The image files below a folder, sorted; hidden files and folders are left out.
 
     Raises:
         SourceError: The folder is missing, holds none or cannot be read.
@@ -217,7 +224,7 @@ def picture_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise SourceError(
-            "The folder of photographs is a file" if folder.exists() else "No such folder of photographs",
+            "The folder of photographs is a file" if folder.exists() else "The folder of photographs does not exist",
             where=folder,
             next_step="check the path",
         )
@@ -225,11 +232,11 @@ def picture_files(folder: str | Path) -> list[Path]:
     try:
         for parent, folders, names in os.walk(folder, onerror=_raise):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            paths += [Path(parent, name) for name in names if _is_picture(name)]
+            paths += [Path(parent, name) for name in names if _is_image(name)]
     except OSError as error:
         raise _unreadable(folder, error) from None
     if not paths:
-        raise _no_pictures(folder)
+        raise _no_images(folder)
     return sorted(paths)
 
 
@@ -260,7 +267,7 @@ def _package_path(address: str) -> Path:
     # A dotted name would import its parent; a name that leaves the package would read any file.
     if not package.isidentifier() or name.startswith("/") or ".." in name.split("/"):
         raise SourceError(
-            "The address names no file inside a package",
+            "The address does not name a file inside a package",
             where=address,
             next_step=f"write {PACKAGES}PACKAGE/FILE, or give the folder itself",
         )
@@ -271,13 +278,13 @@ def _package_path(address: str) -> Path:
     raise SourceError(
         "A built-in photograph is missing",
         where=address,
-        why=f"package {package} is not installed or holds no {name}",
-        next_step=f"pip install -c constraints.txt {_DISTRIBUTION.get(package, package)}",
+        why=f"package {package} is not installed or has no {name}",
+        next_step=f"run pip install -c constraints.txt {_DISTRIBUTION.get(package, package)}",
     )
 
 
 def _scan_folder(folder: Path) -> list[dict[str, Any]]:
-    paths = picture_files(folder)
+    paths = image_files(folder)
     try:
         with ThreadPoolExecutor() as pool:
             return list(pool.map(lambda path: _entry(path, _address(path)), paths))
@@ -300,10 +307,10 @@ def _scan_s3(source: str) -> list[dict[str, Any]]:
     entries = [
         {"address": address, "bytes": size, "hash": f"etag:{etag}"}
         for address, size, etag in s3.listing(source)
-        if _is_picture(address.rsplit("/", 1)[-1])
+        if _is_image(address.rsplit("/", 1)[-1])
     ]
     if not entries:
-        raise _no_pictures(source)
+        raise _no_images(source)
     return entries
 
 
@@ -311,14 +318,14 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
-def _no_pictures(where: object) -> SourceError:
+def _no_images(where: object) -> SourceError:
     return SourceError(
-        "The source holds no picture",
+        "The source contains no image",
         where=where,
-        why="no file has a suffix such as " + ", ".join(PICTURE_SUFFIXES[:7]),
+        why="no file has a suffix such as " + ", ".join(IMAGE_SUFFIXES[:7]),
         next_step="put photographs there, or scan another source",
     )

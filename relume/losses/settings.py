@@ -88,7 +88,7 @@ class LossSettings(Settings):
     """A weighted sum of losses.
 
     Also read from a name (`psnr`) and from names with weights (`{charbonnier: 0.8, gradient_l1: 0.2}`), which may
-    stand beside terms with options (`{charbonnier: {weight: 0.8, epsilon: 1.0e-9, epsilon_squared: false}}`).
+    can be beside terms with options (`{charbonnier: {weight: 0.8, epsilon: 1.0e-9, epsilon_squared: false}}`).
 
     Attributes:
         l1: Mean absolute error.

@@ -10,7 +10,7 @@ from relume.losses.windows import filter_both_ways, gaussian
 def ssim_loss(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     """1 - mean SSIM with the published Gaussian window of 11 x 11, sigma 1.5; each side has at least 11 pixels.
 
-    The mean is over the windows that lie wholly inside the images, the channels and the images.
+    The mean is over the windows that are wholly inside the images, the channels and the images.
 
     Source: Wang et al., "Image quality assessment: from error visibility to structural similarity",
     IEEE TIP 2004, eq. 13 with K1 = 0.01, K2 = 0.03, L = 1.

@@ -116,7 +116,7 @@ class AdaFM(nn.Module):
 
         Args:
             image: (N, C, H, W) in [0, 1]; any H and W.
-            level: Sigma in [0, 255], (N,) or (1,); outside `levels` the modulation goes on linearly. Without
+            level: Sigma in [0, 255], (N,) or (1,); outside `levels` the modulation continues linearly. Without
                 modification layers it has no effect.
 
         Returns:

@@ -37,7 +37,7 @@ class ModelCard:
 
 
 def save_model(path: str | Path, network: "nn.Module", card: ModelCard, files: dict[str, str] | None = None) -> None:
-    """Writes a model artifact, replacing one that stands there, whole or not at all.
+    """Writes a model artifact, replacing one that is there, whole or not at all.
 
     Args:
         path: The artifact's folder.
@@ -65,11 +65,15 @@ def load_card(path: str | Path) -> ModelCard:
     path = Path(path) / "model.json"
     if not path.is_file():
         raise ModelMissingError(
-            "No model artifact", where=path.parent, next_step="train one with `dvc repro` or `relume pipeline run`"
+            "The folder is not a model artifact",
+            where=path.parent,
+            next_step="train one with `relume pipeline run`, or check the path",
         )
     content = read_json(path)
     if content.pop("format", None) != FORMAT:
-        raise ModelFormatError("Unknown model format", where=path, next_step=f"this relume reads format {FORMAT}")
+        raise ModelFormatError(
+            "The format of the model artifact is unknown", where=path, next_step=f"this relume reads format {FORMAT}"
+        )
     return ModelCard(**content)
 
 
@@ -98,7 +102,7 @@ def load_model(path: str | Path) -> "nn.Module":
     ]
     if problems:
         raise ModelFormatError(
-            "Weights do not fit the architecture",
+            "The weights do not fit the architecture",
             where=path,
             why="; ".join(sorted(problems)[:20]),
             next_step=f"check that the weights are those of {card.architecture} with {card.arguments}",

@@ -115,7 +115,7 @@ class CFSNet(nn.Module):
 
         Args:
             image: (N, C, H, W) in [0, 1]; any H and W.
-            level: Sigma in [0, 255], (N,) or (1,); outside `levels` the coupling goes on linearly.
+            level: Sigma in [0, 255], (N,) or (1,); outside `levels` the coupling continues linearly.
 
         Returns:
             (N, C, scale · H, scale · W), not clamped.

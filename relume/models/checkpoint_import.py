@@ -88,7 +88,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, "torch.Tensor"], str]:
         )
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise ModelFormatError(
-            "Not a checkpoint that can be read without executing it",
+            "The checkpoint cannot be read without executing code in it",
             where=path,
             why=str(error).split("\n", 1)[0],
             next_step="check that the download is complete; store only its state dict with torch.save",
@@ -99,9 +99,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, "torch.Tensor"], str]:
             return state, key
     found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
     raise ModelFormatError(
-        "No state dict in the checkpoint",
+        "The checkpoint has no state dict",
         where=path,
-        why=f"it holds: {found[:400]}",
+        why=f"it contains: {found[:400]}",
         next_step=f"the weights must be at the top or under one of: {', '.join(TOP_LEVEL_KEYS)}",
     )
 
@@ -149,7 +149,7 @@ def _candidates(architecture: str) -> dict[str, Variant]:
         return {architecture: known[architecture]}
     if architecture not in ARCHITECTURES:
         raise ConfigError(
-            "Unknown architecture or variant",
+            "The architecture or variant is unknown",
             where=architecture,
             why=did_you_mean(architecture, {*ARCHITECTURES, *known}),
             next_step=f"choose one of: {', '.join(sorted({*ARCHITECTURES, *known}))}",
@@ -223,5 +223,5 @@ def _suggestion(state: "State", besides: Mapping[str, Variant]) -> str:
     """Names the variants of any architecture that the checkpoint fits."""
     fitting = [name for name, variant in variants().items() if name not in besides and _fit(state, variant).complete]
     if fitting:
-        return f"it fits {', '.join(fitting)}: give that as the architecture"
+        return f"it fits {', '.join(fitting)}: use that as the architecture"
     return "check the file and the variant; `relume models list` names them all"

@@ -1,4 +1,4 @@
-"""DRUNet: a bias-free residual U-Net that is told the noise level.
+"""DRUNet: a bias-free residual U-Net that is given the noise level.
 
 Source: Zhang et al., "Plug-and-Play Image Restoration with Deep Denoiser Prior", IEEE TPAMI 2021 (arXiv 2008.13751).
 State-dict keys are those of the published checkpoints (KAIR, `UNetRes`).

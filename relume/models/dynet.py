@@ -1,7 +1,7 @@
 """DyNet: a prompted U-shape with one transformer block per level, applied as often as the budget allows.
 
 Source: Dudhane et al., "Dynamic Pre-training: Towards Efficient and Scalable All-in-One Image Restoration"
-(arXiv 2404.02154). Written from the paper and its published figures; state-dict keys are those of the published
+(arXiv 2404.02154). Written from the paper and its published results; state-dict keys are those of the published
 code. The small and the large network are one set of weights that differ in how often each level's block is reused,
 so one pre-training trains both. The paper's text puts a prompt on each of the three skips; here, as in the published
 code, the only form that its weights can fit, they are on the latent and on the skips of levels 3 and 2.
@@ -33,7 +33,7 @@ class DyNet(PromptedUShape):
 
     Args:
         reuse: How often the block of each of the four levels is applied, the last the latent's, when `forward`
-            is not told otherwise. `LARGE` (4, 6, 6, 8) costs as much as PromptIR, `SMALL` (2, 3, 3, 4) a third less.
+            is not set otherwise. `LARGE` (4, 6, 6, 8) costs as much as PromptIR, `SMALL` (2, 3, 3, 4) a third less.
         width: As in `PromptIR`.
         refinement_blocks: Blocks after the decoder, each with its own weights.
         heads: As in `PromptIR`.

@@ -1,4 +1,4 @@
-"""FFDNet: a chain of convolutions at half resolution that is told the noise level.
+"""FFDNet: a chain of convolutions at half resolution that is given the noise level.
 
 Source: Zhang et al., "FFDNet: Toward a Fast and Flexible Solution for CNN-Based Image Denoising", IEEE TIP 2018
 (arXiv 1710.04026). State-dict keys and values are those of the authors' later implementation (KAIR).

@@ -1,10 +1,10 @@
-"""The level estimator: a small CNN that reads the noise level off the picture, for blind restoration.
+"""The level estimator: a small CNN that estimates the noise level of an image, for blind restoration.
 
 Source: Aharon and Ben-Artzi, "Hypernetwork-Based Adaptive Image Restoration", arXiv 2206.05970; layers and parameter
 count as in the authors' published weights (the paper's text has five convolutions). Written without their code: the
 names of the state-dict keys and the activations (ReLU) are ours.
 Deviation: the published estimator looks at one random crop of 128 x 128 pixels; this one averages over the whole
-picture and is deterministic.
+image and is deterministic.
 """
 
 import torch
@@ -63,7 +63,7 @@ class LevelEstimator(nn.Module):
 
 VARIANTS = {
     "level-estimator": Variant(
-        architecture="level_estimator", arguments={}, about="noise level of a picture", parameters=330_561
+        architecture="level_estimator", arguments={}, about="noise level of an image", parameters=330_561
     ),
     "level-estimator-demo": Variant(architecture="level_estimator", arguments={"width": 8}, about="seconds on a CPU"),
 }

@@ -94,10 +94,10 @@ class MaskedDenoiser(nn.Module):
 
         Args:
             image: (N, C, H, W) in [0, 1]; any H and W, padded by reflection to multiples of the window.
-            input_keep: (N, 1, H, W), 0 where the input is hidden and 1 elsewhere. Not given: drawn anew in
+            input_keep: (N, 1, H, W), 0 where the input is hidden and 1 elsewhere. When None, drawn at each call in
                 training, all ones otherwise.
             attention_keep: (N, attentions, H, W) with H and W of the padded image, 0 where a token is left
-                out before that attention. Not given: drawn anew in training, from `seed` otherwise.
+                out before that attention. When None, drawn at each call in training, from `seed` otherwise.
 
         Returns:
             (N, C, H, W), not clamped.

@@ -1,7 +1,7 @@
-"""PromptIR: Restormer's trunk, told by learned prompts in the decoder which degradation it meets.
+"""PromptIR: Restormer's trunk, with learned prompts in the decoder that represent the degradation.
 
 Source: Potlapalli et al., "PromptIR: Prompting for All-in-One Blind Image Restoration", NeurIPS 2023
-(arXiv 2306.13090). Written from the paper and its published figures; state-dict keys are those of the published
+(arXiv 2306.13090). Written from the paper and its published results; state-dict keys are those of the published
 checkpoint. Deviations: inputs of any size are padded by reflection to a multiple of 8 inside `forward` (the
 published evaluation crops them), and the width is free, while only 48 fits the checkpoint.
 """

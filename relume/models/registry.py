@@ -89,7 +89,7 @@ def build(architecture: str, arguments: dict[str, Any]) -> "nn.Module":
     """
     if architecture not in ARCHITECTURES:
         raise ConfigError(
-            "Unknown architecture",
+            "The architecture is unknown",
             where=architecture,
             why=did_you_mean(architecture, ARCHITECTURES),
             next_step=f"choose one of: {', '.join(sorted(ARCHITECTURES))}",
@@ -100,7 +100,10 @@ def build(architecture: str, arguments: dict[str, Any]) -> "nn.Module":
         inspect.signature(network).bind(**arguments)
     except TypeError as error:
         raise ConfigError(
-            "Wrong arguments", where=architecture, why=error, next_step=f"{name}{inspect.signature(network)}"
+            "The arguments do not fit the architecture",
+            where=architecture,
+            why=error,
+            next_step=f"use those of {name}{inspect.signature(network)}",
         ) from None
     return network(**arguments)
 

@@ -1,4 +1,4 @@
-"""What is known of every named model: sizes, costs, published figures; for lists, sheets and docs/models.md."""
+"""What is known of every named model: sizes, costs, published metrics; for lists, sheets and docs/models.md."""
 
 import importlib
 import inspect
@@ -13,7 +13,7 @@ from relume.nearest import did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
-# Of the papers and official repositories. PSNR in dB; three values are sigma 15 / 25 / 50 on colour pictures.
+# Of the papers and official repositories. PSNR in dB; three values are sigma 15 / 25 / 50 on colour images.
 PUBLISHED = {
     "nafnet-sidd-width32": "SIDD 39.97 / .9599",
     "nafnet-sidd-width64": "SIDD 40.30 / .9614; 65 GMACs",
@@ -68,7 +68,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet(Entry):
-    """All that `relume models show` tells of a model.
+    """All that `relume models show` prints about a model.
 
     Attributes:
         arguments: Of the constructor, as given; the others have their defaults.
@@ -99,7 +99,7 @@ def channels_of(arguments: Mapping[str, Any]) -> int:
 
 
 def example_inputs(variant: Variant, network: "nn.Module", size: int, device: str) -> list[Any]:
-    """A gray picture of side `size`, and a level of 25 for networks that take one."""
+    """A gray image of side `size`, and a level of 25 for networks that take one."""
     import torch
 
     image = torch.full((1, channels_of(variant.arguments), size, size), 0.5, device=device)
@@ -107,9 +107,9 @@ def example_inputs(variant: Variant, network: "nn.Module", size: int, device: st
 
 
 def multiply_accumulates(variant: Variant, size: int = 256) -> int:
-    """Multiply-accumulates of all convolutions and matrix products for one picture of `size` x `size` pixels.
+    """Multiply-accumulates of all convolutions and matrix products for one image of `size` x `size` pixels.
 
-    Attention products count, elementwise work and scans do not, so that figures lie a few per cent above those of
+    Attention products count, elementwise work and scans do not, so that the numbers are a few per cent above those of
     papers, whose counters leave attention out.
     """
     import torch
@@ -125,10 +125,10 @@ def _known(name: str) -> Variant:
     known = variants()
     if name not in known:
         raise ConfigError(
-            "Unknown model",
+            "The model is unknown",
             where=name,
             why=did_you_mean(name, known),
-            next_step="`relume models list` names them all",
+            next_step="list the names with `relume models list`",
         )
     return known[name]
 
@@ -183,7 +183,7 @@ def render_sheet(sheet: Sheet) -> str:
         "parameters": f"{sheet.parameters:,}",
         "GMACs at 256 x 256": f"{sheet.gmacs:.1f}",
         "inputs": ", ".join(sheet.inputs),
-        "published": sheet.published or "no figures",
+        "published": sheet.published or "no metrics",
         "arguments": ", ".join(f"{key}={value}" for key, value in sheet.arguments.items()) or "the defaults",
         "constructor": sheet.signature,
     }

@@ -36,9 +36,8 @@ def shipped(name: str, released: Collection[str] = ()) -> Path:
     if name in known:
         return FOLDER / name
     raise ModelMissingError(
-        "No such product",
+        "There is no product of this name",
         where=name,
-        why=did_you_mean(name, {*known, *released})
-        or "nothing of this name was released here, and none ships with relume",
-        next_step=f"choose one of {', '.join(known)}, or release one: relume pipeline run && relume release",
+        why=did_you_mean(name, {*known, *released}) or "none was released here, and none ships with relume",
+        next_step=f"choose one of: {', '.join(known)}, or release one: relume pipeline run && relume release",
     )

@@ -72,8 +72,8 @@ class Report:
         """One line: recipe, scale, size of the largest network, steps and samples of all stages."""
         parameters = max((size.parameters for size in self.sizes), default=0)
         steps, samples = sum(size.steps for size in self.sizes), sum(size.samples for size in self.sizes)
-        figures = f"{parameters:>11,} parameters {steps:>9,} steps {samples:>10,} samples"
-        return f"{self.recipe:<18} {self.scale:<5} {figures}  {'wrong' if self.problems else 'ok'}"
+        counts = f"{parameters:>11,} parameters {steps:>9,} steps {samples:>10,} samples"
+        return f"{self.recipe:<18} {self.scale:<5} {counts}  {'wrong' if self.problems else 'ok'}"
 
 
 def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
@@ -88,7 +88,9 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
     report = Report(recipe=name, scale=scale)
     for section, keys in shared_keys(folder).items():
         if alien := sorted(sections[section].keys() - keys):
-            report.problems.append(f"{section}: defaults.yaml does not give {', '.join(alien)}")
+            report.problems.append(
+                f"{section}: recipes may set only the keys of defaults.yaml, which lacks {', '.join(alien)}"
+            )
 
     settings: dict[str, Any] = {}
     for section, value in sections.items():
@@ -97,7 +99,7 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
             settings[section] = validated(model, value)
         except ValidationError as error:
             found = problems(error, model, at=(section,))
-            # Of a merged section a recipe gives a part.
+            # A recipe sets only some keys of a merged section.
             report.problems += [line for line in found if section not in MERGED or not line.endswith(" is missing")]
     if not report.problems:
         stages = (settings[section] for section in ("ensemble_head", "mine_hard", "finetune_hard"))
@@ -147,7 +149,7 @@ def render(recipe: Recipe, reports: list[Report]) -> str:
     for ambiguity in recipe.ambiguities:
         lines += [f"  open: {ambiguity.topic}", f"      here: {ambiguity.default}"]
         lines += [f"      or:   {alternative}" for alternative in ambiguity.alternatives]
-    lines += [f"  otherwise than published: {deviation}" for deviation in recipe.deviations]
+    lines += [f"  different from the publication: {deviation}" for deviation in recipe.deviations]
     heads = ("scale", "stage", "parameters", "trained", "steps", "samples")
     lines += ["", "  {:<6}{:<20}{:>12}{:>12}{:>11}{:>12}".format(*heads)]
     for report in reports:
@@ -245,7 +247,7 @@ class _Check:
             self.problem(f"export: {why}")
         for section, (tile, halo) in self.tiles.items():
             if tile % multiple:
-                self.problem(f"{section}: tile {tile} is no multiple of the network's {multiple}")
+                self.problem(f"{section}: tile {tile} is not a multiple of {multiple}, as the network needs")
             if why := halo_problem(tile, halo):
                 self.problem(f"{section}: {why}")
 

@@ -1,6 +1,6 @@
-"""Recipes: how each published system is trained, as data, and the one door by which a recipe reaches the graph.
+"""Recipes: how each published system is trained, as data, and how a recipe becomes recipe.yaml.
 
-A recipe is a file of the folder `recipes`. It is resolved into recipe.yaml, which stands beside params.yaml, by merging
+A recipe is a file of the folder `recipes`. It is resolved into recipe.yaml, which is beside params.yaml, by merging
 four layers, each over the one before: what all recipes share (`defaults.yaml`), that at this scale, the recipe, the
 recipe at this scale. Mappings are merged, everything else is replaced. `relume.recipes.check` builds what it names.
 """
@@ -26,8 +26,8 @@ OWNED = ("training", "pretrain", "ensemble_head", "mine_hard", "finetune_hard")
 MERGED = ("curate", "evaluate", "export")
 HEADER = """\
 # yaml-language-server: $schema=docs/params.schema.json
-# Written by `relume recipes use`, which replaces this file as a whole and touches no other one. A key stands here or in
-# params.yaml, never in both. Change a value here until the next `use`, or keep it: as a recipe of your own in recipes/.
+# Written by `relume recipes use`, which replaces this whole file and changes no other one. A key is here or in
+# params.yaml, never in both. A change made here lasts until the next `use`; to keep it, add a recipe to recipes/.
 """
 Scale = Literal["demo", "cpu", "gpu", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -69,7 +69,7 @@ class Recipe(Layers):
         task: What it restores.
         family: Name under which several recipes go together.
         ambiguities: What the publication leaves open.
-        deviations: What is done otherwise than published, at every scale.
+        deviations: What differs from the publication, at every scale.
     """
 
     name: str
@@ -94,7 +94,11 @@ def names(folder: Path = FOLDER) -> list[str]:
         ConfigError: There is no such folder.
     """
     if not (folder / f"{DEFAULTS}.yaml").is_file():
-        raise ConfigError("No recipes", where=folder, next_step="go to the top of a relume checkout")
+        raise ConfigError(
+            "The folder of recipes does not exist",
+            where=folder,
+            next_step="change to the top folder of a relume checkout",
+        )
     return sorted(path.stem for path in folder.glob("*.yaml") if path.stem != DEFAULTS)
 
 
@@ -143,7 +147,9 @@ def resolve(name: str, scale: str, folder: Path = FOLDER) -> dict[str, Any]:
     if missing:
         path = folder / f"{name}.yaml"
         why = f"neither it nor {DEFAULTS}.yaml gives {', '.join(missing)}"
-        raise ConfigError("Not a whole recipe", where=f"{path} at {scale}", why=why, next_step=f"add it to {path}")
+        raise ConfigError(
+            "The recipe is incomplete", where=f"{path} at {scale}", why=why, next_step=f"add it to {path}"
+        )
     return {section: sections[section] for section in (*MERGED, *OWNED)}
 
 
@@ -166,17 +172,17 @@ L = TypeVar("L", bound=Layers)
 def _read(path: Path, model: type[L], **more: Any) -> L:
     document = strict_yaml.read(path)
     if not document.value:
-        raise ConfigError("Not a recipe", where=path, why="it has no keys", next_step=f"correct {path}")
+        raise ConfigError("The file is not a recipe", where=path, why="it has no keys", next_step=f"correct {path}")
     try:
         return validated(model, document.value | more)
     except ValidationError as error:
         why = "; ".join(problems(error, model))
-        raise ConfigError("Not a recipe", where=path, why=why, next_step=f"correct {path}") from None
+        raise ConfigError("The recipe is not valid", where=path, why=why, next_step=f"correct {path}") from None
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:
     return ConfigError(
-        f"Unknown {kind}",
+        f"The {kind} is unknown",
         where=name,
         why=did_you_mean(name, known),
         next_step=f"choose one of: {', '.join(known)}",
@@ -184,13 +190,13 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:
 
 
 def use(name: str, scale: str, root: Path = Path(), folder: Path = FOLDER) -> list[str]:
-    """Writes recipe.yaml anew, atomically. Its section `recipe` says what was used.
+    """Writes recipe.yaml as a whole, atomically. Its section `recipe` says what was used.
 
     Returns:
         A line for each changed value.
 
     Raises:
-        ConfigError: Recipe or scale are unknown, a key of it stands in params.yaml as well, or the parameters of both
+        ConfigError: Recipe or scale are unknown, a key of it is in params.yaml as well, or the parameters of both
             files together are refused; recipe.yaml stays as it was.
     """
     from relume.params import Params
@@ -208,7 +214,7 @@ def use(name: str, scale: str, root: Path = Path(), folder: Path = FOLDER) -> li
 def remove_other_bases(root: Path = Path()) -> list[Path]:
     """Removes base models that recipe.yaml does not name, which the stages after them would take for theirs.
 
-    They are outs of stages that the graph no longer has: DVC keeps them in its cache, but does not take them away.
+    They are outs of stages that the graph no longer has: DVC keeps them in its cache, but does not remove them.
 
     Returns:
         The folders that are gone.

@@ -7,7 +7,7 @@ import yaml
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes each value in full wherever it stands, and on one line where it fits."""
+    """Writes each value in full wherever it occurs, and on one line where it fits."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -38,7 +38,7 @@ def one_line(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...")
 
 
-# How deep differences are shown; what lies deeper is shown as a whole.
+# How deep differences are shown; what is deeper is shown as a whole.
 DEPTHS = {"pretrain": 4}
 DEPTH = 2
 

@@ -160,7 +160,7 @@ def levels_of(network: nn.Module, card: ModelCard) -> LevelRange | None:
     trained = card.trained_for.get("levels", getattr(network, "levels", None))
     if trained is None:
         raise ModelFormatError(
-            "Nothing says which levels the network was trained for",
+            "The levels that the network was trained for are not known",
             where=card.architecture,
             next_step='write "levels": [lowest, highest] into `trained_for` of its model.json',
         )
@@ -196,8 +196,8 @@ class Parity:
     """How far two ways of running one model are apart on one image, both 8 bit.
 
     Attributes:
-        picture: Its name and size.
-        psnr: Between the two results in dB; 120 stands for equal results.
+        picture: Name and size of the image.
+        psnr: Between the two results in dB; 120 means equal results.
         max_difference: Largest difference in 8-bit levels.
         worst_tile: Largest mean difference of a tile-sized square in 8-bit levels.
     """
@@ -208,7 +208,7 @@ class Parity:
     worst_tile: float
 
 
-def measure_parity(picture: str, first: np.ndarray, second: np.ndarray, *, tile: int) -> Parity:
+def measure_parity(name: str, first: np.ndarray, second: np.ndarray, *, tile: int) -> Parity:
     """Compares two uint8 (H, W, C) results of the same image."""
     difference = np.abs(first.astype(np.int16) - second.astype(np.int16))
     tiles = [
@@ -217,7 +217,7 @@ def measure_parity(picture: str, first: np.ndarray, second: np.ndarray, *, tile:
         for left in range(0, difference.shape[1], tile)
     ]
     return Parity(
-        picture=picture,
+        picture=name,
         psnr=round(min(EQUAL, psnr(first, second)), 2),
         max_difference=int(difference.max()),
         worst_tile=round(float(max(tiles)), 4),

@@ -45,7 +45,7 @@ def kind_of(trained_for: Mapping[str, Any]) -> str:
     kind = (trained_for.get("degradation") or {}).get("level") or "sigma"
     if kind not in tuple(KINDS):
         raise ModelFormatError(
-            "Unknown kind of level",
+            "The kind of level is unknown",
             where=f"trained_for.degradation.level {kind!r}",
             next_step=f"write one of {', '.join(KINDS)} into model.json",
         )
@@ -74,12 +74,12 @@ class LevelRange:
     def __post_init__(self) -> None:
         if self.kind not in tuple(KINDS):
             raise ConfigError(
-                "Unknown kind of level", where=repr(self.kind), next_step=f"name one of {', '.join(KINDS)}"
+                "The kind of level is unknown", where=repr(self.kind), next_step=f"name one of {', '.join(KINDS)}"
             )
         bounds = KINDS[self.kind]
         if not bounds.lowest <= self.lowest <= self.default <= self.highest <= bounds.highest:
             raise ConfigError(
-                "Not the levels of an adjustable model",
+                "The levels of an adjustable model are not valid",
                 where=f"{self.kind} {self.lowest} to {self.highest}, by default {self.default}",
                 next_step=f"give {bounds.lowest} <= lowest <= default <= highest <= {bounds.highest}",
             )
@@ -103,10 +103,10 @@ class LevelRange:
         bounds = KINDS[self.kind]
         if not bounds.lowest <= asked <= bounds.highest:
             raise ConfigError(
-                f"Not a level of kind {self.kind}",
+                f"The level is out of the range of kind {self.kind}",
                 where=f"{asked:g}",
-                why=f"it is {bounds.meaning}, from {bounds.lowest:g} to {bounds.highest:g}",
-                next_step=f"the model was trained for {self.kind} {self.lowest:g} to {self.highest:g}",
+                why=f"{self.kind} is {bounds.meaning}, from {bounds.lowest:g} to {bounds.highest:g}",
+                next_step=f"choose one; the model was trained for {self.kind} {self.lowest:g} to {self.highest:g}",
             )
         return float(asked)
 
@@ -116,7 +116,7 @@ class LevelRange:
             return None
         return (
             f"{self.kind} {level:g} is outside of {self.lowest:g} to {self.highest:g}, which the model was trained for;"
-            " the result becomes less reliable with the distance"
+            " the further outside, the less reliable the result"
         )
 
 

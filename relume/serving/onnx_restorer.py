@@ -48,7 +48,10 @@ class OnnxRestorer(InProcessRestorer):
             failures.NotImplemented,
         ) as error:
             raise ModelFormatError(
-                "Cannot read the ONNX file", where=path, why=error, next_step="dvc repro export"
+                "The ONNX file cannot be read",
+                where=path,
+                why=error,
+                next_step="export the model again with `dvc repro export`",
             ) from None
         side = self.serving.tile
         level = [("level", "tensor(float)", [1])] if self.serving.levels else []
@@ -59,10 +62,10 @@ class OnnxRestorer(InProcessRestorer):
             found = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in tensors]
             if found != expected:
                 raise ModelFormatError(
-                    "The ONNX file is not what serving.json says",
+                    "The ONNX file does not match serving.json",
                     where=path,
-                    why=f"it holds {found}, expected is {expected}",
-                    next_step="dvc repro export",
+                    why=f"it has {found}, but serving.json needs {expected}",
+                    next_step="export the model again with `dvc repro export`",
                 )
 
     def restore_batch(self, tiles_NCHW: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:

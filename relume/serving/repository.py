@@ -36,7 +36,9 @@ def publish_release(served: str | Path, repository: str | Path, release: str) ->
     read_serving(served)
     source, target = triton_model(served), Path(repository) / release
     if not _NAME.fullmatch(release):
-        raise ReleaseError("Not a name for a release", where=release, why="it may hold a-z, 0-9, dot, _ and -")
+        raise ReleaseError(
+            "The name is not valid for a release", where=release, why="it may contain a-z, 0-9, dot, _ and -"
+        )
     if target.exists():
         # The server's Python leaves its byte code beside model.py, whatever its environment says.
         if _hashes(source) != {name: hash for name, hash in _hashes(target).items() if "__pycache__" not in name}:
@@ -70,13 +72,13 @@ def write_product(repository: str | Path, product: str, release: str) -> None:
     """
     config = Path(repository) / release / "config.pbtxt"
     if release not in releases(repository):
-        raise ModelMissingError("No such release", where=config.parent, next_step="relume release")
+        raise ModelMissingError("The release does not exist", where=config.parent, next_step="relume release")
     if product in releases(repository):
-        raise ReleaseError("A product cannot have the name of a release", where=product)
+        raise ReleaseError("A product cannot have the same name as a release", where=product)
     text = config.read_text()
     found = re.search(r'"image" data_type: TYPE_UINT8 dims: \[ 3, (\d+),', text)
     if found is None:
-        raise ReleaseError("The release's configuration is not one of relume", where=config)
+        raise ReleaseError("The configuration of the release was not written by relume", where=config)
     folder = Path(repository) / product
     (folder / "1").mkdir(parents=True, exist_ok=True)  # a model without a version is not loaded
     product_text = product_config(release=release, tile=int(found[1]), adjustable='{ name: "level" ' in text)

@@ -87,12 +87,17 @@ def read_serving(folder: str | Path) -> Serving:
     for file in (path, model / "config.pbtxt", model / "1" / "model.onnx", model / "1" / "model.py"):
         if not file.is_file():
             raise ModelMissingError(
-                "Not a served model", where=folder, why=f"{file} is missing", next_step="dvc repro export"
+                "The folder is not a served model",
+                where=folder,
+                why=f"{file} is missing",
+                next_step="export the model again with `dvc repro export`",
             )
     values = read_json(path)
     if (stated := values.pop("format", 1)) not in (1, FORMAT):
         raise ModelFormatError(
-            "Unknown format of a served model", where=path, next_step=f"this relume reads formats 1 to {FORMAT}"
+            "The format of the served model is unknown",
+            where=path,
+            next_step=f"this relume reads formats 1 to {FORMAT}",
         )
     if stated == 1:
         kind, levels = values.pop("level", "sigma"), values.get("levels")
@@ -100,14 +105,17 @@ def read_serving(folder: str | Path) -> Serving:
     known = {field.name for field in fields(Serving)}
     if set(values) != known or not all(isinstance(values[key], int) for key in ("tile", "halo")):
         raise ModelFormatError(
-            "Not the description of a served model",
+            "serving.json does not describe a served model",
             where=path,
-            why=f"it holds {values}, expected are the keys {sorted(known)}",
-            next_step="dvc repro export",
+            why=f"it has {values}, but must have the keys {sorted(known)}",
+            next_step="export the model again with `dvc repro export`",
         )
     try:
         return Serving(**values | {"levels": LevelRange(**values["levels"]) if values["levels"] else None})
     except (TypeError, ConfigError) as error:
         raise ModelFormatError(
-            "Not the levels of a served model", where=path, why=error, next_step="dvc repro export"
+            "The levels in serving.json are not valid",
+            where=path,
+            why=error,
+            next_step="export the model again with `dvc repro export`",
         ) from None

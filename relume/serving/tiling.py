@@ -6,7 +6,7 @@ where the tile has a neighbour; the kept parts of neighbours overlap by F = ceil
 other. A network whose receptive field reaches at most H pixels gives, tiled, what it gives on the whole image;
 any other network gets a fade instead of a seam.
 
-The weights are separable and lie on a grid, so their sum is the product of two sums over one axis. They are divided by
+The weights are separable and on a grid, so their sum is the product of two sums over one axis. They are divided by
 these sums beforehand: the blended image needs no weight image.
 """
 
@@ -119,7 +119,7 @@ def restore_tiled(
     """
     if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8 or image_HWC.size == 0:
         raise ImageError(
-            "Not an 8-bit RGB image",
+            "The array is not an 8-bit RGB image",
             reason="not_rgb8",
             where=f"array of {image_HWC.dtype} {image_HWC.shape}",
             next_step="give uint8 (height, width, 3)",

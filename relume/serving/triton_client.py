@@ -74,7 +74,9 @@ class TritonRestorer:
     ):
         if min(batch, in_flight) < 1:
             raise ConfigError(
-                "Not a number of tiles or requests", where=min(batch, in_flight), why="it has to be 1 or more"
+                "The number of tiles or requests is too small",
+                where=min(batch, in_flight),
+                why="it has to be 1 or more",
             )
         self.product = product
         self._transport: Transport = connect(url, timeout=timeout, key=key)
@@ -175,7 +177,7 @@ class TritonRestorer:
                     raise error
                 return Restoration(image=image, release=served.release, level=chosen, levels=served.levels)
             _log.info(
-                "%s was switched from %s to %s; the image is restored again",
+                "The product %s was switched from %s to %s, so the image is restored again.",
                 self.product,
                 before.release,
                 served.release,
@@ -226,7 +228,7 @@ class TritonRestorer:
         return tiles
 
     def _share_no_more(self, why: object, level: int = logging.WARNING) -> None:
-        _log.log(level, "No shared memory with the Triton server, tiles go through the connection: %s", why)
+        _log.log(level, "The Triton server cannot use shared memory, so tiles are sent over the connection: %s", why)
         self._shared_memory = False
 
     def _unregister(self, tiles: SharedTiles) -> None:
@@ -240,7 +242,7 @@ class TritonRestorer:
                 return  # a server that is gone has forgotten it
             except ServerRefusedError as error:
                 if time.monotonic() > deadline:
-                    _log.warning("The Triton server keeps a region of shared memory: %s", error.why)
+                    _log.warning("The Triton server did not release a region of shared memory: %s", error.why)
                     return
                 time.sleep(0.01)
 

@@ -110,7 +110,9 @@ class TritonControl:
             ServerUnreachableError: The server does not answer.
         """
         if self.models().get(release) != "READY":
-            raise ReleaseError("The release is not loaded", where=release, next_step="load it before the switch")
+            raise ReleaseError(
+                "The release is not loaded", where=release, next_step="load the release before switching to it"
+            )
         before = models.products(repository).get(product)
         models.write_product(repository, product, release)
         try:
@@ -143,7 +145,7 @@ class TritonControl:
         self.probe(product)
 
     def reload_release(self, repository: str | Path, release: str) -> None:
-        """Starts a release anew whose process died; it cannot answer until then.
+        """Restarts a release whose process died; it cannot answer until then.
 
         Raises:
             ServerRefusedError: The server cannot load it.
@@ -164,7 +166,9 @@ class TritonControl:
         while self.models().get(model, "UNAVAILABLE") != "UNAVAILABLE":
             if time.monotonic() > deadline:
                 raise ServerUnreachableError(
-                    "The model is still in use", where=model, why=f"not unloaded after {self._load_timeout:.0f} s"
+                    "The model is still in use",
+                    where=model,
+                    why=f"it was not unloaded within {self._load_timeout:.0f} s",
                 )
             time.sleep(0.05)
 
@@ -197,7 +201,9 @@ class TritonControl:
             inputs[-1].set_data_from_numpy(zeros)
         restored = self._call("infer", model, inputs, timeout=timeout).as_numpy("restored")
         if restored is None or restored.shape != tuple(inputs[0].shape()) or restored.dtype != np.uint8:
-            raise ServerRefusedError("Not a restored tile", where=model, why="it has another shape or type")
+            raise ServerRefusedError(
+                "The answer is not a restored tile", where=model, why="it has another shape or type"
+            )
 
     def answers(self, model: str, *, timeout: float = 5.0) -> bool:
         """Whether a model works: it restores a tile in time, or is busy restoring those of others."""
@@ -233,10 +239,10 @@ class TritonControl:
             if "DEADLINE_EXCEEDED" in status:
                 why = f"{method} did not end in {timeout:.0f} s"
             elif method == "is_server_live" or not self.live():
-                next_step = "relume serve (or relume up) starts the local one"
+                next_step = "start the local server with `relume serve` or `relume up`"
             else:
                 raise ServerRefusedError(
-                    "The Triton server refused", where=f"{method} {' '.join(map(str, args[:1]))}", why=why
+                    "The Triton server refused a call", where=f"{method} {' '.join(map(str, args[:1]))}", why=why
                 ) from None
             raise ServerUnreachableError(
                 "The Triton server does not answer", where=f"grpc://{self.address}", why=why, next_step=next_step
@@ -248,5 +254,5 @@ def _not_served(release: str, error: RelumeError) -> ReleaseError:
         "The Triton server cannot serve the release",
         where=release,
         why=error.why,
-        next_step="what was served before stays served; repair the model, then run `relume release` again",
+        next_step="the release before still serves; correct the model, then run `relume release` again",
     )

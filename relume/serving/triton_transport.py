@@ -86,10 +86,10 @@ def connect(url: str, *, timeout: float, key: str | None = None) -> Transport:
         host, port = None, None
     if parts.scheme not in ("grpc", "http") or not host or not port:
         raise ConfigError(
-            "Not the address of a Triton server",
+            "The address is not one of a Triton server",
             where=url,
             why="it has to be grpc://HOST:PORT or http://HOST:PORT",
-            next_step="relume status names the address of the local server",
+            next_step="see the address of the local server with `relume status`",
         )
     return (GrpcTransport if parts.scheme == "grpc" else HttpTransport)(host, port, timeout=timeout, key=key)
 
@@ -99,7 +99,7 @@ def _unreachable(address: str, why: object) -> ServerUnreachableError:
         "The Triton server does not answer",
         where=address,
         why=why,
-        next_step="relume serve (or relume up) starts the local one; relume status shows it",
+        next_step="start the local server with `relume serve` or `relume up`; `relume status` shows it",
     )
 
 

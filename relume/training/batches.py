@@ -59,7 +59,7 @@ class TrainingCrops:
     Args:
         patches: Where crops come from.
         seed: Of order, crops, flips and degradations.
-        indices: The patches that make one epoch, all by default; a patch may stand in it several times.
+        indices: The patches that make one epoch, all by default; a patch may be in it several times.
     """
 
     def __init__(self, patches: Patches, *, seed: int, indices: Sequence[int] | None = None):

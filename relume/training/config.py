@@ -38,11 +38,11 @@ class Schedule(Settings):
     @model_validator(mode="after")
     def _complete(self) -> "Schedule":
         if (self.shape == "steps") != bool(self.milestones):
-            raise ValueError("milestones go with shape `steps`, and it needs them")
+            raise ValueError("milestones are needed with shape `steps`, and allowed with no other")
         if (self.shape == "restarts") != bool(self.periods):
-            raise ValueError("periods go with shape `restarts`, and it needs them")
+            raise ValueError("periods are needed with shape `restarts`, and allowed with no other")
         if list(self.milestones) != sorted(self.milestones):
-            raise ValueError("milestones must rise")
+            raise ValueError("each milestone must be larger than the one before")
         return self
 
 

@@ -102,7 +102,7 @@ def train(
             metrics["psnr"] = agreed(validation.psnr, fabric)
             state.note_validation(metrics, keep_best=stage.keep == "best")
             if fabric.is_global_zero:
-                report(state.step, stage.steps, metrics | clock.metrics(fabric.device), validation.picture)
+                report(state.step, stage.steps, metrics | clock.metrics(fabric.device), validation.image)
             _save(run)
             clock.restart()
         elif agreed(clock.since_save >= training.checkpoint_seconds, fabric):
@@ -211,7 +211,7 @@ def _diverged(what: str, run: _Run, batch: Batch, phase: ResolvedPhase, lr: floa
     kept = run.checkpoint.keep_batch(batch.tensors(), step=run.state.step, rank=run.fabric.global_rank)
     return TrainingDivergedError(
         f"{what} at step {run.state.step}",
-        where=f"phase of patch {phase.patch}, learning rate {lr:.2e}; the batch is kept in {kept}",
+        where=f"in a phase of patch {phase.patch} at learning rate {lr:.2e}; the batch is saved in {kept}",
         next_step="lower optimizer.lr or optimizer.clip in params.yaml",
     )
 

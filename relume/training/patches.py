@@ -25,7 +25,7 @@ class Patches(Protocol):
 
 
 class PatchPositions:
-    """Where patch n of all lies.
+    """Where patch n of all is stored.
 
     Args:
         counts: Patches in each shard.
@@ -56,7 +56,7 @@ class PatchShards:
     def __init__(self, folder: str | Path):
         files = sorted(Path(folder).glob("train-*.npy"))
         if not files:
-            raise SourceError("No training patches", where=folder, next_step="run `dvc repro curate`")
+            raise SourceError("There are no training patches", where=folder, next_step="run `dvc repro curate`")
         # Plain views of the maps: slicing a np.memmap costs several times that of an array.
         self.shards = [np.load(file, mmap_mode="r").view(np.ndarray) for file in files]
         self.side = int(self.shards[0].shape[1])

@@ -32,7 +32,7 @@ def problems(stage: ResolvedStage, network: nn.Module, *, ranks: int, side: int)
             yield ConfigError(
                 "A mixture of two degradations has no level",
                 where=f"{where}, mixup: {phase.augmentation.mixup:g}, level: {phase.degradation.level}",
-                why="augmentation.mixup mixes two degradations, and degradation.level names a number of one",
+                why="augmentation.mixup mixes two degradations, but degradation.level is a number of only one",
                 next_step="set augmentation.mixup to 0 or remove degradation.level in params.yaml",
             )
     yield from _schedules(stage)
@@ -52,8 +52,8 @@ def level_problems(degradation: Degradation, network: nn.Module, *, where: str) 
         yield ConfigError(
             "Network and degradation do not agree on a level",
             where=f"{where}.level: {degradation.level}",
-            why="an adjustable network must be given a level" if adjustable else "the network takes no level",
-            next_step="name degradation.level in params.yaml" if adjustable else "remove degradation.level",
+            why="the network is adjustable and must be given a level" if adjustable else "the network takes no level",
+            next_step="set degradation.level in params.yaml" if adjustable else "remove degradation.level",
         )
 
 
@@ -92,7 +92,7 @@ def _crops(phase: ResolvedPhase, network: nn.Module, where: str, *, ranks: int, 
         yield ConfigError(
             "The crops of a phase do not fit the network",
             where=f"{where}.patch: {phase.patch}",
-            why=f"patch {phase.patch} is no multiple of the network's {multiple}",
+            why=f"patch {phase.patch} is not a multiple of {multiple}, as the network needs",
             next_step=f"make patch a multiple of {multiple} in params.yaml",
         )
     if phase.patch > side:
@@ -104,9 +104,9 @@ def _crops(phase: ResolvedPhase, network: nn.Module, where: str, *, ranks: int, 
         )
     if phase.batch % (ranks * phase.accumulate):
         yield ConfigError(
-            "A batch cannot be shared evenly",
+            "A batch cannot be divided evenly",
             where=f"{where}.batch: {phase.batch}",
-            why=f"{ranks} processes, each in {phase.accumulate} parts",
+            why=f"there are {ranks} processes, and each accumulates gradients over {phase.accumulate} parts",
             next_step="make batch a multiple of processes times accumulate in params.yaml",
         )
 

@@ -13,7 +13,7 @@ P = TypeVar("P", bound=Phase)
 
 @dataclass(frozen=True, kw_only=True)
 class Position(Generic[P]):
-    """Where a step stands in a progressive schedule.
+    """The position of a step in a progressive schedule.
 
     Attributes:
         phase: The phase.
@@ -30,7 +30,7 @@ class Position(Generic[P]):
 
 
 def position_at(phases: tuple[P, ...], step: int) -> Position[P]:
-    """Where a step stands.
+    """The position of a step.
 
     Args:
         phases: The progressive schedule.

@@ -41,7 +41,7 @@ class TrainingState:
 
     @property
     def buffers(self) -> dict[str, torch.Tensor]:
-        """The network's persistent buffers, such as running statistics; asked for anew, a pass may replace them."""
+        """The network's persistent buffers, such as running statistics; a pass may replace them."""
         return {name: value for name, value in self._network.named_buffers() if name in self._persistent}
 
     def save(self, checkpoint: Checkpoint | None) -> None:

@@ -44,7 +44,7 @@ def upload(folder: str | Path, address: str, *, progress: Callable[[str, int, in
     folder, prefix = Path(folder), address.rstrip("/")
     shards = sorted(folder.glob("train-*.npy"))
     if not shards:
-        raise SourceError("No training patches", where=folder, next_step="run `dvc repro curate`")
+        raise SourceError("There are no training patches", where=folder, next_step="run `dvc repro curate`")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     manifest: dict[str, Any] = {"sha256": sha256_folder(folder), "files": {}, "shards": []}
     for number, name in enumerate(names, start=1):
@@ -123,19 +123,19 @@ def open_streamed(address: str) -> StreamedFolder:
     }
     if MANIFEST not in listed:
         raise SourceError(
-            "No curated folder on S3",
+            "The address has no curated folder",
             where=address,
-            why=f"there is no {MANIFEST}" if listed else "nothing is there",
-            next_step=f"where data/curated is: relume data upload {address}",
+            why=f"there is no {MANIFEST}" if listed else "there is no object below it",
+            next_step=f"run `relume data upload {address}` on the machine that has data/curated",
         )
     manifest = json.loads(s3.read(f"{address}/{MANIFEST}")[0])
     changed = [name for name, facts in manifest["files"].items() if listed.get(name) != facts]
     if changed:
         raise SourceError(
-            "The curated folder on S3 is not as it was copied",
+            "The curated folder on S3 has changed since it was uploaded",
             where=f"{address}/{changed[0]}",
             why=f"{len(changed)} of {len(manifest['files'])} files are missing or have changed",
-            next_step=f"where data/curated is: relume data upload {address}",
+            next_step=f"run `relume data upload {address}` on the machine that has data/curated",
         )
     return StreamedFolder(address=address, **manifest)
 
@@ -209,7 +209,7 @@ class KeptPatches:
             os.pwrite(self._file, zlib.crc32(content).to_bytes(4, "little") + content, index * (self._size + 4))
         except OSError as error:
             raise SourceError(
-                "A training patch cannot be kept on local disk",
+                "A training patch cannot be cached on the local disk",
                 why=error.strerror,
                 next_step="lower training.patch_cache_mb in params.yaml",
             ) from None

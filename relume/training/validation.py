@@ -24,11 +24,11 @@ class Validation:
 
     Attributes:
         psnr: Mean in dB over photographs and degradations.
-        picture: One crop degraded, restored and clean, side by side: uint8 (H, 3 · W, 3).
+        image: One crop degraded, restored and clean, side by side: uint8 (H, 3 · W, 3).
     """
 
     psnr: float
-    picture: np.ndarray
+    image: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ def validation(folder: str | Path, degradation: Degradation, seed: int) -> Calla
         crop = image[top : top + SIDE, left : left + SIDE].transpose(2, 0, 1).astype(np.float32) / np.float32(255)
         cases += _cases(crop, degradation, seed, number)
     if not cases:
-        raise SourceError("No validation photographs", where=folder, next_step="run `dvc repro curate`")
+        raise SourceError("There are no validation photographs", where=folder, next_step="run `dvc repro curate`")
 
     def validate(network: nn.Module) -> Validation:
         device = next(network.parameters()).device
-        values, picture = [], None
+        values, image = [], None
         for case in cases:
             inputs = [case.degraded[None].to(device)]
             if case.level is not None:
@@ -75,9 +75,9 @@ def validation(folder: str | Path, degradation: Degradation, seed: int) -> Calla
             values.append(psnr_in_float(restored, case.clean))
             if case is cases[min(1, len(cases) - 1)]:
                 sides = torch.cat([case.degraded.clamp(0, 1), restored, case.clean], dim=2)
-                picture = (sides * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        assert picture is not None
-        return Validation(psnr=sum(values) / len(values), picture=picture)
+                image = (sides * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        assert image is not None
+        return Validation(psnr=sum(values) / len(values), image=image)
 
     return validate
 

@@ -70,7 +70,7 @@ def test_ingest_prints_what_was_quarantined(workspace):
 
 
 def test_a_users_mistake_ends_with_two_and_leaves_nothing(workspace):
-    """A bad parameter, a missing list and a list without pictures end with exit code 2, one message and no output."""
+    """A bad parameter, a missing list and a list without images end with exit code 2, one message and no output."""
     edit_params(workspace, "ingest", max_megapixels=-1)
     done = step("ingest", workspace)
     assert done.returncode == 2
@@ -80,7 +80,7 @@ def test_a_users_mistake_ends_with_two_and_leaves_nothing(workspace):
     (workspace / "sources.json").write_text('{"sources": ["file:///photos"], "files": []}')
     done = step("ingest", workspace)
     assert done.returncode == 2
-    assert "None of the listed files is a picture" in done.stderr
+    assert "None of the listed files is an image" in done.stderr
 
     (workspace / "sources.json").unlink()
     done = step("ingest", workspace)

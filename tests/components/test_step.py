@@ -24,7 +24,7 @@ def test_signals_end_a_step_in_order(number):
         step.send_signal(number)
         out, errors = step.communicate(timeout=30)
     assert (step.returncode, out) == (130, "ended\n")
-    assert errors == "interrupted; run the same command to resume\n"
+    assert errors == "Interrupted. Run the same command again to resume.\n"
 
 
 def test_ctrl_c_ends_with_one_sentence(capsys, monkeypatch):
@@ -37,4 +37,4 @@ def test_ctrl_c_ends_with_one_sentence(capsys, monkeypatch):
         run_step(interrupted)
 
     assert end.value.code == 130
-    assert capsys.readouterr().err == "interrupted; run the same command to resume\n"
+    assert capsys.readouterr().err == "Interrupted. Run the same command again to resume.\n"

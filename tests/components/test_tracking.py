@@ -87,7 +87,10 @@ def test_an_error_without_text_ends_nothing(home, capsys, monkeypatch):
         monkeypatch.setattr(run._client, "log_batch", silent)
         run.log(1, {"loss": 0.5})
         run.log(2, {"loss": 0.25})
-    assert capsys.readouterr().err == "warning: pretrain@two continues untracked; MLflow says: TimeoutError\n"
+    assert (
+        capsys.readouterr().err
+        == "warning: pretrain@two continues without tracking; the error of MLflow is: TimeoutError\n"
+    )
 
 
 def test_a_killed_training_goes_on_in_its_runs(killed):

@@ -287,7 +287,7 @@ def test_a_mistake_is_reported_once_by_the_ranks(tmp_path):
     process = checkout.start("pretrain nafnet")
     output = process.communicate(timeout=200)[0]
     assert process.returncode == 2, output
-    assert output.count("A batch cannot be shared evenly: phases[0].batch: 3") == 1
+    assert output.count("A batch cannot be divided evenly: phases[0].batch: 3") == 1
     assert "Traceback" not in output
     assert "run the same command again" not in output
 
@@ -365,7 +365,7 @@ def test_a_training_can_start_from_given_weights(whole, tmp_path):
     assert abs(first - reached) < 1
     checkout.change("pretrain", bases={"nafnet": base | {"phases": [], "initial": initial}})
     checkout.change("training", processes=2)
-    assert checkout.run("pretrain nafnet").count("passed on untrained") == 1
+    assert checkout.run("pretrain nafnet").count("is written untrained") == 1
     handed = load_model(checkout.folder / "models/bases/nafnet").state_dict()
     assert all(value.equal(handed[key]) for key, value in load_model(artifact).state_dict().items())
     checkout.change("pretrain", bases={"nafnet": base | {"phases": phases, "initial": initial | {"sha256": "0" * 64}}})

@@ -62,7 +62,7 @@ def test_a_recipe_used_again_changes_nothing(relume_in, clone):
     relume_in("use", "masked", "--scale", "cpu")
     before = [(clone / name).read_bytes() for name in ("recipe.yaml", "dvc.yaml")]
     result = relume_in("use", "masked", "--scale", "cpu")
-    assert "recipe.yaml: masked at cpu, 0 changes\ndvc.yaml: code deps as they were" in result.output
+    assert "recipe.yaml: masked at cpu, 0 changes\ndvc.yaml: code deps are unchanged" in result.output
     assert [(clone / name).read_bytes() for name in ("recipe.yaml", "dvc.yaml")] == before
 
 
@@ -71,7 +71,7 @@ def test_base_models_of_another_recipe_are_removed(relume_in, clone):
     for name in ("promptir", "stranger"):
         (clone / "models" / "bases" / name).mkdir(parents=True)
     result = relume_in("use", "tcler", "--scale", "demo")
-    assert "models/bases/stranger: removed, of another recipe" in result.output
+    assert "models/bases/stranger: removed, because it belongs to another recipe" in result.output
     assert [path.name for path in (clone / "models" / "bases").iterdir()] == ["promptir"]
 
 
@@ -84,7 +84,7 @@ def test_a_recipe_with_problems_is_not_used(relume_in, clone):
     checked = relume_in("check", "nafnet")
     recipe.write_text(text)
     assert (result.exit_code, checked.exit_code) == (2, 2)
-    assert "patch 50 is no multiple of the network's 4" in result.output
+    assert "patch 50 is not a multiple of 4" in result.output
     assert "    pretrain@nafnet: The crops of a phase do not fit the network: phases[0].patch: 50" in checked.output
     assert (clone / "recipe.yaml").read_bytes() == before
 
@@ -97,7 +97,7 @@ def test_a_recipe_that_was_edited_wrongly_is_refused_before_anything_runs(relume
     for verb in ("lint", "run"):
         result = CliRunner().invoke(main, ["pipeline", verb])
         assert result.exit_code == 2
-        assert "patch 98 is no multiple of the network's 8) (correct it in recipe.yaml)" in result.output
+        assert "patch 98 is not a multiple of 8, as the network needs) (correct it in recipe.yaml)" in result.output
     assert not (clone / ".relume" / "runs").exists()
 
 

@@ -95,7 +95,7 @@ def test_the_shipped_model_restores_before_anything_was_trained(relume):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "empty"), (b"not an image at all", "is no image"), (None, "No such image")],
+    [(b"", "empty"), (b"not an image at all", "is not an image"), (None, "The image does not exist")],
 )
 def test_a_bad_picture_is_refused(exported, content, words):
     """An empty file, something else, or nothing there: exit code 2, and an earlier output survives."""

@@ -127,13 +127,13 @@ def test_missing_credentials_are_named(bucket, monkeypatch, tmp_path):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     assert "There are no S3 credentials" in message()
     monkeypatch.setenv("AWS_PROFILE", "nosuchprofile")
-    assert "S3 cannot be used as it is set up" in message()
+    assert "configuration of S3 cannot be used" in message()
 
 
 def test_a_bucket_or_prefix_without_pictures_is_named(bucket):
     """A bucket that does not exist and a prefix that holds nothing are told apart."""
-    assert "No such bucket or key" in message("s3://nosuchbucket/raw")
-    assert "holds no picture" in message("s3://photos/nosuchprefix")
+    assert "bucket or key does not exist" in message("s3://nosuchbucket/raw")
+    assert "contains no image" in message("s3://photos/nosuchprefix")
 
 
 def test_a_server_that_does_not_answer_is_named(bucket, monkeypatch):

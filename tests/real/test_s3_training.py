@@ -126,8 +126,8 @@ def refused(address):
 
 def test_a_prefix_that_holds_no_folder_is_refused(environment, address):
     """A missing bucket, an empty prefix, and one whose copy broke off before the manifest are told apart."""
-    assert "No such bucket" in refused("s3://nosuchbucket/prefix")
-    assert "nothing is there" in refused("s3://dvc/nosuchprefix")
+    assert "bucket or key does not exist" in refused("s3://nosuchbucket/prefix")
+    assert "there is no object below it" in refused("s3://dvc/nosuchprefix")
     environment.client().delete_object(Bucket="dvc", Key=f"{address.removeprefix('s3://dvc/')}/manifest.json")
     assert "there is no manifest.json" in refused(address)
 

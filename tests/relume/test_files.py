@@ -24,8 +24,8 @@ def irregular(tmp_path):
     return {
         folder / "pipe.png": "a FIFO",
         folder / "zero.png": "a device",
-        folder / "nothing.png": "a link to nothing",
-        folder / "circle.png": "a link to nothing",
+        folder / "nothing.png": "a link whose target is missing",
+        folder / "circle.png": "a link whose target is missing",
         folder / "folder.png": "a folder",
         folder / "socket.png": "a socket",
     }

@@ -127,7 +127,9 @@ def test_without_a_recipe_the_next_command_is_named(checkout):
 def test_a_key_in_both_files_is_refused(checkout):
     """Neither wins: the message names both places."""
     (checkout / RECIPE).write_text("\nevaluate: {seed: 3}\n")
-    with pytest.raises(ConfigError, match=r"evaluate\.seed\n  why:  params\.yaml, line \d+ and recipe\.yaml, line 2"):
+    with pytest.raises(
+        ConfigError, match=r"evaluate\.seed\n  why:  it is in params\.yaml, line \d+ and in recipe\.yaml, line 2"
+    ):
         read_values(checkout)
 
 
@@ -146,7 +148,7 @@ def test_a_section_is_checked_alone(tmp_path):
     section = {"threads": 1, "tile": 64, "halo": 8, "min_psnr": 60.0, "max_difference": 1, "sizes": []}
     (tmp_path / PARAMS).write_text(yaml.safe_dump({"export": section, "release": {"nonsense": 1}}))
     assert load_section("export", ExportSettings, tmp_path).min_psnr == 60
-    with pytest.raises(ConfigError, match=r"Missing section: pretrain\.bases\.nafnet"):
+    with pytest.raises(ConfigError, match=r"section of the parameters is missing: pretrain\.bases\.nafnet"):
         load_section("pretrain.bases.nafnet", ExportSettings, tmp_path)
 
 

@@ -23,19 +23,19 @@ def written(folder, text):
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("a: 1\nb:\n  c: 1\n  c: 2\n", 4, "the key c stands twice"),
-        ("a: {b: 1, b: 1}\n", 1, "the key b stands twice"),
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", 4, "the key c is there twice"),
+        ("a: {b: 1, b: 1}\n", 1, "the key b is there twice"),
         ("a:\n\tb: 1\n", 2, "a tab"),
-        ("a: 1\nb: .nan\n", 2, ".nan is no finite number"),
-        ("a: 1\nb: [1, -.inf]\n", 2, "-.inf is no finite number"),
-        ("a: 1\nb: 1.0e+999\n", 2, "1.0e+999 is no finite number"),
+        ("a: 1\nb: .nan\n", 2, ".nan is not a finite number"),
+        ("a: 1\nb: [1, -.inf]\n", 2, "-.inf is not a finite number"),
+        ("a: 1\nb: 1.0e+999\n", 2, "1.0e+999 is not a finite number"),
         ("a: 1\nb: !!python/name:os.system\n", 2, "python/name:os.system: this kind of value is not allowed"),
         ("a: !mine {b: 1}\n", 1, "!mine: this kind of value is not allowed"),
         ("a: 2024-01-01\n", 1, "timestamp: this kind of value is not allowed"),
         ("a: !!set {b}\n", 1, "set: this kind of value is not allowed"),
         ("a: !!int x\n", 1, "invalid literal"),
-        ('a: 1\nb: !!int ""\n', 2, "'' is no int"),
-        ("a: 1\nb: !!bool x\n", 2, "'x' is no bool"),
+        ('a: 1\nb: !!int ""\n', 2, "'' is not of type int"),
+        ("a: 1\nb: !!bool x\n", 2, "'x' is not of type bool"),
         (BOMB, 5, "references unfold to more than 100,000 values"),
         ("a: 1\nb: &b [*b]\n", 2, "a value refers to itself"),
         ("a: 1\nb: *none\n", 2, "undefined alias"),
@@ -44,9 +44,9 @@ def written(folder, text):
         ("a: 1\nb: [1\nc: 2\n", 3, "expected"),
         ("a: 1\nb: c: 2\n", 2, "mapping values are not allowed"),
         ("a: 1\n--- \nb: 2\n", 2, "expected a single document"),
-        (b"a: 1\nb: \xff\n", 2, "it is not UTF-8"),
+        (b"a: 1\nb: \xff\n", 2, "its text is not UTF-8"),
         ("- a\n", 1, "it has no keys"),
-        ("a: 1\n<<: [1]\n", 2, "and this is none"),
+        ("a: 1\n<<: [1]\n", 2, "this is not a mapping"),
     ],
 )
 def test_a_trap_is_refused_with_its_line(tmp_path, text, line, said):
@@ -100,7 +100,7 @@ def test_plain_numbers_and_quoted_texts_are_no_traps(tmp_path, text):
 
 def test_a_character_that_yaml_does_not_allow_is_refused(tmp_path):
     """Such as a NUL."""
-    with pytest.raises(ConfigError, match="Not valid YAML"):
+    with pytest.raises(ConfigError, match="not valid YAML"):
         read(written(tmp_path, "a: \0\n"))
 
 
@@ -112,7 +112,7 @@ def test_deep_nesting_is_refused(tmp_path):
 
 def test_a_missing_file_is_named(tmp_path):
     """With what to do."""
-    with pytest.raises(ConfigError, match=r"params\.yaml(.|\n)*go to the top"):
+    with pytest.raises(ConfigError, match=r"params\.yaml(.|\n)*change to the top"):
         read(tmp_path / "params.yaml")
 
 

@@ -1,4 +1,4 @@
-"""The folder of results, which is replaced as a whole: only one that holds nothing else may be."""
+"""The folder of results, which is replaced as a whole only when it contains nothing but an earlier result."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,23 +9,23 @@ ROWS, SUMMARY, PICTURES = "results.csv", "summary.json", "pictures"
 
 
 def check_output(out: str | Path, *, needed: Iterable[str | Path] = ()) -> None:
-    """Refuses an output whose replacement would delete what is no earlier result.
+    """Refuses an output whose replacement would delete anything but an earlier result.
 
     Args:
-        out: Where the results go. It may be absent, an empty folder, or hold an earlier result and nothing else.
-        needed: What is read: sets, models, data. They and the current folder may not lie in `out`.
+        out: Where the results go. It may be absent, an empty folder, or contain an earlier result and nothing else.
+        needed: What is read: sets, models, data. They and the current folder must not be in `out`.
 
     Raises:
-        ConfigError: `out` holds or is something else.
+        ConfigError: `out` is or contains something else.
     """
     place = Path(out).resolve()
     for read in (".", *needed):
         if Path(read).resolve().is_relative_to(place):
             raise ConfigError(
-                "The output would replace what is read",
+                "The output folder contains what is read and would replace it",
                 where=out,
-                why=f"{'the current folder' if read == '.' else read} lies there",
-                next_step="name a new folder, such as -o results",
+                why=f"{'the current folder' if read == '.' else read} is inside it",
+                next_step="choose a new folder, such as -o results",
             )
     if not place.exists():
         return
@@ -33,8 +33,8 @@ def check_output(out: str | Path, *, needed: Iterable[str | Path] = ()) -> None:
     if place.is_dir() and (not held or {ROWS, SUMMARY} <= held <= {ROWS, SUMMARY, PICTURES}):
         return
     raise ConfigError(
-        "The output is neither new nor an earlier result, and would be deleted",
+        "The output exists and is not an earlier result, so it is not replaced",
         where=out,
-        why=f"it holds {', '.join(sorted(held)[:5])}" if place.is_dir() else "it is a file",
-        next_step="name a new or an empty folder",
+        why=f"it contains {', '.join(sorted(held)[:5])}" if place.is_dir() else "it is a file",
+        next_step="choose a new or an empty folder",
     )

@@ -1,8 +1,8 @@
-"""Protocols: what is done to a clean picture, and on what of the result a method is measured.
+"""Protocols: what is done to a clean image, and on which part of the result a method is measured.
 
 All inputs are what an 8-bit file holds, clipped and rounded, except those of `awgn`, the published protocol of
-Gaussian denoising, whose noise stays as it is. The noise depends on the seed and the picture's name alone, so that a
-picture has the same noise in any set and, up to its strength, at any level.
+Gaussian denoising, whose noise stays as it is. The noise depends on the seed and the image's name alone, so that
+an image has the same noise in any set and, up to a factor, at any level.
 """
 
 import zlib
@@ -33,13 +33,13 @@ class Protocol:
     """A way to make inputs and to measure results.
 
     Attributes:
-        name: As it is asked for.
+        name: Its name on the command line.
         about: One line, with the source.
         parameter: What is swept: `sigma`, `quality` and `scale` can be given to systems; empty for none.
         levels: Published values of it, the default.
-        steps: The degradation at a level; None where the degraded pictures come with the set.
+        steps: The degradation at a level; None where the degraded images come with the set.
         unclipped: Whether the input is left in float.
-        luma: Whether the figure of colour pictures is that of the luma.
+        luma: Whether colour images are measured on the luma.
         border: Pixels at each side that are not measured; the level itself for None.
     """
 
@@ -60,25 +60,25 @@ class Protocol:
         return self.border
 
     def size_at(self, level: float | None, height: int, width: int) -> tuple[int, int]:
-        """Height and width of what is left of a picture: for super-resolution multiples of the scale, else all."""
+        """Height and width of what is left of an image: for super-resolution multiples of the scale, else all."""
         if self.parameter != "scale":
             return height, width
         assert level is not None
         return int(height // level * level), int(width // level * level)
 
     def check_pairs(self, paired: bool, *, where: str) -> None:
-        """Refuses clean pictures alone where the degraded ones come with the set.
+        """Refuses clean images alone where the degraded ones come with the set.
 
         Args:
-            paired: Whether there are degraded pictures.
-            where: The set or picture, for the error.
+            paired: Whether there are degraded images.
+            where: The set or image, for the error.
 
         Raises:
             ConfigError: There are none, and the protocol makes none.
         """
         if self.steps is None and not paired:
             raise ConfigError(
-                "The set has no degraded pictures",
+                "The set has no degraded images",
                 where=f"protocol {self.name}, {where}",
                 next_step="choose a protocol that makes them, such as awgn-clipped, or name a folder of pairs",
             )
@@ -191,7 +191,7 @@ PROTOCOLS = {
             luma=True,
             border=None,
         ),
-        Protocol(name="paired", about="the degraded pictures of the set itself"),
+        Protocol(name="paired", about="the degraded images of the set itself"),
     )
 }
 
@@ -208,7 +208,7 @@ def parse_protocol(text: str) -> tuple[Protocol, tuple[float | None, ...]]:
     name, colon, rest = text.partition(":")
     if name not in PROTOCOLS:
         raise ConfigError(
-            "Unknown protocol",
+            "The protocol is unknown",
             where=name,
             why=did_you_mean(name, PROTOCOLS),
             next_step=f"choose one of: {', '.join(PROTOCOLS)}",
@@ -225,10 +225,10 @@ def parse_protocol(text: str) -> tuple[Protocol, tuple[float | None, ...]]:
 
 
 def parse_levels(text: str, *, where: str) -> tuple[float, ...]:
-    """Reads numbers between commas, each once; no level of any kind lies outside of 0 to 255.
+    """Reads numbers between commas, each once; no level of any kind is outside of 0 to 255.
 
     Raises:
-        ConfigError: It is no such list.
+        ConfigError: The text is not such a list.
     """
     try:
         levels = tuple(dict.fromkeys(float(part) for part in text.split(",")))
@@ -236,7 +236,7 @@ def parse_levels(text: str, *, where: str) -> tuple[float, ...]:
         levels = ()
     if not levels or not all(0 <= level <= 255 for level in levels):  # false for nan, too
         raise ConfigError(
-            "Not a list of levels",
+            "The text is not a list of levels",
             where=f"{where} {text}",
             next_step="write numbers from 0 to 255 between commas, such as 15,25,50",
         )
@@ -244,12 +244,12 @@ def parse_levels(text: str, *, where: str) -> tuple[float, ...]:
 
 
 def make_input(protocol: Protocol, level: float | None, example: Example, *, seed: int) -> tuple[np.ndarray, Example]:
-    """Degrades a picture.
+    """Degrades an image.
 
     Args:
         protocol: How.
         level: Of its parameter; None for a protocol without.
-        example: The picture. For super-resolution it is cut to a multiple of the scale first.
+        example: The image. For super-resolution it is cut to a multiple of the scale first.
         seed: Of the noise.
 
     Returns:
@@ -258,16 +258,16 @@ def make_input(protocol: Protocol, level: float | None, example: Example, *, see
     Raises:
         ConfigError: The protocol needs pairs and the set has none, or the level is none of the protocol's.
     """
-    protocol.check_pairs(example.degraded is not None, where=f"picture {example.image_id}")
+    protocol.check_pairs(example.degraded is not None, where=f"image {example.image_id}")
     if protocol.steps is None:
         assert example.degraded is not None
         return example.degraded.astype(np.float32) / np.float32(255), example
     assert level is not None
     height, width = protocol.size_at(level, *example.clean.shape[:2])
     clean = example.clean[:height, :width]
-    picture = clean.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    planes = clean.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
     rng = counter_rng(seed, "evaluation", zlib.crc32(example.image_id.encode()))
-    image = degrade(picture, Degradation(steps=_steps_at(protocol, level)), rng).image
+    image = degrade(planes, Degradation(steps=_steps_at(protocol, level)), rng).image
     image = image if protocol.unclipped else as_8_bits(image)
     measured = Example(image_id=example.image_id, clean=clean, degraded=None)
     return np.ascontiguousarray(image.transpose(1, 2, 0)), measured
@@ -279,8 +279,8 @@ def _steps_at(protocol: Protocol, level: float) -> tuple[Step, ...]:
         return protocol.steps(level)
     except ValidationError as error:
         raise ConfigError(
-            "No such level",
+            "The protocol does not have this level",
             where=f"{protocol.name}, {protocol.parameter} {level:g}",
             why=error.errors()[0]["msg"],
-            next_step=f"published are {', '.join(f'{value:g}' for value in protocol.levels)}",
+            next_step=f"the published levels are {', '.join(f'{value:g}' for value in protocol.levels)}",
         ) from None

@@ -1,4 +1,4 @@
-"""What `relume evaluate` is asked for, as a plan that can run."""
+"""The options of `relume evaluate` as a plan that can run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,20 +45,20 @@ def benchmark_request(
         ask: Levels between commas that adjustable systems are asked for.
         estimator: Folder of a level estimator.
         self_ensemble: Whether artifacts run in eight orientations.
-        tile: Side of the tiles that artifacts run in; None for whole pictures.
+        tile: Side of the tiles that artifacts run in; None for whole images.
         halo: Context of a tile in pixels.
         seed: Of the noise and of the bootstrap.
-        limit: Only the first so many pictures of each set.
-        on_progress: Called after each picture.
+        limit: Only the first so many images of each set.
+        on_progress: Called after each image.
 
     Returns:
-        The tables, and what their reader must know.
+        The tables, and notes for their reader.
 
     Raises:
         UserError: Something named cannot be found or does not fit.
     """
     if ask is not None and estimator:
-        raise ConfigError("--ask and --estimator exclude each other", next_step="leave one of them out")
+        raise ConfigError("--ask and --estimator cannot be used together", next_step="leave one of them out")
     named = [*models, *(edge_fusion or ()), *(name for name in sets if name not in SETS)]
     check_output(out, needed=[*named, *(place for place in (data, estimator) if place)])
     asked = () if ask is None else parse_levels(ask, where="--ask")
@@ -94,8 +94,8 @@ def benchmark_request(
 
 
 def describe(data: str | None) -> str:
-    """The sets and protocols that there are, and which sets lie below `data`."""
-    lines = ["sets" + ("" if data else "  (name their folder by --data or RELUME_DATA to see which are there)")]
+    """The sets and protocols that there are, and which sets are below `data`."""
+    lines = ["sets" + ("" if data else "  (give their folder with --data or RELUME_DATA to see which are present)")]
     for entry in SETS.values():
         lines.append(f"  {entry.name:<16} {entry.about}; by default {entry.protocol}{_presence(entry.name, data)}")
     lines += ["", "protocols"]
@@ -109,6 +109,6 @@ def _presence(name: str, data: str | None) -> str:
     if data is None:
         return ""
     try:
-        return f"; {len(open_set(name, data).paths())} pictures"
+        return f"; {len(open_set(name, data).paths())} images"
     except SourceError:
-        return "; not there"
+        return "; not present"

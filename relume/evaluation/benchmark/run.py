@@ -1,4 +1,4 @@
-"""One evaluation from end to end: from sets, protocols and systems to tables, results.csv, summary.json, pictures."""
+"""One evaluation from end to end: from sets, protocols and systems to tables, results.csv, summary.json, images."""
 
 import csv
 import re
@@ -11,15 +11,15 @@ from relume.errors import ConfigError
 from relume.evaluation.benchmark.measure import INPUT, Asking, Row, check_fit, measure, measured_on_luma
 from relume.evaluation.benchmark.output import PICTURES, ROWS, SUMMARY, check_output
 from relume.evaluation.benchmark.protocols import Protocol, parse_protocol
-from relume.evaluation.benchmark.sets import PictureSet
-from relume.evaluation.benchmark.summary import as_json, best_levels, figures_of, render
+from relume.evaluation.benchmark.sets import ImageSet
+from relume.evaluation.benchmark.summary import as_json, best_levels, means_of, render
 from relume.evaluation.benchmark.systems import System
 from relume.evaluation.comparison import Cases, Comparison, compare, sheet
 from relume.files import atomic_folder, write_json
 from relume.images import save_image
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is measured, the pictures done and the pictures in all."""
+"""Called with what is measured, the number of images done and their total."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,10 @@ class Plan:
         protocols: As `parse_protocol` reads them; empty for the protocol that each set is made for.
         asking: Which level adjustable systems are given.
         seed: Of the noise and of the bootstrap.
-        limit: Only the first so many pictures of each set.
+        limit: Only the first so many images of each set.
     """
 
-    sets: Sequence[PictureSet]
+    sets: Sequence[ImageSet]
     systems: Sequence[System]
     protocols: Sequence[str] = ()
     asking: Asking = field(default_factory=Asking)
@@ -44,21 +44,21 @@ class Plan:
 
     def __post_init__(self) -> None:
         for kind, names in (
-            ("set", [pictures.name for pictures in self.sets]),
+            ("set", [image_set.name for image_set in self.sets]),
             ("system", [INPUT, *(system.name for system in self.systems)]),
         ):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ConfigError(
-                    f"Two of one name: {kind}", where=", ".join(twice), next_step=f"name each {kind} once"
+                    f"A {kind} is given twice", where=", ".join(twice), next_step=f"give each {kind} once"
                 )
         self.runs()  # refuses unknown protocols and levels
 
-    def runs(self) -> list[tuple[PictureSet, Protocol, float | None]]:
+    def runs(self) -> list[tuple[ImageSet, Protocol, float | None]]:
         """Each set, protocol and level."""
         found = [
-            (pictures, protocol, level)
-            for pictures in self.sets
-            for text in self.protocols or [pictures.protocol]
+            (image_set, protocol, level)
+            for image_set in self.sets
+            for text in self.protocols or [image_set.protocol]
             for protocol, levels in [parse_protocol(text)]
             for level in levels
         ]
@@ -72,16 +72,18 @@ class Plan:
         return [(names[0], name) for name in names[1:]]
 
     def notes(self) -> list[str]:
-        """What the reader of the figures must know."""
+        """Notes for the reader of the metrics."""
         notes = []
-        for pictures in self.sets:
-            count = len(pictures.paths()[: self.limit])
-            if pictures.images not in (None, count):
+        for image_set in self.sets:
+            count = len(image_set.paths()[: self.limit])
+            if image_set.images not in (None, count):
                 notes.append(
-                    f"{pictures.name}: {count} of {pictures.images} pictures, not to be compared with published figures"
+                    f"{image_set.name}: {count} of {image_set.images} images; do not compare with published metrics"
                 )
-        if any(pictures.gray for pictures in self.sets) and any(1 not in system.channels for system in self.systems):
-            notes.append("gray pictures go through colour systems as three equal channels, whose mean is measured")
+        if any(image_set.gray for image_set in self.sets) and any(1 not in system.channels for system in self.systems):
+            notes.append(
+                "colour systems get a gray image as three equal channels, and the mean of their result is measured"
+            )
         return notes
 
 
@@ -90,43 +92,45 @@ def run(plan: Plan, out: str | Path, *, settings: dict[str, Any], on_progress: P
 
     Args:
         plan: What is measured.
-        out: Folder of results.csv (a row for each picture and system), summary.json (means, comparisons, level
-            sweeps) and pictures/ (for each comparison the best and the worst: input, first, second, clean). It
+        out: Folder of results.csv (a row for each image and system), summary.json (means, comparisons, level
+            sweeps) and `pictures/` (for each comparison the best and the worst: input, first, second, clean). It
             replaces an earlier result.
         settings: Kept in summary.json, for the reader.
-        on_progress: Called after each picture.
+        on_progress: Called after each image.
 
     Returns:
         The tables.
 
     Raises:
-        ConfigError: `out` holds what is no earlier result, or a set; or see `check_fit`.
-        UserError: A picture cannot be read, or a pair is incomplete.
+        ConfigError: `out` contains a set or anything but an earlier result; or see `check_fit`.
+        UserError: An image cannot be read, or a pair is incomplete.
     """
-    check_output(out, needed=[pictures.folder for pictures in plan.sets if pictures.folder])
+    check_output(out, needed=[image_set.folder for image_set in plan.sets if image_set.folder])
     check_fit(plan.runs(), plan.systems, asking=plan.asking, limit=plan.limit)
     rows: list[Row] = []
     comparisons: list[Comparison] = []
     sweep = bool(plan.asking.levels)
     luma_of = {
-        (pictures.name, protocol.name) for pictures, protocol, _ in plan.runs() if measured_on_luma(pictures, protocol)
+        (image_set.name, protocol.name)
+        for image_set, protocol, _ in plan.runs()
+        if measured_on_luma(image_set, protocol)
     }
     with atomic_folder(out) as folder:
-        for pictures, protocol, level in plan.runs():
-            title = f"{pictures.name} {protocol.name}" + (
+        for image_set, protocol, level in plan.runs():
+            title = f"{image_set.name} {protocol.name}" + (
                 f" {protocol.parameter} {level:g}" if level is not None else ""
             )
-            figure = "psnr_y" if (pictures.name, protocol.name) in luma_of else "psnr"
-            total = len(pictures.paths()[: plan.limit])
+            metric = "psnr_y" if (image_set.name, protocol.name) in luma_of else "psnr"
+            total = len(image_set.paths()[: plan.limit])
             gains: dict[tuple[str, str], dict[str, float]] = {pair: {} for pair in plan.pairs()}
             cases = {pair: Cases() for pair in gains}
             results = measure(
-                pictures, protocol, level, plan.systems, asking=plan.asking, seed=plan.seed, limit=plan.limit
+                image_set, protocol, level, plan.systems, asking=plan.asking, seed=plan.seed, limit=plan.limit
             )
             for done, measured in enumerate(results, 1):
                 rows += measured.rows
                 shown = dict(zip((row.system for row in measured.rows), measured.results, strict=True))
-                value = {row.system: getattr(row, figure) for row in measured.rows}
+                value = {row.system: getattr(row, metric) for row in measured.rows}
                 image = measured.rows[0].image
                 for first, second in gains:
                     gain = value[second] - value[first]
@@ -136,24 +140,24 @@ def run(plan: Plan, out: str | Path, *, settings: dict[str, Any], on_progress: P
                 if on_progress:
                     on_progress(title, done, total)
             for (first, second), by_image in gains.items():
-                where = {"set": pictures.name, "protocol": protocol.name, "level": level}
+                where = {"set": image_set.name, "protocol": protocol.name, "level": level}
                 comparisons.append(compare(by_image, seed=plan.seed, first=first, second=second, **where))
                 _save_cases(cases[first, second], folder / PICTURES / _slug(title) / _slug(f"{second} over {first}"))
-        figures = figures_of(rows, sweep=sweep)
+        means = means_of(rows, sweep=sweep)
         kinds = {system.name: system.level for system in plan.systems}
-        sweeps = best_levels(figures, luma_of, kinds=kinds) if sweep else []
+        sweeps = best_levels(means, luma_of, kinds=kinds) if sweep else []
         _write_rows(folder / ROWS, rows)
         write_json(
             folder / SUMMARY,
             {
                 "settings": settings | {"seed": plan.seed, "limit": plan.limit},
                 "notes": plan.notes(),
-                "figures": as_json(figures),
+                "figures": as_json(means),
                 "comparisons": as_json(comparisons),
                 "level_sweeps": as_json(sweeps),
             },
         )
-    return render(figures, comparisons, sweeps, luma_of=luma_of, sweep=sweep)
+    return render(means, comparisons, sweeps, luma_of=luma_of, sweep=sweep)
 
 
 def _save_cases(cases: Cases, folder: Path) -> None:
@@ -172,5 +176,5 @@ def _write_rows(path: Path, rows: Sequence[Row]) -> None:
         writer = csv.DictWriter(file, [entry.name for entry in fields(Row)], lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            figures = {name: f"{getattr(row, name):.4f}" for name in ("psnr", "ssim", "psnr_y", "ssim_y")}
-            writer.writerow(asdict(row) | figures)
+            metrics = {name: f"{getattr(row, name):.4f}" for name in ("psnr", "ssim", "psnr_y", "ssim_y")}
+            writer.writerow(asdict(row) | metrics)

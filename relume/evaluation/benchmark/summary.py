@@ -1,4 +1,4 @@
-"""What the rows of an evaluation come to: means, level sweeps, and the table that is printed."""
+"""The summary of the rows of an evaluation: means, level sweeps, and the table that is printed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +11,8 @@ from relume.evaluation.comparison import Comparison
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
-    """Means over the pictures of a set.
+class Means:
+    """Means over the images of a set.
 
     Attributes:
         set: Name of the set.
@@ -20,7 +20,7 @@ class Figure:
         level: Of the protocol's parameter; None for one without.
         system: Name of the system.
         asked: Mean of the levels that the system was given; None for a system that takes none.
-        images: How many pictures.
+        images: Number of images.
         psnr: In dB.
         ssim: From -1 to 1.
         psnr_y: In dB, on the luma.
@@ -39,39 +39,39 @@ class Figure:
     ssim_y: float
 
 
-def figures_of(rows: Iterable[Row], *, sweep: bool) -> list[Figure]:
-    """Means over the pictures.
+def means_of(rows: Iterable[Row], *, sweep: bool) -> list[Means]:
+    """Means over the images.
 
     Args:
         rows: Of any sets, protocols, levels and systems.
-        sweep: Whether the asked levels are kept apart, or belong to the pictures.
+        sweep: Whether the asked levels are kept apart, or belong to the images.
 
     Returns:
-        In the order in which the groups first come.
+        In the order in which the groups first occur.
     """
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         key = (row.set, row.protocol, row.level, row.system, row.asked if sweep else None)
         groups.setdefault(key, []).append(row)
-    figures = []
-    for (name, protocol, level, system, _), members in groups.items():
-        asked = [row.asked for row in members if row.asked is not None]
-        means = {
-            figure: round(float(np.mean([getattr(row, figure) for row in members])), 4)
-            for figure in ("psnr", "ssim", "psnr_y", "ssim_y")
+    means = []
+    for (name, protocol, level, system, _), group in groups.items():
+        asked = [row.asked for row in group if row.asked is not None]
+        values = {
+            metric: round(float(np.mean([getattr(row, metric) for row in group])), 4)
+            for metric in ("psnr", "ssim", "psnr_y", "ssim_y")
         }
-        figures.append(
-            Figure(
+        means.append(
+            Means(
                 set=name,
                 protocol=protocol,
                 level=level,
                 system=system,
                 asked=round(float(np.mean(asked)), 4) if asked else None,
-                images=len(members),
-                **means,
+                images=len(group),
+                **values,
             )
         )
-    return figures
+    return means
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,21 +98,19 @@ class BestLevel:
     loss: float | None
 
 
-def best_levels(
-    figures: Iterable[Figure], luma_of: set[tuple[str, str]], *, kinds: Mapping[str, str]
-) -> list[BestLevel]:
+def best_levels(means: Iterable[Means], luma_of: set[tuple[str, str]], *, kinds: Mapping[str, str]) -> list[BestLevel]:
     """The best asked level of each system for each true level.
 
     Args:
-        figures: Of a level sweep.
-        luma_of: Sets and protocols whose figure is that of the luma.
+        means: Of a level sweep.
+        luma_of: Sets and protocols that are measured on the luma.
         kinds: What the level of each system means, such as `sigma`.
     """
     sweeps: dict[tuple, dict[float, float]] = {}
-    for figure in figures:
-        if figure.asked is not None:
-            key = (figure.set, figure.protocol, figure.system, figure.level)
-            sweeps.setdefault(key, {})[figure.asked] = _shown(figure, luma_of)[0]
+    for mean in means:
+        if mean.asked is not None:
+            key = (mean.set, mean.protocol, mean.system, mean.level)
+            sweeps.setdefault(key, {})[mean.asked] = _shown(mean, luma_of)[0]
     found = []
     for (name, protocol, system, true), psnr in sweeps.items():
         best = max(psnr, key=psnr.__getitem__)
@@ -124,13 +122,13 @@ def best_levels(
     return found
 
 
-def _shown(figure: Figure, luma_of: set[tuple[str, str]]) -> tuple[float, float]:
-    luma = (figure.set, figure.protocol) in luma_of
-    return (figure.psnr_y, figure.ssim_y) if luma else (figure.psnr, figure.ssim)
+def _shown(mean: Means, luma_of: set[tuple[str, str]]) -> tuple[float, float]:
+    luma = (mean.set, mean.protocol) in luma_of
+    return (mean.psnr_y, mean.ssim_y) if luma else (mean.psnr, mean.ssim)
 
 
 def render(
-    figures: Sequence[Figure],
+    means: Sequence[Means],
     comparisons: Sequence[Comparison],
     sweeps: Sequence[BestLevel],
     *,
@@ -139,18 +137,18 @@ def render(
 ) -> str:
     """The tables as text: a block for each set and protocol, a line for each system, a column for each level."""
     blocks = []
-    for name, protocol in dict.fromkeys((figure.set, figure.protocol) for figure in figures):
-        members = [figure for figure in figures if (figure.set, figure.protocol) == (name, protocol)]
+    for name, protocol in dict.fromkeys((mean.set, mean.protocol) for mean in means):
+        group = [mean for mean in means if (mean.set, mean.protocol) == (name, protocol)]
         measured = "luma" if (name, protocol) in luma_of else "all values"
-        levels = list(dict.fromkeys(figure.level for figure in members))
-        lines: dict[tuple, dict] = {(figure.system, figure.asked if sweep else None): {} for figure in members}
-        for figure in members:
-            psnr, ssim = _shown(figure, luma_of)
-            lines[figure.system, figure.asked if sweep else None][figure.level] = f"{psnr:6.2f} {ssim:.4f}"
+        levels = list(dict.fromkeys(mean.level for mean in group))
+        lines: dict[tuple, dict] = {(mean.system, mean.asked if sweep else None): {} for mean in group}
+        for mean in group:
+            psnr, ssim = _shown(mean, luma_of)
+            lines[mean.system, mean.asked if sweep else None][mean.level] = f"{psnr:6.2f} {ssim:.4f}"
         titles = [_title(protocol, level) for level in levels]
         labels = [system + (f" asked {asked:g}" if asked is not None else "") for system, asked in lines]
         width = max(len(label) for label in labels)
-        block = [f"{name}  {protocol}  {members[0].images} pictures, PSNR in dB and SSIM on {measured}"]
+        block = [f"{name}  {protocol}  {group[0].images} images, PSNR in dB and SSIM on {measured}"]
         if any(titles):
             block.append("  " + " " * width + "".join(f"  {title:>13}" for title in titles))
         block += [
@@ -170,7 +168,7 @@ def _title(protocol: str, level: float | None) -> str:
 
 def _said(found: Comparison) -> str:
     title = _title(found.protocol, found.level)
-    interval = "" if found.low is None else f", 95 % interval {found.low:+.3f} to {found.high:+.3f}"
+    interval = "" if found.low is None else f"; 95 % confidence interval {found.low:+.3f} to {found.high:+.3f}"
     ties = found.images - found.wins - found.losses
     return (
         f"  {title}{': ' if title else ''}{found.second} over {found.first}: {found.gain:+.3f} dB{interval};"
@@ -179,11 +177,11 @@ def _said(found: Comparison) -> str:
 
 
 def _best(found: BestLevel) -> str:
-    loss = "" if found.loss is None else f", {found.loss:.2f} dB above asking for the true one"
+    loss = "" if found.loss is None else f", {found.loss:.2f} dB more than with the true level"
     title = _title(found.protocol, found.true)
-    return f"  {title}{': ' if title else ''}{found.system} is best asked for {found.best:g}{loss}"
+    return f"  {title}{': ' if title else ''}{found.system} is best at level {found.best:g}{loss}"
 
 
-def as_json(items: Iterable[Figure | Comparison | BestLevel]) -> list[dict]:
+def as_json(items: Iterable[Means | Comparison | BestLevel]) -> list[dict]:
     """Dataclasses as plain dictionaries."""
     return [asdict(item) for item in items]

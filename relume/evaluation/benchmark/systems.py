@@ -23,11 +23,11 @@ from relume.serving.tiling import check_tile
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """Something that restores pictures.
+    """Something that restores images.
 
     Attributes:
         name: In tables.
-        run: From a picture, float32 (H, W, C) in about [0, 1], and the level that it is given, None for systems that
+        run: From an image, float32 (H, W, C) in about [0, 1], and the level that it is given, None for systems that
             take none, to the result of the same shape, not clamped.
         channels: Each C that it takes: 1, 3 or both.
         level: What its level means: `sigma`, `quality` or `scale`; empty for a system that takes none.
@@ -40,31 +40,33 @@ class System:
     level: str = ""
     trained: LevelRange | None = None
 
-    def restore(self, picture: np.ndarray, level: float | None) -> np.ndarray:
-        """Restores a picture, float32 (H, W, C), to the same shape.
+    def restore(self, image: np.ndarray, level: float | None) -> np.ndarray:
+        """Restores an image, float32 (H, W, C), to the same shape.
 
-        A gray picture goes through a system for colour alone as three equal channels, of whose results the mean is
+        A gray image goes through a system for colour alone as three equal channels, of whose results the mean is
         taken.
 
         Raises:
             ConfigError: See `check_channels`.
-            ModelFormatError: What comes back is no picture of the same size.
+            ModelFormatError: What comes back is not an image of the same size.
         """
-        channels = picture.shape[2]
+        channels = image.shape[2]
         self.check_channels(channels)
         if channels in self.channels:
-            return self.run(picture, level)
-        return self.run(np.repeat(picture, 3, axis=2), level).mean(axis=2, keepdims=True)
+            return self.run(image, level)
+        return self.run(np.repeat(image, 3, axis=2), level).mean(axis=2, keepdims=True)
 
     def check_channels(self, channels: int) -> None:
-        """Refuses pictures of so many channels that cannot go through the system.
+        """Refuses images of so many channels that cannot go through the system.
 
         Raises:
-            ConfigError: A colour picture cannot go through a gray system.
+            ConfigError: A colour image cannot go through a gray system.
         """
         if channels == 3 and 3 not in self.channels:
             raise ConfigError(
-                "A gray model on colour pictures", where=self.name, next_step="choose a gray set: set12 or classic5"
+                "A gray model cannot restore colour images",
+                where=self.name,
+                next_step="choose a gray set: set12 or classic5",
             )
 
 
@@ -75,14 +77,14 @@ def load_system(
 
     Args:
         path: A model artifact, a served model or a package; also the system's name.
-        tile: Side of the tiles that an artifact runs in; None for whole pictures. Served models bring their own.
+        tile: Side of the tiles that an artifact runs in; None for whole images. Served models bring their own.
         halo: Context of a tile in pixels.
         self_ensemble: Whether an artifact runs in the eight orientations.
         device: Where an artifact runs, as torch names it.
 
     Raises:
         ModelMissingError: The folder holds none of these.
-        ModelFormatError: The model cannot be rebuilt, or needs other inputs than a picture and a level.
+        ModelFormatError: The model cannot be rebuilt, or needs other inputs than an image and a level.
         ConfigError: A served model cannot run as asked, or the halo does not fit the tile.
     """
     if tile is not None:
@@ -93,9 +95,9 @@ def load_system(
     served = next((place for place in (folder, folder / "serving") if (place / "serving.json").is_file()), None)
     if served is None:
         raise ModelMissingError(
-            "No model",
+            "The folder has no model",
             where=folder,
-            why="there is neither model.json nor serving.json",
+            why="it has neither model.json nor serving.json",
             next_step="name the folder of a model artifact, such as models/final, or of a served model",
         )
     if self_ensemble:
@@ -112,17 +114,17 @@ def _artifact(folder: Path, name: str, *, tile: int | None, halo: int, self_ense
     inputs = inputs_of(network)
     if inputs not in (("image",), ("image", "level")):
         raise ModelFormatError(
-            "The network needs other inputs than a picture and a level",
+            "The network needs other inputs than an image and a level",
             where=folder,
             why=f"it takes {', '.join(inputs)}",
-            next_step="name a network that restores pictures",
+            next_step="name a network that restores images",
         )
     adjustable = "level" in inputs
 
-    def run(picture: np.ndarray, level: float | None) -> np.ndarray:
-        told = network if level is None else AtLevel(network, level).to(device)
-        told = SelfEnsemble(told) if self_ensemble else told
-        return run_whole(told, picture) if tile is None else run_tiled(told, picture, tile=tile, halo=halo)
+    def run(image: np.ndarray, level: float | None) -> np.ndarray:
+        runner = network if level is None else AtLevel(network, level).to(device)
+        runner = SelfEnsemble(runner) if self_ensemble else runner
+        return run_whole(runner, image) if tile is None else run_tiled(runner, image, tile=tile, halo=halo)
 
     return System(
         name=name,
@@ -146,14 +148,14 @@ def _served(folder: Path, name: str) -> System:
     restorer = OnnxRestorer(folder)
     levels = restorer.serving.levels
 
-    def run(picture: np.ndarray, level: float | None) -> np.ndarray:
-        return restorer.restore(to_8_bit(picture), level=level).image.astype(np.float32) / np.float32(255)
+    def run(image: np.ndarray, level: float | None) -> np.ndarray:
+        return restorer.restore(to_8_bit(image), level=level).image.astype(np.float32) / np.float32(255)
 
     return System(name=name, run=run, level=levels.kind if levels else "", trained=levels)
 
 
 def baseline(name: str) -> System:
-    """`blur`, `nlm` or `bm3d`, which are given a sigma and take 8-bit pictures, gray ones on their one channel.
+    """`blur`, `nlm` or `bm3d`, which are given a sigma and take 8-bit images, gray ones on their one channel.
 
     Raises:
         ConfigError: BM3D is not installed.
@@ -162,9 +164,9 @@ def baseline(name: str) -> System:
         import_bm3d()
     method = {"blur": gaussian_blur, "nlm": non_local_means, "bm3d": block_matching}[name]
 
-    def run(picture: np.ndarray, level: float | None) -> np.ndarray:
+    def run(image: np.ndarray, level: float | None) -> np.ndarray:
         assert level is not None
-        return method(to_8_bit(picture), level).astype(np.float32) / np.float32(255)
+        return method(to_8_bit(image), level).astype(np.float32) / np.float32(255)
 
     return System(name=name, run=run, channels=(1, 3), level="sigma")
 
@@ -183,42 +185,44 @@ def fuse_at_edges(restormer: System, hat: System) -> System:
 
     if restormer.level or hat.level or restormer.channels != hat.channels:
         raise ConfigError(
-            "Edge fusion takes two models of one strength and the same channels",
+            "Edge fusion takes two models without a level and with the same channels",
             where=f"{restormer.name}, {hat.name}",
             next_step="name a Restormer and a HAT artifact",
         )
     return System(
         name=f"edges of {restormer.name} and {hat.name}",
-        run=lambda picture, level: fuse_edges(restormer.run(picture, level), hat.run(picture, level)),
+        run=lambda image, level: fuse_edges(restormer.run(image, level), hat.run(image, level)),
         channels=hat.channels,
     )
 
 
 def load_estimator(path: str | Path, *, device: str = "cpu") -> Callable[[np.ndarray], float]:
-    """A level estimator as a function from a picture, float32 (H, W, C), to its noise level in [0, 255].
+    """A level estimator as a function from an image, float32 (H, W, C), to its noise level in [0, 255].
 
-    The function raises ConfigError where a gray estimator is given a colour picture.
+    The function raises ConfigError where a gray estimator is given a colour image.
 
     Raises:
         ModelMissingError: There is no artifact.
-        ModelFormatError: It is no level estimator.
+        ModelFormatError: It is not a level estimator.
     """
     card = load_card(path)
     if card.architecture != "level_estimator":
         raise ModelFormatError(
-            "Not a level estimator",
+            "The model is not a level estimator",
             where=path,
             why=f"it is {card.architecture}",
             next_step="name the artifact of a level_estimator",
         )
     network, channels = load_model(path).to(device), channels_of(card.arguments)
 
-    def estimate(picture: np.ndarray) -> float:
-        if picture.shape[2] > channels:
+    def estimate(image: np.ndarray) -> float:
+        if image.shape[2] > channels:
             raise ConfigError(
-                "A gray estimator on colour pictures", where=path, next_step="name one of colour, or choose a gray set"
+                "A gray estimator cannot be used on colour images",
+                where=path,
+                next_step="use one for colour, or choose a gray set",
             )
-        shown = np.repeat(picture, channels, axis=2) if picture.shape[2] == 1 else picture
+        shown = np.repeat(image, channels, axis=2) if image.shape[2] == 1 else image
         batch = torch.from_numpy(np.ascontiguousarray(shown.transpose(2, 0, 1))[None]).to(device)
         with torch.inference_mode():
             return float(np.clip(network(batch).item(), 0, 255))

@@ -71,9 +71,9 @@ def plan_fusion(fusion: Described | None, bases: Mapping[str, Described]) -> Fus
     if fusion is None:
         if len(names) > 1:
             raise ConfigError(
-                "Several base models and no fusion",
+                "Several base models need a fusion",
                 where=f"pretrain.bases: {', '.join(names)}",
-                next_step="name ensemble_head.fusion in params.yaml, such as {architecture: weighted_average}",
+                next_step="set ensemble_head.fusion in recipe.yaml, such as {architecture: weighted_average}",
             )
         only = bases[names[0]]
         return FusionPlan(architecture=only.architecture, arguments=only.arguments, parts={"": names[0]}, frozen=False)
@@ -103,7 +103,7 @@ def plan_fusion(fusion: Described | None, bases: Mapping[str, Described]) -> Fus
         arguments = {argument: bases[found[taken]].arguments for argument, taken in wanted.values()}
     else:
         raise ConfigError(
-            "Not a fusion of base models",
+            "The architecture is not a fusion of base models",
             where=f"ensemble_head.fusion.architecture: {fusion.architecture}",
             next_step=f"choose one of: {', '.join((*SIDE_BY_SIDE, *BY_ARCHITECTURE))}",
         )

@@ -1,4 +1,4 @@
-"""BuptMM's fusion: at edges one network's result, elsewhere the mean of two; on finished pictures.
+"""BuptMM's fusion: at edges one network's result, elsewhere the mean of two; on finished images.
 
 Source: team BuptMM of the NTIRE 2025 denoising challenge (arXiv 2504.12276), third place: edges are found on the
 results of Restormer and HAT, the two maps are joined by OR and XOR, edge pixels come from HAT and the others from the
@@ -14,18 +14,18 @@ import numpy as np
 EdgeMask = Literal["union", "restormer_only", "hat_only", "xor"]
 
 
-def edges_of(picture: np.ndarray, thresholds: tuple[float, float] = (100, 200)) -> np.ndarray:
-    """Canny edges of the picture's 8-bit luma.
+def edges_of(image: np.ndarray, thresholds: tuple[float, float] = (100, 200)) -> np.ndarray:
+    """Canny edges of the image's 8-bit luma.
 
     Args:
-        picture: float (H, W, 3) RGB or (H, W, 1), in [0, 1]; values outside are clipped.
+        image: float (H, W, 3) RGB or (H, W, 1), in [0, 1]; values outside are clipped.
         thresholds: Gradient from which a pixel may continue an edge, and from which it starts one.
 
     Returns:
         bool (H, W).
     """
-    levels = np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8)
-    gray = cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY) if picture.shape[2] == 3 else levels[:, :, 0]
+    levels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    gray = cv2.cvtColor(levels, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else levels[:, :, 0]
     return cv2.Canny(gray, *thresholds, apertureSize=3) > 0
 
 
@@ -49,7 +49,7 @@ def fuse_edges(
     """Takes edge pixels from HAT's result and the mean of both elsewhere.
 
     Args:
-        restormer: Result of the network that smooths more, float (H, W, C), of the whole picture, not of a tile.
+        restormer: Result of the network that smooths more, float (H, W, C), of the whole image, not of a tile.
         hat: Result of the network that keeps edges, the same shape.
         mask: Which pixels count as edges.
         thresholds: As in `edges_of`.

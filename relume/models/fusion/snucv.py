@@ -1,9 +1,9 @@
 """SNUCV's ensemble: an Xformer over the results of MambaIRv2, Xformer and Restormer, joined at their deepest features.
 
 Source: team SNUCV of the NTIRE 2025 denoising challenge (arXiv 2504.12276), second place: the three networks are
-trained on their own and frozen; their results and the noisy picture, twelve channels, enter an Xformer, and their
+trained on their own and frozen; their results and the noisy image, twelve channels, enter an Xformer, and their
 deepest features, concatenated and reduced by a 1x1 convolution, enter its latent. Its summary leaves open whether they
-are added or concatenated there: here they are added, to the input of both latents. The corrected picture is the mean
+are added or concatenated there: here they are added, to the input of both latents. The corrected image is the mean
 of the three results, and the last convolution starts at zero, so that a new ensemble is the plain average; both are
 our choice.
 """
@@ -22,11 +22,11 @@ from relume.models.xformer import Xformer
 
 
 class EnsembleXformer(Xformer):
-    """An Xformer that reads several results and the noisy picture, and takes features into its latent.
+    """An Xformer that reads several results and the noisy image, and takes features into its latent.
 
     Args:
         results: How many results are read.
-        features: Channels of the members' deepest features, all together.
+        features: Channels of the base models' deepest features, all together.
         channels: Image channels.
         options: Other arguments of `Xformer`.
     """
@@ -62,7 +62,7 @@ class EnsembleXformer(Xformer):
 def _eighth(features: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Brings features to the grid of an Xformer's latent for an image of height x width pixels.
 
-    Features at full resolution may be padded to windows larger than eight pixels; what lies beyond is cut off.
+    Features at full resolution may be padded to windows larger than eight pixels; what is beyond is cut off.
     """
     rows, columns = -(-height // 8), -(-width // 8)
     if features.shape[-2:] == (rows, columns):
@@ -71,7 +71,7 @@ def _eighth(features: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 class SNUCV(nn.Module):
-    """The three members and the ensemble network over them.
+    """The three base models and the ensemble network over them.
 
     Args:
         mambairv2: Arguments of `MambaIRv2`.
@@ -105,7 +105,7 @@ class SNUCV(nn.Module):
         self.head = EnsembleXformer(results=3, features=sum(widths), channels=channels, **head)
 
     def train(self, mode: bool = True) -> "SNUCV":
-        """Frozen members stay in eval mode, so that nothing of theirs moves."""
+        """Frozen base models stay in eval mode, so that none of their state changes."""
         super().train(mode)
         for member in self.members:
             member.train(mode and any(parameter.requires_grad for parameter in member.parameters()))
@@ -136,7 +136,7 @@ VARIANTS = {
     "snucv": Variant(
         architecture="snucv",
         arguments={"mambairv2": {}, "xformer": {}, "restormer": {}, "head": {}},
-        about="NTIRE 2025, published sizes of the members, head of Xformer's",
+        about="NTIRE 2025, published sizes of the base models, head of Xformer's",
     ),
     "snucv-demo": Variant(
         architecture="snucv", arguments=_SMALL | {"head": _SMALL["xformer"]}, about="minutes on a CPU"

@@ -2,9 +2,9 @@
 
 Source: team SRC-B of the NTIRE 2025 denoising challenge (arXiv 2504.12276), first place. Its summary leaves open
 whether the two stand one after the other, the size of NAFNet and the operator of the fusion. Here NAFNet works on
-Restormer's result by default ("then" in the summary) and on the noisy picture as an option; the fusion is ours.
+Restormer's result by default ("then" in the summary) and on the noisy image as an option; the fusion is ours.
 Both parts keep the state dicts of their families, under `structure` and `detail`, so that published weights can start
-them. The team trains in three stages: all of it, then `detail` alone, then all of it on selected pictures.
+them. The team trains in three stages: all of it, then `detail` alone, then all of it on selected images.
 """
 
 from typing import Any, Literal
@@ -53,7 +53,7 @@ class SRCB(nn.Module):
     Args:
         structure: Arguments of `Restormer`.
         detail: Arguments of `NAFNet`.
-        topology: "cascade": NAFNet restores Restormer's result; "parallel": it restores the noisy picture.
+        topology: "cascade": NAFNet restores Restormer's result; "parallel": it restores the noisy image.
         width: Channels of the fusion's features.
         channels: Image channels.
     """

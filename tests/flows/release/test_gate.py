@@ -178,7 +178,7 @@ def test_no_photographs(tmp_path):
 
 def test_a_file_that_is_no_onnx(tmp_path, photographs):
     """A broken ONNX file is one clear error."""
-    with pytest.raises(ModelFormatError, match="Cannot read the ONNX file"):
+    with pytest.raises(ModelFormatError, match="ONNX file cannot be read"):
         measure(make_package(tmp_path / "p", onnx_bytes=b"not onnx"), None, settings(), photographs)
 
 

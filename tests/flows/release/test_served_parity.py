@@ -11,21 +11,21 @@ from tests.flows.release.test_gate import settings
 TILE, HALO = 64, 8
 
 
-def one_picture(height: int = 100, width: int = 150) -> dict[str, np.ndarray]:
+def one_image(height: int = 100, width: int = 150) -> dict[str, np.ndarray]:
     """A picture of noise."""
     return {"noise": np.random.default_rng(0).integers(0, 200, (height, width, 3), np.uint8)}
 
 
 def test_equal_paths():
     """Paths that give the same bytes differ by nothing and are let through."""
-    differences = compare_paths(lambda x: x, lambda x: x.copy(), one_picture(), tile=TILE, halo=HALO)
+    differences = compare_paths(lambda x: x, lambda x: x.copy(), one_image(), tile=TILE, halo=HALO)
     assert (differences[0].max_difference, differences[0].tile_borders) == (0, 0.0)
     require_parity(differences, settings())
 
 
 def test_one_level_everywhere_is_refused_by_psnr():
     """One level on every value keeps the largest difference, but its PSNR is 20 log10 255 = 48.13 dB."""
-    differences = compare_paths(lambda x: x, lambda x: x + 1, one_picture(), tile=TILE, halo=HALO)
+    differences = compare_paths(lambda x: x, lambda x: x + 1, one_image(), tile=TILE, halo=HALO)
     assert differences[0].max_difference == 1
     assert differences[0].psnr == pytest.approx(48.13, abs=0.01)
     assert differences[0].worst_tile == 1.0
@@ -41,7 +41,7 @@ def test_one_wrong_pixel_is_refused_and_its_picture_named():
         y[3, 4, 1] += 40
         return y
 
-    pictures = {"fine": np.zeros((600, 600, 3), np.uint8), **one_picture()}
+    pictures = {"fine": np.zeros((600, 600, 3), np.uint8), **one_image()}
     differences = compare_paths(lambda x: x, lambda x: wrong(x) if x.any() else x, pictures, tile=TILE, halo=HALO)
     with pytest.raises(ParityError, match="1 of 2 images differ, the worst is noise"):
         require_parity(differences, settings())

@@ -62,7 +62,7 @@ def test_the_command_fails_when_a_test_image_is_in_training(tmp_path, training):
     folders = [str(training[0].parent), str(tmp_path / "tests")]
     result = CliRunner().invoke(main, ["data", "overlaps", *folders])
     assert result.exit_code == 1
-    assert f"{tmp_path}/tests/planted.png shows what {training[0]} shows" in result.output
+    assert f"{tmp_path}/tests/planted.png shows the same scene as {training[0]}" in result.output
     (tmp_path / "tests" / "planted.png").unlink()
     result = CliRunner().invoke(main, ["data", "overlaps", *folders])
     assert result.exit_code == 0

@@ -30,8 +30,8 @@ def photograph():
 
 
 @pytest.fixture
-def own_pictures(tmp_path, photograph):
-    """A folder of three pictures of the user's own: parts of a photograph."""
+def own_images(tmp_path, photograph):
+    """A folder of three images of the user's own: parts of a photograph."""
     for number, name in enumerate(["a", "b", "c"]):
         save_image(tmp_path / "pictures" / f"{name}.png", skimage.data.chelsea()[60 * number :][:40, 100:150])
     return tmp_path / "pictures"

@@ -9,7 +9,7 @@ from PIL import Image
 from relume.evaluation.baselines import non_local_means
 from relume.evaluation.benchmark.measure import Asking, measure
 from relume.evaluation.benchmark.protocols import PROTOCOLS
-from relume.evaluation.benchmark.sets import PictureSet
+from relume.evaluation.benchmark.sets import ImageSet
 from relume.evaluation.benchmark.systems import baseline
 from relume.images import save_image
 from relume.metrics import psnr
@@ -20,21 +20,21 @@ INPUT, NLM = 0, 1
 
 @pytest.fixture
 def gray(tmp_path):
-    """A gray set of one picture."""
+    """A gray set of one image."""
     save_image(tmp_path / "gray" / "camera.png", np.repeat(CAMERA, 3, axis=2))
-    return PictureSet(name="gray", about="", protocol="awgn-clipped", gray=True, folder=tmp_path / "gray")
+    return ImageSet(name="gray", about="", protocol="awgn-clipped", gray=True, folder=tmp_path / "gray")
 
 
-def measured(pictures, sigma, system, **asking):
-    """What is measured on the only picture."""
+def measured(images, sigma, system, **asking):
+    """What is measured on the only image."""
     protocol = PROTOCOLS["awgn-clipped"]
-    (found,) = measure(pictures, protocol, sigma, [system], asking=Asking(**asking), seed=3)
+    (found,) = measure(images, protocol, sigma, [system], asking=Asking(**asking), seed=3)
     return found
 
 
 @pytest.mark.parametrize("sigma", [15, 25, 50])
 def test_gray_non_local_means_is_near_its_best(sigma):
-    """On the seven pictures that the docstring tells of, neither a weaker nor a stronger filter gains 0.1 dB."""
+    """On the seven images that the docstring tells of, neither a weaker nor a stronger filter gains 0.1 dB."""
     data = skimage.data
     photographs = [data.camera, data.moon, data.coins, data.astronaut, data.chelsea, data.coffee, data.rocket]
     found: dict[str, list[float]] = {"ours": [], "weaker": [], "stronger": []}
@@ -58,7 +58,7 @@ def test_gray_non_local_means_is_not_that_of_colour(gray):
 
 @pytest.mark.parametrize("sigma", [25, 50])
 def test_gray_bm3d_beats_non_local_means(gray, sigma):
-    """By a decibel, as in the literature; on three equal channels it would return no picture at all."""
+    """By a decibel, as in the literature; on three equal channels it would return no image at all."""
     pytest.importorskip("bm3d", reason="BM3D is an extra with a non-commercial licence")
     block_matching, means = (measured(gray, sigma, baseline(name)).rows[1].psnr for name in ("bm3d", "nlm"))
     assert block_matching > means + 1

@@ -28,11 +28,11 @@ def test_the_interval_equals_scipy(method, confidence):
     assert found == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
-@pytest.mark.parametrize("pictures", [7, 1000, 2001])
-def test_blocks_draw_the_same_numbers_in_bounded_memory(pictures):
-    """The ends are, to the bit, those of all draws at once, which for 2001 pictures would take 320 MB."""
-    values = np.random.default_rng(2).normal(0.1, 1, pictures)
-    draws = np.random.default_rng(5).integers(0, pictures, (10_000, pictures))
+@pytest.mark.parametrize("images", [7, 1000, 2001])
+def test_blocks_draw_the_same_numbers_in_bounded_memory(images):
+    """The ends are, to the bit, those of all draws at once, which for 2001 images would take 320 MB."""
+    values = np.random.default_rng(2).normal(0.1, 1, images)
+    draws = np.random.default_rng(5).integers(0, images, (10_000, images))
     low, high = np.percentile(values[draws].mean(axis=1), [100 * (1 - 0.95) / 2, 100 * (1 + 0.95) / 2])
     del draws
     tracemalloc.start()
@@ -45,7 +45,7 @@ def test_blocks_draw_the_same_numbers_in_bounded_memory(pictures):
 
 @pytest.mark.parametrize("method", ["bca", "percentile"])
 def test_the_interval_covers_the_truth(method):
-    """Of 400 sets of 40 pictures the true gain lies inside of about 95 %."""
+    """Of 400 sets of 40 images the true gain lies inside of about 95 %."""
     rng = np.random.default_rng(1)
     covered = 0
     for _ in range(400):
@@ -60,7 +60,7 @@ def test_equal_differences_have_no_width():
 
 
 def test_a_comparison_counts():
-    """Mean, wins, losses, ties and the extreme pictures; from fewer than five pictures there is no interval."""
+    """Mean, wins, losses, ties and the extreme images; from fewer than five images there is no interval."""
     gains = {"p": 0.5, "q": -0.25, "r": 0.0, "s": 0.75, "t": 0.25}
     found = compare(gains, **WHERE)
     assert (found.images, found.gain, found.wins, found.losses) == (5, 0.25, 3, 1)
@@ -82,8 +82,8 @@ def test_the_extreme_cases_are_kept():
 
 def test_a_sheet_shows_the_pictures_in_their_order():
     """Side by side with white between; gray becomes RGB."""
-    pictures = [np.full((5, 7, 1), 10, np.uint8), np.full((5, 7, 3), 20, np.uint8)]
-    whole = sheet(pictures)
+    images = [np.full((5, 7, 1), 10, np.uint8), np.full((5, 7, 3), 20, np.uint8)]
+    whole = sheet(images)
     assert whole.shape == (5, 18, 3)
     assert (whole[:, :7] == 10).all()
     assert (whole[:, 7:11] == 255).all()

@@ -1,4 +1,4 @@
-"""Networks on a picture: in tiles what the served tiler gives, and nothing lost."""
+"""Networks on an image: in tiles what the served tiler gives, and nothing lost."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ class Blur(torch.nn.Module):
 
 @pytest.mark.parametrize(("tile", "halo"), [(16, 2), (32, 5), (64, 0), (96, 8)])
 def test_tiles_give_what_the_whole_picture_gives(tile, halo):
-    """For a network that sees no further than the halo, also where the picture is smaller than a tile."""
+    """For a network that sees no further than the halo, also where the image is smaller than a tile."""
     network = Blur()
     whole = run_whole(network, PICTURE)
     inside = np.s_[: 50 - (tile > 50), : 70 - (tile > 70)] if halo else np.s_[:0]

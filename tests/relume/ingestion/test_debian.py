@@ -18,7 +18,7 @@ from relume.errors import SourceError
 from relume.files import write_bytes
 from relume.images import read_image
 from relume.ingestion.debian import TABLE, DebianPhotograph, fetch, read_catalogue
-from relume.ingestion.sources import PACKAGES, PICTURE_SUFFIXES, open_source
+from relume.ingestion.sources import IMAGE_SUFFIXES, PACKAGES, open_source
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="builds and reads Debian packages")
 # By the seed in params.yaml, with the photographs inside Python packages.
@@ -86,7 +86,7 @@ def test_the_catalogue_names_each_file_once_with_its_author_and_where_the_licenc
     for item in catalogue:
         assert not item.path.startswith("/")
         assert ".." not in item.path.split("/")
-        assert item.file.endswith(PICTURE_SUFFIXES)
+        assert item.file.endswith(IMAGE_SUFFIXES)
         assert item.author
         assert item.source.startswith("http")
         assert "|" not in item.evidence + item.title + item.author
@@ -125,12 +125,12 @@ def test_takes_the_listed_files_of_a_package_and_tells_their_licences(tmp_path):
 
 @needs_dpkg
 def test_a_file_with_another_hash_is_left_out(tmp_path):
-    """Another version of a package can hold another picture under the same name, whose licence nobody looked at."""
+    """Another version of a package can hold another image under the same name, whose licence nobody looked at."""
     build(tmp_path, {"sea.jpg": b"another sea", "hill.jpg": b"hill"})
     sea, hill, gone = photograph("sea.jpg", b"sea"), photograph("hill.jpg", b"hill"), photograph("gone.jpg", b"gone")
     fetched = fetch(tmp_path / "out", photographs=[sea, hill, gone], packages=tmp_path)
     assert fetched.present == (hill,)
-    assert fetched.left_out == ((sea, "not the catalogued file: its hash differs"), (gone, "not in the package"))
+    assert fetched.left_out == ((sea, "its hash is not that of the catalogue"), (gone, "it is not in the package"))
     assert {file.name for file in (tmp_path / "out").iterdir()} == {hill.file, TABLE}
     assert sea.file not in (tmp_path / "out" / TABLE).read_text()
 
@@ -221,7 +221,7 @@ def test_the_command_says_what_was_fetched_and_what_was_left_out(tmp_path, monke
     result = CliRunner().invoke(main, ["data", "fetch", "debian-photographs", "-o", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert f"{tmp_path}: {len(catalogue) - 1} photographs" in result.output
-    assert f"note: {catalogue[0].file} left out: apt-get download" in result.output
+    assert f"note: {catalogue[0].file} was left out: apt-get download" in result.output
     assert "E: Unable to locate package" in result.output
 
 
@@ -240,5 +240,5 @@ def test_the_real_packages_hold_the_catalogued_photographs_and_no_test_image(tmp
     tests = [tmp_path / "held_out" / name.replace("/", "-") for name in HELD_OUT_BY_THE_DEMO]
     for name, path in zip(HELD_OUT_BY_THE_DEMO, tests, strict=True):
         write_bytes(path, open_source(PACKAGES + name))
-    tests += [path for path in sorted(SHARED.rglob("*")) if path.suffix in PICTURE_SUFFIXES]
+    tests += [path for path in sorted(SHARED.rglob("*")) if path.suffix in IMAGE_SUFFIXES]
     assert find_overlaps(photographs, tests) == []

@@ -25,14 +25,14 @@ def test_a_folder_typed_in_any_way_is_one_source(photos, monkeypatch):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder with two pictures, one of them deep down and oddly named, beside files that are none."""
+    """A folder with two images, one of them deep down and oddly named, beside files that are none."""
     folder = tmp_path / "my photos"
     deep = folder / "2024" / "été #1 100%"
     deep.mkdir(parents=True)
     Image.new("RGB", (8, 8), "red").save(folder / "red.PNG", "PNG")
     Image.new("RGB", (8, 8), "blue").save(deep / "blue?.jpg")
-    (folder / "notes.txt").write_text("no picture")
-    (folder / ".hidden.jpg").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.jpg").write_text("no image")
     (folder / ".trash").mkdir()
     Image.new("RGB", (8, 8)).save(folder / ".trash" / "old.png")
     return folder
@@ -135,7 +135,7 @@ def test_a_file_that_changed_after_the_scan_is_refused(photos):
     (photos / "red.PNG").write_bytes(b"other")
     with pytest.raises(SourceError, match="changed after it was listed") as caught:
         open_source(entry["address"], expect=entry["hash"])
-    assert caught.value.next_step == "relume data scan"
+    assert caught.value.next_step == "run `relume data scan` to list it again"
     (photos / "red.PNG").unlink()
     with pytest.raises(SourceError, match="No such file"):
         open_source(entry["address"])
@@ -146,10 +146,10 @@ def test_a_source_that_holds_nothing_is_refused(tmp_path):
     (tmp_path / "file.png").write_text("")
     (tmp_path / "empty").mkdir()
     for source, message in [
-        (tmp_path / "none", "No such folder"),
+        (tmp_path / "none", "folder of photographs does not exist"),
         (tmp_path / "file.png", "is a file"),
-        (tmp_path / "empty", "holds no picture"),
-        ("http://example.org/photos", "No such kind of source"),
+        (tmp_path / "empty", "contains no image"),
+        ("http://example.org/photos", "kind of source is not supported"),
         ("s3:///prefix", "names no bucket"),
     ]:
         with pytest.raises(SourceError, match=message) as caught:
@@ -176,7 +176,11 @@ def test_what_is_no_file_is_listed_with_what_it_is(photos, tmp_path):
     (photos / "gone.jpg").symlink_to("nowhere.jpg")
     change = write_sources([photos], tmp_path / "sources.json")
     found = {address.rsplit("/", 1)[1]: problem for address, problem in change.problems}
-    expected = {"pipe.jpg": "a FIFO, not a file", "zero.jpg": "a device, not a file", "gone.jpg": "a link to nothing"}
+    expected = {
+        "pipe.jpg": "a FIFO, not a file",
+        "zero.jpg": "a device, not a file",
+        "gone.jpg": "a link whose target is missing",
+    }
     assert found == {name: f"it is {kind}" for name, kind in expected.items()}
     assert change.files == 5
     for address, _ in change.problems:
@@ -193,7 +197,7 @@ def test_what_is_no_file_is_listed_with_what_it_is(photos, tmp_path):
 )
 def test_a_package_address_stays_inside_its_package(name):
     """What leads out of a package, or would import one to find another, is refused whether it exists or not."""
-    with pytest.raises(SourceError, match="names no file inside a package"):
+    with pytest.raises(SourceError, match="does not name a file inside a package"):
         open_source(PACKAGES + name)
 
 
@@ -205,7 +209,7 @@ def test_a_broken_list_is_refused(tmp_path):
             path.write_text(content)
         with pytest.raises(SourceError) as caught:
             read_sources(path)
-        assert caught.value.next_step == "relume data scan"
+        assert caught.value.next_step == "run `relume data scan`"
 
 
 def test_a_missing_package_is_named(monkeypatch):

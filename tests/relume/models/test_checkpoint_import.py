@@ -149,7 +149,7 @@ class Unpleasant:
         ({"params": Unpleasant()}, "without executing"),
         ({"epoch": 3, "weights": {"a": torch.zeros(1)}}, "it holds: epoch, weights"),
         ([torch.zeros(1)], "it holds: list"),
-        ({}, "No state dict"),
+        ({}, "has no state dict"),
     ],
 )
 def test_other_files_are_refused(tmp_path, capsys, content, message):

@@ -95,7 +95,7 @@ def test_a_missing_artifact_and_a_wrong_name_say_what_to_do(tmp_path):
         load_model(tmp_path)
     with pytest.raises(ConfigError, match="choose one of"):
         build("nonsense", {})
-    with pytest.raises(ConfigError, match="Wrong arguments"):
+    with pytest.raises(ConfigError, match="The arguments do not fit"):
         build("nafnet", {"width": 4})
 
 

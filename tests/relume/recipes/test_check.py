@@ -20,7 +20,12 @@ LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
 @pytest.mark.parametrize(
     ("name", "old", "new", "problem"),
     [
-        ("nafnet", "patch: 48", "patch: 50", "phases[0].patch: 50 (patch 50 is no multiple of the network's 4)"),
+        (
+            "nafnet",
+            "patch: 48",
+            "patch: 50",
+            "phases[0].patch: 50 (patch 50 is not a multiple of 4, as the network needs)",
+        ),
         (
             "nafnet",
             "patch: 48",
@@ -31,18 +36,23 @@ LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
             "nafnet",
             "  demo:\n",
             "  demo:\n    training: {processes: 3}\n",
-            "phases[0].batch: 8 (3 processes, each in 1 parts)",
+            "phases[0].batch: 8 (there are 3 processes, and each accumulates gradients over 1 parts)",
         ),
-        ("nafnet", "width: 8,", "width: 8, depth: 2,", "nafnet cannot be built or run: Wrong arguments"),
+        ("nafnet", "width: 8,", "width: 8, depth: 2,", "nafnet cannot be built or run: The arguments do not fit"),
         ("nafnet", "warmup: 20", "warmup: 300", "optimizer.warmup: 300 (it has 300 steps)"),
         ("nafnet", "loss: psnr", "loss: psnrr", "pretrain.bases.nafnet.loss.psnrr is unknown; did you mean psnr?"),
-        ("nafnet", "architecture: nafnet", "architecture: nafnett", "Unknown architecture"),
-        ("nafnet", "  demo:\n", "  demo:\n    curate: {seed: 1}\n", "curate: defaults.yaml does not give seed"),
+        ("nafnet", "architecture: nafnet", "architecture: nafnett", "The architecture is unknown"),
+        (
+            "nafnet",
+            "  demo:\n",
+            "  demo:\n    curate: {seed: 1}\n",
+            "curate: recipes may set only the keys of defaults.yaml, which lacks seed",
+        ),
         (
             "nafnet",
             "  demo:\n",
             "  demo:\n    export: {tile: 190}\n",
-            "export: tile 190 is no multiple of the network's 4",
+            "export: tile 190 is not a multiple of 4, as the network needs",
         ),
         ("nafnet", "  demo:\n", "  demo:\n    evaluate: {halo: 96}\n", "nothing is left of a tile of 192"),
         (
@@ -71,15 +81,20 @@ LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
             "buptmm",
             "architecture: weighted_average",
             "architecture: average",
-            "Not a fusion of base models",
+            "The architecture is not a fusion of base models",
         ),
         (
             "buptmm",
             "fusion: {architecture",
             "fusion: null\n    method: {kind: plain} # {architecture",
-            "Several base models and no fusion: pretrain.bases: hat, restormer",
+            "Several base models need a fusion: pretrain.bases: hat, restormer",
         ),
-        ("hypernet_sr", ", level: scale", "", "degradation.level: None (an adjustable network must be given a level)"),
+        (
+            "hypernet_sr",
+            ", level: scale",
+            "",
+            "degradation.level: None (the network is adjustable and must be given a level)",
+        ),
         (
             "hypernet_denoise",
             "sigma: [75, 75], clipped: 1.0}], level: sigma",
@@ -109,7 +124,7 @@ LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
             "steps: 300, patch: 48, batch: 8}]\n",
             f"steps: 300, patch: 48, batch: 8, degradation: {LEVELED}}}]\n"
             "    training: {augmentation: {mixup: 0.5}}\n",
-            "level: sigma (augmentation.mixup mixes two degradations, and degradation.level names a number of one)",
+            "level: sigma (augmentation.mixup mixes two degradations, but degradation.level is a number of only one)",
         ),
         (
             "hypernet_sr",
@@ -117,8 +132,13 @@ LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
             "architecture: adafm",
             "every_level needs a network that runs several levels at once",
         ),
-        ("dynet", "architecture: dynet", "architecture: hyperres", "cannot be built or run: Wrong arguments"),
-        ("alwaysu", "architecture: restormer", "architecture: dncnn", "cannot be built or run: Wrong arguments"),
+        ("dynet", "architecture: dynet", "architecture: hyperres", "cannot be built or run: The arguments do not fit"),
+        (
+            "alwaysu",
+            "architecture: restormer",
+            "architecture: dncnn",
+            "cannot be built or run: The arguments do not fit",
+        ),
         (
             "pixel_purifiers",
             "periods: [100, 100]",
@@ -161,7 +181,7 @@ def test_a_sheet_tells_what_is_open():
             "fusion: null",
             "ensemble_head: ",
         ),
-        ("tile: 192", "tile: 188", "export: tile 188 is no multiple of the network's 8"),
+        ("tile: 192", "tile: 188", "export: tile 188 is not a multiple of 8, as the network needs"),
     ],
 )
 def test_what_was_edited_by_hand_is_checked_as_a_recipe_is(tmp_path, old, new, problem):

@@ -56,7 +56,7 @@ def test_a_training_does_not_start_workers_that_would_wait_for_ever(shards, tmp_
 @pytest.mark.parametrize(
     ("phase", "options", "said"),
     [
-        ({"patch": 9}, {}, r"phases\[1\]\.patch: 9[\s\S]*no multiple of the network's 2"),
+        ({"patch": 9}, {}, r"phases\[1\]\.patch: 9[\s\S]*not a multiple of 2"),
         ({"patch": 18}, {}, r"phases\[1\]\.patch: 18[\s\S]*curate\.patch is 16"),
         ({"train": ("trained.*", "tuning.*")}, {}, r"phases\[1\]\.train: 'tuning\.\*'"),
         ({"schedule": Schedule(lr=1, warmup=3)}, {}, r"phases\[1\]\.schedule\.warmup: 3[\s\S]*3 steps"),

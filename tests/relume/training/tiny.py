@@ -66,8 +66,8 @@ class TinyNetwork(nn.Module):
 
 
 def figure(psnr):
-    """What a validation found, its picture left out."""
-    return Validation(psnr=psnr, picture=np.zeros((1, 3, 3), np.uint8))
+    """What a validation found, its image left out."""
+    return Validation(psnr=psnr, image=np.zeros((1, 3, 3), np.uint8))
 
 
 def sharpness(network):

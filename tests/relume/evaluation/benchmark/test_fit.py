@@ -17,7 +17,7 @@ from relume.images import save_image
 from relume.serving.levels import LevelRange
 
 
-def fail(picture, level):
+def fail(image, level):
     """A system that must not run."""
     raise AssertionError("measured before all was checked")
 
@@ -27,7 +27,7 @@ LEVELLED = replace(ANY, name="levelled", level="sigma")
 
 
 def write(path, *sizes):
-    """Black pictures below a folder, one of each size, by the names a, b and so on."""
+    """Black images below a folder, one of each size, by the names a, b and so on."""
     for name, size in zip("abcdef", sizes, strict=False):
         save_image(path / f"{name}.png", np.zeros((*size, 3), np.uint8))
 
@@ -38,18 +38,18 @@ def plan_of(folder, *protocols, systems=(ANY,), **options):
 
 
 REFUSED = [
-    ("paired", [], "no degraded pictures"),
-    ("jpeg", [baseline("nlm")], "which level"),
-    ("jpeg", [LEVELLED], "which level"),
-    ("poisson", [replace(ANY, name="gray", channels=(1,))], "gray model on colour"),
+    ("paired", [], "no degraded images"),
+    ("jpeg", [baseline("nlm")], "level to restore at"),
+    ("jpeg", [LEVELLED], "level to restore at"),
+    ("poisson", [replace(ANY, name="gray", channels=(1,))], "gray model cannot restore colour"),
 ]
 
 
 @pytest.mark.parametrize(("protocol", "systems", "message"), REFUSED)
-def test_the_last_protocol_is_checked_before_the_first_is_measured(own_pictures, tmp_path, protocol, systems, message):
+def test_the_last_protocol_is_checked_before_the_first_is_measured(own_images, tmp_path, protocol, systems, message):
     """A set without pairs, a system that nothing tells a level, and a gray model on colour."""
     with pytest.raises(ConfigError, match=message):
-        run(plan_of(own_pictures, "awgn:25", protocol, systems=[ANY, *systems]), tmp_path / "out", settings={})
+        run(plan_of(own_images, "awgn:25", protocol, systems=[ANY, *systems]), tmp_path / "out", settings={})
     assert not (tmp_path / "out").exists()
 
 
@@ -75,7 +75,7 @@ def test_scales_cut_pictures_before_they_are_too_small(tmp_path):
 
 
 def test_files_are_checked_before_they_are_measured(tmp_path):
-    """A pair whose pictures differ in size, one without its partner, and a picture that is none."""
+    """A pair whose images differ in size, one without its partner, and an image that is none."""
     write(tmp_path / "clean", (40, 40), (40, 40))
     write(tmp_path / "noisy", (40, 40), (40, 42))
     with pytest.raises(SourceError, match=r"42x40[\s\S]*40x40"):
@@ -83,7 +83,7 @@ def test_files_are_checked_before_they_are_measured(tmp_path):
     (tmp_path / "noisy" / "b.png").unlink()
     with pytest.raises(SourceError, match="missing"):
         run(plan_of(tmp_path), tmp_path / "out", settings={})
-    (tmp_path / "noisy" / "b.png").write_bytes(b"no picture")
+    (tmp_path / "noisy" / "b.png").write_bytes(b"no image")
     with pytest.raises(ImageError):
         run(plan_of(tmp_path), tmp_path / "out", settings={})
 
@@ -91,14 +91,14 @@ def test_files_are_checked_before_they_are_measured(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "asked"), [("sigma", 255.5), ("sigma", float("nan")), ("quality", 0), ("quality", 101), ("scale", 0.5)]
 )
-def test_asked_levels_are_of_the_systems_kind(own_pictures, tmp_path, kind, asked):
+def test_asked_levels_are_of_the_systems_kind(own_images, tmp_path, kind, asked):
     """A sigma is 0 to 255, a JPEG quality 1 to 100, a scale 1 to 16; the range is said."""
-    plan = plan_of(own_pictures, systems=[replace(ANY, level=kind)], asking=Asking(levels=(20, asked)))
-    with pytest.raises(ConfigError, match=r"ask for \d+ to \d+"):
+    plan = plan_of(own_images, systems=[replace(ANY, level=kind)], asking=Asking(levels=(20, asked)))
+    with pytest.raises(ConfigError, match=r"levels from \d+ to \d+"):
         run(plan, tmp_path / "out", settings={})
 
 
-def test_what_fits_is_left_alone(own_pictures):
+def test_what_fits_is_left_alone(own_images):
     """Told by the protocol, by the question, by an estimate or by the model's default."""
     trained = replace(LEVELLED, trained=LevelRange(kind="sigma", lowest=0, highest=50, default=25))
     for protocol, system, asking in [
@@ -107,7 +107,7 @@ def test_what_fits_is_left_alone(own_pictures):
         ("jpeg", LEVELLED, Asking(estimate=lambda _: 25.0)),
         ("jpeg", trained, Asking()),
     ]:
-        check_fit(plan_of(own_pictures, protocol).runs(), [system], asking=asking)
+        check_fit(plan_of(own_images, protocol).runs(), [system], asking=asking)
 
 
 WRONG = [
@@ -117,9 +117,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("option", "value"), WRONG)
-def test_levels_that_are_none_are_refused(own_pictures, tmp_path, option, value):
+def test_levels_that_are_none_are_refused(own_images, tmp_path, option, value):
     """With the range that they have, from the command line."""
-    arguments = ["evaluate", "--set", str(own_pictures), "--baseline", "nlm", f"{option}={value}"]
+    arguments = ["evaluate", "--set", str(own_images), "--baseline", "nlm", f"{option}={value}"]
     refused = CliRunner().invoke(main, [*arguments, "-o", str(tmp_path / "out")])
     assert refused.exit_code == 2, refused.output
     assert "from 0 to 255" in refused.output
@@ -127,14 +127,14 @@ def test_levels_that_are_none_are_refused(own_pictures, tmp_path, option, value)
 
 
 def test_a_tile_without_room_for_its_halo_is_refused_when_the_model_is_loaded(tmp_path, save_network):
-    """Not at the first picture."""
+    """Not at the first image."""
     save_network(tmp_path / "model", "dncnn", width=8, layers=3)
     with pytest.raises(ConfigError, match="halo"):
         load_system(tmp_path / "model", tile=16, halo=8)
 
 
 def test_a_missing_baseline_is_refused_when_it_is_named(monkeypatch):
-    """BM3D is an extra; not at the first picture."""
+    """BM3D is an extra; not at the first image."""
     monkeypatch.setitem(sys.modules, "bm3d", None)
     with pytest.raises(ConfigError, match="not installed"):
         baseline("bm3d")

@@ -15,61 +15,61 @@ from relume.images import save_image
 from relume.metrics import luma
 from relume.serving.levels import LevelRange
 
-IDENTITY = System(name="identity", run=lambda picture, level: picture)
+IDENTITY = System(name="identity", run=lambda image, level: image)
 ADJUSTABLE = System(
     name="adjustable",
-    run=lambda picture, level: picture,
+    run=lambda image, level: image,
     level="sigma",
     trained=LevelRange(kind="sigma", lowest=10, highest=50, default=30),
 )
 
 
-def run(pictures, protocol, level, systems, **asking):
+def run(images, protocol, level, systems, **asking):
     """All that is measured."""
-    return list(measure(pictures, PROTOCOLS[protocol], level, systems, asking=Asking(**asking), seed=1))
+    return list(measure(images, PROTOCOLS[protocol], level, systems, asking=Asking(**asking), seed=1))
 
 
 @pytest.mark.parametrize(("protocol", "level"), [("awgn-clipped", 25), ("jpeg", 10), ("sr", 2), ("speckle", 0.024)])
-def test_an_identity_scores_what_its_input_scores(own_pictures, protocol, level):
+def test_an_identity_scores_what_its_input_scores(own_images, protocol, level):
     """In every figure."""
-    for measured in run(open_set(str(own_pictures), None), protocol, level, [IDENTITY]):
+    for measured in run(open_set(str(own_images), None), protocol, level, [IDENTITY]):
         given, result = measured.rows
         assert replace(result, system="input") == given
 
 
-def test_only_the_unclipped_input_is_measured_unrounded(own_pictures):
+def test_only_the_unclipped_input_is_measured_unrounded(own_images):
     """Unclipped noise has the PSNR of its sigma, 20.17 dB; an identity's result is clipped and scores higher."""
-    rows = [row for measured in run(open_set(str(own_pictures), None), "awgn", 25, [IDENTITY]) for row in measured.rows]
+    rows = [row for measured in run(open_set(str(own_images), None), "awgn", 25, [IDENTITY]) for row in measured.rows]
     given, result = (np.mean([row.psnr for row in rows if row.system == name]) for name in ("input", "identity"))
     assert given == pytest.approx(20 * np.log10(255 / 25), abs=0.1)
     assert result > given + 0.02
 
 
-def test_the_border_is_not_measured(own_pictures):
+def test_the_border_is_not_measured(own_images):
     """A system that spoils the outermost two pixels alone equals the input at scale 2, and not at sigma 25."""
 
-    def spoil(picture, level):
-        spoiled = np.zeros_like(picture)
-        spoiled[2:-2, 2:-2] = picture[2:-2, 2:-2]
+    def spoil(image, level):
+        spoiled = np.zeros_like(image)
+        spoiled[2:-2, 2:-2] = image[2:-2, 2:-2]
         return spoiled
 
-    pictures, spoiler = open_set(str(own_pictures), None), System(name="spoiler", run=spoil)
-    given, result = run(pictures, "sr", 2, [spoiler])[0].rows
+    images, spoiler = open_set(str(own_images), None), System(name="spoiler", run=spoil)
+    given, result = run(images, "sr", 2, [spoiler])[0].rows
     assert result.psnr == given.psnr
-    given, result = run(pictures, "awgn-clipped", 25, [spoiler])[0].rows
+    given, result = run(images, "awgn-clipped", 25, [spoiler])[0].rows
     assert result.psnr < given.psnr - 1
 
 
-def test_luma_figures_are_those_of_the_luma(own_pictures):
+def test_luma_figures_are_those_of_the_luma(own_images):
     """PSNR-Y against scikit-image on the luma of the 8-bit result."""
-    measured = run(open_set(str(own_pictures), None), "awgn-clipped", 25, [IDENTITY])[0]
+    measured = run(open_set(str(own_images), None), "awgn-clipped", 25, [IDENTITY])[0]
     expected = peak_signal_noise_ratio(luma(measured.clean), luma(measured.results[1]), data_range=255)
     assert measured.rows[1].psnr_y == pytest.approx(expected, abs=1e-3)
 
 
-def test_equal_pictures_score_120(own_pictures, photograph):
+def test_equal_pictures_score_120(own_images, photograph):
     """An infinite PSNR would spoil every mean."""
-    rows = run(open_set(str(own_pictures), None), "awgn-clipped", 0, [])[0].rows
+    rows = run(open_set(str(own_images), None), "awgn-clipped", 0, [])[0].rows
     assert (rows[0].psnr, rows[0].psnr_y, rows[0].ssim) == (120, 120, 1)
 
 
@@ -84,10 +84,10 @@ def test_which_figure_is_published():
 
 def test_the_level_that_a_system_is_told():
     """The true one; the default under another parameter; each asked one; the estimate, held in range."""
-    picture = np.zeros((4, 4, 3), np.float32)
+    image = np.zeros((4, 4, 3), np.float32)
 
     def told(asking, protocol="awgn", level=15.0, system=ADJUSTABLE):
-        return asking.of(system, PROTOCOLS[protocol], level, picture)
+        return asking.of(system, PROTOCOLS[protocol], level, image)
 
     assert told(Asking()) == [15]
     assert told(Asking(), "jpeg", 40.0) == [30]

@@ -21,16 +21,16 @@ def files(folder):
 
 
 @pytest.mark.parametrize("held", [["holiday.jpg"], ["results.csv"], ["results.csv", "summary.json", "notes.txt"]])
-def test_a_folder_of_something_else_is_refused_and_stays(own_pictures, tmp_path, held):
+def test_a_folder_of_something_else_is_refused_and_stays(own_images, tmp_path, held):
     """Exit code 2, before the set, which is not there, is looked for; every file is what it was."""
     out = tmp_path / "mine"
     out.mkdir()
     for name in held:
         (out / name).write_text(name)
     before = files(tmp_path)
-    refused = evaluate("--set", own_pictures, "--set", tmp_path / "missing", "-o", out)
+    refused = evaluate("--set", own_images, "--set", tmp_path / "missing", "-o", out)
     assert refused.exit_code == 2
-    assert "neither new nor an earlier result" in refused.output
+    assert "is not an earlier result" in refused.output
     assert files(tmp_path) == before
 
 
@@ -42,7 +42,7 @@ def test_what_is_read_is_never_replaced(tmp_path, monkeypatch, out):
     monkeypatch.chdir(tmp_path / "here")
     refused = evaluate("models/a", "--set", "sets/own", "--data", "data", "--estimator", "estimators/e", "-o", out)
     assert refused.exit_code == 2
-    assert "replace what is read" in refused.output
+    assert "contains what is read" in refused.output
     assert (tmp_path / "here" / out).is_dir()
 
 
@@ -53,20 +53,20 @@ def test_a_file_is_refused(tmp_path):
         check_output(tmp_path / "results")
 
 
-def test_new_empty_and_earlier_are_replaced(own_pictures, tmp_path):
-    """An absent folder, an empty one, and one of an earlier result with its pictures."""
+def test_new_empty_and_earlier_are_replaced(own_images, tmp_path):
+    """An absent folder, an empty one, and one of an earlier result with its images."""
     (tmp_path / "out").mkdir()
     for seed in (0, 1):
-        result = evaluate("--set", own_pictures, "-o", tmp_path / "out", "--seed", seed)
+        result = evaluate("--set", own_images, "-o", tmp_path / "out", "--seed", seed)
         assert result.exit_code == 0, result.output
     (tmp_path / "out" / "pictures").mkdir()
     earlier = (tmp_path / "out" / "results.csv").read_bytes()
-    assert evaluate("--set", own_pictures, "-o", tmp_path / "out").exit_code == 0
+    assert evaluate("--set", own_images, "-o", tmp_path / "out").exit_code == 0
     assert (tmp_path / "out" / "results.csv").read_bytes() != earlier
 
 
-def test_a_plan_that_is_run_by_hand_replaces_nothing_either(own_pictures):
+def test_a_plan_that_is_run_by_hand_replaces_nothing_either(own_images):
     """Also without the command line the folder of a set is no output."""
-    with pytest.raises(ConfigError, match="replace what is read"):
-        run(Plan(sets=[open_set(str(own_pictures), None)], systems=[]), own_pictures, settings={})
-    assert len(list(own_pictures.glob("*.png"))) == 3
+    with pytest.raises(ConfigError, match="contains what is read"):
+        run(Plan(sets=[open_set(str(own_images), None)], systems=[]), own_images, settings={})
+    assert len(list(own_images.glob("*.png"))) == 3

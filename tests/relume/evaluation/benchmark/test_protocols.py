@@ -1,4 +1,4 @@
-"""What each protocol does to a picture, against closed forms."""
+"""What each protocol does to an image, against closed forms."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from relume.evaluation.benchmark.sets import Example
 
 
 def example(clean, name="picture", degraded=None):
-    """A picture to be measured on."""
+    """An image to be measured on."""
     return Example(image_id=name, clean=clean, degraded=degraded)
 
 
@@ -43,7 +43,7 @@ def test_what_cannot_be_is_refused(text):
 
 
 def test_noise_belongs_to_the_picture_and_scales_with_the_level(photograph):
-    """The same picture has the same noise at any level up to its strength; another name has other noise."""
+    """The same image has the same noise at any level up to its strength; another name has other noise."""
     clean = photograph / np.float32(255)
     at_15, at_50 = (made("awgn", sigma, photograph) - clean for sigma in (15, 50))
     np.testing.assert_allclose(at_15 * (50 / 15), at_50, atol=1e-5)
@@ -53,7 +53,7 @@ def test_noise_belongs_to_the_picture_and_scales_with_the_level(photograph):
 
 @pytest.mark.parametrize("quality", [85, 95])
 def test_noise_that_was_saved_as_jpeg(photograph, quality):
-    """The input is the clipped noise of the same picture, through JPEG of the quality in the name."""
+    """The input is the clipped noise of the same image, through JPEG of the quality in the name."""
     noisy = made("awgn-clipped", 25, photograph)
     expected = compress_jpeg(noisy.transpose(2, 0, 1), quality).transpose(1, 2, 0)
     np.testing.assert_allclose(made(f"awgn-jpeg{quality}", 25, photograph), expected, atol=1e-6)
@@ -94,11 +94,11 @@ def test_correlated_noise_is_shared_by_neighbours():
 
 
 def test_super_resolution_keeps_the_size(photograph):
-    """The picture is cut to a multiple of the scale, and comes back bicubic down and up; the border is the scale."""
+    """The image is cut to a multiple of the scale, and comes back bicubic down and up; the border is the scale."""
     given, measured = make_input(PROTOCOLS["sr"], 3.0, example(photograph[:47, :59]), seed=0)
     assert measured.clean.shape == given.shape == (45, 57, 3)
-    picture = measured.clean.transpose(2, 0, 1).astype(np.float32) / 255
-    expected = np.clip(upscale_bicubic(downscale_bicubic(picture, 3), 3), 0, 1).transpose(1, 2, 0)
+    image = measured.clean.transpose(2, 0, 1).astype(np.float32) / 255
+    expected = np.clip(upscale_bicubic(downscale_bicubic(image, 3), 3), 0, 1).transpose(1, 2, 0)
     assert np.abs(given - expected).max() <= 0.51 / 255
     assert PROTOCOLS["sr"].border_at(3.0) == 3
 

@@ -5,19 +5,19 @@ import pytest
 
 from relume.evaluation.benchmark.measure import Asking, measure
 from relume.evaluation.benchmark.protocols import PROTOCOLS
-from relume.evaluation.benchmark.sets import PictureSet, open_set
+from relume.evaluation.benchmark.sets import ImageSet, open_set
 from relume.images import save_image
 from relume.metrics import luma
 
 
-def inputs(pictures, protocol, level):
+def inputs(images, protocol, level):
     """The rows of the inputs themselves."""
-    results = measure(pictures, PROTOCOLS[protocol], level, [], asking=Asking(), seed=0)
+    results = measure(images, PROTOCOLS[protocol], level, [], asking=Asking(), seed=0)
     return [row for measured in results for row in measured.rows]
 
 
 def mean(rows, figure):
-    """The mean of a figure over the pictures."""
+    """The mean of a figure over the images."""
     return float(np.mean([getattr(row, figure) for row in rows]))
 
 
@@ -33,7 +33,7 @@ def test_noisy_input(benchmark_sets, protocol, psnr):
     ("quality", "psnr", "ssim"), [(10, 27.82, 0.7595), (20, 30.12, 0.8344), (30, 31.48, 0.8666), (40, 32.43, 0.8849)]
 )
 def test_jpeg_input(benchmark_sets, quality, psnr, ssim):
-    """Classic5, gray: the figures of the compressed pictures in the tables of deblocking, to their last digit."""
+    """Classic5, gray: the figures of the compressed images in the tables of deblocking, to their last digit."""
     rows = inputs(open_set("classic5", benchmark_sets), "jpeg", quality)
     assert round(mean(rows, "psnr"), 2) == psnr
     assert round(mean(rows, "ssim"), 4) == ssim
@@ -48,8 +48,8 @@ def test_bicubic_of_luma(benchmark_sets, tmp_path, scale, psnr, ssim):
     for example in open_set("set5", benchmark_sets).examples():
         gray = np.rint(luma(example.clean)).astype(np.uint8)
         save_image(tmp_path / f"{example.image_id}.png", np.repeat(gray[..., None], 3, axis=2))
-    pictures = PictureSet(name="luma", about="", protocol="sr", gray=True, folder=tmp_path)
-    rows = inputs(pictures, "sr", scale)
+    images = ImageSet(name="luma", about="", protocol="sr", gray=True, folder=tmp_path)
+    rows = inputs(images, "sr", scale)
     assert round(mean(rows, "psnr"), 2) == psnr
     assert round(mean(rows, "ssim"), 4) == ssim
 

@@ -37,10 +37,10 @@ def models(tmp_path, save_network, monkeypatch):
     save_network(tmp_path / "models" / "other", "dncnn", **DNCNN)
 
 
-def test_two_models_are_compared(models, own_pictures, tmp_path):
-    """A row for each picture, level and system; means, gains and sheets follow from the rows."""
+def test_two_models_are_compared(models, own_images, tmp_path):
+    """A row for each image, level and system; means, gains and sheets follow from the rows."""
     result = invoke(
-        *("models/same", "models/other", "--set", own_pictures, "--protocol", "awgn-clipped:15,50", "-o", "out")
+        *("models/same", "models/other", "--set", own_images, "--protocol", "awgn-clipped:15,50", "-o", "out")
     )
     assert result.exit_code == 0, result.output
     rows = rows_of(tmp_path / "out")
@@ -65,9 +65,9 @@ def test_two_models_are_compared(models, own_pictures, tmp_path):
     assert "models/other over models/same" in result.output
 
 
-def test_one_model_is_compared_with_its_input(models, own_pictures, tmp_path):
+def test_one_model_is_compared_with_its_input(models, own_images, tmp_path):
     """Its sheets are input, result and clean; the default protocol is that of the set."""
-    assert invoke("models/other", "--set", own_pictures, "-o", "out", "--limit", 2).exit_code == 0
+    assert invoke("models/other", "--set", own_images, "-o", "out", "--limit", 2).exit_code == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert {(found["first"], found["second"]) for found in summary["comparisons"]} == {("input", "models/other")}
     assert {figure["protocol"] for figure in summary["figures"]} == {"awgn-clipped"}
@@ -76,50 +76,50 @@ def test_one_model_is_compared_with_its_input(models, own_pictures, tmp_path):
     assert read_image(sheet).pixels.shape == (40, 3 * 50 + 2 * 4, 3)
 
 
-def test_equal_requests_give_equal_bytes(models, own_pictures, tmp_path):
+def test_equal_requests_give_equal_bytes(models, own_images, tmp_path):
     """The noise hangs on the seed alone."""
     for out in ("first", "second"):
-        assert invoke("models/other", "--set", own_pictures, "--protocol", "mixture", "-o", out).exit_code == 0
-    assert invoke("--set", own_pictures, "--protocol", "mixture", "-o", "seed", "--seed", 1).exit_code == 0
+        assert invoke("models/other", "--set", own_images, "--protocol", "mixture", "-o", out).exit_code == 0
+    assert invoke("--set", own_images, "--protocol", "mixture", "-o", "seed", "--seed", 1).exit_code == 0
     first, second, seed = ((tmp_path / out / "results.csv").read_bytes() for out in ("first", "second", "seed"))
     assert first == second
     assert seed.splitlines()[1] not in first
 
 
-def test_a_failure_leaves_the_last_results(models, own_pictures, tmp_path):
+def test_a_failure_leaves_the_last_results(models, own_images, tmp_path):
     """A protocol that the set cannot have ends with exit code 2, and what stood there stays."""
-    assert invoke("--set", own_pictures, "-o", "out").exit_code == 0
+    assert invoke("--set", own_images, "-o", "out").exit_code == 0
     before = (tmp_path / "out" / "results.csv").read_bytes()
-    failed = invoke("--set", own_pictures, "--protocol", "awgn:25", "--protocol", "paired", "-o", "out")
+    failed = invoke("--set", own_images, "--protocol", "awgn:25", "--protocol", "paired", "-o", "out")
     assert failed.exit_code == 2
-    assert "no degraded pictures" in failed.output
+    assert "no degraded images" in failed.output
     assert (tmp_path / "out" / "results.csv").read_bytes() == before
 
 
-def test_what_is_asked_wrongly_is_refused(models, own_pictures, tmp_path):
+def test_what_is_asked_wrongly_is_refused(models, own_images, tmp_path):
     """Nothing to measure on, a set that is not there, one model twice, and two ways to ask for levels."""
     assert invoke("models/same", "-o", "out").exit_code == 2
     missing = invoke("--set", "cbsd68", "--data", tmp_path / "sets", "-o", "out")
     assert missing.exit_code == 2
     assert str(tmp_path / "sets" / "cbsd68") in missing.output
-    assert "once" in invoke("models/same", "models/same", "--set", own_pictures, "-o", "out").output
-    both = invoke("--set", own_pictures, "-o", "out", "--ask", "5,10", "--estimator", "models/same")
-    assert "exclude" in both.output
+    assert "once" in invoke("models/same", "models/same", "--set", own_images, "-o", "out").output
+    both = invoke("--set", own_images, "-o", "out", "--ask", "5,10", "--estimator", "models/same")
+    assert "cannot be used together" in both.output
 
 
 def test_the_list_says_which_sets_are_there(tmp_path):
-    """All names, and how many pictures lie below the folder."""
+    """All names, and how many images lie below the folder."""
     save_image(tmp_path / "set5" / "baby.png", np.zeros((20, 20, 3), np.uint8))
     output = invoke("--list", "--data", tmp_path).output
     (set5,) = [line for line in output.splitlines() if line.startswith("  set5 ")]
     (cbsd68,) = [line for line in output.splitlines() if line.startswith("  cbsd68 ")]
-    assert set5.endswith("1 pictures")
-    assert cbsd68.endswith("not there")
+    assert set5.endswith("1 images")
+    assert cbsd68.endswith("not present")
     assert "  salt-and-pepper" in output
 
 
 def test_a_level_sweep_finds_the_best_level(tmp_path):
-    """The best linear estimate of white pictures of variance V shrinks noise of sigma s by V / (V + s²).
+    """The best linear estimate of white images of variance V shrinks noise of sigma s by V / (V + s²).
 
     A system that does so for the level it is told is therefore best asked for the true one.
     """
@@ -129,8 +129,8 @@ def test_a_level_sweep_finds_the_best_level(tmp_path):
         pixels = np.clip(np.rint(rng.normal(128, deviation, (120, 120, 3))), 0, 255).astype(np.uint8)
         save_image(tmp_path / "white" / f"{name}.png", pixels)
 
-    def shrink(picture, level):
-        return 128 / 255 + (picture - 128 / 255) * np.float32(deviation**2 / (deviation**2 + level**2))
+    def shrink(image, level):
+        return 128 / 255 + (image - 128 / 255) * np.float32(deviation**2 / (deviation**2 + level**2))
 
     asked = (5.0, 15.0, 25.0, 35.0, 50.0, 65.0)
     plan = Plan(
@@ -146,7 +146,7 @@ def test_a_level_sweep_finds_the_best_level(tmp_path):
         (25, 25, 0),
         (50, 50, 0),
     ]
-    assert "sigma 50: shrink is best asked for 50" in table
+    assert "sigma 50: shrink is best at level 50" in table
     by_asked = {
         row["asked"]: 255**2 / 10 ** (float(row["psnr"]) / 10)
         for row in rows_of(tmp_path / "out")
@@ -159,22 +159,22 @@ def test_a_level_sweep_finds_the_best_level(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "loses"), [("quality", True), ("sigma", False)])
-def test_levels_of_different_units_are_not_compared(own_pictures, tmp_path, kind, loses):
+def test_levels_of_different_units_are_not_compared(own_images, tmp_path, kind, loses):
     """Asking a denoiser for sigma 10 is not asking for the true quality 10: what that loses is not said."""
     plan = Plan(
-        sets=[open_set(str(own_pictures), None)],
-        systems=[System(name="any", run=lambda picture, level: picture, level=kind)],
+        sets=[open_set(str(own_images), None)],
+        systems=[System(name="any", run=lambda image, level: image, level=kind)],
         protocols=["jpeg:10"],
         asking=Asking(levels=(10, 20)),
     )
     table = run(plan, tmp_path / "out", settings={})
     (found,) = json.loads((tmp_path / "out" / "summary.json").read_text())["level_sweeps"]
     assert (found["loss"] is not None) == loses
-    assert ("asking for the true one" in table) == loses
+    assert ("more than with the true level" in table) == loses
 
 
-def test_two_sets_of_one_name_are_refused(own_pictures):
+def test_two_sets_of_one_name_are_refused(own_images):
     """Their rows could not be told apart."""
-    pictures = open_set(str(own_pictures), None)
+    images = open_set(str(own_images), None)
     with pytest.raises(ConfigError, match="set"):
-        Plan(sets=[pictures, pictures], systems=[])
+        Plan(sets=[images, images], systems=[])

@@ -10,7 +10,7 @@ from relume.images import save_image
 
 
 def write(path, value, size=(12, 14)):
-    """A picture of one value."""
+    """An image of one value."""
     save_image(path, np.full((*size, 3), value, np.uint8))
 
 
@@ -34,40 +34,40 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path):
 
 
 def test_a_known_set_has_its_facts(tmp_path):
-    """Found in any case of its name; a gray set is read as one channel, and files that are no pictures are left out."""
+    """Found in any case of its name; a gray set is read as one channel, and files that are no images are left out."""
     write(tmp_path / "Set12" / "02.png", 20)
     write(tmp_path / "Set12" / "01.webp", 10)
     (tmp_path / "Set12" / "LICENSE.txt").write_text("terms")
-    pictures = open_set("set12", tmp_path)
-    examples = list(pictures.examples())
+    images = open_set("set12", tmp_path)
+    examples = list(images.examples())
     assert [(example.image_id, example.clean.shape) for example in examples] == [
         ("01", (12, 14, 1)),
         ("02", (12, 14, 1)),
     ]
-    assert [example.image_id for example in pictures.examples(1)] == ["01"]
+    assert [example.image_id for example in images.examples(1)] == ["01"]
 
 
-def test_own_pictures_are_clean_ones(tmp_path):
-    """A folder of pictures is a set of its name, for the product's protocol."""
+def test_own_images_are_clean_ones(tmp_path):
+    """A folder of images is a set of its name, for the product's protocol."""
     write(tmp_path / "holiday" / "sea.jpg", 99)
-    pictures = open_set(str(tmp_path / "holiday"), None)
-    assert (pictures.name, pictures.protocol, pictures.pairs) == ("holiday", "awgn-clipped", None)
-    assert next(pictures.examples()).degraded is None
+    images = open_set(str(tmp_path / "holiday"), None)
+    assert (images.name, images.protocol, images.pairs) == ("holiday", "awgn-clipped", None)
+    assert next(images.examples()).degraded is None
 
 
 def test_own_pairs(tmp_path):
     """The subfolders noisy and clean make pairs by file name, whatever the suffix."""
     write(tmp_path / "clean" / "a.png", 100)
     write(tmp_path / "noisy" / "a.webp", 110)
-    pictures = open_set(str(tmp_path), None)
-    (example,) = pictures.examples()
-    assert pictures.protocol == "paired"
+    images = open_set(str(tmp_path), None)
+    (example,) = images.examples()
+    assert images.protocol == "paired"
     assert example.clean.mean() == 100
     assert example.degraded.mean() == pytest.approx(110, abs=1)
 
 
 def test_an_incomplete_pair_is_refused(tmp_path):
-    """A clean picture without its degraded one, and one of another size."""
+    """A clean image without its degraded one, and one of another size."""
     write(tmp_path / "clean" / "a.png", 100)
     (tmp_path / "noisy").mkdir()
     with pytest.raises(SourceError, match="missing"):
@@ -96,12 +96,12 @@ def test_two_pictures_of_one_name_are_refused(tmp_path, folder):
         write(tmp_path / path, 100)
     with pytest.raises(SourceError, match=r"a\.JPG and a\.png"):
         list(open_set(str(tmp_path), None).examples())
-    with pytest.raises(SourceError, match="Two pictures of one name"):
+    with pytest.raises(SourceError, match="Two images have the same name"):
         list(open_set(str(tmp_path / folder), None).examples())
 
 
 def test_an_empty_set_is_refused(tmp_path):
-    """A folder without pictures, and one of pairs without its parts."""
+    """A folder without images, and one of pairs without its parts."""
     (tmp_path / "cbsd68").mkdir()
     with pytest.raises(SourceError, match="suffix"):
         open_set("cbsd68", tmp_path)

@@ -21,7 +21,7 @@ DNCNN = {"width": 8, "layers": 4}
 
 
 def by_hand(network, *inputs):
-    """A network on the picture."""
+    """A network on the image."""
     batch = torch.from_numpy(PICTURE.transpose(2, 0, 1).copy())[None]
     with torch.inference_mode():
         return network(batch, *inputs)[0].numpy().transpose(1, 2, 0)
@@ -97,7 +97,7 @@ def test_a_network_that_restores_nothing_is_refused(tmp_path, save_network):
     save_network(tmp_path / "estimator", "level_estimator", width=4)
     save_network(tmp_path / "larger", "cfsnet", width=8, blocks=1, scale=2)
     for name, level in [("estimator", None), ("larger", 25.0)]:
-        with pytest.raises(ModelFormatError, match="Not a restoration network"):
+        with pytest.raises(ModelFormatError, match="not a restoration network"):
             load_system(tmp_path / name).restore(PICTURE, level)
     save_network(tmp_path / "denoiser", "dncnn", **DNCNN)
     with pytest.raises(ModelFormatError, match="dncnn"):
@@ -107,11 +107,11 @@ def test_a_network_that_restores_nothing_is_refused(tmp_path, save_network):
 def test_gray_goes_through_colour_as_three_channels():
     """The mean of the three results counts; colour through a gray system is refused."""
     weights = np.array([0.5, 1.0, 3.0], np.float32)
-    colour = System(name="colour", run=lambda picture, level: picture * weights)
+    colour = System(name="colour", run=lambda image, level: image * weights)
     gray = PICTURE[..., :1]
     np.testing.assert_allclose(colour.restore(gray, None), gray * 1.5, rtol=1e-6)
     with pytest.raises(ConfigError, match="gray model"):
-        System(name="gray", run=lambda picture, level: picture, channels=(1,)).restore(PICTURE, None)
+        System(name="gray", run=lambda image, level: image, channels=(1,)).restore(PICTURE, None)
 
 
 def test_non_local_means_is_told_the_sigma():
@@ -121,7 +121,7 @@ def test_non_local_means_is_told_the_sigma():
 
 
 def test_a_gray_estimator_refuses_colour(tmp_path, save_network):
-    """On gray pictures it gives a level."""
+    """On gray images it gives a level."""
     save_network(tmp_path / "estimator", "level_estimator", width=4, channels=1)
     estimate = load_estimator(tmp_path / "estimator")
     assert 0 <= estimate(PICTURE[..., :1]) <= 255
