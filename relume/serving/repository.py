@@ -40,7 +40,7 @@ def publish_release(served: str | Path, repository: str | Path, release: str) ->
             "The name is not valid for a release", where=release, why="it may contain a-z, 0-9, dot, _ and -"
         )
     if target.exists():
-        # The server's Python leaves its byte code beside model.py, whatever its environment says.
+        # Byte code that the server's Python left beside model.py is no part of it.
         if _hashes(source) != {name: hash for name, hash in _hashes(target).items() if "__pycache__" not in name}:
             raise ReleaseError(
                 "Another model was released under this name",
@@ -51,6 +51,9 @@ def publish_release(served: str | Path, repository: str | Path, release: str) ->
         return target
     with atomic_folder(target) as temporary:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
+        # A file of this name keeps the server's Python from leaving its byte code there, for which Triton would take
+        # the model for a changed one and start it a second time with the product.
+        (temporary / "1" / "__pycache__").touch()
     return target
 
 

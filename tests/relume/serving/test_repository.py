@@ -36,15 +36,19 @@ def repository(tmp_path, served):
 
 
 def test_publish(repository, served):
-    """A published release holds the bytes of the served model, and nothing else is left in the repository."""
-    assert sha256_folder(repository / "denoise-1") == sha256_folder(triton_model(served))
+    """A published release holds the bytes of the served model and an empty file that keeps byte code away; nothing else
+    is left in the repository."""
+    assert (repository / "denoise-1" / "1" / "__pycache__").read_bytes() == b""
+    published = sha256_folder(repository / "denoise-1", exclude=("1/__pycache__",))
+    assert published == sha256_folder(triton_model(served))
     assert sorted(path.name for path in repository.iterdir()) == ["denoise-1", "denoise-2"] == releases(repository)
 
 
 def test_publish_again(repository, served):
     """The same release published again changes nothing."""
     before = (repository / "denoise-1" / "1" / "model.onnx").stat().st_mtime_ns
-    (repository / "denoise-1" / "1" / "__pycache__").mkdir()
+    (repository / "denoise-1" / "1" / "__pycache__").unlink()
+    (repository / "denoise-1" / "1" / "__pycache__").mkdir()  # of a relume before there was the empty file
     (repository / "denoise-1" / "1" / "__pycache__" / "model.pyc").write_bytes(b"left by the server")
     publish_release(served, repository, "denoise-1")
     assert (repository / "denoise-1" / "1" / "model.onnx").stat().st_mtime_ns == before

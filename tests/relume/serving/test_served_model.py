@@ -48,12 +48,12 @@ def test_files_are_deterministic(served, tmp_path):
 
 
 def test_release_config_is_what_triton_reads():
-    """Triton's own parser reads the configuration of a release: tensors, warm-up, queue policy, parameters."""
+    """Triton's own parser reads the configuration of a release: tensors, queue policy, parameters."""
     config = text_format.Parse(release_config(tile=64, halo=8), ModelConfig())
     assert config.backend == "python"
     assert list(config.input[0].dims) == list(config.output[0].dims) == [3, 64, 64]
     assert config.max_batch_size == 8
-    assert config.model_warmup[0].batch_size == 1
+    assert not config.model_warmup  # one that fails may end the whole server
     assert config.dynamic_batching.default_queue_policy.max_queue_size > 0
     assert config.parameters["halo"].string_value == "8"
     assert config.instance_group[0].kind == ModelInstanceGroup.KIND_CPU
@@ -72,12 +72,11 @@ def test_production_config_differs_in_its_backend_alone():
 
 
 def test_config_of_an_adjustable_model(adjustable):
-    """Triton's own parser reads a level of one number for each tile, in the warm-up too, and what clients are told."""
+    """Triton's own parser reads a level of one number for each tile, and what clients are told."""
     config = text_format.Parse((triton_model(adjustable) / "config.pbtxt").read_text(), ModelConfig())
     image, level = config.input
     assert (image.name, list(image.dims)) == ("image", [3, 32, 32])
     assert (level.name, level.data_type, list(level.dims)) == ("level", DataType.Value("TYPE_FP32"), [1])
-    assert set(config.model_warmup[0].inputs) == {"image", "level"}
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     assert parameters["level_kind"] == "sigma"
     assert read_parameters(parameters) == (32, 2, LEVELS)
@@ -174,7 +173,8 @@ def test_a_served_model_of_format_1(tmp_path, stated, kind):
     image = np.random.default_rng(4).integers(0, 256, (40, 50, 3), np.uint8)
     np.testing.assert_array_equal(OnnxRestorer(folder, threads=1).restore(image).image, convolve(image, BLUR, 37.25))
     publish_release(folder, tmp_path / "models", "denoise-old")
-    assert sha256_folder(tmp_path / "models" / "denoise-old") == sha256_folder(folder / "triton" / "denoise")
+    published = sha256_folder(tmp_path / "models" / "denoise-old", exclude=("1/__pycache__",))
+    assert published == sha256_folder(folder / "triton" / "denoise")
 
 
 def test_a_blind_served_model_of_format_1(tmp_path):
