@@ -14,11 +14,14 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import psutil
 from filelock import FileLock
 
 from flows.processes import free_port, running_process, start_process, stop_process
@@ -109,12 +112,15 @@ class EmbeddedTriton:
 
     Args:
         home: RELUME_HOME.
+        trial: The home's second server, for models that never ran; see `trial_server`.
     """
 
-    def __init__(self, home: Path):
-        self.folder = home / "triton"
+    def __init__(self, home: Path, *, trial: bool = False):
+        self._installation = home / "triton" / "env"
+        self.folder = home / "triton" / "trial" if trial else home / "triton"
         self.log = self.folder / f"{_NAME}.log"
-        self.name = home.resolve().as_uri()
+        self._grace = 0 if trial else _EXIT_SECONDS + 5
+        self.name = home.resolve().as_uri() + ("#trial" if trial else "")
         """The name that its server is started with, and tells whoever asks."""
 
     @property
@@ -125,15 +131,15 @@ class EmbeddedTriton:
     @property
     def installed(self) -> bool:
         """Whether the server's environment is there."""
-        return (self.folder / "env" / "stamp").is_file()
+        return (self._installation / "stamp").is_file()
 
     def start(
         self,
         repository: str | Path | None = None,
         *,
-        grpc_port: int = 8001,
-        http_port: int = 8000,
-        metrics_port: int = 8002,
+        grpc_port: int | None = 8001,
+        http_port: int | None = 8000,
+        metrics_port: int | None = 8002,
         timeout: float = 60.0,
     ) -> TritonServer:
         """Starts the server in the background and loads the products of its repository.
@@ -167,7 +173,7 @@ class EmbeddedTriton:
                 return found
             if not self.installed:
                 raise ServiceError(
-                    "The embedded Triton server is not installed", where=self.folder / "env", next_step=INSTALL
+                    "The embedded Triton server is not installed", where=self._installation, next_step=INSTALL
                 )
             self._clean_up()
             path.mkdir(parents=True, exist_ok=True)
@@ -197,6 +203,8 @@ class EmbeddedTriton:
                     try:
                         control.load_product(path, product)
                     except RelumeError as error:
+                        if isinstance(error, ServerUnreachableError):
+                            self.end_model(models.products(path)[product])
                         _log.warning("The product %s cannot be served: %s", product, error.why or error)
         return server
 
@@ -274,10 +282,20 @@ class EmbeddedTriton:
                     try:
                         _load_again(control, now.server.repository, name, product.release)
                     except RelumeError as error:
+                        if isinstance(error, ServerUnreachableError):
+                            self.end_model(product.release)
                         _log.warning("The product %s cannot be served: %s", name, error.why or error)
                     else:
                         repaired.append(name)
         return repaired
+
+    def end_model(self, release: str) -> None:
+        """Ends the processes of a model whose load hangs; the server then gives the load up and serves the others."""
+        if process := running_process(self.folder, _NAME):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if f"/{release}/1/model.py" in " ".join(child.cmdline()):
+                        child.kill()
 
     def supervise(self, end: threading.Event, *, repository: str | Path | None = None, interval: float = 5.0) -> None:
         """Keeps the server up until `end` is set, then stops it; the main part of a server in the foreground.
@@ -335,14 +353,14 @@ class EmbeddedTriton:
     def _clean_up(self) -> None:
         """Ends what is left of a server and removes its shared memory and records."""
         # Models' processes that outlived their server have no request to answer.
-        stop_process(self.folder, _NAME, grace=_EXIT_SECONDS + 5 if running_process(self.folder, _NAME) else 0)
+        stop_process(self.folder, _NAME, grace=self._grace if running_process(self.folder, _NAME) else 0)
         for path in Path("/dev/shm").glob(f"{self._shared_memory_prefix}*"):
             path.unlink(missing_ok=True)
         remove_orphans()
         self._record.unlink(missing_ok=True)
 
     def _command(self, server: TritonServer) -> list[str]:
-        installation = self.folder / "env" / "tritonserver"
+        installation = self._installation / "tritonserver"
         return [
             str(installation / "bin" / "tritonserver"),
             f"--model-repository={server.repository}",
@@ -367,9 +385,26 @@ class EmbeddedTriton:
     def _environment(self) -> dict[str, str]:
         """What the server needs, with its Python first on the path: its stubs find Python by PATH alone."""
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        environment = kept | {"PATH": f"{self.folder / 'env' / 'bin'}:{os.defpath}"}
+        environment = kept | {"PATH": f"{self._installation / 'bin'}:{os.defpath}"}
         keep_to_this_machine(environment)
         return environment
+
+
+@contextlib.contextmanager
+def trial_server(home: Path) -> Iterator[TritonServer]:
+    """Gives a second server, with an empty repository and on any ports, for a model that never ran in one.
+
+    Whatever the model does to it (it may crash or hang it), the server that clients use does not notice. It ends with
+    the `with` statement, without waiting for anything; what a killed command left of it ends before.
+    """
+    trial = EmbeddedTriton(home, trial=True)
+    trial.stop()
+    shutil.rmtree(trial.folder, ignore_errors=True)
+    try:
+        yield trial.start(grpc_port=None, http_port=None, metrics_port=None)
+    finally:
+        trial.stop()
+        shutil.rmtree(trial.folder, ignore_errors=True)
 
 
 def _load_again(control: TritonControl, repository: str, product: str, release: str) -> None:

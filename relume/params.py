@@ -79,7 +79,8 @@ class ReleaseSettings(Settings):
         min_gain_over_nlm_db: By sigma, mean PSNR over OpenCV's non-local means, when there is no champion.
         max_regression_db: Mean PSNR, at each sigma, that it may lose against the champion.
         max_image_regression_db: PSNR that it may lose on any one photograph.
-        latency_ms_per_tile: Median time for one tile on this machine, in process.
+        latency_ms_per_tile: Median time for one tile, served on this machine.
+        max_latency_ratio: Median time for a pixel over the champion's, both served by turns on this machine.
         served_parity: ONNX Runtime in process against the Triton server.
     """
 
@@ -91,6 +92,7 @@ class ReleaseSettings(Settings):
     max_regression_db: float = Field(ge=0)
     max_image_regression_db: float = Field(ge=0)
     latency_ms_per_tile: float = Field(gt=0)
+    max_latency_ratio: float = Field(gt=0)
     served_parity: ParityLimits
 
 

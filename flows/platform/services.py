@@ -109,6 +109,7 @@ def down(home: Path) -> list[ServiceReport]:
     supervised = stop_process(services_folder(home), "supervisor", grace=2.0)
     with _lock(home):
         ran = {name: stop_process(services_folder(home), name) for name in ("worker", "prefect", "mlflow")}
+        EmbeddedTriton(home, trial=True).stop()
         ran["triton"] = EmbeddedTriton(home).stop()
     ran["supervisor"] = supervised
     return [

@@ -7,22 +7,20 @@ noise; champion and candidate get the same noisy pixels. A model that takes a si
 import csv
 import dataclasses
 import statistics
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from flows.release.package import Package
+from flows.release.trial import Latency, take_turns
 from relume.errors import GateRefusedError, ModelFormatError, UserError
 from relume.files import read_json
 from relume.params import ReleaseSettings
 
 if TYPE_CHECKING:
     from relume.serving.onnx_restorer import OnnxRestorer
-
-LATENCY_RUNS = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,7 +105,13 @@ class GateReport:
             )
 
 
-def measure(candidate: Package, champion: Package | None, settings: ReleaseSettings, held_out: Path) -> GateReport:
+def measure(
+    candidate: Package,
+    champion: Package | None,
+    settings: ReleaseSettings,
+    held_out: Path,
+    latency: Latency | None = None,
+) -> GateReport:
     """Measures a candidate.
 
     Args:
@@ -115,6 +119,7 @@ def measure(candidate: Package, champion: Package | None, settings: ReleaseSetti
         champion: The package that serves, or None.
         settings: The limits.
         held_out: Folder of held-out photographs, `<image_id>.png`.
+        latency: As a server showed it; measured in this process when None.
 
     Returns:
         The report; whether it passed is for the caller to act on.
@@ -126,6 +131,7 @@ def measure(candidate: Package, champion: Package | None, settings: ReleaseSetti
     from relume.serving.onnx_restorer import OnnxRestorer
 
     restorer = OnnxRestorer(candidate.folder / "serving")
+    restorers = [restorer]
     photographs = held_out_photographs(held_out, settings)
     levels = restorer.serving.levels
     given = " (given to it)" if levels and levels.kind == "sigma" else ""
@@ -142,10 +148,14 @@ def measure(candidate: Package, champion: Package | None, settings: ReleaseSetti
     if champion is None:
         checks += _against_non_local_means(candidate, settings)
     else:
-        champion_found = _psnr_by_sigma(OnnxRestorer(champion.folder / "serving"), photographs, settings)
+        champion_restorer = OnnxRestorer(champion.folder / "serving")
+        restorers.append(champion_restorer)
+        champion_found = _psnr_by_sigma(champion_restorer, photographs, settings)
         checks += _against_champion(found, champion_found, settings)
     checks += _export_parity(candidate)
-    checks.append(_latency(restorer, settings))
+    packages = [candidate, *([champion] if champion else [])]
+    latency = latency or take_turns("in process", packages, [_one_level(restorer) for restorer in restorers])
+    checks += _latency(latency, [restorer.serving.tile for restorer in restorers], settings)
     return GateReport(
         candidate=candidate.sha256,
         champion=champion.sha256 if champion else None,
@@ -279,20 +289,30 @@ def _export_parity(candidate: Package) -> list[Check]:
     ]
 
 
-def _latency(restorer: "OnnxRestorer", settings: ReleaseSettings) -> Check:
-    """Median time of one tile in process; the first two runs warm up."""
-    side = restorer.serving.tile
-    tile = np.random.default_rng(settings.seed).integers(0, 256, (1, 3, side, side), np.uint8)
-    levels = np.array([trained.default], np.float32) if (trained := restorer.serving.levels) else None
-    seconds = []
-    for _ in range(LATENCY_RUNS + 2):
-        start = time.perf_counter()
-        restorer.restore_batch(tile, levels)
-        seconds.append(time.perf_counter() - start)
-    return Check(
-        name=f"latency of one tile of {side} pixels",
-        value=statistics.median(seconds[2:]) * 1000,
-        limit=settings.latency_ms_per_tile,
-        at_least=False,
-        unit="ms",
-    )
+def _one_level(restorer: "OnnxRestorer") -> Callable[[np.ndarray, float | None], np.ndarray]:
+    """Restores a tile at one level, as a server does."""
+    return lambda tile, level: restorer.restore_batch(tile, None if level is None else np.array([level], np.float32))
+
+
+def _latency(found: Latency, tiles: Sequence[int], settings: ReleaseSettings) -> list[Check]:
+    """The time of one tile, and its ratio to the champion's for equally many pixels."""
+    checks = [
+        Check(
+            name=f"latency of one tile of {tiles[0]} pixels, {found.where}",
+            value=found.candidate,
+            limit=settings.latency_ms_per_tile,
+            at_least=False,
+            unit="ms",
+        )
+    ]
+    if found.champion is not None:
+        checks.append(
+            Check(
+                name=f"latency of a pixel over the champion's, {found.where}",
+                value=(found.candidate / tiles[0] ** 2) / (found.champion / tiles[1] ** 2),
+                limit=settings.max_latency_ratio,
+                at_least=False,
+                unit="times",
+            )
+        )
+    return checks

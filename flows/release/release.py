@@ -16,6 +16,8 @@ from flows.release.package import Package, open_package
 from flows.release.registry import Registry, Version
 from flows.release.served_parity import PathDifference, compare_served, require_parity
 from flows.release.served_product import ServedProduct, reach_server, release_lock
+from flows.release.trial import try_out
+from relume.errors import RelumeError
 from relume.files import write_json, write_text
 from relume.home import remember_release
 from relume.params import ReleaseSettings, load_params
@@ -159,9 +161,21 @@ def register(
 
 
 def gate(product: ServedProduct, candidate: Candidate) -> GateReport:
-    """Measures a candidate against the champion, and keeps the report in the home and with the version."""
+    """Runs a candidate in a server of its own, measures it against the champion, and keeps the report.
+
+    The report lies in the home and with the version.
+
+    Raises:
+        ReleaseError: No server can serve it; the server that clients use never saw it.
+    """
     champion = product.package_of(product.current) if product.current else None
-    report = measure(candidate.package, champion, candidate.settings, candidate.held_out)
+    try:
+        latency = try_out(candidate.package, champion, product.home)
+    except RelumeError as error:
+        product.registry.note(candidate.version, tags={"gate": "refused"})
+        product.ledger.append("refused", candidate.release, failed=[str(error.why or error)])
+        raise
+    report = measure(candidate.package, champion, candidate.settings, candidate.held_out, latency)
     place = product.home / "reports" / "gate" / candidate.release.model
     write_json(place.with_suffix(".json"), report.as_json())
     write_text(place.with_suffix(".txt"), report.table())
@@ -178,7 +192,7 @@ def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference
     product.ledger.append("promoting", release, server=product.address)
     try:
         models.publish_release(candidate.package.folder / "serving", product.repository, release.model)
-        product.control.load_release(release.model)
+        product.load(release.model)
         differences = _served_parity(product, candidate)
         product.serve(release)
         product.registry.set_aliases(

@@ -123,12 +123,25 @@ class ServedProduct:
         if release.model not in models.releases(self.repository):
             models.publish_release(self.package_of(release).folder / "serving", self.repository, release.model)
         if self.control.models().get(release.model) != "READY":
-            self.control.load_release(release.model)
+            self.load(release.model)
         elif not self.control.answers(release.model):  # its process died, which Triton does not notice
             self.control.reload_release(self.repository, release.model)
         in_repository = models.products(self.repository).get(self.name)
         if not self.control.product_release(self.name) == in_repository == release.model:
             self.control.switch_product(self.repository, self.name, release.model)
+
+    def load(self, model: str) -> None:
+        """Loads a release of the repository; the process of one whose load does not end is ended.
+
+        Raises:
+            ReleaseError: The server cannot serve it.
+        """
+        try:
+            self.control.load_release(model)
+        except ReleaseError:
+            if self.control.models().get(model) == "LOADING":
+                EmbeddedTriton(self.home).end_model(model)
+            raise
 
     def serve_current(self) -> None:
         """Serves what the ledger says, nothing before the first promotion."""

@@ -31,11 +31,10 @@ from relume.errors import (
 )
 from relume.files import read_json, sha256_folder, write_json
 from relume.images import save_image
-from relume.params_file import read_values
 from relume.serving import repository as models
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
-from relume.serving.served_model import onnx_path
+from relume.serving.served_model import onnx_path, triton_model
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
 from tests.flows.release.synthetic import make_package, make_photographs
@@ -52,8 +51,10 @@ SETTINGS = {
     "max_regression_db": 0.3,
     "max_image_regression_db": 0.5,
     "latency_ms_per_tile": 5000,
+    "max_latency_ratio": 10,
     "served_parity": {"max_difference": 1, "min_psnr": 60},
 }
+WARM_UP = Path(__file__).parents[1] / "format_2" / "config.pbtxt"
 # Denoisers of photographs at sigma 25 and 50 that are at most 0.3 dB apart.
 BLURS = (0.8, 0.9, 1.0)
 
@@ -88,8 +89,10 @@ def root(tmp_path) -> Path:
     """A checkout with settings and held-out photographs, and no package yet."""
     folder = tmp_path / "checkout"
     make_photographs(folder / "data" / "curated" / "held_out" / "test")
-    values = read_values(Path(__file__).parents[2]).value
+    checkout = Path(__file__).parents[2]
+    values = yaml.safe_load((checkout / "params.yaml").read_text())
     (folder / "params.yaml").write_text(yaml.safe_dump(values | {"release": SETTINGS}))
+    shutil.copyfile(checkout / "recipe.yaml", folder / "recipe.yaml")
     return folder
 
 
@@ -117,6 +120,13 @@ def to_format_1(package: Path) -> None:
     shutil.rmtree(package / "serving" / "triton")
     write_tiny_model_of_format_1(package / "serving")
     onnx_path(package / "serving").write_bytes(onnx)
+    stated = read_json(package / "package.json")
+    write_json(package / "package.json", stated | {"sha256": sha256_folder(package, exclude=("package.json",))})
+
+
+def to_warm_up(package: Path) -> None:
+    """Gives the served model of a package, with tiles of 32 pixels, the configuration that it had with a warm-up."""
+    shutil.copyfile(WARM_UP, triton_model(package / "serving") / "config.pbtxt")
     stated = read_json(package / "package.json")
     write_json(package / "package.json", stated | {"sha256": sha256_folder(package, exclude=("package.json",))})
 
@@ -186,11 +196,12 @@ def test_an_adjustable_release(home, root, picture):
         assert np.array_equal(restorer.restore(picture).image, expected(root, picture))
 
 
-def test_rollback_to_a_release_of_format_1(home, root, picture, monkeypatch):
-    """A package as relume built it until format 2 is released; after the release of one of format 2 a rollback serves
-    it again, and `relume restore` finds it in process as well."""
+@pytest.mark.parametrize("rewrite", [to_format_1, to_warm_up], ids=["format 1", "model_warmup"])
+def test_rollback_to_a_release_of_an_earlier_relume(home, root, picture, monkeypatch, rewrite):
+    """A package as relume built it before is released; after the release of one of today a rollback serves it again,
+    and `relume restore` finds it in process as well."""
     make_package(root / "package", blur=BLURS[0], tile=32)
-    to_format_1(root / "package")
+    rewrite(root / "package")
     first = release_package(root, home, lineage=LINEAGE).release
     old = expected(root, picture)
     assert np.array_equal(served(home, picture), old)
@@ -282,27 +293,45 @@ class Wrong(onnxruntime.InferenceSession):
 onnxruntime.InferenceSession = Wrong
 """
 NO_START = "def _fails(*_args):\n    raise ValueError('not today')\n\n\nTritonPythonModel.initialize = _fails\n"
+ENDS_THE_SERVER = "\n\nimport signal\n\nos.kill(os.getppid(), signal.SIGKILL)\n"
+SLOW = """
+
+class Slow(onnxruntime.InferenceSession):
+    def run(self, *args):
+        import time
+
+        time.sleep(0.15)
+        return super().run(*args)
+
+
+onnxruntime.InferenceSession = Slow
+"""
 
 
 @pytest.mark.parametrize(
-    ("lines", "error", "message"),
+    ("lines", "error", "message", "refused"),
     [
-        (OTHER_RESULTS, ParityError, "does not restore images as the package does"),
-        (NO_START, ReleaseError, "not today"),
+        (OTHER_RESULTS, ParityError, "does not restore images as the package does", ["promoting", "abandoned"]),
+        (NO_START, ReleaseError, "not today", ["refused"]),
+        (ENDS_THE_SERVER, ServerUnreachableError, "does not answer", ["refused"]),
+        (SLOW, GateRefusedError, "latency of a pixel over the champion's, served", ["refused"]),
     ],
-    ids=["other results", "cannot be loaded"],
+    ids=["other results", "cannot be loaded", "ends its server", "slow when served"],
 )
-def test_a_release_that_does_not_serve_right_is_undone(home, root, picture, lines, error, message):
-    """A release that serves other results than in process, or none, is unloaded; the champion still serves."""
+def test_a_release_that_does_not_serve_right_is_undone(home, root, picture, lines, error, message, refused):
+    """A release that serves other results than in process, or none, or late, is refused; the champion's server, which
+    only a model sees that has run in another, serves on as the same process."""
     release(root, home, blur=BLURS[0])
-    good, before = expected(root, picture), moved(home)
+    good, before, pid = expected(root, picture), moved(home), EmbeddedTriton(home).status().pid
     put_package(root, blur=BLURS[1])
     add_to_model_py(root, lines)
     with pytest.raises(error, match=message):
         release_package(root, home, lineage=LINEAGE)
     assert moved(home) == before
+    assert EmbeddedTriton(home).status().pid == pid
+    assert not (home / "triton" / "trial").exists()
     assert np.array_equal(served(home, picture), good)
-    assert events(home)[3:] == ["registered", "promoting", "abandoned"]
+    assert events(home)[3:] == ["registered", *refused]
     assert Ledger(home).unfinished() == ()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from flows.release.gate import measure
+from flows.release.trial import Latency
 from relume.errors import GateRefusedError, ModelFormatError, UserError
 from relume.images import read_image, save_image
 from relume.params import ParityLimits, ReleaseSettings, load_params
@@ -24,6 +25,7 @@ def settings(**changes) -> ReleaseSettings:
         "max_regression_db": 0.05,
         "max_image_regression_db": 0.5,
         "latency_ms_per_tile": 5000,
+        "max_latency_ratio": 50,
         "served_parity": ParityLimits(max_difference=1, min_psnr=60),
     }
     return ReleaseSettings(**(values | changes))
@@ -124,9 +126,20 @@ def test_broken_export_parity_is_refused(tmp_path, photographs):
 
 
 def test_too_slow_is_refused(tmp_path, photographs):
-    """The latency is measured, and a budget that nothing can keep refuses."""
+    """The latency is measured, in process where no server was asked, and a budget that nothing can keep refuses."""
     report = measure(make_package(tmp_path / "p"), None, settings(latency_ms_per_tile=1e-6), photographs)
-    assert [check.name for check in report.failed] == ["latency of one tile of 64 pixels"]
+    assert [check.name for check in report.failed] == ["latency of one tile of 64 pixels, in process"]
+
+
+def test_the_latency_is_compared_with_the_champions(tmp_path, photographs):
+    """Six times the champion's time for a pixel is refused where four is the limit, also when their tiles differ."""
+    champion, candidate = make_package(tmp_path / "champion"), make_package(tmp_path / "candidate", tile=128)
+    for milliseconds, refused in [(12.0, False), (24.0, True)]:
+        latency = Latency(where="served", candidate=milliseconds * 4, champion=4.0)
+        report = measure(candidate, champion, settings(max_latency_ratio=4), photographs, latency)
+        assert value(report, "latency of a pixel over the champion's, served") == milliseconds / 4
+        names = {check.name for check in report.failed}
+        assert ("latency of a pixel over the champion's, served" in names) is refused
     assert report.failed[0].value > 0
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from relume.errors import ReleaseError, ServerRefusedError
@@ -113,21 +114,44 @@ def test_broken_release_is_refused(server, control, served, tmp_path, kind):
     models.remove_release(server.repository, release)
 
 
-def test_load_that_hangs(server, served, tmp_path):
-    """A release whose load does not end is given up after the time limit, while the old one serves every request."""
+def test_load_that_hangs(triton, server, control, served, tmp_path):
+    """A release whose load does not end is given up after the time limit and its process is ended, while the old one
+    serves every request; the server can then load others."""
     folder = broken("corrupt", served, tmp_path / "broken")
-    onnx_path(folder).with_name("model.py").write_text("import time; time.sleep(8)")
+    onnx_path(folder).with_name("model.py").write_text("import time; time.sleep(1000)")
     models.publish_release(folder, server.repository, "denoise-hangs")
     with (
         Load([server.grpc] * 2, server.key) as load,
-        TritonControl(server.grpc, key=server.key, load_timeout=1) as control,
+        TritonControl(server.grpc, key=server.key, load_timeout=1) as hasty,
     ):
         load.wait_for(2)
         with pytest.raises(ReleaseError, match="did not end in 1 s"):
-            control.load_release("denoise-hangs")
+            hasty.load_release("denoise-hangs")
+        assert control.models()["denoise-hangs"] == "LOADING"
+        triton.end_model("denoise-hangs")
+        deadline = time.monotonic() + 20
+        while control.models()["denoise-hangs"] == "LOADING" and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert control.models()["denoise-hangs"] == "UNAVAILABLE"
         load.wait_for(4)
     assert not load.errors
     assert set(load.seen) == {"blur"}
+
+
+def test_a_release_is_started_once(triton, server, control, served):
+    """The product's load leaves the process of the release alone that was proved before."""
+    models.publish_release(served["identity"], server.repository, "denoise-once")
+
+    def processes():
+        children = psutil.Process(triton.status().pid).children(recursive=True)
+        return {child.pid for child in children if "denoise-once" in " ".join(child.cmdline())}
+
+    control.load_release("denoise-once")
+    started = processes()
+    assert started
+    control.switch_product(server.repository, "denoise", "denoise-once")
+    assert processes() == started
+    control.switch_product(server.repository, "denoise", "denoise-blur")
 
 
 def test_switch_to_a_release_that_is_not_loaded(server, control, served):

@@ -1,0 +1,94 @@
+"""The first run of a candidate: in a server process of its own, beside the champion, where both are timed."""
+
+import contextlib
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from flows.embedded_triton import EmbeddedTriton, trial_server
+from flows.release.package import Package
+from relume.serving.repository import publish_release
+from relume.serving.served_model import read_serving
+from relume.serving.triton_client import TritonRestorer
+from relume.serving.triton_control import TritonControl
+
+LOAD_SECONDS = 120.0
+RUNS, WARM_UP = 10, 2
+SECONDS = 60.0  # for all runs together; a model that is so slow is timed by fewer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latency:
+    """How long one tile takes.
+
+    Attributes:
+        where: `served` or `in process`.
+        candidate: Median of the candidate's, in milliseconds.
+        champion: Median of the champion's; None without one.
+    """
+
+    where: str
+    candidate: float
+    champion: float | None
+
+
+def try_out(candidate: Package, champion: Package | None, home: Path) -> Latency | None:
+    """Loads a candidate and the champion into a server of their own and times both.
+
+    Args:
+        candidate: The package to release.
+        champion: The package that serves, or None.
+        home: RELUME_HOME.
+
+    Returns:
+        None where no server is installed.
+
+    Raises:
+        ReleaseError: The server cannot serve one of them, or it does not restore a tile in time.
+        ServiceError: The server does not start.
+    """
+    if not EmbeddedTriton(home).installed:
+        return None
+    packages = [candidate, *([champion] if champion else [])]
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(trial_server(home))
+        control = stack.enter_context(TritonControl(server.grpc, key=server.key, load_timeout=LOAD_SECONDS))
+        for package in packages:
+            publish_release(package.folder / "serving", server.repository, package.model)
+            control.load_release(package.model)
+        restorers = [
+            stack.enter_context(TritonRestorer(server.grpc, package.model, timeout=LOAD_SECONDS))
+            for package in packages
+        ]
+        return take_turns("served", packages, [restorer.restore_batch for restorer in restorers])
+
+
+def take_turns(
+    where: str, packages: Sequence[Package], ways: Sequence[Callable[[np.ndarray, float | None], np.ndarray]]
+) -> Latency:
+    """Times one tile of the candidate and, if there is one, of the champion by turns, so that both meet the same load.
+
+    Args:
+        where: As in `Latency`.
+        packages: The candidate and perhaps the champion.
+        ways: For each, what restores a tile, uint8 (1, 3, T, T), at a level.
+    """
+    turns: list[tuple[Callable, np.ndarray, float | None, list[float]]] = []
+    for package, restore in zip(packages, ways, strict=True):
+        serving = read_serving(package.folder / "serving")
+        tile = np.random.default_rng(0).integers(0, 256, (1, 3, serving.tile, serving.tile), np.uint8)
+        turns.append((restore, tile, serving.levels.default if serving.levels else None, []))
+    end = time.monotonic() + SECONDS
+    for run in range(WARM_UP + RUNS):
+        for restore, tile, level, milliseconds in turns:
+            start = time.perf_counter()
+            restore(tile, level)
+            milliseconds.append((time.perf_counter() - start) * 1000)
+        if run >= WARM_UP and time.monotonic() > end:
+            break
+    medians = [statistics.median(milliseconds[WARM_UP:]) for *_, milliseconds in turns]
+    return Latency(where=where, candidate=medians[0], champion=medians[1] if len(medians) > 1 else None)
