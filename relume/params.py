@@ -26,8 +26,10 @@ Sigma = Annotated[int, Field(gt=0, le=255)]
 
 
 def _base_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-        raise ValueError("the name becomes a folder and a stage; write letters, digits, - and _, a letter first")
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,63}", name):
+        raise ValueError(
+            "the name becomes a folder and a stage; write letters, digits, - and _, a letter first, at most 64"
+        )
     return name
 
 

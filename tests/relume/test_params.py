@@ -97,7 +97,7 @@ def test_a_wrong_value_of_the_recipe_is_refused(checkout, old, new, said):
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["12", "1st", "../x", "a b", "''", ".hidden", "a/b", "-a", "grün"])
+@pytest.mark.parametrize("name", ["12", "1st", "../x", "a b", "''", ".hidden", "a/b", "-a", "grün", "a" * 65])
 def test_a_base_model_is_named_as_a_folder_and_a_stage_can_be(checkout, name):
     """The message names the key with its file and line, and says what a name is made of."""
     edit(checkout / RECIPE, "    nafnet:\n", f"    {name}:\n")
@@ -108,7 +108,7 @@ def test_a_base_model_is_named_as_a_folder_and_a_stage_can_be(checkout, name):
     assert "recipe.yaml, line " in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["NAFNet_2", "a-b"])
+@pytest.mark.parametrize("name", ["NAFNet_2", "a-b", "a" * 64])
 def test_letters_digits_and_strokes_name_a_base_model(checkout, name):
     """Also capital ones."""
     edit(checkout / RECIPE, "    nafnet:\n", f"    {name}:\n")

@@ -190,4 +190,5 @@ def test_what_was_edited_by_hand_is_checked_as_a_recipe_is(tmp_path, old, new, p
         shutil.copy(ROOT / name, tmp_path)
     assert check_params(load_params(tmp_path)) == []
     edit(tmp_path / RECIPE, old, new)
-    assert [found[: len(problem)] for found in check_params(load_params(tmp_path))][-1:] == [problem]
+    *_, found = check_params(load_params(tmp_path))
+    assert found.startswith(problem)
