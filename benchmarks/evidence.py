@@ -24,7 +24,7 @@ from torch import nn
 
 from relume.degradations import Degradation, counter_rng, degrade
 from relume.evaluation.comparison import bootstrap_interval
-from relume.files import read_json, sha256_file, write_json
+from relume.files import sha256_file, write_json
 from relume.images import read_image
 from relume.inference.level import AtLevel
 from relume.metrics import psnr
@@ -33,6 +33,7 @@ from relume.models.dni import interpolate
 from relume.models.ensemble import Average
 from relume.models.fusion.assembly import fuse
 from relume.models.registry import build
+from relume.reading import read_json
 from relume.recipes.recipe import resolve
 from relume.training.batches import TrainingCrops
 from relume.training.checkpoint import Checkpoint

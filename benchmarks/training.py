@@ -39,9 +39,10 @@ from torch import nn
 from benchmarks.data_loading import conditions, make_shards
 from benchmarks.models.case import Case
 from benchmarks.models.run import cases as transcriptions
-from relume.files import read_json, write_json
+from relume.files import write_json
 from relume.losses.registry import build_loss
 from relume.models.registry import build
+from relume.reading import read_json
 from relume.recipes.recipe import resolve
 from relume.training import loop
 from relume.training.batches import StepBatches, TrainingCrops

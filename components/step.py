@@ -9,25 +9,34 @@ from collections.abc import Callable
 import psutil
 
 from relume.errors import RelumeError
+from relume.files import storage_error
 from relume.interrupts import end_like_ctrl_c
 
 
 def run_step(main: Callable[[], None]) -> None:
     """Runs a stage's `main` and ends: 0, an error's exit code (see `relume.errors`), 130 after Ctrl-C, 1 for a defect.
 
-    A RelumeError is printed as one message without a traceback; anything else keeps its traceback,
-    because it is a defect and the traceback is needed to fix it.
+    A RelumeError, and what the disk refused, is printed as one message without a traceback; anything else keeps its
+    traceback, because it is a defect and the traceback is needed to fix it.
     """
     _end_with_driver()
     end_like_ctrl_c()
     try:
         main()
     except RelumeError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(error.exit_code)
+        _end(error)
+    except OSError as error:
+        if (refused := storage_error(error)) is None:
+            raise
+        _end(refused)
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr, flush=True)
         sys.exit(130)
+
+
+def _end(error: RelumeError) -> None:
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    sys.exit(error.exit_code)
 
 
 def _end_with_driver() -> None:

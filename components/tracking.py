@@ -7,6 +7,7 @@ has.
 """
 
 import contextlib
+import dataclasses
 import os
 import sys
 import time
@@ -16,8 +17,10 @@ from typing import Any
 import filelock
 import numpy as np
 
-from relume.files import read_json, write_json
+from relume.errors import BrokenFileError
+from relume.files import write_json
 from relume.home import relume_home, tracking_uri
+from relume.reading import read_as
 
 EXPERIMENT = "relume"
 PHASE = "relume.phase"  # the tag with a phase's number, from 0
@@ -80,6 +83,13 @@ def tracking_errors() -> tuple[type[Exception], ...]:
 def first_line(error: Exception) -> str:
     """An error in one line: the first of its text, or its kind when it has no text."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """The id of a run in MLflow, kept in a file for who resumes it."""
+
+    run: str
 
 
 class StageRun:
@@ -163,7 +173,10 @@ class StageRun:
         if self._parent:
             self._tags["mlflow.parentRunId"] = self._parent
         if self._record and self._record.is_file():
-            self._earlier = read_json(self._record)["run"]
+            try:
+                self._earlier = read_as(RunRecord, self._record, next_step="none is needed").run
+            except BrokenFileError as error:
+                print(f"warning: {self.stage} gets a new run in MLflow: {error.where}: {error.why}", file=sys.stderr)
         if self._earlier and self._reopen(self._earlier):
             for run in self._client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{self._run}'"):
                 if PHASE in run.data.tags:

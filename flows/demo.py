@@ -7,7 +7,7 @@ from typing import Any
 from flows.embedded_triton import EmbeddedTriton
 from flows.report import write_report
 from flows.turns import turn
-from relume.files import read_json
+from relume.evaluation.card import read_metrics
 
 SIGMA = 25.0  # of the noise on the image that is sent to Triton
 
@@ -88,7 +88,7 @@ def _release_facts(outcome: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _summary(root: Path, result: dict[str, Any], served: dict[str, Any], report: Path, seconds: float) -> str:
-    metrics = read_json(root / "reports" / "metrics.json")["clipped"]
+    metrics = read_metrics(root / "reports" / "metrics.json")["clipped"]
     levels = sorted(metrics["noisy"], key=lambda level: float(level.removeprefix("sigma_")))
     titles = {"noisy": "noisy input", "nlm": "non-local means", "average": "plain average", "ensemble": "ensemble head"}
     rows = [("", *(f"sigma {level.removeprefix('sigma_')}" for level in levels))]

@@ -24,10 +24,11 @@ from urllib.parse import unquote, urlsplit
 import psutil
 from filelock import FileLock
 
-from flows.processes import free_port, running_process, start_process, stop_process
-from relume.errors import RelumeError, ServerRefusedError, ServerUnreachableError, ServiceError
-from relume.files import atomic_file, read_json
+from flows.processes import free_port, remove_record, running_process, start_process, stop_process
+from relume.errors import BrokenFileError, RelumeError, ServerRefusedError, ServerUnreachableError, ServiceError
+from relume.files import atomic_file
 from relume.network import keep_to_this_machine
+from relume.reading import read_as
 from relume.serving import repository as models
 from relume.serving.shared_tiles import is_this_host, remove_orphans
 from relume.serving.triton_control import TritonControl
@@ -217,15 +218,13 @@ class EmbeddedTriton:
         if not self.folder.is_dir():
             return False
         with self._lock():
-            ran = self.running() is not None
-            self._clean_up()
-        return ran
+            return self._clean_up()
 
     def running(self) -> TritonServer | None:
         """Where the server listens, or None when it does not run."""
-        if not self._record.is_file() or running_process(self.folder, _NAME) is None:
+        if not os.path.lexists(self._record) or running_process(self.folder, _NAME) is None:
             return None
-        return TritonServer(**read_json(self._record))
+        return read_as(TritonServer, self._record, next_step="run `relume down`, then start the server again")
 
     def at(self, address: str) -> TritonServer | None:
         """This home's server if it is the one at an address, else None.
@@ -350,14 +349,19 @@ class EmbeddedTriton:
         """How the names of this server's shared memory begin, so that what a crash left is not taken for another's."""
         return f"relume-triton-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]}-"
 
-    def _clean_up(self) -> None:
-        """Ends what is left of a server and removes its shared memory and records."""
+    def _clean_up(self) -> bool:
+        """Ends what is left of a server and removes its shared memory and records; says whether it ran."""
+        try:
+            ran = running_process(self.folder, _NAME) is not None
+        except BrokenFileError:  # it may run
+            ran = True
         # Models' processes that outlived their server have no request to answer.
-        stop_process(self.folder, _NAME, grace=self._grace if running_process(self.folder, _NAME) else 0)
+        found = stop_process(self.folder, _NAME, grace=self._grace if ran else 0)
         for path in Path("/dev/shm").glob(f"{self._shared_memory_prefix}*"):
             path.unlink(missing_ok=True)
         remove_orphans()
-        self._record.unlink(missing_ok=True)
+        remove_record(self._record)
+        return ran and found
 
     def _command(self, server: TritonServer) -> list[str]:
         installation = self._installation / "tritonserver"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from relume import strict_yaml
 from relume.errors import GraphError
 from relume.nearest import did_you_mean
 from relume.params import load_params
@@ -123,6 +124,9 @@ def read_graph(repository: str | Path = ".") -> Graph:
             where=root / "dvc.yaml",
             next_step="change to the top folder of a relume checkout",
         )
+    for name in ("dvc.yaml", "dvc.lock"):  # DVC unfolds references without end
+        if (root / name).is_file():
+            strict_yaml.require_readable(root / name)
     if (root / SCHEMA).is_file():
         load_params(root)
     with _repo(root) as repo:

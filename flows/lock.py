@@ -1,11 +1,15 @@
 """dvc.lock: what every stage read and wrote. Only the driver writes it."""
 
 import io
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from relume import files
 from relume.errors import UserError
+from relume.reading import read_text, reading
+
+_AGAIN = "remove it and run `relume pipeline run`, which writes it again; DVC keeps the results"
 
 
 class LockFileError(UserError):
@@ -28,14 +32,17 @@ def _load(text: str, where: object) -> dict[str, Any]:
     from ruamel.yaml.error import YAMLError
 
     try:
-        return YAML(typ="safe").load(text) or {}
-    except YAMLError as error:
+        lock = YAML(typ="safe").load(text) or {}
+    except (YAMLError, ValueError, RecursionError) as error:
         raise LockFileError(
             "dvc.lock is not valid YAML",
             where=where,
             why=error,
-            next_step="remove it and run `relume pipeline run`, which writes it again; DVC keeps the results",
+            next_step=_AGAIN,
         ) from None
+    if not isinstance(lock, dict) or not isinstance(lock.get("stages", {}), dict):
+        raise LockFileError("dvc.lock lists no stages", where=where, next_step=_AGAIN)
+    return lock
 
 
 def entry_of(text: str, stage: str) -> str:
@@ -72,10 +79,30 @@ def merge(text: str, entries: list[str], order: list[str]) -> str:
     return _dump(lock)
 
 
+def hashes_of(kind: Literal["deps", "outs"], text: str) -> list[tuple[str, str]]:
+    """The path and the hash of every dep or out of all stages.
+
+    Args:
+        kind: Which of the two.
+        text: The whole dvc.lock, may be empty.
+
+    Raises:
+        LockFileError: It is no valid YAML.
+        BrokenFileError: An entry is not as DVC writes it.
+    """
+    with reading("dvc.lock", next_step=_AGAIN):
+        stages = _load(text, "dvc.lock").get("stages", {}).values()
+        return [(entry["path"], entry["md5"]) for stage in stages for entry in stage.get(kind, [])]
+
+
 def read_lock(root: Path) -> str:
-    """The text of the checkout's dvc.lock, empty when there is none."""
+    """The text of the checkout's dvc.lock, empty when there is none.
+
+    Raises:
+        BrokenFileError: It cannot be read, or is not UTF-8.
+    """
     path = root / "dvc.lock"
-    return path.read_text() if path.is_file() else ""
+    return read_text(path, next_step=_AGAIN) if os.path.lexists(path) else ""
 
 
 def write_lock(root: Path, text: str) -> None:

@@ -31,6 +31,7 @@ from relume import files
 from relume.errors import NOT_WORTH_RETRYING, RelumeError, StageFailedError
 from relume.home import relume_home
 from relume.ingestion.lists import own_list
+from relume.reading import read_as
 
 RETRY_DELAY_SECONDS = 2
 
@@ -242,7 +243,7 @@ def _tracked(run: Run, printer: RunPrinter) -> Iterator[dict[str, str]]:
     if not (run.root / "components" / "tracking.py").is_file():
         yield {}
         return
-    from components.tracking import end_pipeline_run, first_line, start_pipeline_run, tracking_errors
+    from components.tracking import RunRecord, end_pipeline_run, first_line, start_pipeline_run, tracking_errors
 
     record = run.folder / "tracking.json"
     try:
@@ -253,7 +254,7 @@ def _tracked(run: Run, printer: RunPrinter) -> Iterator[dict[str, str]]:
         printer.say(f"warning: this pipeline run is not tracked in MLflow: {first_line(error)}")
         yield {}
         return
-    parent = files.read_json(record)["run"]
+    parent = read_as(RunRecord, record, next_step="remove it, and run the pipeline again").run
     failed = True
     try:
         yield {"RELUME_TRACKING_RUN": parent}

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 from flows.processes import answers, free_port, running_process, start_mark, start_process, stop_process
+from relume.reading import reading
 
 START_SECONDS = 120.0  # 10 to 19 s on an idle machine
 
@@ -61,9 +62,10 @@ def _profile_has_server() -> bool:
     path = Path(os.environ.get("PREFECT_PROFILES_PATH") or Path(os.environ["PREFECT_HOME"]) / "profiles.toml")
     if not path.is_file():
         return False
-    profiles = tomllib.loads(path.read_text())
-    active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
-    return "PREFECT_API_URL" in profiles.get("profiles", {}).get(active, {})
+    with reading(path, next_step="correct it, or move it aside"):
+        profiles = tomllib.loads(path.read_text(encoding="utf-8"))
+        active = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
+        return "PREFECT_API_URL" in profiles.get("profiles", {}).get(active, {})
 
 
 def _start_server(folder: Path) -> str:

@@ -8,20 +8,24 @@ a process that does not match is never signalled.
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import psutil
 
-from relume.errors import ServiceError
-from relume.files import read_json, write_json
+from relume.errors import BrokenFileError, ServiceError
+from relume.files import write_json
+from relume.reading import read_as, reading
 
 KILL_SECONDS = 5.0
+_MARK = "RELUME_RECORD"  # in the environment of what is started, its children included: the path of its record
 
 # Popen objects of processes started by this interpreter, by start mark: without a wait their end leaves a zombie.
 _children: dict[str, subprocess.Popen] = {}
@@ -96,7 +100,7 @@ def start_process(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env=None if env is None else dict(env),
+                env={**(os.environ if env is None else env), _MARK: _mark(folder, name)},
                 cwd=cwd,
             )
         except OSError as error:
@@ -196,13 +200,19 @@ def _hide(pid: int, secret: str) -> None:
 
 
 def running_process(folder: Path, name: str) -> ProcessRecord | None:
-    """The record of the process called `name` if that very process is alive, else None."""
+    """The record of the process called `name` if that very process is alive, else None.
+
+    Raises:
+        BrokenFileError: Its record cannot be read; `stop_process` ends it nonetheless.
+    """
     record = _read_record(folder, name)
     return record if record is not None and _alive(record) else None
 
 
 def stop_process(folder: Path, name: str, *, grace: float = 10.0) -> bool:
     """Ends the process called `name` with everything in its session, and removes its record.
+
+    Where the record cannot be read, what was started under it is known by a mark in its environment.
 
     Args:
         folder: Where its record is.
@@ -212,17 +222,20 @@ def stop_process(folder: Path, name: str, *, grace: float = 10.0) -> bool:
     Returns:
         Whether anything was running.
     """
-    record = _read_record(folder, name)
-    if record is None:
-        return False
-    members = _session(record)
+    record, look = None, partial(_marked, _mark(folder, name))
+    with contextlib.suppress(BrokenFileError):
+        record = _read_record(folder, name)
+        if record is None:
+            return False
+        look = partial(_session, record)
+    members = look()
     _signal(members, signal.SIGTERM)
-    if not _gone(record, grace):
-        _signal(_session(record), signal.SIGKILL)
-        _gone(record, KILL_SECONDS)
-    if child := _children.pop(record.started, None):
+    if not _gone(look, grace):
+        _signal(look(), signal.SIGKILL)
+        _gone(look, KILL_SECONDS)
+    if record and (child := _children.pop(record.started, None)):
         child.poll()
-    (folder / f"{name}.json").unlink(missing_ok=True)
+    remove_record(folder / f"{name}.json")
     return bool(members)
 
 
@@ -257,6 +270,17 @@ def last_line(log: str | Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
+def _read_record(folder: Path, name: str) -> ProcessRecord | None:
+    path = folder / f"{name}.json"
+    if not os.path.lexists(path):
+        return None
+    record = read_as(ProcessRecord, path, next_step=f"run `relume down`, which ends {name} nonetheless")
+    with reading(path, next_step=f"run `relume down`, which ends {name} nonetheless"):
+        if record.pid < 2:
+            raise ValueError(f"{record.pid} is no process that was started")
+    return record
+
+
 def start_mark(pid: int) -> str | None:
     """Boot id and start tick of a living process, or None if there is none."""
     try:
@@ -277,14 +301,6 @@ def seconds_alive(pid: int) -> float:
     if ticks is None:
         return 0.0
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _read_record(folder: Path, name: str) -> ProcessRecord | None:
-    path = folder / f"{name}.json"
-    if not path.is_file():
-        return None
-    value = read_json(path)
-    return ProcessRecord(**{**value, "command": tuple(value["command"])})
 
 
 def _alive(record: ProcessRecord) -> bool:
@@ -311,10 +327,31 @@ def _session(record: ProcessRecord) -> list[psutil.Process]:
     return members
 
 
-def _gone(record: ProcessRecord, seconds: float) -> bool:
-    """Waits until nothing of the record's session lives, by looking: a blocking wait would hang on a thread."""
+def _mark(folder: Path, name: str) -> str:
+    return str((folder / f"{name}.json").absolute())
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    """The living processes that were started under a record, and their children."""
+    members = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(_MARK) == mark and start_mark(process.pid) is not None:
+                members.append(process)
+    return [process for process in members if process.pid != os.getpid()]
+
+
+def remove_record(path: Path) -> None:
+    """Removes a record, or the folder that somebody put in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+
+
+def _gone(look: Callable[[], list[psutil.Process]], seconds: float) -> bool:
+    """Waits until `look` finds nothing: a blocking wait would hang on a thread."""
     end = time.monotonic() + seconds
-    while _session(record):
+    while look():
         if time.monotonic() > end:
             return False
         time.sleep(0.05)

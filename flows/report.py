@@ -1,7 +1,7 @@
 """The report of a run: one HTML file with images and curves that opens without a network."""
 
 import base64
-import csv
+import dataclasses
 import io
 from collections import Counter
 from pathlib import Path
@@ -9,9 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from flows.release.package import read_facts, read_parity
 from relume.errors import ModelMissingError
+from relume.evaluation.card import read_metrics
 from relume.evaluation.comparison import FEWEST, bootstrap_interval
-from relume.files import read_json, write_text
+from relume.files import write_text
+from relume.reading import read_as, read_table, reading
+from relume.serving.served_model import read_serving
+from relume.training.patches import PatchShards
 
 PROTOCOLS = {
     "clipped": "Noise clipped and rounded to 8 bits (the product's protocol), restored in tiles as served",
@@ -28,6 +33,8 @@ SYSTEMS = {
     "ensemble": "ensemble head",
     "final": "ensemble head, hard-mining fine-tune",
 }
+_EVALUATE = "run `dvc repro --force evaluate`"
+_SCORE = {"system": str, "image_id": str, "sigma": float, "protocol": str, "psnr": float}
 CROP = 288  # pixels; crops are shown at full resolution
 
 
@@ -64,20 +71,25 @@ def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, A
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    metrics = read_json(root / "reports" / "metrics.json")
-    package = read_json(root / "package" / "package.json")
-    scores = _read_csv(root / "reports" / "evaluation" / "per_image.csv")
+    card, table = root / "reports" / "metrics.json", root / "reports" / "evaluation" / "per_image.csv"
+    metrics, scores = read_metrics(card), read_table(table, _SCORE, next_step=_EVALUATE)
+    with reading(card, next_step=_EVALUATE):
+        tables = {title: _table(metrics[protocol]) for protocol, title in PROTOCOLS.items()}
+        weak = {title: _weak(metrics[protocol]) for protocol, title in PROTOCOLS.items()}
+        sigmas, sigma_curves = _sigmas(metrics), _sigma_curves(metrics["clipped"])
+    with reading(table, next_step=_EVALUATE):
+        helped, images = _helped(scores), _image_rows(root, scores)
     content = environment.get_template("report.html.j2").render(
-        package=package,
-        serving=read_json(root / "package" / "serving" / "serving.json"),
-        parity=read_json(root / "package" / "serving" / "parity.json"),
-        tables={title: _table(metrics[protocol]) for protocol, title in PROTOCOLS.items()},
-        weak={title: _weak(metrics[protocol]) for protocol, title in PROTOCOLS.items()},
-        sigmas=_sigmas(metrics),
-        helped=_helped(scores),
-        images=_image_rows(root, scores),
+        package=read_facts(root / "package"),
+        serving=read_serving(root / "package" / "serving"),
+        parity=read_parity(root / "package"),
+        tables=tables,
+        weak=weak,
+        sigmas=sigmas,
+        helped=helped,
+        images=images,
         training_curves=_training_curves(root),
-        sigma_curves=_sigma_curves(metrics["clipped"]),
+        sigma_curves=sigma_curves,
         data=_data(root),
         stages=facts.get("stages"),
         release=facts.get("release"),
@@ -85,11 +97,6 @@ def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, A
     )
     write_text(path, content)
     return Path(path)
-
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _sigmas(metrics: dict[str, Any]) -> list[str]:
@@ -132,7 +139,7 @@ def _weak(systems: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _helped(scores: list[dict[str, str]]) -> list[dict[str, Any]]:
+def _helped(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What each stage changed, as the mean difference over photographs and levels, clipped noise.
 
     The interval is 95 % of a bootstrap over photographs; from too few of them there is none.
@@ -162,7 +169,7 @@ def _helped(scores: list[dict[str, str]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _image_rows(root: Path, scores: list[dict[str, str]]) -> list[dict[str, Any]]:
+def _image_rows(root: Path, scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each held-out photograph the noisy, non-local-means, restored and clean crop with their PSNR."""
     folder = root / "reports" / "evaluation" / "pictures"
     shown = max((row["sigma"] for row in scores), key=float)
@@ -238,11 +245,8 @@ def _training_curves(root: Path) -> str:
     """Validation PSNR over steps of every training, as inline SVG."""
     lines = {}
     for path in sorted((root / "reports" / "curves").glob("training_*.csv")):
-        rows = _read_csv(path)
-        lines[path.stem.removeprefix("training_")] = (
-            [float(row["step"]) for row in rows],
-            [float(row["psnr"]) for row in rows],
-        )
+        rows = read_table(path, {"step": float, "psnr": float}, next_step=_EVALUATE)
+        lines[path.stem.removeprefix("training_")] = ([row["step"] for row in rows], [row["psnr"] for row in rows])
     return _plot(lines, "training step", "validation PSNR (dB)")
 
 
@@ -272,15 +276,26 @@ def _plot(lines: dict[str, tuple[list[float], list[float]]], x_label: str, y_lab
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
+@dataclasses.dataclass(frozen=True)
+class Expectation:
+    """What the report shows of an expectation on the data."""
+
+    success: bool
+
+
 def _data(root: Path) -> dict[str, Any]:
     """What was ingested, quarantined, curated and checked."""
     curated = root / "data" / "curated"
-    images = _read_csv(curated / "images.csv")
-    validation = read_json(root / "data" / "validation" / "validation.json")
+    columns = {"address": str, "split": str, "reason": str}
+    images = read_table(curated / "images.csv", columns, next_step="run `dvc repro --force curate`")
+    quarantine = root / "data" / "ingested" / "quarantine.csv"
+    validation = root / "data" / "validation" / "validation.json"
     return {
         "splits": dict(Counter(row["split"] for row in images)),
         "rejected": [row for row in images if row["split"] == "rejected"],
-        "quarantine": _read_csv(root / "data" / "ingested" / "quarantine.csv"),
-        "patches": sum(len(np.load(shard, mmap_mode="r")) for shard in curated.glob("train-*.npy")),
-        "validation": validation,
+        "quarantine": read_table(
+            quarantine, {"address": str, "reason": str}, next_step="run `dvc repro --force ingest`"
+        ),
+        "patches": len(PatchShards(curated)),
+        "validation": read_as(list[Expectation], validation, next_step="run `dvc repro --force validate`"),
     }

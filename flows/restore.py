@@ -167,6 +167,8 @@ def choose(root: Path, *, product: str | None = None, model: str | Path | None =
     Raises:
         ModelMissingError: There is no such model or product.
         ConfigError: `product` and `model` are both given, or the home's configuration is not valid.
+        ReleaseError: The files of a package are not those that its hash, or the release, was made of.
+        BrokenFileError: A file that names the model is damaged.
     """
     if model is not None:
         if product is not None:
@@ -180,6 +182,10 @@ def choose(root: Path, *, product: str | None = None, model: str | Path | None =
                 why="it has no serving.json",
                 next_step="name the folder of a served model or a package, such as models/exported",
             )
+        if (folder / "package.json").is_file():
+            from flows.release.package import open_package
+
+            open_package(folder)
         return Chosen(name=str(folder), folder=served)
     here = root.resolve()
     root, home = place_of_release(root)
@@ -203,15 +209,13 @@ def released_product(root: Path) -> str | None:
 
 
 def _release_folder(root: Path, home: Path, release: Release) -> Path:
-    from relume.files import read_json
+    """The served model of a release: every file of its package has the hash that was released."""
+    from flows.release.package import open_package, read_facts
 
-    package = root / "package" / "package.json"
-    if package.is_file() and read_json(package)["sha256"] == release.package:
-        return package.parent / "serving"
-    kept = home / "packages" / release.package[:16] / "serving"
-    if kept.is_dir():
-        return kept
-    # Only a registry knows it; asking it imports MLflow, which takes seconds.
+    package = root / "package"
+    if (package / "package.json").is_file() and read_facts(package).sha256 == release.package:
+        return open_package(package).folder / "serving"
+    # Where only a registry knows it, asking imports MLflow, which takes seconds.
     from flows.release.served_product import stored_package
 
     return stored_package(release, home).folder / "serving"

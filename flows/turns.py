@@ -14,7 +14,8 @@ import filelock
 
 from flows.processes import running_process, seconds_alive, start_mark
 from relume.errors import RelumeError, UserError
-from relume.files import read_json, write_json
+from relume.files import write_json
+from relume.reading import read_as
 
 WAIT_SECONDS = 12 * 3600.0  # of a retraining for its turn; after that the next one of the schedule is not far
 _SAY_SECONDS = 600.0
@@ -47,6 +48,19 @@ class Activity:
 
     def __str__(self) -> str:
         return f"{self.what} of process {self.pid}, {duration(self.seconds)}{self.doing and f', {self.doing}'}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Said:
+    """What a run says of itself in its file."""
+
+    what: str
+    pid: int
+    started: str
+    state: str
+    doing: str
+    since: float
+    run: str | None = None
 
 
 class Turn:
@@ -144,23 +158,23 @@ def activities(home: Path) -> list[Activity]:
     found = []
     for path in (home / "active").glob("*.json"):
         try:
-            value = read_json(path)
-            if start_mark(value["pid"]) != value["started"]:
+            said = read_as(_Said, path, next_step="none is needed")
+            if start_mark(said.pid) != said.started:
                 path.unlink(missing_ok=True)
                 continue
-            stages = _stages(home / "runs" / value["run"]) if value.get("run") else ""
-            found.append(
-                Activity(
-                    what=value["what"],
-                    pid=value["pid"],
-                    started=value["started"],
-                    state=value["state"],
-                    doing=stages or value["doing"],
-                    seconds=_now() - value["since"],
-                )
-            )
-        except (OSError, ValueError, TypeError, KeyError, RelumeError):  # it ended while it was read, or is broken
+            stages = _stages(home / "runs" / said.run) if said.run else ""
+        except (OSError, RelumeError):  # it ended while it was read, or is broken
             continue
+        found.append(
+            Activity(
+                what=said.what,
+                pid=said.pid,
+                started=said.started,
+                state=said.state,
+                doing=stages or said.doing,
+                seconds=_now() - said.since,
+            )
+        )
     return sorted(found, key=lambda activity: -activity.seconds)
 
 

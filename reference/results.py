@@ -16,12 +16,13 @@ import numpy as np
 
 from relume import products
 from relume.evaluation.benchmark.request import benchmark_request
-from relume.files import read_json, write_text
+from relume.files import write_text
 from relume.images import read_image
 from relume.ingestion.debian import attribution_text, read_catalogue
 from relume.metrics import psnr
 from relume.models.artifact import load_card
 from relume.models.registry import build
+from relume.reading import read_json
 
 OUT = Path(".relume/results")
 RUNS = Path("reference/runs")

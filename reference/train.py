@@ -17,7 +17,8 @@ from pathlib import Path
 import yaml
 
 from reference.ship import ship
-from relume.files import read_json, sha256_folder, write_json, write_text
+from relume.files import sha256_folder, write_json, write_text
+from relume.reading import read_json
 
 PRODUCTS = Path("relume/products")
 RUNS = Path("reference/runs")

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -19,14 +19,24 @@ from relume.interrupts import end_like_ctrl_c
 
 
 class RelumeGroup(click.Group):
-    """Prints a RelumeError as one message on standard error and ends with its exit code."""
+    """Prints a RelumeError, or what the disk refused, as one message on standard error; ends with its exit code."""
 
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
         except RelumeError as error:
-            click.echo(f"error: {error}", err=True)
-            context.exit(error.exit_code)
+            _end(context, error)
+        except OSError as error:
+            from relume.files import storage_error
+
+            if (refused := storage_error(error)) is None:
+                raise
+            _end(context, refused)
+
+
+def _end(context: click.Context, error: RelumeError) -> NoReturn:
+    click.echo(f"error: {error}", err=True)
+    context.exit(error.exit_code)
 
 
 @click.group(

@@ -66,6 +66,10 @@ class ModelFormatError(UserError):
     """A model artifact or checkpoint does not have what its architecture needs."""
 
 
+class BrokenFileError(UserError):
+    """A file that relume wrote is missing, cannot be read, or no longer holds what was written."""
+
+
 class GraphError(UserError):
     """The pipeline graph in dvc.yaml breaks one of its rules."""
 
@@ -115,6 +119,10 @@ class ReleaseError(RelumeError):
 
 class ServiceError(RelumeError):
     """A background service could not be started or stopped."""
+
+
+class StorageError(RelumeError):
+    """The disk or its permissions refuse a file."""
 
 
 class LedgerError(RelumeError):

@@ -1,4 +1,8 @@
-"""Files and folders that appear under their final name whole or not at all, and their hashes."""
+"""The one door for writing: files and folders appear under their final name whole or not at all; and their hashes.
+
+What the disk refuses (it is full, read-only or not the user's) is a StorageError, which names the file and what to do;
+what stood under the final name still stands.
+"""
 
 import contextlib
 import errno
@@ -12,6 +16,8 @@ from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+from relume.errors import StorageError
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -44,6 +50,45 @@ def open_regular(path: str | Path) -> BufferedReader:
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
 
 
+_REFUSALS = {
+    errno.ENOSPC: ("The disk is full", "free some space, then run the same command again"),
+    errno.EDQUOT: ("The disk quota is used up", "free some space, then run the same command again"),
+    errno.EFBIG: ("The file is larger than the system allows", "raise the limit: ulimit -f"),
+    errno.EROFS: ("The disk is read-only", "mount it for writing, or set RELUME_HOME to another one"),
+    errno.EACCES: ("No permission", "make it yours, or set RELUME_HOME to a folder that is"),
+    errno.EPERM: ("No permission", "make it yours, or set RELUME_HOME to a folder that is"),
+    errno.EIO: ("The disk failed", "check it: dmesg"),
+    errno.ENOTDIR: ("There is a file where a folder should be", "move the file aside"),
+    errno.EEXIST: ("There is a file where a folder should be", "move the file aside"),
+}
+
+
+def storage_error(error: Exception, path: object = None) -> StorageError | None:
+    """What is to be said of an exception that the disk caused; None for any other, which may be a defect.
+
+    Args:
+        error: As Python, or a library over its own input and output, raised it.
+        path: Where it happened, unless the error says.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None:  # of several files, or of a library that keeps the system's words alone
+        number = next((known for known in _REFUSALS if os.strerror(known) in str(error)), None)
+    if number not in _REFUSALS:
+        return None
+    what, next_step = _REFUSALS[number]
+    return StorageError(what, where=getattr(error, "filename", None) or path, next_step=next_step)
+
+
+@contextlib.contextmanager
+def _storing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if refused := storage_error(error, path):
+            raise refused from error
+        raise
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -64,21 +109,25 @@ def atomic_file(path: str | Path, *, mode: int = 0o644) -> Iterator[Path]:
     Yields:
         The temporary path to write to. After an exception it is removed and `path` is untouched. Only a kill leaves it
         there: its name begins with a dot, which those who list a folder leave out.
+
+    Raises:
+        StorageError: The disk refuses the file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.fchmod(descriptor, mode)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        os.fchmod(descriptor, mode)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -90,27 +139,31 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
     Yields:
         The temporary folder to fill. After an exception it is removed and `path` is untouched.
+
+    Raises:
+        StorageError: The disk refuses a file.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    temporary.chmod(0o755)
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as opened:
-                    os.fsync(opened.fileno())
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old / "folder")
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with _storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary.chmod(0o755)
+        try:
+            yield temporary
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    with open(file, "rb") as opened:
+                        os.fsync(opened.fileno())
+            if path.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+                os.replace(path, old / "folder")
+                os.replace(temporary, path)
+                shutil.rmtree(old)
+            else:
+                os.replace(temporary, path)
+            _sync_folder(path.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -127,11 +180,6 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Writes `value` as indented JSON with sorted keys, atomically; equal values give equal bytes."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: str | Path) -> Any:
-    """Reads one JSON file."""
-    return json.loads(Path(path).read_text())
 
 
 def sha256_file(path: str | Path) -> str:

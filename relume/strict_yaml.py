@@ -40,8 +40,21 @@ def read(path: Path) -> Document:
         ConfigError: The file is missing or unreadable, not UTF-8, not YAML, not a mapping, or has a refused value;
             names the line.
     """
+    return parse(_content(path), path)
+
+
+def require_readable(path: Path) -> None:
+    """Checks a file before another program reads it: it is UTF-8 and YAML, and its references unfold to little.
+
+    Raises:
+        ConfigError: It is not, or the file is missing or unreadable.
+    """
+    _compose(_content(path), path)
+
+
+def _content(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(
             "The file does not exist", where=path, next_step="change to the top folder of a relume checkout"
@@ -53,7 +66,6 @@ def read(path: Path) -> Document:
             why=error.strerror,
             next_step="check that it is a file that you may read",
         ) from None
-    return parse(content, path)
 
 
 def parse(content: bytes, path: Path) -> Document:
@@ -62,6 +74,17 @@ def parse(content: bytes, path: Path) -> Document:
     Raises:
         ConfigError: As `read`.
     """
+    root = _compose(content, path)
+    if root is None:
+        return Document({}, {})
+    if not isinstance(root, yaml.MappingNode):
+        raise _refusal(path, root.start_mark.line + 1, "it has no keys", "write keys with values")
+    reader = _Reader(path)
+    return Document(reader.value(root, ()), reader.lines)
+
+
+def _compose(content: bytes, path: Path) -> yaml.Node | None:
+    """The nodes of a file, whose references unfold to little."""
     try:
         root = yaml.compose(content.decode(), Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
@@ -80,13 +103,9 @@ def parse(content: bytes, path: Path) -> Document:
         raise ConfigError(
             "The file is not valid YAML", where=path, why=why, next_step=f"remove it from {path}"
         ) from None
-    if root is None:
-        return Document({}, {})
-    if not isinstance(root, yaml.MappingNode):
-        raise _refusal(path, root.start_mark.line + 1, "it has no keys", "write keys with values")
-    reader = _Reader(path)
-    reader.require_bounded(root)
-    return Document(reader.value(root, ()), reader.lines)
+    if root is not None:
+        _Reader(path).require_bounded(root)
+    return root
 
 
 def _refusal(path: Path, line: int, why: str, next_step: str) -> ConfigError:

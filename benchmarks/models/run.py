@@ -24,8 +24,9 @@ from typing import Any
 import torch
 
 from benchmarks.models.case import Case
-from relume.files import read_json, write_json
+from relume.files import write_json
 from relume.models.registry import build
+from relume.reading import read_json
 
 FOLDER = Path(__file__).parent
 

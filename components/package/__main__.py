@@ -4,9 +4,11 @@ import shutil
 from typing import Any
 
 from components.step import run_step
-from relume.files import atomic_folder, read_json, sha256_file, sha256_folder, write_json
+from relume.evaluation.card import read_metrics
+from relume.files import atomic_folder, sha256_file, sha256_folder, write_json
 from relume.models.artifact import load_card
 from relume.params_file import load_section
+from relume.reading import reading
 from relume.serving.settings import PackageSettings
 
 
@@ -17,13 +19,15 @@ def main() -> None:
         shutil.copytree("models/final", folder / "model")
         shutil.copytree("models/exported", folder / "serving")
         shutil.copytree("reports/evaluation", folder / "evaluation")
-        metrics = read_json("reports/metrics.json")
+        metrics = read_metrics("reports/metrics.json")
         write_json(folder / "evaluation" / "metrics.json", metrics)
         write_json(folder / "lineage.json", _lineage())
+        with reading("reports/metrics.json", next_step="run `dvc repro --force evaluate`"):
+            figures = {level: value["psnr"] for level, value in metrics["clipped"]["final"].items()}
         facts: dict[str, Any] = {
             "product": params.product,
             "architecture": load_card("models/final").architecture,
-            "figures": {level: value["psnr"] for level, value in metrics["clipped"]["final"].items()},
+            "figures": figures,
             "sha256": sha256_folder(folder),
         }
         write_json(folder / "package.json", facts)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from relume.errors import RelumeError, StageFailedError
-from relume.files import read_json, write_json
+from relume.files import write_json
 from relume.params_file import load_section
+from relume.reading import read_json
 from relume.training.config import TrainingSettings
 
 RANK_ERRORS = "RELUME_RANK_ERRORS"  # the folder in which ranks leave their errors for the process that started them

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flows.embedded_triton import INSTALL, EmbeddedTriton
 from flows.platform.status import Status, read_status
+from relume.reading import read_text
 
 PYTHON = ((3, 11), (3, 12))
 FREE_GIB = 5.0
@@ -92,7 +93,8 @@ def _python() -> Finding:
 def _packages(root: Path) -> Finding:
     """Compares what is installed with the tested set, for the packages that relume itself requires."""
     lock = root / "constraints.txt"
-    pins = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)", lock.read_text())) if lock.is_file() else {}
+    text = read_text(lock, next_step="git checkout constraints.txt") if lock.is_file() else ""
+    pins = dict(re.findall(r"(?m)^([\w.-]+)==(\S+)", text))
     pins = {_normal(name): version for name, version in pins.items()}
     wrong = []
     for requirement in _requirements():
@@ -207,8 +209,8 @@ def _services(status: Status) -> Iterator[Finding]:
 
 
 def _serving(status: Status) -> Iterator[Finding]:
-    champions = [(product, product.champion.model) for product in status.products if product.champion]
-    if not champions:
+    champions = [(product, product.champion.model) for product in status.products or [] if product.champion]
+    if not champions and status.products is not None:
         yield Finding(
             name="champion", ok=False, required=False, detail="nothing was released yet", fix="relume release"
         )
@@ -221,7 +223,7 @@ def _serving(status: Status) -> Iterator[Finding]:
             fix="relume up",
         )
     for problem in status.problems:
-        yield Finding(name="problem", ok=False, required=True, detail=problem)
+        yield Finding(name="problem", ok=False, required=True, detail=problem.replace("\n", f"\n{'':<32}"))
 
 
 def _accelerator() -> Finding:

@@ -23,6 +23,7 @@ from flows.processes import answers, free_port, last_line, running_process, star
 from flows.release.registry import redacted
 from flows.release.served_product import serve_champions
 from relume.errors import ModelMissingError, RelumeError, ServiceError
+from relume.files import storage_error
 from relume.home import tracking_uri
 
 WORK_POOL = "relume"
@@ -179,8 +180,11 @@ def _start_chain(chain: list[tuple[str, Callable[[], ServiceReport]]]) -> list[S
             continue
         try:
             reports.append(start())
-        except RelumeError as error:
-            detail = "; ".join(str(part) for part in (error.why, error.next_step) if part)
+        except (RelumeError, OSError) as caught:
+            error = caught if isinstance(caught, RelumeError) else storage_error(caught)
+            if error is None:
+                raise
+            detail = "; ".join(str(part) for part in (error.where, error.why, error.next_step) if part)
             reports.append(ServiceReport(name=name, state="failed", detail=f"{error.what}: {detail}"))
     return reports
 

@@ -11,16 +11,16 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flows.embedded_triton import EmbeddedTriton
 from flows.platform import supervisor
-from flows.prefect_settings import prefect_address, services_folder
+from flows.prefect_settings import services_folder
 from flows.processes import answers, running_process
 from flows.release.ledger import Ledger, LedgerEntry, Release
 from flows.release.registry import redacted
 from flows.turns import activities, duration
-from relume.errors import LedgerError, RelumeError
+from relume import strict_yaml
+from relume.errors import BrokenFileError, LedgerError, RelumeError
+from relume.reading import as_kind, reading
 
 EXTERNAL = {"mlflow": "MLFLOW_TRACKING_URI", "prefect": "PREFECT_API_URL"}
 _INTERRUPTED = {"promoting": "promotion of", "rolling_back": "rollback to"}
@@ -34,7 +34,7 @@ class ServiceStatus:
     Attributes:
         name: `mlflow`, `prefect`, `worker`, `supervisor` or `triton`.
         state: `running`, `silent` (it runs but does not answer), `stopped`, `dead` (it ended by itself),
-            `not installed`, or `external` (the environment names one).
+            `not installed`, `external` (the environment names one), or `unknown` (its record is damaged).
         address: Where it listens, while it runs.
         log: File with its output.
         note: What the supervisor did about it, or None.
@@ -94,7 +94,7 @@ class Status:
     Attributes:
         services: The background services.
         runs: The pipeline runs and retrainings that run or wait.
-        products: Every product of the ledger.
+        products: Every product of the ledger; None when the ledger is broken.
         unfinished: Promotions and rollbacks that were interrupted.
         schedule: The deployments of prefect.yaml: `name`, `cron`, and `next`, the next start, `active` while the
             Prefect server has not planned it yet, or None when it does not know of the deployment.
@@ -103,7 +103,7 @@ class Status:
 
     services: list[ServiceStatus]
     runs: list[RunStatus]
-    products: list[ProductStatus]
+    products: list[ProductStatus] | None
     unfinished: list[LedgerEntry]
     schedule: list[dict[str, str | None]]
     problems: list[str]
@@ -120,27 +120,37 @@ def read_status(root: Path, home: Path) -> Status:
         root: The top of the checkout.
         home: RELUME_HOME.
     """
+    problems: list[str] = []
     notes = {name: supervisor.describe(found) for name, found in supervisor.restarts(home).items()}
-    services = [_service(services_folder(home), name, notes) for name in ("mlflow", "prefect", "worker", "supervisor")]
-    triton, served = _triton(home)
-    ledger, problems = Ledger(home), []
+    names = ("mlflow", "prefect", "worker", "supervisor")
+    services = [_service(services_folder(home), name, notes, problems) for name in names]
+    triton, served = _triton(home, problems)
+    ledger = Ledger(home)
     try:
         products = [_product(ledger, name, served) for name in _products(ledger)]
         unfinished = list(ledger.unfinished())
-    except LedgerError as error:
-        products, unfinished, problems = [], [], [str(error)]
+    except (LedgerError, BrokenFileError) as error:
+        products, unfinished = None, []
+        problems.append(str(error))
     else:
         if ledger.torn():
             problems.append(
                 "The last line of the ledger is incomplete, as a crash leaves it; the next release removes it."
             )
-    problems += _problems(products, unfinished, triton)
+    problems += _problems(products or [], unfinished, triton)
+    schedule: list[dict[str, str | None]] = []
+    prefect = next(service for service in services if service.name == "prefect")
+    api = f"{prefect.address}/api" if prefect.state in ("running", "silent") else None
+    try:
+        schedule = _schedule(root, api)
+    except RelumeError as error:
+        problems.append(str(error))
     return Status(
         services=[*services, dataclasses.replace(triton, note=notes.get("triton"))],
-        runs=_runs(home),
+        runs=_runs(home, api),
         products=products,
         unfinished=unfinished,
-        schedule=_schedule(root, prefect_address(home)),
+        schedule=schedule,
         problems=problems,
     )
 
@@ -158,9 +168,9 @@ def render(status: Status) -> str:
         lines += ["", "Runs"]
     for run in status.runs:
         lines.append(f"  {run.what:<9} {run.state:<8} {duration(run.seconds):>7}  {run.doing}".rstrip())
-    for product in status.products:
+    for product in status.products or []:
         lines += ["", f"Product {product.product}", *_product_lines(product)]
-    if not status.products:
+    if status.products == []:
         lines += ["", "Nothing was released yet", "  next: run `relume pipeline run`, then `relume release`"]
     lines += ["", "Schedule"]
     for deployment in status.schedule:
@@ -168,7 +178,7 @@ def render(status: Status) -> str:
             f"  {deployment['name']:<9} {deployment['cron']:<14} {deployment['next'] or 'stopped; run `relume up`'}"
         )
     if status.problems:
-        lines += ["", "Problems", *(f"  {problem}" for problem in status.problems)]
+        lines += ["", "Problems", *(f"  {problem}".replace("\n", "\n  ") for problem in status.problems)]
     return "\n".join(lines) + "\n"
 
 
@@ -192,10 +202,9 @@ def _release(release: Release | None) -> str:
     return f"{release.model} (version {release.version})" if release else "none"
 
 
-def _runs(home: Path) -> list[RunStatus]:
+def _runs(home: Path, api: str | None) -> list[RunStatus]:
     """The runs of this home, and those that Prefect holds for the worker."""
     runs = [RunStatus(what=run.what, state=run.state, doing=run.doing, seconds=run.seconds) for run in activities(home)]
-    api = prefect_address(home)
     return runs + (_late_runs(api) if api else [])
 
 
@@ -222,12 +231,16 @@ def _late_runs(api: str) -> list[RunStatus]:
         return []
 
 
-def _service(folder: Path, name: str, notes: dict[str, str]) -> ServiceStatus:
+def _service(folder: Path, name: str, notes: dict[str, str], problems: list[str]) -> ServiceStatus:
     note = notes.get(name)
     log = folder / f"{name}.log"
     if name in EXTERNAL and (address := os.environ.get(EXTERNAL[name])):
         return ServiceStatus(name=name, state="external", address=redacted(address))
-    record = running_process(folder, name)
+    try:
+        record = running_process(folder, name)
+    except BrokenFileError as error:
+        problems.append(str(error))
+        return ServiceStatus(name=name, state="unknown", log=str(log) if log.is_file() else None)
     if record is None:
         state = "dead" if (folder / f"{name}.json").is_file() else "stopped"
         return ServiceStatus(name=name, state=state, log=str(log) if log.is_file() else None, note=note)
@@ -236,10 +249,13 @@ def _service(folder: Path, name: str, notes: dict[str, str]) -> ServiceStatus:
     return ServiceStatus(name=name, state=state, address=record.address, log=str(log), note=note)
 
 
-def _triton(home: Path) -> tuple[ServiceStatus, dict[str, tuple[str | None, bool]]]:
+def _triton(home: Path, problems: list[str]) -> tuple[ServiceStatus, dict[str, tuple[str | None, bool]]]:
     """The server, and by product the release it uses and whether that answers."""
     try:
         found = EmbeddedTriton(home).status(timeout=2.0)
+    except BrokenFileError as error:
+        problems.append(str(error))
+        return ServiceStatus(name="triton", state="unknown"), {}
     except RelumeError:  # it ended while it was asked
         return ServiceStatus(name="triton", state="silent"), {}
     service = ServiceStatus(
@@ -287,12 +303,33 @@ def _schedule(root: Path, api: str | None) -> list[dict[str, str | None]]:
     path = root / "prefect.yaml"
     if not path.is_file():
         return []
+    value = strict_yaml.read(path).value
+    with reading(path, next_step="git checkout prefect.yaml"):
+        deployments = as_kind(_Deployments, value).deployments
     upcoming = _next_runs(api) if api else {}
     return [
-        {"name": deployment["name"], "cron": schedule["cron"], "next": upcoming.get(deployment["name"])}
-        for deployment in yaml.safe_load(path.read_text())["deployments"]
-        for schedule in deployment.get("schedules", [])
+        {"name": deployment.name, "cron": schedule.cron, "next": upcoming.get(deployment.name)}
+        for deployment in deployments
+        for schedule in deployment.schedules
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Schedule:
+    cron: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Deployment:
+    name: str
+    schedules: list[_Schedule] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Deployments:
+    """What `status` reads of prefect.yaml."""
+
+    deployments: list[_Deployment]
 
 
 def _next_runs(api: str) -> dict[str, str]:

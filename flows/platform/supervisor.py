@@ -3,6 +3,7 @@
 It is a service itself: `python -m flows.platform.supervisor CHECKOUT HOME SERVICE...`; `up` starts it, `down` ends it.
 """
 
+import dataclasses
 import datetime
 import signal
 import sys
@@ -16,8 +17,9 @@ from flows.embedded_triton import EmbeddedTriton
 from flows.platform import services
 from flows.prefect_settings import services_folder
 from flows.processes import running_process
-from relume.errors import RelumeError
-from relume.files import read_json, write_json
+from relume.errors import BrokenFileError
+from relume.files import write_json
+from relume.reading import read_json
 
 NAME = "supervisor"
 _FIRST, _LONGEST = 2.0, 300.0  # seconds from one start to the next
@@ -30,13 +32,21 @@ def command(root: Path, home: Path, names: list[str]) -> list[str]:
     return [sys.executable, "-m", "flows.platform.supervisor", str(root), str(home), *names]
 
 
+@dataclasses.dataclass
+class _Restarts:
+    """What became of a service: the restarts since `relume up`, the last one in UTC, the error of one that failed."""
+
+    count: int
+    last: str
+    error: str | None
+
+
 def restarts(home: Path) -> dict[str, dict[str, Any]]:
     """By service: `count` of its restarts since `relume up`, `last` one in UTC, and the `error` of one that failed."""
     try:
-        found = read_json(_record(home))
-    except (OSError, ValueError, RelumeError):
+        return read_json(_record(home), like=dict[str, _Restarts], next_step="relume up")
+    except BrokenFileError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def is_alive(home: Path, name: str) -> bool:
@@ -68,7 +78,11 @@ class Supervisor:
         """Starts what does not run and is due."""
         for name in self._names:
             now = time.monotonic()
-            if is_alive(self._home, name):
+            try:
+                alive = is_alive(self._home, name)
+            except BrokenFileError:  # `relume status` says so; a second one beside it would do harm
+                continue
+            if alive:
                 if now - self._well_since.setdefault(name, now) > _STEADY:
                     self._wait[name] = self._first
                 continue

@@ -4,7 +4,6 @@ The served ONNX file restores held-out photographs at the product's protocol, 8-
 noise; champion and candidate get the same noisy pixels. A model that takes a sigma is given that of the noise.
 """
 
-import csv
 import dataclasses
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,14 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flows.release.package import Package
+from flows.release.package import Package, read_parity
 from flows.release.trial import Latency, take_turns
 from relume.errors import GateRefusedError, ModelFormatError, UserError
-from relume.files import read_json
 from relume.params import ReleaseSettings
+from relume.reading import read_table
 
 if TYPE_CHECKING:
     from relume.serving.onnx_restorer import OnnxRestorer
+
+_AGAIN = "run `relume pipeline run`"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -249,12 +250,12 @@ def _against_champion(
 def _against_non_local_means(candidate: Package, settings: ReleaseSettings) -> list[Check]:
     """The package's own metrics: non-local means takes longer than everything else here together."""
     path = candidate.folder / "evaluation" / "per_image.csv"
-    with open(path, newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["protocol"] == "clipped"]
+    columns = {"system": str, "protocol": str, "sigma": float, "psnr": float}
+    rows = [row for row in read_table(path, columns, next_step=_AGAIN) if row["protocol"] == "clipped"]
     checks = []
     for sigma, limit in settings.min_gain_over_nlm_db.items():
         final, nlm = (
-            [float(row["psnr"]) for row in rows if row["system"] == system and float(row["sigma"]) == sigma]
+            [row["psnr"] for row in rows if row["system"] == system and row["sigma"] == sigma]
             for system in ("final", "nlm")
         )
         if not final or len(final) != len(nlm):
@@ -262,7 +263,7 @@ def _against_non_local_means(candidate: Package, settings: ReleaseSettings) -> l
                 "The package's metrics are incomplete",
                 where=path,
                 why=f"it has {len(final)} rows of final and {len(nlm)} of nlm at sigma {sigma}, clipped",
-                next_step="run `relume pipeline run`",
+                next_step=_AGAIN,
             )
         checks.append(_gain(f"gain over non-local means, sigma {sigma}", final, nlm, limit))
     return checks
@@ -270,19 +271,19 @@ def _against_non_local_means(candidate: Package, settings: ReleaseSettings) -> l
 
 def _export_parity(candidate: Package) -> list[Check]:
     """PyTorch against ONNX Runtime as `export` measured it, against the limits of the export."""
-    parity = read_json(candidate.folder / "serving" / "parity.json")
+    parity = read_parity(candidate.folder)
     return [
         Check(
             name="PyTorch against ONNX, largest difference",
-            value=max(row["max_difference"] for row in parity["pictures"]),
-            limit=parity["limits"]["max_difference"],
+            value=max(image.max_difference for image in parity.pictures),
+            limit=parity.limits.max_difference,
             at_least=False,
             unit="levels",
         ),
         Check(
             name="PyTorch against ONNX, PSNR",
-            value=min(row["psnr"] for row in parity["pictures"]),
-            limit=parity["limits"]["min_psnr"],
+            value=min(image.psnr for image in parity.pictures),
+            limit=parity.limits.min_psnr,
             at_least=True,
             unit="dB",
         ),

@@ -1,8 +1,9 @@
 """The promotion ledger: one append-only file that says what serves, what served before, and what was interrupted.
 
 Each line is a JSON object that holds the hash of the line before and its own, so a changed, removed
-or inserted line is detected. MLflow's aliases have no compare-and-swap and a server forgets; the ledger
-is what both are restored from.
+or inserted line is detected. A chain that lost its end is sound in itself, and an emptied file reads as one that was
+never written to; so the number of lines and the hash of the last one stand in a second file, the head, as well.
+MLflow's aliases have no compare-and-swap and a server forgets; the ledger is what both are restored from.
 """
 
 import dataclasses
@@ -16,6 +17,8 @@ from typing import Any, Literal
 from filelock import FileLock
 
 from relume.errors import LedgerError
+from relume.files import write_json
+from relume.reading import as_kind, read_as, reading
 
 Event = Literal["registered", "refused", "promoting", "promoted", "rolling_back", "rolled_back", "abandoned"]
 OPENING = ("promoting", "rolling_back")
@@ -63,15 +66,30 @@ class LedgerEntry:
     hash: str
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Head:
+    """How long the ledger is at least.
+
+    Attributes:
+        lines: The number of its lines.
+        hash: Of the last of them.
+    """
+
+    lines: int
+    hash: str
+
+
 class Ledger:
     """The ledger of one home.
 
     Args:
-        home: RELUME_HOME; the file is `ledger.jsonl` in it.
+        home: RELUME_HOME; the file is `ledger.jsonl` in it, its head `ledger.head.json`. A ledger of an earlier relume
+            gets its head with the next line.
     """
 
     def __init__(self, home: Path):
         self.path = home / "ledger.jsonl"
+        self.head = home / "ledger.head.json"
 
     def append(self, event: Event, release: Release, **details: Any) -> LedgerEntry:
         """Adds one line and returns only when it is on the disk.
@@ -84,7 +102,7 @@ class Ledger:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.path}.lock"), open(self.path, "a+b") as file:
-            entries, whole = self._parse(self.path.read_bytes())
+            entries, whole, _ = self._read()
             line: dict[str, Any] = {
                 "index": len(entries),
                 "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -98,6 +116,8 @@ class Ledger:
             file.write((json.dumps(line, sort_keys=True) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
+            # After the line: a crash between the two leaves a ledger that is longer than its head says.
+            write_json(self.head, {"lines": len(entries) + 1, "hash": line["hash"]})
         return _entry(line)
 
     def entries(self) -> tuple[LedgerEntry, ...]:
@@ -106,12 +126,12 @@ class Ledger:
         Raises:
             LedgerError: A line was changed, removed or inserted; the message names the line.
         """
-        return self._parse(self._bytes())[0]
+        return self._read()[0]
 
     def torn(self) -> bool:
         """Whether the file ends in half a line, as a crash during an append leaves it."""
-        data = self._bytes()
-        return self._parse(data)[1] != len(data)
+        _, whole, size = self._read()
+        return whole != size
 
     def current(self, product: str) -> Release | None:
         """The release that the product name points to, or None before the first promotion."""
@@ -159,8 +179,19 @@ class Ledger:
                     served.pop()
         return served
 
-    def _bytes(self) -> bytes:
-        return self.path.read_bytes() if self.path.is_file() else b""
+    def _read(self) -> tuple[tuple[LedgerEntry, ...], int, int]:
+        """The entries, the number of bytes that whole lines take, and that of all."""
+        # The head first: who appends meanwhile makes the ledger longer than this head says, never shorter.
+        head = read_as(_Head, self.head, next_step=self._next_step) if os.path.lexists(self.head) else None
+        data = b""
+        if os.path.lexists(self.path):
+            with reading(self.path, next_step=self._next_step):
+                data = self.path.read_bytes()
+        entries, whole = self._parse(data)
+        if head and not (1 <= head.lines <= len(entries) and entries[head.lines - 1].hash == head.hash):
+            why = f"{head.lines} lines were written, {len(entries)} are there: the end was cut off"
+            raise self._broken(len(entries), why)
+        return entries, whole, len(data)
 
     def _parse(self, data: bytes) -> tuple[tuple[LedgerEntry, ...], int]:
         """The entries, and the number of bytes that whole lines take."""
@@ -177,7 +208,7 @@ class Ledger:
                     raise self._broken(index, "it does not follow the line before it: one was changed or removed")
                 previous = line["hash"] = claimed
                 entries.append(_entry(line))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise self._broken(index, f"it is not a line of the ledger ({error})") from None
         return tuple(entries), whole
 
@@ -186,7 +217,14 @@ class Ledger:
             "The promotion ledger is broken",
             where=f"{self.path}, line {index + 1}",
             why=why,
-            next_step=f"restore {self.path.name} from a backup, or rename it to begin a new one",
+            next_step=self._next_step,
+        )
+
+    @property
+    def _next_step(self) -> str:
+        return (
+            f"restore {self.path.name} and {self.head.name} from a backup, or rename both to begin a new ledger;"
+            " then nothing counts as released"
         )
 
 
@@ -195,4 +233,4 @@ def _hash(line: dict[str, Any]) -> str:
 
 
 def _entry(line: dict[str, Any]) -> LedgerEntry:
-    return LedgerEntry(**{**line, "release": Release(**line["release"])})
+    return as_kind(LedgerEntry, line)

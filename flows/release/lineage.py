@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flows.dvc_commands import run_dvc
-from flows.lock import read_lock
+from flows.lock import hashes_of, read_lock
 from flows.release.package import Package
 from flows.run_commit import commit_run
 from relume.errors import UserError
 from relume.ingestion.lists import LIST, own_list
 from relume.params_file import PARAMS, RECIPE, read_values
+from relume.reading import read_text
 
 FILES = ("dvc.lock", "dvc.yaml", PARAMS, RECIPE, LIST)
 
@@ -48,16 +47,16 @@ def read_lineage(root: Path, package: Package, home: Path) -> Lineage:
     """
     own = own_list(home)
     _require_up_to_date(root, package, own)
-    names = (name for name in FILES if name != RECIPE or (root / name).is_file())
-    files = {name: (own if own and name == LIST else root / name).read_text(encoding="utf-8") for name in names}
-    outs = {
-        out["path"]: out["md5"]
-        for stage in yaml.safe_load(files["dvc.lock"])["stages"].values()
-        for out in stage.get("outs", [])
+    files = {
+        name: read_text(
+            own if own and name == LIST else root / name, next_step=f"restore it with `git checkout {name}`"
+        )
+        for name in FILES
+        if name != RECIPE or (root / name).is_file()
     }
     return Lineage(
         run_commit=commit_run(root, f"package-{package.sha256[:16]}", own_list=own),
-        params=read_values(root).value | {"outs": outs},
+        params=read_values(root).value | {"outs": dict(hashes_of("outs", files["dvc.lock"]))},
         files=files,
     )
 
@@ -87,7 +86,6 @@ def _changes(status: dict[str, list[Any]], root: Path, own: Path | None) -> bool
     if own is None:
         return bool(status)
     listed = hashlib.md5(own.read_bytes(), usedforsecurity=False).hexdigest()
-    for stage in yaml.safe_load(read_lock(root))["stages"].values():
-        if any(dep["path"] == LIST and dep["md5"] != listed for dep in stage.get("deps", [])):
-            return True
+    if any(path == LIST and hash != listed for path, hash in hashes_of("deps", read_lock(root))):
+        return True
     return any(change != {"changed deps": {LIST: "modified"}} for changes in status.values() for change in changes)

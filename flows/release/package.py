@@ -2,12 +2,17 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from relume.errors import ModelMissingError, ReleaseError
-from relume.files import read_json, sha256_folder
+from relume.files import sha256_folder
 from relume.params_file import load_section
+from relume.reading import read_as
 from relume.serving.settings import PackageSettings
+
+_AGAIN = "restore it with `dvc checkout --force package`, or build it with `relume pipeline run`"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,29 +51,86 @@ def product_of(root: Path) -> str:
     return load_section("package", PackageSettings, root).product
 
 
-def open_package(folder: Path) -> Package:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackageFacts:
+    """What package.json states; see `Package`."""
+
+    sha256: str
+    product: str
+    architecture: str
+    figures: dict[str, Any]
+
+
+def read_facts(folder: Path) -> PackageFacts:
+    """Reads what a package states, without looking at its other files.
+
+    Raises:
+        BrokenFileError: package.json is missing or damaged.
+    """
+    return read_as(PackageFacts, folder / "package.json", next_step=_AGAIN)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ImageParity:
+    """How far ONNX Runtime is from PyTorch on one image, in dB and in 8-bit levels."""
+
+    picture: str
+    psnr: float
+    max_difference: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _ParityLimits:
+    min_psnr: float
+    max_difference: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportParity:
+    """What parity.json holds: how `export` measured the ONNX file, and the limits that it was given."""
+
+    pictures: Annotated[list[_ImageParity], Field(min_length=1)]
+    limits: _ParityLimits
+
+
+def read_parity(folder: Path) -> ExportParity:
+    """Reads the parity report of a package.
+
+    Raises:
+        BrokenFileError: It is missing or damaged.
+    """
+    return read_as(ExportParity, folder / "serving" / "parity.json", next_step=_AGAIN)
+
+
+def open_package(folder: Path, *, release: str | None = None) -> Package:
     """Opens a package and checks its hash.
+
+    Args:
+        folder: Where it lies.
+        release: The hash that a release was made of, when it must be the package of that one.
 
     Raises:
         ModelMissingError: There is no package.
-        ReleaseError: Its files are not those that its hash was made of.
+        BrokenFileError: What states its facts is damaged.
+        ReleaseError: Its files are not those that its hash, or the release, was made of.
     """
     if not (folder / "package.json").is_file():
         raise ModelMissingError("There is no package yet", where=folder, next_step="run `relume pipeline run`")
-    stated = read_json(folder / "package.json")
+    stated = read_facts(folder)
     found = sha256_folder(folder, exclude=("package.json",))
-    if found != stated["sha256"]:
+    expected, what = (release, "released was") if release else (stated.sha256, "package.json states")
+    if found != expected:
         raise ReleaseError(
             "The package is damaged",
             where=folder,
-            why=f"its files have the hash {found[:16]}, but package.json states {stated['sha256'][:16]}",
-            next_step="restore it with `dvc checkout --force package`, or build it with `relume pipeline run`",
+            why=f"its files have the hash {found[:16]}, but {what} {expected[:16]}",
+            next_step=_AGAIN,
         )
     return Package(
         folder=folder,
         sha256=found,
-        product=stated["product"],
-        architecture=stated["architecture"],
-        metrics=stated["figures"],
-        lineage=read_json(folder / "lineage.json"),
+        product=stated.product,
+        architecture=stated.architecture,
+        metrics=stated.figures,
+        lineage=read_as(dict[str, Any], folder / "lineage.json", next_step=_AGAIN),
     )

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from flows.release.package import Package, open_package
-from relume.errors import ReleaseError, ServerUnreachableError
+from relume.errors import BrokenFileError, ReleaseError, ServerUnreachableError
 from relume.files import atomic_folder
 from relume.home import tracking_uri
 
@@ -232,10 +232,20 @@ class Registry:
     def _reaching(self) -> Iterator[None]:
         """Turns MLflow's errors into one message that does not show a password."""
         import requests
+        from alembic.util import CommandError
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
+        except (SQLAlchemyError, CommandError) as error:  # no database, one of another MLflow, a full or read-only disk
+            raise BrokenFileError(
+                "MLflow's database cannot be used",
+                where=redacted(self.uri),
+                why=redacted(str(getattr(error, "orig", None) or error)).splitlines()[0][:300],
+                next_step="restore it from a backup, or move it aside to begin an empty registry; if the disk is full,"
+                " free some space",
+            ) from error
         except (requests.ConnectionError, MlflowException) as error:
             if not self.uri.startswith("http") or "API request to" not in str(error):
                 raise ReleaseError(

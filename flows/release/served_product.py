@@ -1,6 +1,7 @@
 """Makes what is served, and what the registry's aliases say, agree with the ledger."""
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ from flows.embedded_triton import EmbeddedTriton, folder_of
 from flows.release.ledger import Ledger, Release
 from flows.release.package import Package, open_package
 from flows.release.registry import Registry
-from relume.errors import ConfigError, ReleaseError, ServerUnreachableError
+from relume.errors import BrokenFileError, ConfigError, ReleaseError, ServerUnreachableError
 from relume.serving import repository as models
 from relume.serving.triton_control import TritonControl
+
+_log = logging.getLogger(__name__)
 
 
 class ReleaseInProgressError(ReleaseError):
@@ -238,10 +241,13 @@ def serve_champions(home: Path) -> list[Release]:
 
 
 def stored_package(release: Release, home: Path, registry: Registry | None = None) -> Package:
-    """The package of a release, from RELUME_HOME/packages or else from the registry."""
+    """The package of a release, from RELUME_HOME/packages or, if it is not there or damaged, from the registry."""
     folder = _packages(home) / release.package[:16]
     if (folder / "package.json").is_file():
-        return open_package(folder)
+        try:
+            return open_package(folder, release=release.package)
+        except (ReleaseError, BrokenFileError) as error:
+            _log.warning("%s; the registry is asked for it", error.what)
     registry = registry or Registry(home)
     version = registry.find(release.product, release.package)
     if version is None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from relume.curation.settings import ValidateSettings
 from relume.errors import SourceError
+from relume.reading import reading
 
 _MANIFEST = ["image_id", "address", "width", "height", "channels", "bit_depth", "mode", "bytes", "sha256", "shard"]
 _PATCHES = ["patch_id", "image_id", "split", "shard", "row", "y", "x", "size", "sharpness", "flat_fraction"]
@@ -39,17 +40,18 @@ def load_tables(ingested: str | Path, curated: str | Path) -> dict[str, Any]:
     for path in (ingested / "manifest.csv", curated / "images.csv"):
         if not path.is_file():
             raise SourceError("The data to validate does not exist", where=path, next_step="run `dvc repro validate`")
-    manifest = pd.read_csv(ingested / "manifest.csv", dtype={"image_id": str})
-    quarantine = pd.read_csv(ingested / "quarantine.csv")
+    manifest = _frame(ingested / "manifest.csv", ["address"], dtype={"image_id": str})
+    quarantine = _frame(ingested / "quarantine.csv", ["address", "reason"])
     files = pd.concat([manifest[["address"]], quarantine[["address", "reason"]]], ignore_index=True)
     files["reason"] = files["reason"].astype(object) if "reason" in files else None
 
-    images = pd.read_csv(curated / "images.csv", dtype={"image_id": str, "group": str})
+    columns = ["image_id", "group", "split", "width", "height"]
+    images = _frame(curated / "images.csv", columns, dtype={"image_id": str, "group": str})
     used = images[images["split"] != "rejected"]
     sides = used.groupby("group")["split"].nunique()
     images["group_sides"] = images["group"].map(sides).fillna(1).astype(int)
 
-    patches = pd.read_parquet(curated / "patches.parquet")
+    patches = _frame(curated / "patches.parquet", ["image_id", "patch_id", "x", "y", "size"])
     photographs = images[["image_id", "width", "height", "split"]].rename(columns={"split": "image_split"})
     patches = patches.merge(photographs, on="image_id", how="left")
     patches["bottom"], patches["right"] = patches["y"] + patches["size"], patches["x"] + patches["size"]
@@ -57,6 +59,17 @@ def load_tables(ingested: str | Path, curated: str | Path) -> dict[str, Any]:
     columns = [name for name in patches if name not in ("image_split", "photograph_share", "bottom", "right")]
     patches = patches[[*columns, "bottom", "right", "image_split", "photograph_share"]]
     return {"files": files, "manifest": manifest, "images": images, "patches": patches}
+
+
+def _frame(path: Path, needed: list[str], **options: Any) -> Any:
+    """Reads a table with pandas. What else is wrong with its columns, the expectations say."""
+    import pandas as pd
+
+    with reading(path, next_step=f"run `dvc repro --force {'ingest' if path.parent.name == 'ingested' else 'curate'}`"):
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, **options)
+        if missing := [name for name in needed if name not in frame]:
+            raise ValueError(f"it lacks the columns {', '.join(missing)}")
+        return frame
 
 
 def expectations(settings: ValidateSettings) -> Mapping[str, list[Any]]:

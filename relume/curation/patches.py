@@ -1,6 +1,7 @@
 """Training patches: their places in a photograph, which are worth keeping, and the shards they are packed in."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,9 @@ class PatchShardWriter:
         if row == 0:
             shape = (min(self._per_shard, self._count - len(self._rows)), self._side, self._side, 3)
             self._shard = np.lib.format.open_memmap(self._folder / name, mode="w+", dtype=np.uint8, shape=shape)
+            with open(self._folder / name, "r+b") as file:
+                # On a full disk this is refused; a page of the map without space would end the process by SIGBUS.
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         assert self._shard is not None
         self._shard[row] = pixels[patch.y : patch.y + self._side, patch.x : patch.x + self._side]
         self._rows.append((name, row, patch))

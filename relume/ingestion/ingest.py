@@ -20,14 +20,17 @@ from typing import Any
 
 import numpy as np
 
-from relume.errors import ImageError, SourceError
+from relume.errors import BrokenFileError, ImageError, SourceError
 from relume.images import decode, encode, read_header
 from relume.ingestion.sources import open_source
 from relume.parallel import Budget, map_in_order
+from relume.reading import read_table, reading
 
 # Images are decoded side by side while they have this many megapixels together. Ten bytes a pixel
 # (pixels, a converted copy, PNG) make about 1.3 GB; a larger image is decoded alone.
 _MEGAPIXELS_AT_ONCE = 128.0
+
+_AGAIN = "run `dvc repro --force ingest`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,16 +162,29 @@ class Photographs:
         self.manifest = read_manifest(folder)
         self._places: dict[str, tuple[Path, int, int]] = {}
         for shard in sorted({photograph.shard for photograph in self.manifest}):
-            with tarfile.open(self._folder / shard) as tar:
+            path = self._folder / shard
+            with reading(path, next_step=_AGAIN), tarfile.open(path) as tar:
                 for member in tar:
-                    self._places[member.name] = (self._folder / shard, member.offset_data, member.size)
+                    self._places[member.name] = (path, member.offset_data, member.size)
+        for photograph in self.manifest:
+            if f"{photograph.image_id}.png" not in self._places:
+                raise BrokenFileError(
+                    "A file is damaged",
+                    where=self._folder / photograph.shard,
+                    why=f"it holds no {photograph.image_id}.png",
+                    next_step=_AGAIN,
+                )
 
     def pixels(self, photograph: Photograph) -> np.ndarray:
         """Decodes one photograph to (height, width, 3) RGB, uint8 or uint16."""
         path, offset, size = self._places[f"{photograph.image_id}.png"]
-        with open(path, "rb") as file:
-            file.seek(offset)
-            return decode(file.read(size), where=photograph.address, max_megapixels=float("inf")).pixels
+        try:
+            with reading(path, next_step=_AGAIN), open(path, "rb") as file:
+                file.seek(offset)
+                return decode(file.read(size), max_megapixels=float("inf")).pixels
+        except ImageError as error:
+            why = f"{photograph.image_id}.png in it: {error.what}"
+            raise BrokenFileError("A file is damaged", where=path, why=why, next_step=_AGAIN) from None
 
 
 def read_manifest(folder: str | Path) -> list[Photograph]:
@@ -176,16 +192,14 @@ def read_manifest(folder: str | Path) -> list[Photograph]:
 
     Raises:
         SourceError: There is none.
+        BrokenFileError: It is damaged.
     """
     path = Path(folder) / "manifest.csv"
     if not path.is_file():
         raise SourceError("No photographs were ingested yet", where=path, next_step="run `dvc repro ingest`")
-    convert = {field.name: int if field.type is int else str for field in fields(Photograph)}
-    with open(path, newline="") as file:
-        rows: list[dict[str, Any]] = [
-            {name: convert[name](value) for name, value in row.items()} for row in csv.DictReader(file)
-        ]
-    return [Photograph(**row) for row in rows]
+    columns = {field.name: int if field.type is int else str for field in fields(Photograph)}
+    table = read_table(path, columns, next_step=_AGAIN)
+    return [Photograph(**{name: row[name] for name in columns}) for row in table]
 
 
 _COLUMNS = [field.name for field in fields(Photograph)]

@@ -20,7 +20,8 @@ from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from relume.errors import SourceError
-from relume.files import NotRegularError, open_regular, read_json, write_json
+from relume.files import NotRegularError, open_regular, write_json
+from relume.reading import read_json
 
 PACKAGES = "package://"
 
@@ -81,6 +82,22 @@ class SourcesChange:
         return bool(self.added or self.removed or self.modified)
 
 
+@dataclass(frozen=True)
+class _ListedFile:
+    address: str
+    bytes: int
+    hash: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What sources.json holds."""
+
+    sources: list[str]
+    files: list[_ListedFile]
+
+
 def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
     """Lists every image file in some sources, with its size and hash.
 
@@ -135,7 +152,9 @@ def write_sources(
         What changed.
     """
     path, old_path = Path(path), Path(instead_of or path)
-    before: dict[str, Any] = read_sources(old_path) if old_path.exists() else {"sources": [PACKAGES], "files": []}
+    before: dict[str, Any] = {"sources": [PACKAGES], "files": []}
+    if os.path.lexists(old_path):
+        before = read_sources(old_path)
     now = scan(before["sources"] if sources is None else sources)
     if path != old_path or now != before or not path.exists():
         write_json(path, now)
@@ -156,24 +175,13 @@ def read_sources(path: str | Path = "sources.json") -> dict[str, Any]:
     """Reads the tracked list of sources.
 
     Raises:
-        SourceError: There is no such list, or it is not one.
+        SourceError: There is no such list.
+        BrokenFileError: It is not one.
     """
-    path = Path(path)
-    try:
-        listing = read_json(path)
-    except FileNotFoundError:
-        raise SourceError(
-            "The list of sources does not exist", where=path, next_step="run `relume data scan`"
-        ) from None
-    except ValueError as error:
-        raise SourceError(
-            "The list of sources is not valid JSON", where=path, why=error, next_step="run `relume data scan`"
-        ) from None
-    if not isinstance(listing, dict) or not {"sources", "files"} <= listing.keys():
-        raise SourceError(
-            "The list of sources lacks `sources` or `files`", where=path, next_step="run `relume data scan`"
-        )
-    return listing
+    if not os.path.lexists(path):
+        raise SourceError("The list of sources does not exist", where=path, next_step="run `relume data scan`")
+    again = "remove it, then run `relume data scan FOLDER` with your folders"
+    return read_json(path, like=_Listing, next_step=again)
 
 
 def open_source(address: str, *, expect: str | None = None) -> bytes:

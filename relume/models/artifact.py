@@ -3,19 +3,23 @@
 Nothing else is needed to load one, and nothing in it can run code.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from relume.errors import ModelFormatError, ModelMissingError
-from relume.files import atomic_folder, read_json, write_json
+from relume.files import atomic_folder, write_json
+from relume.reading import as_kind, read_as, reading
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-__all__ = ["ModelCard", "load_card", "load_model", "save_model"]
+__all__ = ["ModelCard", "load_card", "load_model", "require_finite", "save_model"]
 
 FORMAT = 1
+_AGAIN = "make the model again with `relume pipeline run`, or copy it again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,7 @@ def load_card(path: str | Path) -> ModelCard:
 
     Raises:
         ModelMissingError: There is no artifact at `path`.
+        BrokenFileError: model.json cannot be read, or lacks something.
         ModelFormatError: It is of another format.
     """
     path = Path(path) / "model.json"
@@ -69,12 +74,13 @@ def load_card(path: str | Path) -> ModelCard:
             where=path.parent,
             next_step="train one with `relume pipeline run`, or check the path",
         )
-    content = read_json(path)
+    content = read_as(dict[str, Any], path, next_step=_AGAIN)
     if content.pop("format", None) != FORMAT:
         raise ModelFormatError(
             "The format of the model artifact is unknown", where=path, next_step=f"this relume reads format {FORMAT}"
         )
-    return ModelCard(**content)
+    with reading(path, next_step=_AGAIN):
+        return as_kind(ModelCard, content)
 
 
 def load_model(path: str | Path) -> "nn.Module":
@@ -82,7 +88,9 @@ def load_model(path: str | Path) -> "nn.Module":
 
     Raises:
         ModelMissingError: There is no artifact at `path`.
-        ModelFormatError: The weights do not fit the architecture; lists missing, extra and mis-shaped keys.
+        BrokenFileError: One of its files cannot be read.
+        ModelFormatError: The weights do not fit the architecture, which lists missing, extra and mis-shaped keys; or
+            some are no finite numbers.
     """
     import torch
     from safetensors.torch import load_file
@@ -90,8 +98,11 @@ def load_model(path: str | Path) -> "nn.Module":
     from relume.models.registry import build
 
     card = load_card(path)
-    network = build(card.architecture, card.arguments)
-    state = load_file(Path(path) / "model.safetensors")
+    with reading(Path(path) / "model.json", next_step=_AGAIN):  # wrong arguments raise whatever the network raises
+        network = build(card.architecture, card.arguments)
+    weights = Path(path) / "model.safetensors"
+    with reading(weights, next_step=_AGAIN):
+        state = load_file(weights)
     expected = network.state_dict()
     problems = [f"missing {key}" for key in expected.keys() - state.keys()]
     problems += [f"extra {key}" for key in state.keys() - expected.keys()]
@@ -107,5 +118,23 @@ def load_model(path: str | Path) -> "nn.Module":
             why="; ".join(sorted(problems)[:20]),
             next_step=f"check that the weights are those of {card.architecture} with {card.arguments}",
         )
+    require_finite(state, where=weights)
     network.load_state_dict(state)
     return network.eval().to(memory_format=torch.channels_last)
+
+
+def require_finite(state: "Mapping[str, torch.Tensor]", *, where: object) -> None:
+    """Refuses weights that are not numbers, as a diverged training or a damaged file leaves them.
+
+    Raises:
+        ModelFormatError: Names the entries that hold NaN or infinities.
+    """
+    wrong = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if wrong:
+        shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise ModelFormatError(
+            "Weights are no finite numbers",
+            where=where,
+            why=f"NaN or infinities in {shown}",
+            next_step="train the model again, or copy its weights again",
+        )

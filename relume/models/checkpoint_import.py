@@ -1,6 +1,5 @@
 """Import of published checkpoints: an official `.pth` becomes a model artifact, or a report of what does not fit."""
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.files import sha256_file
-from relume.models.artifact import ModelCard, save_model
+from relume.models.artifact import ModelCard, require_finite, save_model
 from relume.models.registry import ARCHITECTURES, Variant, build, variants
 from relume.nearest import did_you_mean
 
@@ -74,7 +73,6 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, "torch.Tensor"], str]:
         ModelFormatError: It is not a checkpoint, holds objects besides tensors and plain values, or no state dict.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = Path(path)
@@ -86,11 +84,11 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, "torch.Tensor"], str]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # over a file that is cut off or garbled, torch raises nearly anything
         raise ModelFormatError(
             "The checkpoint cannot be read without executing code in it",
             where=path,
-            why=str(error).split("\n", 1)[0],
+            why=str(error).split("\n", 1)[0] or type(error).__name__,
             next_step="check that the download is complete; store only its state dict with torch.save",
         ) from None
     for key in (*TOP_LEVEL_KEYS, ""):
@@ -182,7 +180,8 @@ def import_checkpoint(
     Raises:
         ConfigError: There is no such architecture or variant.
         ModelMissingError: There is no checkpoint.
-        ModelFormatError: It cannot be read, or does not fit; lists missing, extra and mis-shaped entries.
+        ModelFormatError: It cannot be read, holds weights that are no finite numbers, or does not fit; lists missing,
+            extra and mis-shaped entries.
     """
     candidates = _candidates(architecture)
     state, key = read_checkpoint(checkpoint)
@@ -203,6 +202,7 @@ def import_checkpoint(
     fitting = {
         name: value for name, value in stripped.items() if name in expected and value.shape == expected[name].shape
     }
+    require_finite(fitting, where=checkpoint)
     network.load_state_dict(expected | fitting)
     card = ModelCard(
         architecture=variant.architecture,

@@ -61,7 +61,7 @@ class OpenVinoRestorer(InProcessRestorer):
                     "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
                 },
             )
-        except RuntimeError as error:
+        except Exception as error:  # whatever a broken file makes it raise
             raise ModelFormatError(
                 "OpenVINO cannot read the ONNX file", where=path, why=error, next_step="export the model again"
             ) from None

@@ -13,14 +13,17 @@ was `level` beside them. Releases of that format are restored, served and rolled
 import shutil
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
-from relume.files import read_json, write_json, write_text
+from relume.files import write_json, write_text
+from relume.reading import as_kind, read_as, reading
 from relume.serving.config_pbtxt import release_config
 from relume.serving.levels import LevelRange
 from relume.serving.tiling import check_tile
 
 FORMAT = 2
+_AGAIN = "export the model again with `dvc repro export`"
 MODEL_FOLDER = Path("triton") / "model"
 
 
@@ -81,7 +84,8 @@ def read_serving(folder: str | Path) -> Serving:
 
     Raises:
         ModelMissingError: There is no served model in the folder.
-        ModelFormatError: serving.json has other keys or values.
+        BrokenFileError: serving.json cannot be read, or holds values of another type.
+        ModelFormatError: serving.json has other keys, or a tile or levels that cannot be.
     """
     path, model = Path(folder) / "serving.json", triton_model(folder)
     for file in (path, model / "config.pbtxt", model / "1" / "model.onnx", model / "1" / "model.py"):
@@ -90,9 +94,9 @@ def read_serving(folder: str | Path) -> Serving:
                 "The folder is not a served model",
                 where=folder,
                 why=f"{file} is missing",
-                next_step="export the model again with `dvc repro export`",
+                next_step=_AGAIN,
             )
-    values = read_json(path)
+    values = read_as(dict[str, Any], path, next_step=_AGAIN)
     if (stated := values.pop("format", 1)) not in (1, FORMAT):
         raise ModelFormatError(
             "The format of the served model is unknown",
@@ -101,21 +105,24 @@ def read_serving(folder: str | Path) -> Serving:
         )
     if stated == 1:
         kind, levels = values.pop("level", "sigma"), values.get("levels")
-        values["levels"] = {"kind": kind, **levels} if levels else None
+        values["levels"] = {"kind": kind, **levels} if isinstance(levels, dict) else levels
     known = {field.name for field in fields(Serving)}
-    if set(values) != known or not all(isinstance(values[key], int) for key in ("tile", "halo")):
+    if set(values) != known:
         raise ModelFormatError(
             "serving.json does not describe a served model",
             where=path,
             why=f"it has {values}, but must have the keys {sorted(known)}",
-            next_step="export the model again with `dvc repro export`",
+            next_step=_AGAIN,
         )
     try:
-        return Serving(**values | {"levels": LevelRange(**values["levels"]) if values["levels"] else None})
-    except (TypeError, ConfigError) as error:
+        with reading(path, next_step=_AGAIN):
+            serving = as_kind(Serving, values)
+            check_tile(serving.tile, serving.halo)
+    except ConfigError as error:
         raise ModelFormatError(
-            "The levels in serving.json are not valid",
+            "The tile or the levels in serving.json are not valid",
             where=path,
             why=error,
-            next_step="export the model again with `dvc repro export`",
+            next_step=_AGAIN,
         ) from None
+    return serving

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from relume.files import atomic_file
+from relume.reading import reading
 
 
 def checkpoint_key(configuration: Any, data_hash: str) -> str:
@@ -76,10 +78,15 @@ class Checkpoint:
             )
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """Tensors and facts of the last `save`, or None when there was none."""
-        if not self.path.is_file():
+        """Tensors and facts of the last `save`, or None when there was none.
+
+        Raises:
+            BrokenFileError: The file is damaged. It is not removed: it may hold hours of training.
+        """
+        if not os.path.lexists(self.path):
             return None
-        with safe_open(self.path, "pt") as file:
+        again = "bring it back from a backup, or remove it to train from the start"
+        with reading(self.path, next_step=again), safe_open(self.path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return tensors, json.loads(file.metadata()["facts"])
 

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from relume.errors import SourceError
+from relume.reading import reading
 
 
 class Patches(Protocol):
@@ -51,14 +52,14 @@ class PatchShards:
 
     Raises:
         SourceError: There is no shard.
+        BrokenFileError: A shard is damaged.
     """
 
     def __init__(self, folder: str | Path):
         files = sorted(Path(folder).glob("train-*.npy"))
         if not files:
             raise SourceError("There are no training patches", where=folder, next_step="run `dvc repro curate`")
-        # Plain views of the maps: slicing a np.memmap costs several times that of an array.
-        self.shards = [np.load(file, mmap_mode="r").view(np.ndarray) for file in files]
+        self.shards = [_open_shard(file) for file in files]
         self.side = int(self.shards[0].shape[1])
         self._positions = PatchPositions(len(shard) for shard in self.shards)
 
@@ -73,3 +74,12 @@ class PatchShards:
     def read(self, indices: Iterable[int]) -> list[np.ndarray]:
         """See `Patches.read`."""
         return [self[index] for index in indices]
+
+
+def _open_shard(path: Path) -> np.ndarray:
+    with reading(path, next_step="run `dvc repro --force curate`"):
+        shard = np.load(path, mmap_mode="r")
+        if shard.dtype != np.uint8 or shard.ndim != 4 or shard.shape[1] != shard.shape[2] or shard.shape[3] != 3:
+            raise ValueError(f"it holds {shard.dtype} of shape {shard.shape}, not uint8 (N, P, P, 3)")
+        # A plain view of the map: slicing a np.memmap costs several times that of an array.
+        return shard.view(np.ndarray)

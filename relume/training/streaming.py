@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from relume import s3
 from relume.errors import SourceError
 from relume.files import sha256_folder, write_bytes
+from relume.reading import as_kind, reading
 from relume.training.patches import PatchPositions
 
 MANIFEST = "manifest.json"
@@ -56,6 +58,28 @@ def upload(folder: str | Path, address: str, *, progress: Callable[[str, int, in
         manifest["shards"].append({"name": path.name, "offset": shard.offset, "shape": shard.shape})
     s3.write(f"{prefix}/{MANIFEST}", json.dumps(manifest).encode())
     return len(names)
+
+
+@dataclass(frozen=True)
+class _ListedFile:
+    bytes: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class _Shard:
+    name: str
+    offset: int
+    shape: Annotated[list[int], Field(min_length=4, max_length=4)]
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What manifest.json holds; see `StreamedFolder`."""
+
+    sha256: str
+    files: dict[str, _ListedFile]
+    shards: Annotated[list[_Shard], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +152,9 @@ def open_streamed(address: str) -> StreamedFolder:
             why=f"there is no {MANIFEST}" if listed else "there is no object below it",
             next_step=f"run `relume data upload {address}` on the machine that has data/curated",
         )
-    manifest = json.loads(s3.read(f"{address}/{MANIFEST}")[0])
+    with reading(f"{address}/{MANIFEST}", next_step=f"where data/curated is: relume data upload {address}"):
+        manifest = json.loads(s3.read(f"{address}/{MANIFEST}")[0])
+        as_kind(_Manifest, manifest)
     changed = [name for name, facts in manifest["files"].items() if listed.get(name) != facts]
     if changed:
         raise SourceError(

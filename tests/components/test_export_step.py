@@ -10,10 +10,10 @@ import skimage.data
 import torch
 import yaml
 
-from relume.files import read_json
 from relume.images import save_image
 from relume.models.artifact import ModelCard, save_model
 from relume.models.registry import build, variants
+from relume.reading import read_json
 from relume.serving.levels import LevelRange
 from relume.serving.served_model import read_serving
 

@@ -10,9 +10,10 @@ import pytest
 import skimage.data
 import yaml
 
-from relume.files import read_json, write_json
+from relume.files import write_json
 from relume.images import save_image
 from relume.models.artifact import load_card
+from relume.reading import read_json
 from relume.recipes.recipe import names, resolve
 
 ROOT = Path(__file__).parents[2]

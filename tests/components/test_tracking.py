@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from components.tracking import StageRun, _client, start_pipeline_run
-from relume.files import read_json, write_json
+from relume.files import write_json
 from relume.home import relume_home
+from relume.reading import read_json
 from relume.training.checkpoint import Checkpoint
 
 

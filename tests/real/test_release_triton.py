@@ -29,8 +29,9 @@ from relume.errors import (
     ReleaseError,
     ServerUnreachableError,
 )
-from relume.files import read_json, sha256_folder, write_json
+from relume.files import sha256_folder, write_json
 from relume.images import save_image
+from relume.reading import read_json
 from relume.serving import repository as models
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer

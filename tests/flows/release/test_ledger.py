@@ -145,9 +145,10 @@ def test_a_removed_line_is_seen(ledger):
 def test_a_torn_last_line_is_no_line(ledger, kept):
     """However much of the last line reached the disk, it counts as not written and the next append replaces it."""
     promote(ledger, A)
-    whole = ledger.path.read_bytes()
+    whole, head = ledger.path.read_bytes(), ledger.head.read_bytes()
     ledger.append("promoting", B)
     ledger.path.write_bytes(whole + ledger.path.read_bytes()[len(whole) :][:kept])
+    ledger.head.write_bytes(head)
     assert ledger.torn()
     assert ledger.unfinished() == ()
     ledger.append("promoting", C)
@@ -179,3 +180,40 @@ def test_concurrent_writers_keep_the_chain(ledger):
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
     assert len(ledger.entries()) == 40
+
+
+@pytest.mark.parametrize("lines", [0, 1, None])
+def test_a_ledger_that_lost_its_end_is_refused(ledger, lines):
+    """Emptied, cut after a whole line or removed, it does not read as a shorter history; nothing is appended to it."""
+    promote(ledger, A, B)
+    text = ledger.path.read_text().splitlines(keepends=True)
+    if lines is None:
+        ledger.path.unlink()
+    else:
+        ledger.path.write_text("".join(text[:lines]))
+    for use in (ledger.entries, lambda: ledger.append("promoting", C)):
+        with pytest.raises(LedgerError, match=rf"{len(text)} lines were written, {lines or 0} are there"):
+            use()
+
+
+def test_a_crash_before_the_head_was_written(ledger):
+    """The line counts, and the next one brings the head up to date."""
+    promote(ledger, A)
+    head = ledger.head.read_bytes()
+    ledger.append("promoting", B)
+    ledger.head.write_bytes(head)
+    assert [entry.release for entry in ledger.unfinished()] == [B]
+    ledger.append("promoted", B)
+    assert ledger.current("denoise") == B
+    assert json.loads(ledger.head.read_text())["lines"] == len(ledger.entries())
+
+
+def test_a_ledger_of_an_earlier_relume_has_no_head(ledger):
+    """It is read as it stands, and guarded from its next line on."""
+    promote(ledger, A)
+    ledger.head.unlink()
+    assert ledger.current("denoise") == A
+    ledger.append("promoting", B)
+    ledger.path.write_text("")
+    with pytest.raises(LedgerError, match="the end was cut off"):
+        ledger.entries()

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
-from relume.files import read_json, write_json
+from relume.files import write_json
 from relume.models.artifact import ModelCard, load_card, load_model, save_model
 from relume.models.ensemble import Average
 from relume.models.registry import build
+from relume.reading import read_json
 
 from . import contract
 

@@ -8,11 +8,11 @@ import pytest
 from reference import ship
 from relume import products
 from relume.errors import ModelMissingError
-from relume.files import read_json
 from relume.images import read_image
 from relume.ingestion.debian import read_catalogue
 from relume.metrics import psnr
 from relume.models.artifact import load_card
+from relume.reading import read_json
 from relume.serving.openvino_restorer import OpenVinoRestorer
 from relume.serving.served_model import onnx_path
 

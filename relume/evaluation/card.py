@@ -1,0 +1,17 @@
+"""The card of metrics that `evaluate` writes: reports/metrics.json."""
+
+from pathlib import Path
+
+from relume.reading import read_as
+
+Metrics = dict[str, dict[str, dict[str, dict[str, float]]]]
+"""Protocol, system, level such as `sigma_25`, and `psnr` in dB or `ssim`, to the mean over the photographs."""
+
+
+def read_metrics(path: str | Path) -> Metrics:
+    """Reads a card.
+
+    Raises:
+        BrokenFileError: It is missing or damaged.
+    """
+    return read_as(Metrics, path, next_step="run `dvc repro --force evaluate`")
