@@ -1,7 +1,7 @@
 """The level of an adjustable model: which kind of number it is, what the model was trained for, and how to speak of it.
 
-Everything that takes, checks or reports a level asks here; a further kind is one more entry of `KINDS`. This module
-imports neither torch nor numpy.
+Everything that takes, checks or reports a level asks here. The name of a kind is that of the field of the degradation
+step that draws it, see `LEVEL_STEP` in `relume.degradations.settings`. This module imports neither torch nor numpy.
 """
 
 from collections.abc import Mapping

@@ -166,7 +166,7 @@ class TrainingSettings(Settings):
         compile: Whether the network is compiled by torch.compile.
         degradation: What the models learn to undo.
         augmentation: Of the clean crops.
-        checkpoint_seconds: Time between checkpoints.
+        checkpoint_seconds: Time between checkpoints; each validation writes one, too.
         validations: How many times the validation photographs are restored during a stage.
     """
 
