@@ -32,7 +32,7 @@ def run_demo(root: Path, home: Path) -> None:
     triton = EmbeddedTriton(home)
     already_up = triton.running() is not None
     try:
-        with turn(home, root, "demo"):  # it does not wait: whoever watches it wants to know at once
+        with turn(home, root, "demo"):  # it does not wait, as its user is watching
             result = retrain(str(root), home=str(home))
             assert isinstance(result, dict)  # with the turn in hand it is not skipped
             served = _through_triton(root, home)

@@ -122,7 +122,7 @@ class EmbeddedTriton:
         self.log = self.folder / f"{_NAME}.log"
         self._grace = 0 if trial else _EXIT_SECONDS + 5
         self.name = home.resolve().as_uri() + ("#trial" if trial else "")
-        """The name that its server is started with, and tells whoever asks."""
+        """The name that its server is started with, and that it reports to clients."""
 
     @property
     def repository(self) -> Path:
@@ -341,7 +341,7 @@ class EmbeddedTriton:
         return self.folder / "server.json"
 
     def _lock(self) -> FileLock:
-        """Held by whoever starts or stops the server."""
+        """Held while the server is started or stopped."""
         return FileLock(self.folder / "server.lock")
 
     @property

@@ -24,7 +24,7 @@ class Stage:
         command: The shell command that runs it.
         deps: Paths it reads, relative to the checkout, params files left out.
         outs: Paths it writes, metrics and plots included.
-        params: Dotted keys of params.yaml that it depends on.
+        params: Dotted keys of params.yaml and recipe.yaml that it depends on.
         meta: What it needs, as written: image, cpu, memory, gpu, retries, timeout.
         upstream: Names of the stages whose outs it reads.
         inputs: The outs of those stages that it reads; finer than deps where a dep is a folder of several outs.
@@ -111,7 +111,7 @@ def read_graph(repository: str | Path = ".") -> Graph:
     that has a schema of them are checked first, so that nothing runs with a wrong one.
 
     Raises:
-        GraphError: The folder is not a DVC repository, or DVC refuses dvc.yaml or params.yaml.
+        GraphError: The folder is not a DVC repository, or DVC refuses dvc.yaml or a parameter file.
         ConfigError: Parameters are refused; names each.
     """
     import networkx

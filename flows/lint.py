@@ -3,7 +3,7 @@
 A stage is run again when the code it runs changes, and only then. That code is the import closure of its
 component within this repository, found without running it. Model families are imported by name, so that
 an edit of one does not retrain the others: a stage whose closure reaches the registry depends on the
-families that params.yaml names, those of the bases, of the fusion over them and, from the fine-tune on, of what
+families that the parameters name, those of the bases, of the fusion over them and, from the fine-tune on, of what
 the fine-tune adapts; a stage of one base (a `foreach` over `pretrain.bases`) on the families of that base. The
 stages of such a group share one list of deps in dvc.yaml, in which DVC can fill in a file named as the base's
 architecture. Where that is not all by which the bases differ, each depends on what any of them runs.

@@ -27,7 +27,7 @@ def run(root: Path, home: Path, stages: list[str] | None = None) -> dict[str, An
         StageFailedError: A stage failed. What finished is in dvc.lock.
     """
     root, home = root.resolve(), home.resolve()
-    # The flow checks this too, as it can be started by other means; here it spares seconds of starting Prefect.
+    # The flow checks this too, as it can be started by other means; here it saves the time to start Prefect.
     graph = read_graph(root)
     graph.with_upstream(stages or [])
     require_sound(graph)

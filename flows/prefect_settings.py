@@ -100,5 +100,5 @@ def _stop(folder: Path, name: str) -> None:
 
 
 def _owner(pid: int) -> str:
-    """Names a process for good: its start tick is its own, and no step of the clock changes it."""
+    """The identity of a process: its start tick does not change when the clock is set."""
     return f"{pid}-{(start_mark(pid) or '').rpartition(':')[2]}"

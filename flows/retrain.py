@@ -38,7 +38,7 @@ def retrain(
 
     Raises:
         RelumeError: As the pipeline and the release. A candidate that the gate refuses fails the run, so that
-            somebody looks at it.
+            a person examines it.
     """
     root = Path(repository).resolve()
     place = Path(home) if home else relume_home(root)

@@ -1,6 +1,6 @@
 """What a process of relume may reach: no package reports its usage, and this machine is reached without a proxy.
 
-Importing `relume` sets both, because ONNX Runtime and OpenVINO look when they are loaded, whoever imports them. What
+Importing `relume` sets both, because ONNX Runtime and OpenVINO read them when they are loaded, by any import. What
 relume starts inherits the variables.
 """
 

@@ -147,7 +147,7 @@ class Params(Settings):
         if missing:
             raise ValueError(
                 f"min_gain_over_nlm_db has a limit at sigma {missing[0]}, which evaluate.sigmas does not measure;"
-                f" add {missing[0]} to evaluate.sigmas, or take the limit away"
+                f" add {missing[0]} to evaluate.sigmas, or remove the limit"
             )
         return release
 
@@ -163,8 +163,8 @@ def load_params(root: Path = Path()) -> Params:
         raise ConfigError(
             "No recipe is in use",
             where=root / RECIPE,
-            why="there is no such file, and it says what is trained",
-            next_step="relume recipes use ensemble --scale demo, or another one of `relume recipes list`",
+            why="the file does not exist, and it says what is trained",
+            next_step="run `relume recipes use ensemble --scale demo`, or use another one of `relume recipes list`",
         )
     values = read_values(root)
     return checked(Params, values.value, values)

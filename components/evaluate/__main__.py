@@ -29,15 +29,15 @@ def main() -> None:
     torch.set_num_threads(params.threads)
     clean = photographs(TEST)
     if not clean:
-        raise SourceError("No held-out photographs", where=TEST, next_step="run `dvc repro curate`")
+        raise SourceError("There are no held-out photographs", where=TEST, next_step="run `dvc repro curate`")
     networks = {f"base:{path.name}": load_model(path) for path in sorted(Path("models/bases").glob("[!.]*"))}
     networks |= {"ensemble": load_model("models/ensemble"), "final": load_model("models/final")}
 
     kind = kind_of(load_card("models/final").trained_for)
     if kind != "sigma":
         print(
-            f"evaluate  the final model takes a {kind} and is given a sigma: these metrics, of Gaussian noise, say"
-            " nothing of it; see `relume evaluate`",
+            f"evaluate  the final model takes a {kind}, but these metrics are of Gaussian noise and do not"
+            " apply to it; measure it with `relume evaluate`",
             flush=True,
         )
     scores: list[Score] = []

@@ -19,7 +19,7 @@ from relume.training.config import BaseModelSettings, InitialWeights, TrainingSe
 def main() -> None:
     """Reads `pretrain.bases.NAME` and `training`, writes the model artifact."""
     parser = argparse.ArgumentParser(prog="python -m components.pretrain")
-    parser.add_argument("--base", required=True, help="a name below pretrain.bases in params.yaml")
+    parser.add_argument("--base", required=True, help="a name below pretrain.bases in recipe.yaml")
     base = parser.parse_args().base
     stage = load_section(f"pretrain.bases.{base}", BaseModelSettings)
     training = load_section("training", TrainingSettings)
@@ -47,7 +47,7 @@ def initial_state(initial: InitialWeights, stage: BaseModelSettings) -> dict[str
     """The weights that the training starts from.
 
     Raises:
-        ModelFormatError: The artifact is not the one that params.yaml means, or of another network.
+        ModelFormatError: The artifact is not the one that recipe.yaml names, or of another network.
     """
     found = sha256_folder(initial.artifact)
     if found != initial.sha256:
@@ -55,7 +55,7 @@ def initial_state(initial: InitialWeights, stage: BaseModelSettings) -> dict[str
             "The initial weights have changed",
             where=initial.artifact,
             why=f"sha256 is {found}, not {initial.sha256}",
-            next_step="write the new sha256 to pretrain.bases in params.yaml, or restore the artifact",
+            next_step="write the new sha256 to pretrain.bases in recipe.yaml, or restore the artifact",
         )
     card = load_card(initial.artifact)
     if (card.architecture, card.arguments) != (stage.architecture, stage.arguments):
@@ -63,7 +63,7 @@ def initial_state(initial: InitialWeights, stage: BaseModelSettings) -> dict[str
             "The initial weights are of another network",
             where=initial.artifact,
             why=f"{card.architecture} {card.arguments}, not {stage.architecture} {stage.arguments}",
-            next_step="give pretrain.bases in params.yaml the architecture and arguments of the artifact",
+            next_step="give pretrain.bases in recipe.yaml the architecture and arguments of the artifact",
         )
     return load_model(initial.artifact).state_dict()
 

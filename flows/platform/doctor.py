@@ -202,7 +202,7 @@ def _services(status: Status) -> Iterator[Finding]:
         yield Finding(
             name=service.name,
             ok=service.state in ("running", "external"),
-            required=service.state in ("dead", "silent"),  # one that was never started is nobody's loss
+            required=service.state in ("dead", "silent"),  # a service that was never started is not a problem
             detail=" ".join(part for part in (service.state, service.address, service.note) if part),
             fix="relume up",
         )

@@ -163,7 +163,7 @@ def _made(path: Path) -> Path:
 
 
 def _lock(home: Path) -> FileLock:
-    """Held by whoever starts or stops services."""
+    """Held while services are started or stopped."""
     return FileLock(_made(services_folder(home)) / "services.lock")
 
 

@@ -54,7 +54,7 @@ class RunStatus:
     Attributes:
         what: `pipeline`, `retrain` or `demo`.
         state: `running` or `waiting`.
-        doing: The stages that it is at, each with its age, or what it waits for.
+        doing: The running stages, each with its age, or what it waits for.
         seconds: How long it has been in this state.
     """
 

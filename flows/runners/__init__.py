@@ -1,4 +1,4 @@
-"""Where a stage runs. A runner runs stages of one run and gives back their dvc.lock entries."""
+"""Where a stage runs. A runner runs stages of one run and returns their dvc.lock entries."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -39,7 +39,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """What is kept of a photograph after its pixels were looked at once."""
+    """What is kept of a photograph after its pixels were read once."""
 
     photograph: Photograph
     quality: Quality

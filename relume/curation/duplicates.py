@@ -1,4 +1,4 @@
-"""Which photographs show the same scene, found in the pixels: copies, crops, bursts, stereo pairs, turned or mirrored.
+"""Which photographs show the same scene, found in the pixels: copies, crops, bursts, stereo pairs, rotated or mirrored.
 
 Every photograph is compared with its nearest neighbours, by thumbnail, which finds copies and bursts,
 and by visual words, which finds crops and other views. A pair shows one scene when enough of its SIFT
@@ -118,7 +118,7 @@ def find_scenes(
 
 
 def _candidates(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:
-    """Pairs of near neighbours, each once, with the highest correlation of their thumbnails, turned or mirrored."""
+    """Pairs of near neighbours, each once, with the highest correlation of their thumbnails, rotated or mirrored."""
     if len(fingerprints) < 2:
         return []
     thumbnails = np.stack([fingerprint.thumbnail for fingerprint in fingerprints])

@@ -146,7 +146,7 @@ def expectations(settings: ValidateSettings) -> Mapping[str, list[Any]]:
             critical(columns, column_list=_PATCHES),
             critical(
                 rows,
-                f"{_ADD}, or lower validate.min_train_patches or curate.stride in params.yaml",
+                f"{_ADD}, or lower validate.min_train_patches in params.yaml or curate.stride in recipe.yaml",
                 min_value=settings.min_train_patches,
             ),
             critical(unique, column="patch_id"),

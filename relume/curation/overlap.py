@@ -1,6 +1,6 @@
 """Test images that are among the photographs a model is trained on, found by hash and in the pixels.
 
-A copy, a crop, a resized, turned or mirrored version counts. Large photographs are searched in tiles as
+A copy, a crop, a resized, rotated or mirrored version counts. Large photographs are searched in tiles as
 well, because a small crop of one covers too little of it to be found in the whole.
 """
 

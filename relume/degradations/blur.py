@@ -22,7 +22,7 @@ def convolve(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 
 def blur_gaussian(clean: np.ndarray, sigma_x: float, sigma_y: float, angle: float) -> np.ndarray:
-    """Blurs with a Gaussian whose axes are turned.
+    """Blurs with a Gaussian whose axes are rotated.
 
     Args:
         clean: float32 in [0, 1], (C, H, W).

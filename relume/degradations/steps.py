@@ -258,7 +258,7 @@ class Jpeg(BaseStep):
 
 
 class GaussianBlur(BaseStep):
-    """Blur of `sigma_x` and `sigma_y` pixels along axes turned by `angle` degrees; round without `sigma_y`.
+    """Blur of `sigma_x` and `sigma_y` pixels along axes rotated by `angle` degrees; round without `sigma_y`.
 
     Attributes:
         sigma_x: Standard deviation along the first axis in pixels, 0.05 to 32.

@@ -141,7 +141,7 @@ def _over_white(pixels_RGBA: np.ndarray) -> np.ndarray:
 
 
 def _as_stored(pixels: np.ndarray, header: Header) -> np.ndarray:
-    """A view of the image as it is seen, turned to how its file stores it. Source: EXIF 2.3, tag 274."""
+    """A view of an upright image, rotated to the orientation in which its file stores it. Source: EXIF 2.3, tag 274."""
     if header.format == "TIFF":  # Pillow and OpenCV turn a TIFF while they decode it, and only a TIFF
         return pixels
     down = -1 if header.orientation in (3, 4, 7, 8) else 1

@@ -20,7 +20,7 @@ def orient_back(image: torch.Tensor, turns: int, mirrored: bool) -> torch.Tensor
 
 
 class SelfEnsemble(nn.Module):
-    """The mean of a network's results on all eight orientations, each turned back.
+    """The mean of a network's results on all eight orientations, each rotated back.
 
     Args:
         network: (N, C, H, W) to the same shape, with any further inputs.
@@ -38,7 +38,7 @@ class SelfEnsemble(nn.Module):
 
         Args:
             image: (N, C, H, W), of any sides.
-            inputs: Passed on to the network; maps (N, K, H, W) are turned with the image.
+            inputs: Passed on to the network; maps (N, K, H, W) are rotated with the image.
 
         Returns:
             (N, C, H, W).

@@ -62,7 +62,7 @@ class BiasAdapted(nn.Module):
                 "There are no biases to adapt",
                 where=architecture,
                 why="the network has no bias-free convolution",
-                next_step="remove finetune_hard.adapt from params.yaml",
+                next_step="remove finetune_hard.adapt from recipe.yaml",
             )
 
     def load_frozen(self, state: dict[str, torch.Tensor]) -> None:

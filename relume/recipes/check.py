@@ -113,7 +113,7 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
 def check_params(params: "Params") -> list[str]:
     """What a run of these parameters would fail at, or serve badly: a line for each, that begins with its stage.
 
-    It is what `check` finds in a recipe, for the recipe in use with all that was changed in it by hand.
+    It is what `check` finds in a recipe, for the recipe in use with every change made by hand.
     """
     report = Report(recipe=RECIPE, scale="")
     tiles = {

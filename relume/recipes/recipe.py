@@ -51,7 +51,7 @@ class Ambiguity(Settings):
     Attributes:
         topic: What is open.
         default: What the recipe does.
-        alternatives: What it could do instead; named in the terms of params.yaml where that is all it takes.
+        alternatives: What it could do instead; a key of recipe.yaml with its value where that is enough.
     """
 
     topic: str

@@ -60,7 +60,7 @@ class LevelRange:
         kind: A key of `KINDS`.
         lowest: Lowest level that it was trained for, within the kind's bounds.
         highest: Highest level that it was trained for, within the kind's bounds.
-        default: What an image is restored at when nobody says; from `lowest` to `highest`.
+        default: What an image is restored at by default; from `lowest` to `highest`.
 
     Raises:
         ConfigError: The kind is unknown, or the levels are not in this order or not within the kind's bounds.

@@ -177,7 +177,7 @@ class TritonControl:
         return sorted(self._call("get_system_shared_memory_status", timeout=10.0).regions)
 
     def sweep_regions(self) -> None:
-        """Makes the server forget the regions of clients that are gone; what they took comes free.
+        """Makes the server forget the regions of clients that have ended, which frees their memory.
 
         A region that a request still uses stays until the next sweep.
         """

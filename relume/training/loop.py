@@ -212,7 +212,7 @@ def _diverged(what: str, run: _Run, batch: Batch, phase: ResolvedPhase, lr: floa
     return TrainingDivergedError(
         f"{what} at step {run.state.step}",
         where=f"in a phase of patch {phase.patch} at learning rate {lr:.2e}; the batch is saved in {kept}",
-        next_step="lower optimizer.lr or optimizer.clip in params.yaml",
+        next_step="lower optimizer.lr or optimizer.clip in recipe.yaml",
     )
 
 

@@ -33,7 +33,7 @@ def problems(stage: ResolvedStage, network: nn.Module, *, ranks: int, side: int)
                 "A mixture of two degradations has no level",
                 where=f"{where}, mixup: {phase.augmentation.mixup:g}, level: {phase.degradation.level}",
                 why="augmentation.mixup mixes two degradations, but degradation.level is a number of only one",
-                next_step="set augmentation.mixup to 0 or remove degradation.level in params.yaml",
+                next_step="set augmentation.mixup to 0 or remove degradation.level in recipe.yaml",
             )
     yield from _schedules(stage)
     yield from _method(stage, network)
@@ -53,7 +53,7 @@ def level_problems(degradation: Degradation, network: nn.Module, *, where: str) 
             "Network and degradation do not agree on a level",
             where=f"{where}.level: {degradation.level}",
             why="the network is adjustable and must be given a level" if adjustable else "the network takes no level",
-            next_step="set degradation.level in params.yaml" if adjustable else "remove degradation.level",
+            next_step="set degradation.level in recipe.yaml" if adjustable else "remove degradation.level",
         )
 
 
@@ -63,7 +63,7 @@ def workers_problem(stage: ResolvedStage, *, workers: int, ahead: int, free: int
     Args:
         stage: Its phases and method.
         workers: Processes of one rank that prepare batches.
-        ahead: Batches that each prepares ahead; one more is in its hands.
+        ahead: Batches that each prepares ahead; it is preparing one more.
         free: Bytes that are free in /dev/shm.
     """
     levels = len(stage.method.levels) if isinstance(stage.method, EveryLevel) else 1
@@ -75,7 +75,7 @@ def workers_problem(stage: ResolvedStage, *, workers: int, ahead: int, free: int
         "The batches that workers prepare do not fit into shared memory",
         where=f"training.workers: {workers}",
         why=f"{needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB are free in /dev/shm",
-        next_step="lower training.workers in params.yaml (0 needs none), or enlarge /dev/shm (docker run --shm-size)",
+        next_step="lower training.workers in recipe.yaml (0 needs none), or enlarge /dev/shm (docker run --shm-size)",
     )
 
 
@@ -93,21 +93,21 @@ def _crops(phase: ResolvedPhase, network: nn.Module, where: str, *, ranks: int, 
             "The crops of a phase do not fit the network",
             where=f"{where}.patch: {phase.patch}",
             why=f"patch {phase.patch} is not a multiple of {multiple}, as the network needs",
-            next_step=f"make patch a multiple of {multiple} in params.yaml",
+            next_step=f"make patch a multiple of {multiple} in recipe.yaml",
         )
     if phase.patch > side:
         yield ConfigError(
             "The crops of a phase are larger than the patches",
             where=f"{where}.patch: {phase.patch}",
             why=f"curate.patch is {side}",
-            next_step="raise curate.patch or lower the phase's patch in params.yaml",
+            next_step="raise curate.patch or lower the phase's patch in recipe.yaml",
         )
     if phase.batch % (ranks * phase.accumulate):
         yield ConfigError(
             "A batch cannot be divided evenly",
             where=f"{where}.batch: {phase.batch}",
             why=f"there are {ranks} processes, and each accumulates gradients over {phase.accumulate} parts",
-            next_step="make batch a multiple of processes times accumulate in params.yaml",
+            next_step="make batch a multiple of processes times accumulate in recipe.yaml",
         )
 
 
@@ -121,7 +121,7 @@ def _trained(phase: ResolvedPhase, network: nn.Module, where: str) -> Iterator[C
                 why=f"the trainable parameters are {', '.join(names[:4])} ..."
                 if names
                 else "the network has no trainable parameters",
-                next_step="correct the patterns in params.yaml",
+                next_step="correct the patterns in recipe.yaml",
             )
 
 
@@ -143,7 +143,7 @@ def _schedules(stage: ResolvedStage) -> Iterator[ConfigError]:
                     "A schedule is longer than its training",
                     where=f"{where}.{key}: {value}",
                     why=f"it has {steps} steps",
-                    next_step=f"lower {key} or raise the steps of the phases in params.yaml",
+                    next_step=f"lower {key} or raise the steps of the phases in recipe.yaml",
                 )
 
 
@@ -161,5 +161,5 @@ def _method(stage: ResolvedStage, network: nn.Module) -> Iterator[ConfigError]:
             "The method does not fit the network",
             where=f"method: {kind}, {type(network).__name__}",
             why=f"{kind} needs {able[kind][0]}",
-            next_step="choose method plain in params.yaml",
+            next_step="choose method plain in recipe.yaml",
         )

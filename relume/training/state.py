@@ -45,7 +45,7 @@ class TrainingState:
         return {name: value for name, value in self._network.named_buffers() if name in self._persistent}
 
     def save(self, checkpoint: Checkpoint | None) -> None:
-        """Writes everything to a checkpoint; ranks that have none only hand their shards over."""
+        """Writes everything to a checkpoint; ranks that have none only send their shards."""
         tensors = {f"weight.{name}": p.detach() for name, p in self.parameters.items()}
         tensors |= {f"average.{name}": value for name, value in self.average.items()}
         tensors |= {f"buffer.{name}": value for name, value in self.buffers.items()}

@@ -237,7 +237,7 @@ class KeptPatches:
             raise SourceError(
                 "A training patch cannot be cached on the local disk",
                 why=error.strerror,
-                next_step="lower training.patch_cache_mb in params.yaml",
+                next_step="lower training.patch_cache_mb in recipe.yaml",
             ) from None
 
 

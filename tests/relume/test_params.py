@@ -121,7 +121,7 @@ def test_without_a_recipe_the_next_command_is_named(checkout):
     with pytest.raises(ConfigError) as error:
         load_params(checkout)
     assert error.value.what == "No recipe is in use"
-    assert str(error.value.next_step).startswith("relume recipes use ensemble --scale demo")
+    assert str(error.value.next_step).startswith("run `relume recipes use ensemble --scale demo`")
 
 
 def test_a_key_in_both_files_is_refused(checkout):

@@ -84,7 +84,7 @@ def plan_fusion(fusion: Described | None, bases: Mapping[str, Described]) -> Fus
                 "The weights do not fit the base models",
                 where=f"ensemble_head.fusion.arguments.weights: {weights}",
                 why=f"{len(weights)} weights for {len(names)} bases",
-                next_step="give one weight for each base of pretrain.bases in params.yaml",
+                next_step="give one weight for each base of pretrain.bases in recipe.yaml",
             )
         parts = {f"bases.{place}": name for place, name in enumerate(names)}
         described = [{"architecture": bases[name].architecture, "arguments": bases[name].arguments} for name in names]
@@ -97,7 +97,7 @@ def plan_fusion(fusion: Described | None, bases: Mapping[str, Described]) -> Fus
                 f"{fusion.architecture} does not fit the base models",
                 where=f"pretrain.bases: {', '.join(bases[name].architecture for name in names)}",
                 why=f"{fusion.architecture} needs one base each of {', '.join(taken for _, taken in wanted.values())}",
-                next_step="correct pretrain.bases or ensemble_head.fusion in params.yaml",
+                next_step="correct pretrain.bases or ensemble_head.fusion in recipe.yaml",
             )
         parts = {part: found[taken] for part, (_, taken) in wanted.items()}
         arguments = {argument: bases[found[taken]].arguments for argument, taken in wanted.values()}
