@@ -13,7 +13,8 @@ SIGMA = 25.0  # of the noise on the image that is sent to Triton
 
 
 def run_demo(root: Path, home: Path) -> None:
-    """Runs the retraining flow on the sources of the checkout, shows its result, and leaves no process running.
+    """Runs the retraining flow on the sources of the checkout, shows its result, and leaves no process running that did
+    not run before.
 
     Args:
         root: The top of a relume checkout.
@@ -44,7 +45,9 @@ def run_demo(root: Path, home: Path) -> None:
         root=root,
         facts={"stages": result["pipeline"]["stages"], "release": _release_facts(result["release"]), "served": served},
     )
-    print(_summary(root, result, served, report, time.monotonic() - started), flush=True)
+    left = "Triton, which ran before, is still running" if already_up else "no process was left running"
+    took = f"{(time.monotonic() - started) / 60:.1f} minutes; {left}"
+    print(_summary(root, result, served, report, took), flush=True)
 
 
 def _through_triton(root: Path, home: Path) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def _release_facts(outcome: dict[str, Any] | None) -> dict[str, Any] | None:
     return {**outcome["release"], "checks": outcome["gate"].get("checks", [])}
 
 
-def _summary(root: Path, result: dict[str, Any], served: dict[str, Any], report: Path, seconds: float) -> str:
+def _summary(root: Path, result: dict[str, Any], served: dict[str, Any], report: Path, took: str) -> str:
     metrics = read_metrics(root / "reports" / "metrics.json")["clipped"]
     levels = sorted(metrics["noisy"], key=lambda level: float(level.removeprefix("sigma_")))
     titles = {"noisy": "noisy input", "nlm": "non-local means", "average": "plain average", "ensemble": "ensemble head"}
@@ -103,7 +106,7 @@ Held-out photographs, PSNR
 Released   {served["release"]}
 Restored   {_short(served["folder"] / "restored.png", root)} by Triton ({served["gain"]:+.1f} dB over noisy.png)
 Report     {_short(report, root)}
-Took       {seconds / 60:.1f} minutes; no process was left running
+Took       {took}
 
 Next
   . .venv/bin/activate

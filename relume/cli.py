@@ -60,7 +60,11 @@ def main() -> None:
 @click.argument("source", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(), help="File to write; its suffix sets the format.")
 @click.option("--server", help="Restore with the Triton server at this address: HOST:PORT (gRPC) or http://HOST:PORT.")
-@click.option("--product", help="Product to restore with; by default `photo`, which ships with relume.")
+@click.option(
+    "--product",
+    help="Product to restore with; by default `default_product` in the home's config.yaml, else `photo`, which ships "
+    "with relume. With --server: by default that of the checkout, else the only one released here.",
+)
 @click.option(
     "--model", type=click.Path(), help="Folder of a served model or a package to restore with, such as models/exported."
 )
@@ -77,7 +81,8 @@ def restore(
 ) -> None:
     """Restore an image.
 
-    Uses the product's champion or, if nothing was released, the model of that name that ships with relume.
+    Uses the product's champion (its released model) or, if nothing of that product was released, the model of that
+    name that ships with relume.
 
     \b
     Examples:
@@ -110,16 +115,16 @@ def restore(
 
 @main.group()
 def data() -> None:
-    """List source photographs, fetch and check datasets, upload curated data."""
+    """List and fetch photographs, check test sets, upload curated data."""
 
 
 @data.command("scan")
 @click.argument("sources", nargs=-1)
-@click.option("--tracked", is_flag=True, help="Write the checkout's sources.json, which git and `dvc repro` see.")
+@click.option("--tracked", is_flag=True, help="Write to sources.json in the checkout (tracked by git, read by `dvc repro`); your own list is removed.")
 def data_scan(sources: tuple[str, ...], tracked: bool) -> None:
-    """List the photographs in SOURCES, in place of those listed before. Without SOURCES, scan the listed ones again.
+    """Make a list of the photographs in SOURCES. It replaces the previous list.
 
-    The list is your own: it is stored in RELUME_HOME, pipeline runs read it, and git never sees it.
+    Without SOURCES, the listed ones are scanned again. The list is your own: it is stored in RELUME_HOME, pipeline runs read it, and git never sees it.
 
     \b
     Examples:
@@ -127,7 +132,7 @@ def data_scan(sources: tuple[str, ...], tracked: bool) -> None:
       relume data scan ~/Pictures           a folder
       relume data scan s3://bucket/prefix   an S3 prefix
       relume data scan package://           the photographs inside installed packages
-      relume data scan --tracked            make your own list the checkout's
+      relume data scan --tracked            copy your own list to sources.json, which git tracks
     """
     _scan(sources, tracked=tracked)
 
@@ -135,7 +140,9 @@ def data_scan(sources: tuple[str, ...], tracked: bool) -> None:
 @data.command("upload")
 @click.argument("address")
 def data_upload(address: str) -> None:
-    """Copy data/curated to ADDRESS, for training on other machines; set `training.patches` to ADDRESS.
+    """Copy data/curated to ADDRESS on S3, for training on other machines.
+
+    There, set `training.patches` in recipe.yaml to ADDRESS.
 
     \b
     Examples:
@@ -157,10 +164,10 @@ def data_upload(address: str) -> None:
 @click.argument("name", type=click.Choice(["debian-photographs"]))
 @click.option("-o", "--output", default="data/debian-photographs", show_default=True, help="Folder to fill.")
 def data_fetch(name: str, output: str) -> None:
-    """Download photographs for training, with a table of their licences, which allow models trained on them to ship.
+    """Fetch photographs whose licences allow training models that are distributed.
 
-    debian-photographs: taken from Debian packages with apt, without installing anything; photographs that are in
-    the folder already are not downloaded again.
+    debian-photographs: photographs from Debian packages, downloaded with apt but not installed. Files already there
+    are kept. A table beside them lists their licences.
 
     \b
     Examples:
@@ -185,10 +192,9 @@ def data_fetch(name: str, output: str) -> None:
 @click.argument("training", type=click.Path(exists=True, file_okay=False))
 @click.argument("tests", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 def data_overlaps(training: str, tests: tuple[str, ...]) -> None:
-    """Compare the photographs in TRAINING with the images in TESTS, and list test images that are among them.
+    """List test images that are in TRAINING; exit code 1 if there are any.
 
-    Copies, crops, resized, rotated and mirrored versions are found, by hash and by pixels. The exit code is 1 when
-    any is found.
+    Copies, crops, resized, rotated and mirrored versions in the folders TESTS are found, by hash and by pixels.
 
     \b
     Examples:
@@ -241,7 +247,9 @@ def pipeline() -> None:
     help="Your own photographs, in place of those listed before: a folder or s3://bucket/prefix; can be repeated.",
 )
 def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
-    """Run the graph as a Prefect flow: all stages, or STAGES with the stages they depend on.
+    """Run the graph with Prefect: the named STAGES and those before them.
+
+    Without names, all stages. Finished stages whose inputs are the same are not repeated.
 
     \b
     Examples:
@@ -261,9 +269,9 @@ def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
 
 
 @pipeline.command("lint")
-@click.option("--fix", is_flag=True, help="Write the code that each stage runs into its deps in dvc.yaml.")
+@click.option("--fix", is_flag=True, help="Update the list of source files that each stage depends on, in dvc.yaml.")
 def pipeline_lint(fix: bool) -> None:
-    """Check the graph of dvc.yaml against its rules, without running anything."""
+    """Check dvc.yaml against the rules of the graph, without running anything."""
     import flows.lint
     from flows.graph import read_graph
 
@@ -279,9 +287,10 @@ def pipeline_lint(fix: bool) -> None:
     "--server", help="gRPC address of a running Triton server; by default the embedded one, which is started if needed."
 )
 def release(server: str | None) -> None:
-    """Register the package, check it in the gate against the champion, and serve it.
+    """Register the package, check it against the champion, and serve it.
 
-    When the gate refuses it or Triton cannot be reached, what is served does not change.
+    The champion is the release that serves now; the checks, the gate, are whether the package is good enough
+    compared with it. If the gate refuses the package, or Triton cannot be reached, the current release keeps serving.
     """
     import flows.release
 
@@ -306,7 +315,7 @@ def rollback(server: str | None) -> None:
 
 @main.command()
 def serve() -> None:
-    """Serve the champion with the embedded Triton server until Ctrl-C."""
+    """Serve the champion of every product with the embedded Triton until Ctrl-C."""
     import signal
     import threading
 
@@ -321,7 +330,10 @@ def serve() -> None:
 
 @main.command()
 def up() -> None:
-    """Start the local platform in the background: MLflow, Prefect with the schedule, Triton."""
+    """Start MLflow, Prefect with its schedule, and Triton in the background.
+
+    The schedule starts a retraining every night (see `relume retrain --help`).
+    """
     from flows.platform import services
 
     reports = services.up(Path(), relume_home())
@@ -347,7 +359,7 @@ def _print_services(reports: list) -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def status(as_json: bool) -> None:
-    """Show services, runs in progress or waiting, champion, previous release, candidate and schedule."""
+    """Show services, running and waiting runs, releases and the schedule."""
     from flows.platform.status import read_status, render
 
     found = read_status(Path(), relume_home())
@@ -370,11 +382,12 @@ def doctor() -> None:
 
 
 @main.command()
-@click.option("--watch", is_flag=True, help="Show its progress until it ends; the exit code is 1 when it fails.")
+@click.option("--watch", is_flag=True, help="Print progress until the retraining ends. Exit code 1 if it fails.")
 def retrain(watch: bool) -> None:
-    """Start a retraining now, as the schedule does: scan the sources, run the graph, release what is new.
+    """Start a retraining now, as the schedule does.
 
-    The worker of `relume up` runs it. While another run is in progress it waits, which `relume status` shows.
+    A retraining scans the sources, runs the graph, and releases the package if it is new. It needs `relume up`. If
+    another run is in progress, the retraining waits (see `relume status`).
     """
     from flows.platform import retraining
 
@@ -388,7 +401,7 @@ def retrain(watch: bool) -> None:
 
 @main.command("env")
 def environment() -> None:
-    """Print what other tools need to reach the platform, as commands of a shell.
+    """Print shell commands that set the addresses of MLflow and Prefect.
 
     \b
     Example:
@@ -402,7 +415,7 @@ def environment() -> None:
 
 @main.command()
 def demo() -> None:
-    """Run the full pipeline on the built-in photographs, from data to a served model and a report."""
+    """Run everything on the built-in photographs, from data to a served model."""
     from flows.demo import run_demo
 
     with _resumed_by("relume demo"):
@@ -427,7 +440,7 @@ def report(output: str | None) -> None:
     "sets",
     multiple=True,
     metavar="NAME|FOLDER",
-    help="A benchmark set of --list, or a folder of your own images; can be repeated.",
+    help="A set that --list shows, or a folder of your own images; can be repeated.",
 )
 @click.option(
     "--data", envvar="RELUME_DATA", help="Folder that contains the benchmark sets; by default the variable RELUME_DATA."
@@ -437,7 +450,7 @@ def report(output: str | None) -> None:
     "protocols",
     multiple=True,
     metavar="NAME[:LEVELS]",
-    help="Protocol and levels, such as awgn:15,25,50; by default the protocol of each set. Can be repeated.",
+    help="How inputs are made and measured, such as awgn:15,25,50; each set has a default. Can be repeated.",
 )
 @click.option(
     "-o", "--out", type=click.Path(), help="Folder to write the results to; an earlier result there is replaced."
@@ -450,14 +463,14 @@ def report(output: str | None) -> None:
     help="Also evaluate this baseline.",
 )
 @click.option(
-    "--edge-fusion", nargs=2, metavar="RESTORMER HAT", help="Also evaluate the edge fusion of two model artifacts."
+    "--edge-fusion", nargs=2, metavar="RESTORMER HAT", help="Also evaluate two artifacts fused: at edges the result of HAT, elsewhere the mean of both."
 )
 @click.option(
-    "--ask", metavar="LEVELS", help="Levels to give to adjustable models and baselines instead of the true one."
+    "--ask", metavar="LEVELS", help="Give adjustable models and baselines these levels, instead of the level of the noise that was added."
 )
 @click.option("--estimator", help="Model artifact of a level estimator, whose sigma is given instead of the true one.")
 @click.option(
-    "--self-ensemble", is_flag=True, help="Run model artifacts in eight orientations and average the results."
+    "--self-ensemble", is_flag=True, help="Restore in eight orientations and average (model artifacts only; eight times slower)."
 )
 @click.option(
     "--tile",
@@ -477,9 +490,10 @@ def evaluate(
     as_list: bool,
     **options: Any,
 ) -> None:
-    """Measure models on benchmark sets under the protocols of the literature, and compare them.
+    """Measure and compare models on benchmark sets.
 
-    A MODEL is the folder of a model artifact, a served model or a package. The first is compared with the others.
+    Each MODEL is the folder of a model artifact, a served model or a package. The first is compared with each of the
+    others.
 
     \b
     Examples:
@@ -554,7 +568,7 @@ def models_import(checkpoint: str, architecture: str, output: str) -> None:
 
 @main.group()
 def recipes() -> None:
-    """List, check and use recipes, which say how each published system is trained, at four scales."""
+    """List, check and use recipes, which say how published systems are trained."""
 
 
 SCALE = click.Choice(["demo", "cpu", "gpu", "full"])
@@ -571,9 +585,12 @@ def recipes_list() -> None:
 
 @recipes.command("show")
 @click.argument("name")
-@click.option("--scale", type=SCALE, help="Print the settings of the recipe at this scale instead.")
+@click.option("--scale", type=SCALE, help="Show the settings that the recipe writes at this scale.")
 def recipes_show(name: str, scale: str | None) -> None:
-    """Show a recipe: its source, what its publication leaves open, and the size of the training at each scale."""
+    """Show a recipe: source, open questions, and size at each scale.
+
+    The open questions are what its publication does not say, with what is done here.
+    """
     from relume.recipes.check import check, render
     from relume.recipes.recipe import SCALES, load, resolve
     from relume.recipes.text import dump
@@ -588,7 +605,10 @@ def recipes_show(name: str, scale: str | None) -> None:
 @recipes.command("check")
 @click.argument("names", nargs=-1)
 def recipes_check(names: tuple[str, ...]) -> None:
-    """Check the recipes NAMES, or all, at every scale: settings, networks, crops, and how the stages fit together."""
+    """Check the recipes NAMES (all, if none is given) at every scale.
+
+    Settings, networks, crops, tiles, and whether the stages fit together.
+    """
     from relume.recipes.check import check
     from relume.recipes.recipe import SCALES, find
 
@@ -612,9 +632,11 @@ def recipes_check(names: tuple[str, ...]) -> None:
 
 @recipes.command("use")
 @click.argument("name")
-@click.option("--scale", type=SCALE, required=True, help="Size of the networks, crops and trainings.")
+@click.option("--scale", type=SCALE, required=True, help="Size of networks, crops and training: demo (minutes) to full (as published).")
 def recipes_use(name: str, scale: str) -> None:
-    """Write a recipe to recipe.yaml, and the code that its stages run to dvc.yaml.
+    """Write a recipe to recipe.yaml, and the code of its stages to dvc.yaml.
+
+    Trained base models of another recipe are removed from models/bases; DVC's cache keeps them.
 
     \b
     Example:

@@ -1,1 +1,1 @@
-"""Step `curate`: photographs are scored, grouped by scene, split and cut into training patches."""
+"""Stage `curate`: photographs are scored, grouped by scene, split and cut into training patches."""

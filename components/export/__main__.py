@@ -45,7 +45,8 @@ def main() -> None:
         )
         for row in report["pictures"]:
             print(
-                f"export  parity {row['picture']}: {row['psnr']:.1f} dB, at most {row['max_difference']} levels",
+                f"export  parity {row['picture']}: {row['psnr']:.1f} dB,"
+                f" largest difference {row['max_difference']} of 255",
                 flush=True,
             )
         if not report["passed"]:

@@ -1,1 +1,1 @@
-"""Step `ingest`: listed files become decoded photographs, or are quarantined with a reason."""
+"""Stage `ingest`: listed files become decoded photographs, or are quarantined with a reason."""

@@ -1,1 +1,1 @@
-"""Step `validate`: the prepared data is checked against expectations before anything is trained on it."""
+"""Stage `validate`: the prepared data is checked against expectations before anything is trained on it."""

@@ -26,7 +26,7 @@ OWNED = ("training", "pretrain", "ensemble_head", "mine_hard", "finetune_hard")
 MERGED = ("curate", "evaluate", "export")
 HEADER = """\
 # yaml-language-server: $schema=docs/params.schema.json
-# Written by `relume recipes use`, which replaces this whole file and changes no other one. A key is here or in
+# Written by `relume recipes use`, which replaces this whole file and updates dvc.yaml. A key is here or in
 # params.yaml, never in both. A change made here lasts until the next `use`; to keep it, add a recipe to recipes/.
 """
 Scale = Literal["demo", "cpu", "gpu", "full"]
