@@ -120,11 +120,16 @@ def data() -> None:
 
 @data.command("scan")
 @click.argument("sources", nargs=-1)
-@click.option("--tracked", is_flag=True, help="Write to sources.json in the checkout (tracked by git, read by `dvc repro`); your own list is removed.")
+@click.option(
+    "--tracked",
+    is_flag=True,
+    help="Write to sources.json in the checkout (tracked by git, read by `dvc repro`); your own list is removed.",
+)
 def data_scan(sources: tuple[str, ...], tracked: bool) -> None:
     """Make a list of the photographs in SOURCES. It replaces the previous list.
 
-    Without SOURCES, the listed ones are scanned again. The list is your own: it is stored in RELUME_HOME, pipeline runs read it, and git never sees it.
+    Without SOURCES, the listed ones are scanned again. The list is your own: it is stored in RELUME_HOME, pipeline
+    runs read it, and git never sees it.
 
     \b
     Examples:
@@ -463,14 +468,21 @@ def report(output: str | None) -> None:
     help="Also evaluate this baseline.",
 )
 @click.option(
-    "--edge-fusion", nargs=2, metavar="RESTORMER HAT", help="Also evaluate two artifacts fused: at edges the result of HAT, elsewhere the mean of both."
+    "--edge-fusion",
+    nargs=2,
+    metavar="RESTORMER HAT",
+    help="Also evaluate two artifacts fused: at edges the result of HAT, elsewhere the mean of both.",
 )
 @click.option(
-    "--ask", metavar="LEVELS", help="Give adjustable models and baselines these levels, instead of the level of the noise that was added."
+    "--ask",
+    metavar="LEVELS",
+    help="Give adjustable models and baselines these levels, instead of the level of the noise that was added.",
 )
 @click.option("--estimator", help="Model artifact of a level estimator, whose sigma is given instead of the true one.")
 @click.option(
-    "--self-ensemble", is_flag=True, help="Restore in eight orientations and average (model artifacts only; eight times slower)."
+    "--self-ensemble",
+    is_flag=True,
+    help="Restore in eight orientations and average (model artifacts only; eight times slower).",
 )
 @click.option(
     "--tile",
@@ -632,7 +644,12 @@ def recipes_check(names: tuple[str, ...]) -> None:
 
 @recipes.command("use")
 @click.argument("name")
-@click.option("--scale", type=SCALE, required=True, help="Size of networks, crops and training: demo (minutes) to full (as published).")
+@click.option(
+    "--scale",
+    type=SCALE,
+    required=True,
+    help="Size of networks, crops and training: demo (minutes) to full (as published).",
+)
 def recipes_use(name: str, scale: str) -> None:
     """Write a recipe to recipe.yaml, and the code of its stages to dvc.yaml.
 
