@@ -1,9 +1,11 @@
-"""How far a stage is: one line rewritten on a terminal, else a plain line every few seconds."""
+"""How far a stage is: one line rewritten on a terminal, else a plain line every ten seconds."""
 
 import sys
 import time
 
-_SECONDS = 5.0
+from relume.durations import time_left
+
+LOG_SECONDS = 10.0
 
 
 class Progress:
@@ -19,8 +21,9 @@ class Progress:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now, last = time.monotonic(), done == total
-        if not last and now - self._printed < (0.1 if self._terminal else _SECONDS):
+        if not last and now - self._printed < (0.1 if self._terminal else LOG_SECONDS):
             return
         self._printed = now
-        text = f"{self._name}  {done}/{total} {what}  {now - self._started:.0f} s"
+        seconds = now - self._started
+        text = f"{self._name}  {done}/{total} {what}  {seconds:.0f} s  {time_left(seconds, done, total)}".rstrip()
         print(f"\r\x1b[K{text}" if self._terminal else text, end="\n" if last or not self._terminal else "", flush=True)

@@ -210,7 +210,7 @@ def check(graph: Graph) -> list[Problem]:
 def _check_params(root: Path) -> Iterator[Problem]:
     """What stages would fail at, after those before them have trained for hours."""
     if (root / SCHEMA).is_file():
-        for problem in check_params(load_params(root)):
+        for problem in check_params(load_params(root)).problems:
             stage, _, what = problem.partition(": ")
             yield Problem(stage=stage, what=what, repair=f"correct it in {RECIPE}")
 

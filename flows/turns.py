@@ -13,6 +13,7 @@ from pathlib import Path
 import filelock
 
 from flows.processes import running_process, seconds_alive, start_mark
+from relume.durations import duration
 from relume.errors import RelumeError, UserError
 from relume.files import write_json
 from relume.reading import read_as
@@ -176,13 +177,6 @@ def activities(home: Path) -> list[Activity]:
             )
         )
     return sorted(found, key=lambda activity: -activity.seconds)
-
-
-def duration(seconds: float) -> str:
-    """Such as `40 s`, `12 min` or `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _stages(run: Path) -> str:

@@ -267,10 +267,26 @@ def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
     if source:
         _scan(source)
     home = relume_home()
+    _say_estimate()
     with _resumed_by("relume pipeline run", *stages):
         flows.pipeline.run(Path(), home, list(stages) or None)
     if not stages:
         click.echo(f"report  {_short(home / 'reports' / 'index.html')}\nnext    relume release")
+
+
+def _say_estimate() -> None:
+    """Says what the trainings of the recipe in use take, of which those that are done are not repeated."""
+    from flows.graph import SCHEMA
+
+    if not Path(SCHEMA).is_file():
+        return
+    from relume.params import load_params
+    from relume.recipes.check import check_params
+    from relume.recipes.estimate import estimate, summary
+
+    params = load_params(Path())
+    if estimates := estimate(check_params(params), threads=params.training.threads):
+        click.echo(f"trainings, those that are not done yet: {summary(estimates)}")
 
 
 @pipeline.command("lint")
@@ -671,7 +687,22 @@ def recipes_use(name: str, scale: str) -> None:
         click.echo(f"{path}: removed, because it belongs to another recipe; DVC's cache keeps it")
     click.echo(f"recipe.yaml: {name} at {scale}, {len(changes)} changes")
     click.echo(f"dvc.yaml: code deps {'were updated' if flows.lint.fix() else 'are unchanged'}")
+    _say_cost(name, scale)
     click.echo("next    relume pipeline run")
+
+
+def _say_cost(name: str, scale: str) -> None:
+    """Says what the trainings of a recipe take here, and warns when they are meant for a GPU and there is none."""
+    from relume.recipes.check import check
+    from relume.recipes.estimate import estimate, has_gpu, summary
+    from relume.recipes.recipe import resolve
+
+    estimates = estimate(check(name, scale), threads=resolve(name, scale)["training"]["threads"])
+    if not estimates:
+        return
+    if scale in ("gpu", "full") and not has_gpu():
+        click.echo(f"note: {scale} is meant for a GPU and there is none here", err=True)
+    click.echo(f"trainings: {summary(estimates)}")
 
 
 @contextlib.contextmanager

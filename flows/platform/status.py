@@ -17,8 +17,9 @@ from flows.prefect_settings import services_folder
 from flows.processes import answers, running_process
 from flows.release.ledger import Ledger, LedgerEntry, Release
 from flows.release.registry import redacted
-from flows.turns import activities, duration
+from flows.turns import activities
 from relume import strict_yaml
+from relume.durations import duration
 from relume.errors import BrokenFileError, LedgerError, RelumeError
 from relume.reading import as_kind, reading
 

@@ -7,7 +7,7 @@ import copy
 import functools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from relume.params import Params
-    from relume.training.config import BaseModelSettings, StageSettings, TrainingSettings
+    from relume.training.config import BaseModelSettings, Phase, StageSettings, TrainingSettings
     from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
 
 # What a network may raise when its arguments do not fit together or an image does not fit it.
@@ -52,6 +52,21 @@ class StageSize:
     samples: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One stage that trains.
+
+    Attributes:
+        size: How much.
+        phases: Its phases.
+        network: The network on the meta device; what is frozen requires no gradient.
+    """
+
+    size: StageSize
+    phases: "Sequence[Phase]"
+    network: "nn.Module"
+
+
 @dataclass(kw_only=True)
 class Report:
     """What was found.
@@ -59,14 +74,19 @@ class Report:
     Attributes:
         recipe: Its name.
         scale: Of the recipe.
-        sizes: Of the stages that train.
+        trainings: The stages that train.
         problems: What is wrong; empty when nothing is.
     """
 
     recipe: str
     scale: str
-    sizes: list[StageSize] = field(default_factory=list)
+    trainings: list[Training] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def sizes(self) -> list[StageSize]:
+        """Of the stages that train."""
+        return [training.size for training in self.trainings]
 
     def line(self) -> str:
         """One line: recipe, scale, size of the largest network, steps and samples of all stages."""
@@ -110,10 +130,10 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
     return report
 
 
-def check_params(params: "Params") -> list[str]:
-    """What a run of these parameters would fail at, or serve badly: a line for each, that begins with its stage.
+def check_params(params: "Params") -> Report:
+    """What `check` finds in a recipe, for the recipe in use with every change made by hand.
 
-    It is what `check` finds in a recipe, for the recipe in use with every change made by hand.
+    Each problem begins with its stage: a run would fail there, or serve badly.
     """
     report = Report(recipe=RECIPE, scale="")
     tiles = {
@@ -122,7 +142,7 @@ def check_params(params: "Params") -> list[str]:
     }
     stages = params.ensemble_head, params.mine_hard, params.finetune_hard
     _Check(report, params.curate.patch, tiles, params.training).run(params.pretrain.bases, *stages)
-    return report.problems
+    return report
 
 
 def require_sound(name: str, scale: str, folder: Path = FOLDER) -> None:
@@ -236,7 +256,7 @@ class _Check:
                 steps=settings.steps,
                 samples=sum(phase.steps * phase.batch for phase in settings.phases),
             )
-            self.report.sizes.append(size)
+            self.report.trainings.append(Training(size=size, phases=settings.phases, network=network))
 
     def served(self, network: "nn.Module") -> None:
         """Checks the tiles."""

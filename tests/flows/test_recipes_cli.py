@@ -1,5 +1,6 @@
 """The verbs of `relume recipes`."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -55,6 +56,15 @@ def test_a_used_recipe_leaves_a_sound_graph(relume_in, clone, name):
     assert {stage for stage in graph.stages if stage.startswith("pretrain@")} == {
         f"pretrain@{base}" for base in resolved["pretrain"]["bases"]
     }
+
+
+def test_a_gpu_recipe_without_a_gpu_is_warned_of(relume_in, monkeypatch):
+    """What it takes on this CPU is said in hours or days before anything starts."""
+    monkeypatch.setattr("relume.recipes.estimate.has_gpu", lambda: False)
+    result = relume_in("use", "ensemble", "--scale", "gpu")
+    assert "note: gpu is meant for a GPU and there is none here" in result.stderr
+    assert re.search(r"trainings: about [\d.]+ (h|days), one after the other", result.stdout)
+    assert "note: " not in relume_in("use", "ensemble", "--scale", "demo").stderr
 
 
 def test_a_recipe_used_again_changes_nothing(relume_in, clone):

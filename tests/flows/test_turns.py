@@ -9,7 +9,7 @@ import time
 import pytest
 
 from flows.processes import record_process, stop_process
-from flows.turns import RunInProgressError, activities, duration, turn
+from flows.turns import RunInProgressError, activities, turn
 from tests.flows.toy import wait_until
 
 # Another process that holds the turn until its standard input ends.
@@ -97,8 +97,3 @@ def test_the_stages_that_live_are_what_a_run_is_at(tmp_path):
         this.at("pipeline", "r1")
         assert activities(tmp_path)[0].doing in ("pretrain@a 1 s", "pretrain@a 2 s")
     stop_process(tmp_path / "runs" / "r1" / "pretrain@a", "process")
-
-
-def test_durations_are_read_at_a_glance():
-    """Seconds, minutes and hours."""
-    assert [duration(seconds) for seconds in (40, 720, 12600)] == ["40 s", "12 min", "3.5 h"]

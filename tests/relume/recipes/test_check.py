@@ -188,7 +188,7 @@ def test_what_was_edited_by_hand_is_checked_as_a_recipe_is(tmp_path, old, new, p
     """The recipe in use, with mistakes that would end a stage after those before it had trained for hours."""
     for name in (PARAMS, RECIPE):
         shutil.copy(ROOT / name, tmp_path)
-    assert check_params(load_params(tmp_path)) == []
+    assert check_params(load_params(tmp_path)).problems == []
     edit(tmp_path / RECIPE, old, new)
-    *_, found = check_params(load_params(tmp_path))
+    *_, found = check_params(load_params(tmp_path)).problems
     assert found.startswith(problem)
