@@ -30,7 +30,8 @@ from flows.turns import turn
 from relume import files
 from relume.errors import NOT_WORTH_RETRYING, RelumeError, StageFailedError
 from relume.home import relume_home
-from relume.ingestion.lists import own_list
+from relume.ingestion.lists import list_in_use, own_list
+from relume.ingestion.sources import moved_files, read_sources
 from relume.reading import read_as
 
 RETRY_DELAY_SECONDS = 2
@@ -76,6 +77,11 @@ def pipeline(repository: str, stages: list[str] | None = None, home: str | None 
         chosen = graph.with_upstream(stages or list(graph.stages))
         this.at("pipeline", name)
         printer = RunPrinter(list(chosen))
+        if moved := _moved(root, place):
+            printer.say(
+                f"warning: {len(moved)} of the listed photographs are gone or changed, such as {moved[0]}; what was "
+                "made of them is taken from the cache as long as it can be; next: relume data scan"
+            )
         printer.say(f"run {name} of commit {run.commit[:12]}, {len(chosen)} stages")
         with _tracked(run, printer) as environment:
             return _run_stages(graph, chosen, run, printer, environment)
@@ -109,6 +115,14 @@ def _run_stages(
         raise _failure(failures)
     printer.say(f"run {run.name} done, dvc.lock is written")
     return {"run": run.name, "commit": run.commit, "stages": summary}
+
+
+def _moved(root: Path, home: Path) -> list[str]:
+    """The listed photographs that are not where they were; a list that cannot be read is for `ingest` to refuse."""
+    try:
+        return moved_files(read_sources(list_in_use(root, home)))
+    except RelumeError:
+        return []
 
 
 def _graph_of(run: Run) -> Graph:

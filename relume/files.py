@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -97,14 +98,24 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _mode(path: Path, most: int) -> int:
+    """The permissions of what stands at a path, else what the umask leaves of `most`."""
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_IMODE(path.stat().st_mode)
+    # os.umask would set it for a moment, for all threads.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return most & ~int(re.search(r"^Umask:\s*(\d+)", status, re.MULTILINE)[1], 8)  # type: ignore[index]
+
+
 @contextlib.contextmanager
-def atomic_file(path: str | Path, *, mode: int = 0o644) -> Iterator[Path]:
+def atomic_file(path: str | Path, *, mode: int | None = None) -> Iterator[Path]:
     """Gives a temporary path beside `path`; on a clean exit it is synced and renamed to `path`.
 
     Args:
         path: Final name; its folder is created. The temporary name keeps the suffix, which some
             writers choose the format by.
-        mode: Permissions of the file, from its first byte.
+        mode: Permissions of the file; until it is whole it is its owner's alone. None for those of the file that it
+            replaces, else those that the umask leaves.
 
     Yields:
         The temporary path to write to. After an exception it is removed and `path` is untouched. Only a kill leaves it
@@ -117,12 +128,12 @@ def atomic_file(path: str | Path, *, mode: int = 0o644) -> Iterator[Path]:
     with _storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-        os.fchmod(descriptor, mode)
         os.close(descriptor)
         temporary = Path(name)
         try:
             yield temporary
             with open(temporary, "rb") as file:
+                os.fchmod(file.fileno(), _mode(path, 0o666) if mode is None else mode)
                 os.fsync(file.fileno())
             os.replace(temporary, path)
             _sync_folder(path.parent)
@@ -147,9 +158,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     with _storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        temporary.chmod(0o755)
         try:
             yield temporary
+            temporary.chmod(_mode(path, 0o777))
             for file in temporary.rglob("*"):
                 if file.is_file():
                     with open(file, "rb") as opened:

@@ -50,6 +50,7 @@ def _as_task(function: Callable[P, R], /) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         result = as_task(*args, **kwargs)
         if isinstance(result, GateReport):
+            print(result.table(), end="", flush=True)
             create_table_artifact(result.as_json()["checks"], key="gate", description=result.table().splitlines()[0])
         return result
 

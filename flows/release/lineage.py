@@ -65,17 +65,19 @@ def _require_up_to_date(root: Path, package: Package, own: Path | None) -> None:
     """Asks DVC whether every stage's deps, params and outs are those of dvc.lock."""
     done = run_dvc(root, "status", "--json")
     if done.returncode:
-        why = done.stderr.strip()
-    elif _changes(json.loads(done.stdout), root, own):
-        why = "code, params or data changed since it was built; `dvc status` names them"
-    else:
-        return
-    raise UserError(
-        "The package was not built from this state of the checkout",
-        where=package.folder,
-        why=why,
-        next_step="run `relume pipeline run`, or undo the changes",
-    )
+        raise UserError(
+            "DVC cannot compare the checkout with the package",
+            where=package.folder,
+            why=done.stderr.strip(),
+            next_step="wait until no other dvc command runs in the checkout, then run the same command again",
+        )
+    if _changes(json.loads(done.stdout), root, own):
+        raise UserError(
+            "The package was not built from this state of the checkout",
+            where=package.folder,
+            why="code, params or data changed since it was built; `dvc status` names them",
+            next_step="run `relume pipeline run`, or undo the changes",
+        )
 
 
 def _changes(status: dict[str, list[Any]], root: Path, own: Path | None) -> bool:

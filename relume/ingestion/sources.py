@@ -223,6 +223,25 @@ def open_source(address: str, *, expect: str | None = None) -> bytes:
     return data
 
 
+def moved_files(listing: dict[str, Any]) -> list[str]:
+    """Addresses of listed files of this machine that are gone or have another size; their bytes are not read."""
+    return [
+        entry["address"]
+        for entry in listing["files"]
+        if "problem" not in entry and _size(entry["address"]) not in (None, entry["bytes"])
+    ]
+
+
+def _size(address: str) -> int | None:
+    """Bytes of a file, -1 when it is gone; None for one that is not a file of this machine."""
+    if address.startswith("s3://"):
+        return None
+    try:
+        return (_package_path(address) if address.startswith(PACKAGES) else _path(address)).stat().st_size
+    except (OSError, SourceError):
+        return -1
+
+
 def image_files(folder: str | Path) -> list[Path]:
     """The image files below a folder, sorted; hidden files and folders are left out.
 

@@ -1,6 +1,7 @@
 """The flow on the tiny graph, against one Prefect server that all tests of this file share."""
 
 import hashlib
+import json
 import signal
 import threading
 
@@ -132,11 +133,13 @@ def test_uncommitted_edits_are_part_of_the_run_and_stay_uncommitted(toy):
 def test_a_run_is_of_the_users_own_list(toy):
     """A run ingests the home's list, which git never sees; a plain `dvc repro` goes back to the tracked one."""
     own = toy.home / "sources.json"
-    own.write_text('{"files": [], "sources": ["file:///private"]}\n')
+    gone = {"address": "file:///private/gone.png", "bytes": 1, "hash": "sha256:0"}
+    own.write_text(json.dumps({"files": [gone], "sources": ["file:///private"]}))
     toy.write("components/first/__main__.py", STEPS["first"] + 'print("listed", open("sources.json").read())\n')
     toy.commit()
     _, out, _ = toy.run("first")
-    assert "file:///private" in out
+    assert 'listed {"files": [{"address": "file:///private' in out
+    assert "warning: 1 of the listed photographs are gone or changed, such as file:///private/gone.png" in out
     assert toy.shell("git", "status", "--porcelain").stdout == "?? dvc.lock\n"
     listed = hashlib.md5(own.read_bytes()).hexdigest()
     assert listed in (toy.root / "dvc.lock").read_text()

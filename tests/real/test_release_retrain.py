@@ -167,6 +167,7 @@ def test_retraining_from_new_photographs_to_the_served_product(root, tmp_path):
 
     gate = ask("artifacts/filter", {"artifacts": {"key": {"any_": ["gate"]}}})
     assert len(gate) == 2
+    assert "Gate of package" in (services.services_folder(relume_home()) / "worker.log").read_text()
 
 
 def test_a_package_of_another_state_is_not_released(root):

@@ -1,11 +1,12 @@
-"""What is opened as a file, and what is not."""
+"""What is opened as a file and what is not, and the permissions of what is written."""
 
 import os
 import socket
+import stat
 
 import pytest
 
-from relume.files import NotRegularError, open_regular
+from relume.files import NotRegularError, atomic_folder, open_regular, write_text
 
 
 @pytest.fixture
@@ -47,3 +48,34 @@ def test_a_path_that_does_not_exist_is_not_found(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         open_regular(tmp_path / "none")
     assert not isinstance(caught.value, NotRegularError)
+
+
+def mode(path):
+    """The permissions of a file or folder."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o007])
+def test_the_umask_is_respected(tmp_path, mask):
+    """New files and folders have the permissions that any other program would give them."""
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "new.txt", "x")
+        with atomic_folder(tmp_path / "new"):
+            pass
+    finally:
+        os.umask(before)
+    assert (mode(tmp_path / "new.txt"), mode(tmp_path / "new")) == (0o666 & ~mask, 0o777 & ~mask)
+
+
+def test_what_is_replaced_keeps_its_permissions(tmp_path):
+    """A file and a folder that their owner closed or opened to others stay so."""
+    for permissions in (0o600, 0o664, 0o444):
+        (tmp_path / "file").touch()
+        (tmp_path / "file").chmod(permissions)
+        write_text(tmp_path / "file", "new")
+        assert mode(tmp_path / "file") == permissions
+    (tmp_path / "folder").mkdir(mode=0o750)
+    with atomic_folder(tmp_path / "folder"):
+        pass
+    assert mode(tmp_path / "folder") == 0o750

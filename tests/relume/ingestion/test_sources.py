@@ -13,7 +13,7 @@ from PIL import Image
 from relume.errors import BrokenFileError, SourceError
 from relume.images import decode
 from relume.ingestion import sources
-from relume.ingestion.sources import BUILT_IN, PACKAGES, open_source, read_sources, scan, write_sources
+from relume.ingestion.sources import BUILT_IN, PACKAGES, moved_files, open_source, read_sources, scan, write_sources
 
 
 def test_a_folder_typed_in_any_way_is_one_source(photos, monkeypatch):
@@ -127,6 +127,17 @@ def test_a_scan_says_what_changed(photos, tmp_path):
     assert [address.rsplit("/", 1)[1] for address in change.removed] == ["blue%3F.jpg"]
     assert change.modified == ((photos / "red.PNG").as_uri(),)
     assert scan(read_sources(path)["sources"]) == read_sources(path)
+
+
+def test_photographs_that_moved_are_found_without_reading_them(photos, tmp_path):
+    """A file that is gone and one of another size are named; what is on S3 is not asked for."""
+    listing = scan([photos])
+    assert moved_files(listing) == []
+    (photos / "red.PNG").rename(tmp_path / "red.PNG")
+    blue = photos / "2024" / "été #1 100%" / "blue?.jpg"
+    blue.write_bytes(blue.read_bytes() + b"more")
+    listing["files"].append({"address": "s3://bucket/gone.png", "bytes": 1, "hash": "etag:x"})
+    assert sorted(moved_files(listing)) == sorted([(photos / "red.PNG").as_uri(), blue.as_uri()])
 
 
 def test_a_file_that_changed_after_the_scan_is_refused(photos):
