@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, so that `relume --help` answer
 """
 
 import contextlib
+import io
 import shlex
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from relume import __version__
 from relume.errors import RelumeError
 from relume.home import relume_home
 from relume.interrupts import end_like_ctrl_c
+from relume.user import give_name_and_home
 
 
 class RelumeGroup(click.Group):
@@ -54,6 +56,10 @@ Examples:
 def main() -> None:
     """Train, evaluate, release and serve image-restoration models."""
     end_like_ctrl_c()
+    give_name_and_home(relume_home())
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a sign gets a substitute for it
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @main.command()
@@ -374,7 +380,7 @@ def down() -> None:
 
 def _print_services(reports: list) -> None:
     for report in reports:
-        click.echo(f"{report.name:<8} {report.state:<9} {report.address or ''} {report.detail}".rstrip())
+        click.echo(f"{report.name:<10} {report.state:<9} {report.address or ''} {report.detail}".rstrip())
 
 
 @main.command()

@@ -11,7 +11,7 @@ def duration(seconds: float) -> str:
 
 
 def time_left(seconds: float, done: int, total: int) -> str:
-    """What is left of work that went on for `seconds`, such as `about 12 min left`; empty at its beginning and end."""
+    """What is left of work that took `seconds` so far, such as `about 12 min left`; empty at its beginning and end."""
     if not 0 < done < total:
         return ""
     return f"about {duration(seconds / done * (total - done))} left"

@@ -160,11 +160,11 @@ def render(status: Status) -> str:
     """The status as plain text."""
     lines = ["Services"]
     for service in status.services:
-        lines.append(f"  {service.name:<9} {service.state:<14} {service.address or ''}".rstrip())
+        lines.append(f"  {service.name:<10} {service.state:<14} {service.address or ''}".rstrip())
         if service.state in ("silent", "dead") and service.log:
-            lines.append(f"  {'':<9} log: {service.log}")
+            lines.append(f"  {'':<10} log: {service.log}")
         if service.note:
-            lines.append(f"  {'':<9} {service.note}")
+            lines.append(f"  {'':<10} {service.note}")
     if status.runs:
         lines += ["", "Runs"]
     for run in status.runs:

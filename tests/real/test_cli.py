@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import skimage.data
 
+from flows.release.ledger import Ledger, Release
 from relume.images import read_image, save_image
 from tests.tiny_onnx import BLUR, convolve, write_tiny_model
 
@@ -158,6 +159,19 @@ def test_status_works_with_nothing_running(relume):
     for service in ("mlflow", "prefect", "worker", "triton"):
         assert service in result.stdout
     assert "Nothing was released yet" in result.stdout
+
+
+def test_a_terminal_of_few_characters(relume):
+    """Where a sign cannot be printed, as in a Latin-1 locale, status shows a substitute and ends well."""
+    release = Release(product="denoise", package="9" * 64, version="1", model="denoise-99999999")
+    Ledger(relume.folder / "home").append("registered", release)
+    Ledger(relume.folder / "home").append("refused", release, failed=["gain: 0.00 dB, must be ≥ 6.00 dB"])
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(
+        [RELUME, "status"], env=environment | {"RELUME_HOME": str(relume.folder / "home")}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"must be ? 6.00 dB" in done.stdout
 
 
 def test_env_is_for_a_shell(relume):

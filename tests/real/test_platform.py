@@ -130,7 +130,7 @@ def test_a_taken_port_is_avoided_and_a_dead_service_is_started_again(home):
     deadline = time.monotonic() + 10
     while running_process(services_folder(home), "mlflow") and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert "mlflow    dead" in render(read_status(Path(), home))
+    assert "mlflow     dead" in render(read_status(Path(), home))
     assert services._start_mlflow(home).state == "started"
 
 
