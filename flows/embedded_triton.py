@@ -187,7 +187,7 @@ class EmbeddedTriton:
                 key=key,
             )
             with atomic_file(self._record, mode=0o600) as temporary:
-                temporary.write_text(json.dumps(dataclasses.asdict(server), indent=2))
+                temporary.write_text(json.dumps(dataclasses.asdict(server), indent=2), encoding="utf-8")
             with TritonControl(server.grpc, key=key) as control:
                 start_process(
                     _NAME,

@@ -66,7 +66,7 @@ class Families:
     @cached_property
     def _modules(self) -> dict[str, str]:
         """The module of each architecture, read from the checkout's registry without importing it."""
-        for node in ast.parse((self.root / REGISTRY).read_text()).body:
+        for node in ast.parse((self.root / REGISTRY).read_text(encoding="utf-8")).body:
             if isinstance(node, ast.Assign) and "ARCHITECTURES" in [ast.unparse(target) for target in node.targets]:
                 return {name: module for name, (module, _) in ast.literal_eval(node.value).items()}
         raise ConfigError(

@@ -276,7 +276,7 @@ def fix(repository: str | Path = ".") -> bool:
     yaml.width = 120
     yaml.preserve_quotes = True
     yaml.indent(mapping=2, sequence=4, offset=2)
-    before = path.read_text()
+    before = path.read_text(encoding="utf-8")
     document = yaml.load(before)
     code = Code(graph.root)
     for name, written in document["stages"].items():

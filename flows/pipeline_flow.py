@@ -131,7 +131,7 @@ def _graph_of(run: Run) -> Graph:
         clone = Path(folder) / "clone"
         clone_commit(run.root, run.commit, clone)
         # Else DVC keeps a folder for this short-lived repository in /var/tmp for ever.
-        (clone / ".dvc" / "config.local").write_text(f"[core]\n    site_cache_dir = {folder}/dvc\n")
+        (clone / ".dvc" / "config.local").write_text(f"[core]\n    site_cache_dir = {folder}/dvc\n", encoding="utf-8")
         graph = read_graph(clone)
         require_sound(graph)
         return graph

@@ -190,7 +190,7 @@ def _hide(pid: int, secret: str) -> None:
     The program has read its arguments by now. Where the kernel does not let a parent write there, the secret stays.
     """
     with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         start, end = int(fields[45]), int(fields[46])  # of the arguments in its memory
         with open(f"/proc/{pid}/mem", "r+b", buffering=0) as memory:
             memory.seek(start)
@@ -266,7 +266,7 @@ def answers(url: str, *, timeout: float = 1.0) -> bool:
 def last_line(log: str | Path) -> str:
     """The last line of a log that is not blank, or `no output`."""
     path = Path(log)
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
@@ -285,13 +285,14 @@ def start_mark(pid: int) -> str | None:
     """Boot id and start tick of a living process, or None if there is none."""
     try:
         # The name in parentheses may hold spaces; the fields after it start with the state (field 3).
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         # A zombie is dead only when its threads are: they may outlive the first one for some time.
         if fields[0] == "Z" and len(list(Path(f"/proc/{pid}/task").iterdir())) <= 1:
             return None
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{fields[19]}"
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    return f"{boot}:{fields[19]}"
 
 
 def seconds_alive(pid: int) -> float:

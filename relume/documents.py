@@ -101,7 +101,7 @@ def write_documents(folder: Path) -> None:
     """Writes every generated document into the folder."""
     for name, page in PAGES.items():
         with atomic_file(folder / name) as temporary:
-            temporary.write_text(page())
+            temporary.write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

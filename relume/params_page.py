@@ -93,7 +93,7 @@ def settings_classes(model: type[Settings] = Params) -> set[type[Settings]]:
 def _readers(root: Path) -> dict[str, list[str]]:
     """For each section of the parameters, the stages that read it."""
     readers: dict[str, list[str]] = {}
-    for stage, entry in yaml.safe_load((root / "dvc.yaml").read_text())["stages"].items():
+    for stage, entry in yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"].items():
         named: list[str] = []
         for item in entry.get("do", entry).get("params", []):
             named += [key for keys in item.values() for key in keys] if isinstance(item, Mapping) else [item]

@@ -65,7 +65,7 @@ def main() -> None:
                 f"  noisy {psnr['noisy']:.2f}  nlm {psnr['nlm']:.2f}  final {psnr['final']:.2f} dB",
                 flush=True,
             )
-        with open(folder / "per_image.csv", "w", newline="") as file:
+        with open(folder / "per_image.csv", "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, [field.name for field in fields(Score)], lineterminator="\n")
             writer.writeheader()
             for score in scores:
@@ -80,7 +80,7 @@ def main() -> None:
 def _write_curves(scores: list[Score]) -> None:
     """The plots' data: PSNR over sigma by system, and the validation PSNR of every training."""
     with atomic_folder("reports/curves") as folder:
-        with open(folder / "psnr_by_sigma.csv", "w") as file:
+        with open(folder / "psnr_by_sigma.csv", "w", encoding="utf-8") as file:
             file.write("system,sigma,psnr\n")
             clipped = [score for score in scores if score.protocol == "clipped"]
             for system in dict.fromkeys(score.system for score in clipped):

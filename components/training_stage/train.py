@@ -69,7 +69,7 @@ def train_stage(
             stack.enter_context(checkpoint.lock())
             run = stack.enter_context(StageRun(name, configuration, record=checkpoint.tracked))
             for file in filter(Path.is_file, map(Path, (PARAMS, RECIPE))):
-                run.log_text(file.name, file.read_text())
+                run.log_text(file.name, file.read_text(encoding="utf-8"))
         history = train(
             network,
             crops,

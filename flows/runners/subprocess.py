@@ -95,7 +95,7 @@ class SubprocessRunner:
             start = time.monotonic()
             clone = self._clone(stage, lock)
             cached = self._reproduce(stage, clone)
-            entry = entry_of((clone / "dvc.lock").read_text(), stage.name)
+            entry = entry_of((clone / "dvc.lock").read_text(encoding="utf-8"), stage.name)
             shutil.rmtree(self._run.stage_folder(stage))
             return StageResult(
                 stage=stage.name,
@@ -117,11 +117,12 @@ class SubprocessRunner:
         clone_commit(self._run.root, self._run.commit, clone)
         (clone / "dvc.lock").unlink(missing_ok=True)
         if lock:
-            (clone / "dvc.lock").write_text(lock)
+            (clone / "dvc.lock").write_text(lock, encoding="utf-8")
         # Links first: outs are large, and files that are linked to the cache are read-only, which protects it.
         config = f'[cache]\n    dir = {self._run.store.cache}\n    type = "hardlink,symlink,copy"\n'
         driver = self._run.root / ".dvc" / "config.local"
-        (clone / ".dvc" / "config.local").write_text((driver.read_text() if driver.is_file() else "") + config)
+        before = driver.read_text(encoding="utf-8") if driver.is_file() else ""
+        (clone / ".dvc" / "config.local").write_text(before + config, encoding="utf-8")
         return clone
 
     def _reproduce(self, stage: Stage, clone: Path) -> bool:

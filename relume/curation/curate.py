@@ -214,7 +214,7 @@ def _write_images(
     cluster_of: dict[str, int],
     reasons: dict[str, str],
 ) -> None:
-    with open(path, "w", newline="") as file:
+    with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
         for item in measured:

@@ -83,7 +83,7 @@ class Fetched:
 
 def read_catalogue() -> tuple[DebianPhotograph, ...]:
     """The photographs of `debian_photographs.yaml`, package by package."""
-    packages = yaml.safe_load((files("relume.ingestion") / "debian_photographs.yaml").read_text())
+    packages = yaml.safe_load((files("relume.ingestion") / "debian_photographs.yaml").read_text(encoding="utf-8"))
     return tuple(
         DebianPhotograph(package=name, version=package["version"], **photograph)
         for name, package in packages.items()

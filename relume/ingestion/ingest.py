@@ -206,7 +206,7 @@ _COLUMNS = [field.name for field in fields(Photograph)]
 
 
 def _write_csv(path: Path, columns: list[str], rows: Any) -> None:
-    with open(path, "w", newline="") as file:
+    with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

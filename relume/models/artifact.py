@@ -56,7 +56,7 @@ def save_model(path: str | Path, network: "nn.Module", card: ModelCard, files: d
         save_file(state, folder / "model.safetensors")
         write_json(folder / "model.json", {"format": FORMAT, **vars(card)})
         for name, text in (files or {}).items():
-            (folder / name).write_text(text)
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 def load_card(path: str | Path) -> ModelCard:

@@ -78,7 +78,7 @@ def write_product(repository: str | Path, product: str, release: str) -> None:
         raise ModelMissingError("The release does not exist", where=config.parent, next_step="relume release")
     if product in releases(repository):
         raise ReleaseError("A product cannot have the same name as a release", where=product)
-    text = config.read_text()
+    text = config.read_text(encoding="utf-8")
     found = re.search(r'"image" data_type: TYPE_UINT8 dims: \[ 3, (\d+),', text)
     if found is None:
         raise ReleaseError("The configuration of the release was not written by relume", where=config)
@@ -92,7 +92,7 @@ def products(repository: str | Path) -> dict[str, str]:
     """The products in the repository and the release each points to."""
     found = {}
     for path in sorted(Path(repository).glob("[!.]*/config.pbtxt")):
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if 'platform: "ensemble"' in text and (match := re.search(r'model_name: "([^"]+)"', text)):
             found[path.parent.name] = match[1]
     return found

@@ -172,7 +172,7 @@ def _slug(text: str) -> str:
 
 
 def _write_rows(path: Path, rows: Sequence[Row]) -> None:
-    with open(path, "w", newline="") as file:
+    with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [entry.name for entry in fields(Row)], lineterminator="\n")
         writer.writeheader()
         for row in rows:
