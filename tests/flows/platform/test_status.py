@@ -10,7 +10,7 @@ import pytest
 
 from flows.platform.status import read_status, render
 from flows.prefect_settings import services_folder
-from flows.processes import free_port, start_process, stop_process
+from flows.processes import free_port, record_process, start_process, stop_process
 from flows.release.ledger import Ledger
 from flows.turns import turn
 from tests.flows.release.test_ledger import A, B, promote
@@ -80,7 +80,9 @@ def test_silent_and_dead_services(tmp_path, home):
     """A process that runs but does not answer is silent; one that ended by itself is dead; each with its log."""
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
     address = f"http://127.0.0.1:{free_port()}"
-    start_process("mlflow", sleep, folder=services_folder(home), ready=lambda: True, timeout=5, address=address)
+    child = subprocess.Popen(sleep, start_new_session=True)
+    log = services_folder(home) / "mlflow.log"
+    record_process("mlflow", child, folder=services_folder(home), command=sleep, address=address, log=log)
     try:
         worker = start_process("worker", sleep, folder=services_folder(home), ready=lambda: True, timeout=5)
         os.kill(worker.pid, 9)
