@@ -62,7 +62,7 @@ class ParityLimits(Settings):
     """How far two ways of running the same model may differ, on 8-bit images.
 
     Attributes:
-        max_difference: Largest difference of any value, in 8-bit levels.
+        max_difference: Largest difference of any value, of 255.
         min_psnr: Smallest PSNR between the two results, in dB.
     """
 

@@ -278,7 +278,7 @@ def _export_parity(candidate: Package) -> list[Check]:
             value=max(image.max_difference for image in parity.pictures),
             limit=parity.limits.max_difference,
             at_least=False,
-            unit="levels",
+            unit="of 255",
         ),
         Check(
             name="PyTorch against ONNX, PSNR",

@@ -72,7 +72,7 @@ def read_facts(folder: Path) -> PackageFacts:
 
 @dataclasses.dataclass(frozen=True)
 class _ImageParity:
-    """How far ONNX Runtime is from PyTorch on one image, in dB and in 8-bit levels."""
+    """How far ONNX Runtime is from PyTorch on one image, in dB and of 255."""
 
     picture: str
     psnr: float

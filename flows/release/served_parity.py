@@ -25,7 +25,7 @@ class PathDifference:
     Attributes:
         picture: Its name, size and noise.
         psnr: Between the two results in dB; 120 means equal results.
-        max_difference: Largest difference in 8-bit levels.
+        max_difference: Largest difference of 8-bit values, of 255.
         worst_tile: Largest mean difference of a tile-sized square, in levels.
         tile_borders: Mean difference where neighbouring tiles are faded into each other, in levels.
     """
@@ -132,7 +132,7 @@ def require_parity(differences: list[PathDifference], settings: ReleaseSettings)
         raise ParityError(
             "The server does not restore images as the package does in process",
             where=f"{len(failed)} of {len(differences)} images differ, the worst is {worst.picture}",
-            why=f"the largest difference is {worst.max_difference} levels, must be ≤ {limits.max_difference}; "
+            why=f"the largest difference is {worst.max_difference} of 255, must be ≤ {limits.max_difference}; "
             f"the PSNR between the results is {worst.psnr:.1f} dB, must be ≥ {limits.min_psnr:.1f} dB",
             next_step="compare the server's ONNX Runtime and model.py with the package's, then run `relume release`",
         )

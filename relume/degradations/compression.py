@@ -20,7 +20,7 @@ def compress_jpeg(
         shift: Rows and columns by which the image is off the grid of 8 x 8 blocks, as a crop of a photograph does.
 
     Returns:
-        float32 of the same shape, whole 8-bit levels.
+        float32 of the same shape, multiples of 1/255.
     """
     from PIL import Image
 

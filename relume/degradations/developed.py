@@ -90,7 +90,7 @@ def denoise_in_camera(image: np.ndarray, *, luma: float, chroma: float, toleranc
         image: float32 about [0, 1], (3, H, W) RGB or (1, H, W) gray.
         luma: Share of the smoothed luma in the result, 0 to 1.
         chroma: Share of the smoothed chroma in the result, 0 to 1.
-        tolerance: Differences of about so many 8-bit levels are smoothed, larger ones are edges.
+        tolerance: Differences of about so many of 255 are smoothed, larger ones are edges.
         spread: Standard deviation of the chroma's Gaussian filter, in pixels.
 
     Returns:

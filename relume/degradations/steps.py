@@ -208,7 +208,7 @@ class CameraDenoising(BaseStep):
     Attributes:
         luma: Share of the smoothed luma.
         chroma: Share of the smoothed chroma.
-        tolerance: Differences that are smoothed, in 8-bit levels.
+        tolerance: Differences that are smoothed, of 255.
         spread: Of the chroma's filter, in pixels.
     """
 

@@ -198,8 +198,8 @@ class Parity:
     Attributes:
         picture: Name and size of the image.
         psnr: Between the two results in dB; 120 means equal results.
-        max_difference: Largest difference in 8-bit levels.
-        worst_tile: Largest mean difference of a tile-sized square in 8-bit levels.
+        max_difference: Largest difference of 8-bit values, of 255.
+        worst_tile: Largest mean difference of a tile-sized square of 8-bit values, of 255.
     """
 
     picture: str

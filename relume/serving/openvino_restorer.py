@@ -27,7 +27,7 @@ class OpenVinoRestorer(InProcessRestorer):
 
     Args:
         folder: A served model.
-        precision: `f32` computes what PyTorch computes; `bf16` differs by at most a few 8-bit levels. It is always
+        precision: `f32` computes what PyTorch computes; `bf16` differs by at most a few of 255. It is always
             stated, because OpenVINO takes bf16 by itself on some CPUs and not on others.
         release: Its name in results and messages; the folder when None.
         threads: Threads of one run; by default one for each core this process may use.

@@ -18,7 +18,7 @@ class ExportSettings(Settings):
         tile: Side of a served tile in pixels.
         halo: Context around a tile, in pixels.
         min_psnr: Between PyTorch and ONNX Runtime, in dB.
-        max_difference: In 8-bit levels; 1 is a value that was rounded to the other side.
+        max_difference: Of 255; 1 is a value that was rounded to the other side.
         sizes: Height and width of the images on which parity is measured.
     """
 

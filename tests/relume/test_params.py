@@ -1,6 +1,7 @@
 """All parameters are one schema, which is checked as a whole."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -176,3 +177,23 @@ def test_the_schema_loads_without_anything_heavy():
     code = "import sys, relume.params; print(*[n for n in ('torch', 'onnx', 'cv2', 'pandas') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def files_named(root):
+    """Each key that a text of the code says is in a file, with the text's place and that file."""
+    sections = "|".join(field.alias or name for name, field in Params.model_fields.items())
+    for path in [path for folder in ("relume", "components", "flows") for path in (root / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+                continue
+            for before, file in re.findall(r"(.*?) (?:in|from) (params\.yaml|recipe\.yaml)", node.value):
+                for key in re.findall(rf"\b(?:{sections})(?:\.\w+)+", before):
+                    yield f"{path.relative_to(root)}:{node.lineno}", key, file
+
+
+def test_messages_name_the_file_that_a_key_is_in():
+    """Who follows a message into the other file would end at a key that is set twice."""
+    values, named = read_values(ROOT), list(files_named(ROOT))
+    assert len(named) > 5
+    wrong = [found for found in named if not values.place(found[1].split(".")).startswith(found[2])]
+    assert not wrong
