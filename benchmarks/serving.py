@@ -161,7 +161,7 @@ def memory(served: str, triton: EmbeddedTriton, home: Path, *, whole: bool) -> d
             stdout=subprocess.PIPE,
             text=True,
             check=True,
-            env={**os.environ, "PYTHONPATH": os.getcwd()},
+            env={**os.environ, "PYTHONPATH": os.getcwd(), "RELUME_HOME": str(home)},
         )
         numbers = json.loads(ended.stdout.splitlines()[-1])
         if way == "triton":
@@ -182,7 +182,8 @@ def restore_once(way: str, jpeg: str, served: str, whole: bool) -> None:
         if not whole and time.monotonic() - started > MEMORY_SECONDS:
             raise Enough
 
-    restorer = OnnxRestorer(served) if way == "in process" else TritonRestorer(way, "denoise")
+    own = EmbeddedTriton(relume_home()).at(way)
+    restorer = TritonRestorer(way, "denoise", key=own.key) if own else OnnxRestorer(served)
     try:
         restored = restorer.restore(pixels, on_progress=progress).image
     except Enough:

@@ -19,7 +19,7 @@ import numpy as np
 
 from relume.errors import BrokenFileError
 from relume.files import write_json
-from relume.home import relume_home, tracking_uri
+from relume.home import private_file, private_home, relume_home, tracking_uri
 from relume.reading import read_as
 
 EXPERIMENT = "relume"
@@ -42,8 +42,9 @@ def _client(home: Path) -> Any:
     location = None
     with contextlib.ExitStack() as stack:
         if uri.startswith("sqlite:///"):
+            private_home(home)
+            private_file(Path(uri.removeprefix("sqlite:///")))
             folder = Path(uri.removeprefix("sqlite:///")).parent
-            folder.mkdir(parents=True, exist_ok=True)
             location = (home / "mlflow" / "artifacts").as_uri()
             # Two stages that start together must not both make the tables of an empty database.
             stack.enter_context(filelock.FileLock(folder / "making-tables.lock"))

@@ -27,6 +27,7 @@ from filelock import FileLock
 from flows.processes import free_port, remove_record, running_process, start_process, stop_process
 from relume.errors import BrokenFileError, RelumeError, ServerRefusedError, ServerUnreachableError, ServiceError
 from relume.files import atomic_file
+from relume.home import private_home
 from relume.network import keep_to_this_machine
 from relume.reading import read_as
 from relume.serving import repository as models
@@ -117,6 +118,7 @@ class EmbeddedTriton:
     """
 
     def __init__(self, home: Path, *, trial: bool = False):
+        self._home = home
         self._installation = home / "triton" / "env"
         self.folder = home / "triton" / "trial" if trial else home / "triton"
         self.log = self.folder / f"{_NAME}.log"
@@ -162,6 +164,7 @@ class EmbeddedTriton:
             ServiceError: It is not installed, did not start, or runs with another repository.
         """
         path = Path(repository or self.repository).resolve()
+        private_home(self._home)
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock():
             if found := self.running():

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 from flows.processes import answers, free_port, running_process, start_mark, start_process, stop_process
+from relume.home import private_file, private_home
 from relume.reading import reading
 
 START_SECONDS = 120.0  # 10 to 19 s on an idle machine
@@ -26,6 +27,7 @@ def use_local_prefect(home: Path) -> None:
     Raises:
         ServiceError: The server does not start.
     """
+    private_home(home)
     if "prefect" in sys.modules:  # a worker or an enclosing flow has chosen already
         return
     settings = {
@@ -71,6 +73,7 @@ def _profile_has_server() -> bool:
 def _start_server(folder: Path) -> str:
     """Starts the server of this process and gives the address of its API."""
     folder.mkdir(parents=True, exist_ok=True)
+    private_file(folder.parent / "prefect.db")
     for record in folder.glob("*.json"):
         if record.stem != _owner(int(record.stem.partition("-")[0])):
             _stop(folder, record.stem)

@@ -81,7 +81,12 @@ def storage_error(error: Exception, path: object = None) -> StorageError | None:
 
 
 @contextlib.contextmanager
-def _storing(path: Path) -> Iterator[None]:
+def storing(path: Path) -> Iterator[None]:
+    """Raises as StorageError what the disk causes inside of the `with` statement.
+
+    Args:
+        path: Where it happens, unless the error says.
+    """
     try:
         yield
     except Exception as error:
@@ -125,7 +130,7 @@ def atomic_file(path: str | Path, *, mode: int | None = None) -> Iterator[Path]:
         StorageError: The disk refuses the file.
     """
     path = Path(path)
-    with _storing(path):
+    with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
         os.close(descriptor)
@@ -155,7 +160,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         StorageError: The disk refuses a file.
     """
     path = Path(path)
-    with _storing(path):
+    with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:

@@ -3,7 +3,10 @@
 import contextlib
 import json
 import os
+import stat
 from pathlib import Path
+
+from relume.files import storing
 
 
 def relume_home(root: str | Path = ".") -> Path:
@@ -16,6 +19,37 @@ def relume_home(root: str | Path = ".") -> Path:
         RELUME_HOME, or `.relume` in the checkout, as an absolute path. It is not created here.
     """
     return Path(os.environ.get("RELUME_HOME") or Path(root) / ".relume").resolve()
+
+
+def private_home(home: Path) -> None:
+    """Makes the home a folder that only its user may enter: it has databases, logs and keys.
+
+    A home of another user is left as it is.
+
+    Raises:
+        StorageError: The disk refuses it.
+    """
+    with storing(home):
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _for_its_user(home, 0o700)
+
+
+def private_file(path: Path) -> None:
+    """Makes a file that only its user may read, empty when it is not there, as databases take one.
+
+    Raises:
+        StorageError: The disk refuses it.
+    """
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        _for_its_user(path, 0o600)
+
+
+def _for_its_user(path: Path, mode: int) -> None:
+    found = path.stat()
+    if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != mode:
+        path.chmod(mode)
 
 
 def tracking_uri(home: Path) -> str:

@@ -24,7 +24,7 @@ from flows.release.registry import redacted
 from flows.release.served_product import serve_champions
 from relume.errors import ModelMissingError, RelumeError, ServiceError
 from relume.files import storage_error
-from relume.home import tracking_uri
+from relume.home import private_file, private_home, tracking_uri
 
 WORK_POOL = "relume"
 MLFLOW_PORT, PREFECT_PORT = 5000, 4200
@@ -164,6 +164,7 @@ def _made(path: Path) -> Path:
 
 def _lock(home: Path) -> FileLock:
     """Held while services are started or stopped."""
+    private_home(home)
     return FileLock(_made(services_folder(home)) / "services.lock")
 
 
@@ -220,6 +221,7 @@ def _start_mlflow(home: Path) -> ServiceReport:
     if uri := os.environ.get("MLFLOW_TRACKING_URI"):
         return ServiceReport(name="mlflow", state="external", address=redacted(uri))
     folder = _made(home / "mlflow")
+    private_file(folder / "mlflow.db")
     address = _address(home, "mlflow", MLFLOW_PORT)
     port = address.rpartition(":")[2]
     command = [
@@ -235,7 +237,7 @@ def _start_mlflow(home: Path) -> ServiceReport:
 def _start_prefect(home: Path) -> ServiceReport:
     if api := os.environ.get("PREFECT_API_URL"):
         return ServiceReport(name="prefect", state="external", address=api)
-    _made(home / "prefect")
+    private_file(home / "prefect" / "prefect.db")
     address = _address(home, "prefect", PREFECT_PORT)
     port = address.rpartition(":")[2]
     state = _start(

@@ -15,13 +15,16 @@ from flows.embedded_triton import EmbeddedTriton
 from flows.platform import supervisor
 from flows.prefect_settings import services_folder
 from flows.processes import answers, running_process
+from flows.release.aliases import ALIASES, by_ledger, in_registry
 from flows.release.ledger import Ledger, LedgerEntry, Release
 from flows.release.registry import redacted
 from flows.turns import activities
 from relume import strict_yaml
 from relume.durations import duration
 from relume.errors import BrokenFileError, LedgerError, RelumeError
+from relume.home import tracking_uri
 from relume.reading import as_kind, reading
+from relume.serving import repository as models
 
 EXTERNAL = {"mlflow": "MLFLOW_TRACKING_URI", "prefect": "PREFECT_API_URL"}
 _INTERRUPTED = {"promoting": "promotion of", "rolling_back": "rollback to"}
@@ -139,6 +142,8 @@ def read_status(root: Path, home: Path) -> Status:
                 "The last line of the ledger is incomplete, as a crash leaves it; the next release removes it."
             )
     problems += _problems(products or [], unfinished, triton)
+    if not unfinished:  # which says already that things are on their way
+        problems += _disagreements(home, ledger, products or [])
     schedule: list[dict[str, str | None]] = []
     prefect = next(service for service in services if service.name == "prefect")
     api = f"{prefect.address}/api" if prefect.state in ("running", "silent") else None
@@ -283,6 +288,36 @@ def _product(ledger: Ledger, name: str, served: dict[str, tuple[str | None, bool
         answers=answering,
         last=[entry for entry in ledger.entries() if entry.release.product == name][-1],
     )
+
+
+def _disagreements(home: Path, ledger: Ledger, products: list[ProductStatus]) -> list[str]:
+    """What is not as the ledger says, although nothing was interrupted in between: aliases and folders."""
+    found, repository = [], EmbeddedTriton(home).repository
+    pointing, folders = models.products(repository), models.releases(repository)
+    for product in products:
+        name, wanted = product.product, by_ledger(ledger, product.product)
+        aliases = in_registry(tracking_uri(home), name)
+        if aliases is not None:
+            found += [
+                f"The alias {alias} of {name} in MLflow is {_version(aliases.get(alias))}, the ledger says "
+                f"{_version(wanted.get(alias))}; run `relume up` to fix it."
+                for alias in ALIASES
+                if aliases.get(alias) != wanted.get(alias)
+            ]
+        kept = {release.model for release in (product.champion, product.previous) if release}
+        if product.champion and pointing.get(name, product.champion.model) != product.champion.model:
+            found.append(
+                f"The model repository says {pointing[name]} for {name}, the ledger {product.champion.model}; "
+                "run `relume up` to fix it."
+            )
+        for left in folders:
+            if left.startswith(f"{name}-") and left not in kept:
+                found.append(f"The release {left} is left in the model repository; run `relume up` to remove it.")
+    return found
+
+
+def _version(number: str | None) -> str:
+    return f"version {number}" if number else "nothing"
 
 
 def _problems(products: list[ProductStatus], unfinished: list[LedgerEntry], triton: ServiceStatus) -> list[str]:

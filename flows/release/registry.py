@@ -21,7 +21,7 @@ from filelock import FileLock
 from flows.release.package import Package, open_package
 from relume.errors import BrokenFileError, ReleaseError, ServerUnreachableError
 from relume.files import atomic_folder
-from relume.home import tracking_uri
+from relume.home import private_file, private_home, tracking_uri
 
 EXPERIMENT = "releases"
 _HASH_TAG = "package_sha256"
@@ -68,7 +68,8 @@ class Registry:
         for name in ("alembic", "mlflow"):
             logging.getLogger(name).setLevel(logging.WARNING)
         if self.uri.startswith("sqlite:///"):
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            private_home(home)
+            private_file(Path(self.uri.removeprefix("sqlite:///")))
         from mlflow import MlflowClient
 
         with self._reaching():

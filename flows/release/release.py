@@ -17,7 +17,7 @@ from flows.release.registry import Registry, Version
 from flows.release.served_parity import PathDifference, compare_served, require_parity
 from flows.release.served_product import ServedProduct, reach_server, release_lock
 from flows.release.trial import try_out
-from relume.errors import RelumeError
+from relume.errors import RelumeError, UserError
 from relume.files import write_json, write_text
 from relume.home import remember_release
 from relume.params import ReleaseSettings, load_params
@@ -114,20 +114,27 @@ def release_package(
 
     Raises:
         ModelMissingError: There is no package.
-        UserError: The checkout changed since the package was built.
+        UserError: The checkout changed since the package was built, or names another product.
         ServerUnreachableError: A server does not answer; nothing was changed.
         GateRefusedError: The candidate failed the gate; nothing was changed.
         ParityError: The served path differs; what served before still serves.
         ReleaseError: The server cannot serve it; what served before still serves.
     """
-    settings = load_params(root).release
-    package = open_package(root / "package")
+    params = load_params(root)
+    settings, package = params.release, open_package(root / "package")
+    if package.product != params.package.product:
+        raise UserError(
+            "The package is of another product",
+            where=package.folder,
+            why=f"it is of {package.product}, and package.product in params.yaml is {params.package.product}",
+            next_step="build the package again with `relume pipeline run`, or correct package.product",
+        )
     with release_lock(home), reach_server(server, home) as (address, control):
         product = ServedProduct(package.product, home, address, control, registry or Registry(home))
         repaired = product.reconcile()
         current = product.current
         if current and current.package == package.sha256:
-            product.move_aliases(candidate=None)
+            product.move_aliases()
             return ReleaseOutcome(release=current, server=address, promoted=False, repaired=repaired)
         lineage = lineage or read_lineage(root, package, home)
         candidate = wrap(register)(product, package, lineage, settings, root / HELD_OUT)
@@ -155,8 +162,8 @@ def register(
         package, run_commit=lineage.run_commit, params=lineage.params, files=lineage.files
     )
     candidate = Candidate(package=package, version=version, settings=settings, held_out=held_out)
-    product.move_aliases(candidate=version.number)
     product.ledger.append("registered", candidate.release, run=version.run_id)
+    product.move_aliases()
     return candidate
 
 
@@ -204,7 +211,7 @@ def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference
     except Exception as error:
         # What served before is restored; if that fails too, the next release does it because of the open line.
         product.serve_current()
-        product.move_aliases(candidate=release.version)
+        product.move_aliases()
         product.ledger.append("abandoned", release, reason=str(error))
         product.retire()
         raise

@@ -1,14 +1,11 @@
 """Rollback: the release that served before serves again, by one command, without Prefect."""
 
-import logging
 from pathlib import Path
 
 from flows.release.ledger import Ledger, Release
 from flows.release.package import product_of
-from flows.release.served_product import ServedProduct, reach_server, release_lock
+from flows.release.served_product import ServedProduct, reach_server, reconcile_aliases, release_lock
 from relume.errors import ModelMissingError, RelumeError
-
-_log = logging.getLogger(__name__)
 
 
 def roll_back(root: Path, home: Path, *, server: str | None = None) -> Release:
@@ -33,12 +30,16 @@ def roll_back(root: Path, home: Path, *, server: str | None = None) -> Release:
     """
     name, ledger = product_of(root), Ledger(home)
     if ledger.previous(name) is None and not ledger.unfinished():
-        # The ledger is enough to know this, so no server is started.
+        # The ledger is enough to know this, so no server is started. A rollback may have been killed at its last step.
+        with release_lock(home):
+            reconcile_aliases(name, home)
         raise _nothing_before(name, ledger.current(name))
     with release_lock(home), reach_server(server, home) as (address, control):
         product = ServedProduct(name, home, address, control)
-        repaired, current, target = product.reconcile(), product.current, product.previous
-        if current is not None and not repaired:
+        interrupted = any(entry.release.product == name for entry in ledger.unfinished())
+        product.reconcile()
+        current, target = product.current, product.previous
+        if current is not None and not interrupted:
             if target is None:
                 raise _nothing_before(name, current)
             ledger.append("rolling_back", target, server=address)
@@ -52,7 +53,7 @@ def roll_back(root: Path, home: Path, *, server: str | None = None) -> Release:
         if current is None:  # the first promotion was interrupted, and undone
             raise _nothing_before(name, None)
         product.retire()
-        _move_aliases(product)
+        reconcile_aliases(name, home)
         return current
 
 
@@ -62,10 +63,3 @@ def _nothing_before(product: str, current: Release | None) -> ModelMissingError:
     return ModelMissingError(
         "There is no earlier release to go back to", where=current.model, next_step="see `relume status`"
     )
-
-
-def _move_aliases(product: ServedProduct) -> None:
-    try:
-        product.move_aliases(candidate=None)
-    except RelumeError as error:
-        _log.warning("The aliases in MLflow were not set; the next release sets them: %s", error)

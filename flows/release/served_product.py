@@ -9,10 +9,12 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from flows.embedded_triton import EmbeddedTriton, folder_of
+from flows.release.aliases import ALIASES, by_ledger, in_registry
 from flows.release.ledger import Ledger, Release
 from flows.release.package import Package, open_package
 from flows.release.registry import Registry
-from relume.errors import BrokenFileError, ConfigError, ReleaseError, ServerUnreachableError
+from relume.errors import BrokenFileError, ConfigError, ReleaseError, RelumeError, ServerUnreachableError
+from relume.home import private_home, tracking_uri
 from relume.serving import repository as models
 from relume.serving.triton_control import TritonControl
 
@@ -30,8 +32,8 @@ def release_lock(home: Path) -> Iterator[None]:
     Raises:
         ReleaseInProgressError: Another one is in progress.
     """
+    private_home(home)
     path = home / "release.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(path, timeout=0):
             yield
@@ -179,9 +181,8 @@ class ServedProduct:
                 repaired.append(f"the promotion of {entry.release.model}, begun {entry.time}, was undone")
         self.serve_current()
         self.control.sweep_regions()
-        if repaired:
-            self.retire()
-        return repaired
+        self.retire()
+        return [*repaired, *reconcile_aliases(self.name, self.home, self._registry)]
 
     def retire(self) -> list[str]:
         """Unloads and removes the releases that are neither current nor previous; the registry keeps them.
@@ -203,14 +204,34 @@ class ServedProduct:
                 shutil.rmtree(folder)
         return retired
 
-    def move_aliases(self, *, candidate: str | None) -> None:
-        """Points `champion` and `previous` to what the ledger says, and `candidate` to a version or nothing."""
-        self.registry.set_aliases(
-            self.name,
-            champion=self.current.version if self.current else None,
-            previous=self.previous.version if self.previous else None,
-            candidate=candidate,
-        )
+    def move_aliases(self) -> None:
+        """Points the aliases `champion`, `previous` and `candidate` to what the ledger says."""
+        _move_aliases(self.ledger, self.name, self.registry)
+
+
+def reconcile_aliases(product: str, home: Path, registry: Registry | None = None) -> list[str]:
+    """Points the aliases to what the ledger says, if they are elsewhere, as a crash leaves them.
+
+    A registry that cannot be read or changed now holds nothing up: a warning is logged, and the next command does it.
+
+    Returns:
+        What was repaired, as sentences for the user; empty when nothing had to be.
+    """
+    ledger, uri = Ledger(home), registry.uri if registry else tracking_uri(home)
+    found, wanted = in_registry(uri, product), by_ledger(ledger, product)
+    if found is None or {alias: found.get(alias) for alias in ALIASES} == {a: wanted.get(a) for a in ALIASES}:
+        return []
+    try:
+        _move_aliases(ledger, product, registry or Registry(home))
+    except RelumeError as error:
+        _log.warning("The aliases in MLflow were not set; the next release sets them: %s", error)
+        return []
+    return [f"the aliases of {product} in MLflow point to what the ledger says again"]
+
+
+def _move_aliases(ledger: Ledger, product: str, registry: Registry) -> None:
+    wanted = by_ledger(ledger, product)
+    registry.set_aliases(product, **{alias: wanted.get(alias) for alias in ALIASES})
 
 
 def serve_champions(home: Path) -> list[Release]:

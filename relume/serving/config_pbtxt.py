@@ -4,9 +4,11 @@ They name no model, so a model has the name of its folder. What depends on the m
 the server, so that an exported model holds nothing of the place it was made at.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from relume.errors import ConfigError
 from relume.serving.levels import LevelRange
 
 MAX_BATCH = 8
@@ -42,6 +44,10 @@ parameters {{ key: "lowest_level" value {{ string_value: "{lowest}" }} }}
 parameters {{ key: "highest_level" value {{ string_value: "{highest}" }} }}
 parameters {{ key: "default_level" value {{ string_value: "{default}" }} }}
 """
+
+_PARAMETER = re.compile(r'parameters\s*\{\s*key:\s*"(\w+)"\s*value\s*\{\s*string_value:\s*"([^"]*)"')
+_DIMS = re.compile(r"dims:\s*\[\s*3,\s*(\d+),\s*(\d+)\s*\]")
+_MAX_BATCH = re.compile(r"max_batch_size:\s*(\d+)")
 
 _BACKENDS = {
     "python": 'backend: "python"\ninstance_group [ { kind: KIND_CPU count: 1 } ]\n',
@@ -86,6 +92,26 @@ def read_parameters(parameters: Mapping[str, str]) -> tuple[int, int, LevelRange
         kind = parameters.get("level_kind", "sigma")
         levels = LevelRange(kind=kind, lowest=lowest, highest=highest, default=default)
     return int(parameters["tile"]), int(parameters["halo"]), levels
+
+
+def problem(text: str, *, tile: int, halo: int, levels: LevelRange | None) -> str | None:
+    """Why the text of a release's config.pbtxt does not fit what serving.json says, or None.
+
+    Whether it is well formed is for Triton to say; this looks for what clients and the server's memory depend on.
+    """
+    found = dict(_PARAMETER.findall(text))
+    if levels is not None:
+        found.setdefault("level_kind", levels.kind)  # releases of format 1 name it in serving.json alone
+    sides, batches = set(_DIMS.findall(text)), [int(number) for number in _MAX_BATCH.findall(text)]
+    try:
+        stated = read_parameters(found)
+    except (KeyError, ValueError, ConfigError):
+        return "config.pbtxt does not state tile, halo and levels"
+    if stated != (tile, halo, levels) or sides != {(str(tile), str(tile))}:
+        return f"serving.json says tile {tile}, halo {halo}, {levels or 'no levels'}; config.pbtxt says something else"
+    if len(batches) != 1 or not 1 <= batches[0] <= MAX_BATCH:
+        return f"config.pbtxt has to state one max_batch_size, of 1 to {MAX_BATCH}"
+    return None
 
 
 def product_config(*, release: str, tile: int, adjustable: bool = False) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.files import write_json, write_text
 from relume.reading import as_kind, read_as, reading
-from relume.serving.config_pbtxt import release_config
+from relume.serving.config_pbtxt import problem, release_config
 from relume.serving.levels import LevelRange
 from relume.serving.tiling import check_tile
 
@@ -85,7 +85,7 @@ def read_serving(folder: str | Path) -> Serving:
     Raises:
         ModelMissingError: There is no served model in the folder.
         BrokenFileError: serving.json cannot be read, or holds values of another type.
-        ModelFormatError: serving.json has other keys, or a tile or levels that cannot be.
+        ModelFormatError: serving.json has other keys, a tile or levels that cannot be, or others than config.pbtxt.
     """
     path, model = Path(folder) / "serving.json", triton_model(folder)
     for file in (path, model / "config.pbtxt", model / "1" / "model.onnx", model / "1" / "model.py"):
@@ -125,4 +125,8 @@ def read_serving(folder: str | Path) -> Serving:
             why=error,
             next_step=_AGAIN,
         ) from None
+    config = model / "config.pbtxt"
+    text = config.read_text(encoding="utf-8", errors="replace")
+    if why := problem(text, tile=serving.tile, halo=serving.halo, levels=serving.levels):
+        raise ModelFormatError("The served model contradicts itself", where=config, why=why, next_step=_AGAIN)
     return serving

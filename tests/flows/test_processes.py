@@ -1,5 +1,6 @@
 """Background processes: readiness, identity, and the end of a whole group."""
 
+import functools
 import json
 import os
 import signal
@@ -142,3 +143,46 @@ def test_missing_program(folder: Path):
     """A program that does not exist is one clear error."""
     with pytest.raises(ServiceError, match="none did not start"):
         start_process("none", ["/nonexistent/program"], folder=folder, ready=lambda: True, timeout=1)
+
+
+def test_what_a_dead_leader_left_is_ended_before_the_next_start(folder):
+    """The leader is killed and its child keeps the port, as MLflow's does: the next start ends the child first."""
+    port = free_port()
+    listen = f"import socket, time; taken = socket.create_server(('127.0.0.1', {port})); time.sleep(60)"
+    lead = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {listen!r}])"
+    start = functools.partial(
+        start_process,
+        "server",
+        [sys.executable, "-c", lead],
+        folder=folder,
+        ready=lambda: not is_free(port),
+        timeout=20,
+        address=f"http://127.0.0.1:{port}",
+    )
+    first = start()
+    (child,) = psutil.Process(first.pid).children()
+    os.kill(first.pid, signal.SIGKILL)
+    while running_process(folder, "server"):
+        time.sleep(0.02)
+    assert child.is_running()
+    second = start()
+    try:
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+        assert second.pid != first.pid
+    finally:
+        stop_process(folder, "server")
+    assert is_free(port)
+
+
+def test_another_program_at_the_address_is_not_taken_for_it(folder):
+    """A process whose address answers, but by another program, did not start."""
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        address = f"http://127.0.0.1:{stranger.getsockname()[1]}"
+        with pytest.raises(ServiceError, match="another program answers"):
+            start_process("one", SLEEP, folder=folder, ready=lambda: True, timeout=0.5, address=address)
+    assert running_process(folder, "one") is None
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on a port."""
+    return free_port(port) == port

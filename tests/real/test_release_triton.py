@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import stat
 import threading
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from flows.embedded_triton import EmbeddedTriton
+from flows.platform.status import read_status
 from flows.processes import free_port
 from flows.release.ledger import Ledger
 from flows.release.lineage import Lineage
@@ -19,7 +21,7 @@ from flows.release.package import open_package
 from flows.release.registry import Registry
 from flows.release.release import ReleaseOutcome, release_package
 from flows.release.rollback import roll_back
-from flows.release.served_product import release_lock
+from flows.release.served_product import release_lock, serve_champions
 from flows.restore import restore_file
 from relume.errors import (
     ConfigError,
@@ -28,6 +30,7 @@ from relume.errors import (
     ParityError,
     ReleaseError,
     ServerUnreachableError,
+    UserError,
 )
 from relume.files import sha256_folder, write_json
 from relume.images import save_image
@@ -368,16 +371,18 @@ def test_a_given_server_is_used(home, root, picture):
 
 
 def _release_and_die(root: Path, home: Path, event: str) -> None:
-    """Releases, and dies by SIGKILL at the moment a ledger line is to be written."""
-    append = Ledger.append
+    """Releases, and dies by SIGKILL at the moment a ledger line is to be written, or `after` it was."""
+    append, line = Ledger.append, event.removeprefix("after ")
 
     def dying(self, what, *args, **details):
-        if what == event:
+        if what == line and event.startswith("after "):
+            append(self, what, *args, **details)
+        if what == line:
             os.kill(os.getpid(), signal.SIGKILL)
         return append(self, what, *args, **details)
 
     Ledger.append = dying
-    if event == "rolled_back":
+    if line == "rolled_back":
         roll_back(root, home)
     else:
         release_package(root, home, lineage=LINEAGE)
@@ -440,6 +445,32 @@ def test_a_rollback_that_was_cut_short_is_finished(home, root, picture):
     assert roll_back(root, home) == first
     assert np.array_equal(served(home, picture), good)
     assert Ledger(home).unfinished() == ()
+
+
+@pytest.mark.parametrize("look", ["rollback", "serve"])
+def test_a_rollback_killed_after_its_line_is_finished(home, root, picture, look):
+    """Killed after `rolled_back`: status says which aliases and folders do not agree with the ledger, and the next
+    command makes them agree, also one that ends with an error, and goes no further back."""
+    first, good = release(root, home, blur=BLURS[0]).release, expected(root, picture)
+    second = release(root, home, blur=BLURS[1]).release
+    die_at(root, home, "after rolled_back")
+    assert Registry(home).by_alias("denoise", "champion").number == second.version
+    problems = "\n".join(read_status(root, home).problems)
+    assert (
+        f"champion of denoise in MLflow is version {second.version}, the ledger says version {first.version}"
+        in problems
+    )
+    assert f"{second.model} is left" in problems
+    if look == "rollback":
+        with pytest.raises(ModelMissingError, match="no earlier release"):
+            roll_back(root, home)
+    else:
+        serve_champions(home)
+        assert second.model not in models.releases(home / "triton" / "models")
+        assert read_status(root, home).problems == []
+    assert Registry(home).by_alias("denoise", "champion").number == first.version
+    assert Registry(home).by_alias("denoise", "previous") is None
+    assert np.array_equal(served(home, picture), good)
 
 
 def test_rollback(home, root, picture):
@@ -518,3 +549,21 @@ def test_a_damaged_package_is_refused(home, root):
     with pytest.raises(ReleaseError, match="damaged"):
         release_package(root, home, lineage=LINEAGE)
     assert EmbeddedTriton(home).status().server is None
+
+
+def test_a_package_of_another_product_is_refused(home, root):
+    """A package whose product is not the one that params.yaml names is refused before anything starts."""
+    put_package(root, product="dejpeg")
+    with pytest.raises(UserError, match=r"dejpeg, and package\.product in params\.yaml is denoise"):
+        release_package(root, home, lineage=LINEAGE)
+    assert EmbeddedTriton(home).status().server is None
+    assert events(home) == []
+
+
+def test_home_and_databases_are_for_one_user(home, root):
+    """After a release the home is 0700, and its databases are 0600, also where they were open before."""
+    home.chmod(0o755)
+    (home / "mlflow" / "mlflow.db").chmod(0o644)
+    release(root, home)
+    assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    assert [path.name for path in home.rglob("*.db") if stat.S_IMODE(path.stat().st_mode) != 0o600] == []

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from flows.embedded_triton import EmbeddedTriton, ProductState
+from flows.embedded_triton import EmbeddedTriton, ProductState, trial_server
 from relume.errors import ServiceError
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
@@ -186,6 +186,25 @@ def test_broken_product_does_not_keep_the_server_down(triton, server, caplog):
     finally:
         config.write_text(good)
     assert triton.repair() == ["denoise"]
+
+
+def test_a_trial_server_is_apart_and_leaves_nothing(triton, server, home):
+    """The server for models that never ran has a process, ports, a key and a name of its own. The next one ends what a
+    killed command left of it, and the server that clients use does not notice."""
+    pid = triton.status().pid
+    left = EmbeddedTriton(home, trial=True)
+    abandoned = left.start(grpc_port=None, http_port=None, metrics_port=None)
+    orphan = psutil.Process(left.status().pid)
+    with trial_server(home) as trial:
+        assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+        assert trial.key not in (server.key, abandoned.key)
+        assert triton.at(trial.grpc) is None
+        with TritonControl(trial.grpc, key=trial.key) as control:
+            assert control.server() == f"{triton.name}#trial"
+            assert control.models() == {}
+    assert not left.folder.exists()
+    assert triton.status().pid == pid
+    assert restores(server)
 
 
 def test_not_installed(tmp_path):

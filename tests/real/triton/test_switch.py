@@ -11,6 +11,7 @@ import pytest
 
 from relume.errors import ReleaseError, ServerRefusedError
 from relume.serving import repository as models
+from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import onnx_path
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
@@ -83,7 +84,7 @@ def broken(kind, served, folder):
     elif kind == "other shape":
         write_onnx(onnx_path(folder), tile=48, kernel=IDENTITY)
     elif kind == "bad config":
-        (folder / "triton/model/config.pbtxt").write_text("this is no configuration {")
+        (folder / "triton/model/config.pbtxt").open("a").write("this is no configuration {")
     elif kind == "dies at its start":
         onnx_path(folder).with_name("model.py").write_text("import os; os._exit(3)")
     elif kind == "fails on a tile":
@@ -191,3 +192,13 @@ def test_release_with_another_tile(server, control, tmp_path):
         np.testing.assert_array_equal(restorer.restore(IMAGE).image, EXPECTED["sharpen"])
         assert restorer.served().tile == 48
     control.switch_product(server.repository, "denoise", "denoise-blur")
+
+
+def test_a_tile_larger_than_grpcs_usual_message(server, control, tmp_path):
+    """A release whose tile takes 4.9 MB, more than gRPC's usual 4 MB, is loaded, probed and restored by."""
+    large = write_tiny_model(tmp_path / "large", tile=1280)
+    models.publish_release(large, server.repository, "denoise-huge")
+    control.load_release("denoise-huge")
+    with TritonRestorer(server.grpc, "denoise-huge") as restorer:
+        np.testing.assert_array_equal(restorer.restore(IMAGE).image, OnnxRestorer(large).restore(IMAGE).image)
+    control.unload("denoise-huge")

@@ -1,6 +1,8 @@
 """The folder of a served model, its configuration, and running it in process."""
 
+import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,3 +245,40 @@ def test_impossible_halo_is_not_written(tmp_path):
     with pytest.raises(ConfigError):
         write_served_model(tmp_path / "any.onnx", tmp_path / "served", Serving(tile=32, halo=15))
     assert not (tmp_path / "served").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("3, 32, 32", "3, 64, 64", "config.pbtxt says something else"),
+        ('"halo" value { string_value: "2"', '"halo" value { string_value: "4"', "config.pbtxt says something else"),
+        ('string_value: "75', 'string_value: "99', "config.pbtxt says something else"),
+        ("max_batch_size: 8", "max_batch_size: 9", "of 1 to 8"),
+        ("max_batch_size: 8", "max_batch_size: 0", "of 1 to 8"),
+        ('"tile" value', '"tiles" value', "does not state tile"),
+        ("backend", "this is no configuration {", None),
+    ],
+)
+def test_a_configuration_that_contradicts_serving_json(adjustable, tmp_path, old, new, why):
+    """Another tile, halo, level or maximum of tiles in a request is refused when the model is read; whether the text is
+    well formed is for Triton to say."""
+    shutil.copytree(adjustable, tmp_path / "served")
+    config = triton_model(tmp_path / "served") / "config.pbtxt"
+    assert old in config.read_text()
+    config.write_text(config.read_text().replace(old, new))
+    if why is None:
+        assert read_serving(tmp_path / "served").levels == LEVELS
+    else:
+        with pytest.raises(ModelFormatError, match=why):
+            read_serving(tmp_path / "served")
+
+
+def test_a_configuration_with_a_warm_up(served, tmp_path):
+    """One as relume wrote it until now is read as one of today."""
+    shutil.copytree(served, tmp_path / "served")
+    text = (Path(__file__).parents[2] / "format_2" / "config.pbtxt").read_text()
+    assert "model_warmup" in text
+    (triton_model(tmp_path / "served") / "config.pbtxt").write_text(
+        text.replace('string_value: "8"', 'string_value: "2"')
+    )
+    assert read_serving(tmp_path / "served") == read_serving(served)
