@@ -1,4 +1,4 @@
-"""The one door for writing: files and folders appear under their final name whole or not at all; and their hashes.
+"""Writing files and folders, which appear under their final name whole or not at all; and their hashes.
 
 What the disk refuses (it is full, read-only or not the user's) is a StorageError, which names the file and what to do;
 what stood under the final name still stands.

@@ -1,4 +1,4 @@
-"""The one door for reading what relume wrote: whatever is wrong with a file becomes one message.
+"""Reading the files that relume wrote: whatever is wrong with a file becomes one error with one message.
 
 The message names the file, what is wrong with it and the next command. Text is UTF-8 whatever the locale is, and values
 are of the type that was written: nothing is converted.
@@ -27,7 +27,7 @@ def reading(path: str | Path, *, next_step: str) -> Iterator[None]:
 
     Args:
         path: The file.
-        next_step: What makes the file anew or brings it back.
+        next_step: What writes or restores the file.
 
     Raises:
         BrokenFileError: The file is missing, cannot be read, or does not hold what it should.

@@ -165,7 +165,7 @@ def test_names_that_lead_out_of_a_package_write_nothing(tmp_path):
     )
     up = photograph("../escape.jpg", b"something else")
     link = photograph("up.jpg", Path("/etc/passwd").read_bytes())
-    with pytest.raises(SourceError, match="its hash differs; not in the package"):
+    with pytest.raises(SourceError, match="its hash is not that of the catalogue; it is not in the package"):
         fetch(tmp_path / "out", photographs=[up, link], packages=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"walls_1.0_all.deb"}
 
