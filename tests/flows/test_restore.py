@@ -19,7 +19,7 @@ IMAGE = np.random.default_rng(8).integers(0, 256, (40, 50, 3), np.uint8)
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A checkout with a noisy picture and no release."""
+    """A checkout with a noisy image and no release."""
     monkeypatch.setenv("RELUME_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     save_image("noisy.png", IMAGE)

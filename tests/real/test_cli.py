@@ -75,7 +75,7 @@ def test_help_shows_examples_and_every_verb(relume):
     assert {verb.split()[0] for verb in VERBS} <= set(text.split())
 
 
-def test_a_picture_is_restored_in_process(exported):
+def test_an_image_is_restored_in_process(exported):
     """The output is what the model computes, written in the format of its suffix."""
     result = exported("restore", "noisy.jpg", "-o", "out/clean.png", "--model", "models/exported")
     assert result.returncode == 0, result.stderr
@@ -98,7 +98,7 @@ def test_the_shipped_model_restores_before_anything_was_trained(relume):
     ("content", "words"),
     [(b"", "empty"), (b"not an image at all", "is not an image"), (None, "The image does not exist")],
 )
-def test_a_bad_picture_is_refused(exported, content, words):
+def test_a_bad_image_is_refused(exported, content, words):
     """An empty file, something else, or nothing there: exit code 2, and an earlier output survives."""
     if content is not None:
         (exported.folder / "bad.jpg").write_bytes(content)
@@ -108,8 +108,8 @@ def test_a_bad_picture_is_refused(exported, content, words):
     assert sorted(path.name for path in exported.folder.glob(".*")) == []
 
 
-def test_a_truncated_picture_is_refused(exported):
-    """Half a JPEG is not restored as if it were a picture."""
+def test_a_truncated_image_is_refused(exported):
+    """Half a JPEG is not restored as if it were an image."""
     data = (exported.folder / "noisy.jpg").read_bytes()
     (exported.folder / "half.jpg").write_bytes(data[: len(data) // 2])
     refused(exported("restore", "half.jpg", "-o", "clean.png"), 2, "half.jpg")
@@ -138,7 +138,7 @@ def test_a_source_that_is_not_there_is_refused(relume):
 
 
 def test_scanning_a_folder_lists_its_photographs(relume):
-    """The list holds the picture, and a second scan finds nothing new."""
+    """The list holds the image, and a second scan finds nothing new."""
     assert "1 photographs, 1 new" in relume("data", "scan", ".").stdout
     assert "1 photographs, 0 new" in relume("data", "scan").stdout
 

@@ -102,7 +102,7 @@ def root(tmp_path) -> Path:
 
 @pytest.fixture
 def picture() -> np.ndarray:
-    """A picture of noise, larger than a tile."""
+    """An image of noise, larger than a tile."""
     return np.random.default_rng(3).integers(0, 256, (90, 130, 3), np.uint8)
 
 
@@ -136,13 +136,13 @@ def to_warm_up(package: Path) -> None:
 
 
 def served(home: Path, picture: np.ndarray, name: str = "denoise") -> np.ndarray:
-    """The picture restored by what the server has under a name."""
+    """The image restored by what the server has under a name."""
     with TritonRestorer(EmbeddedTriton(home).start().grpc, name) as restorer:
         return restorer.restore(picture).image
 
 
 def expected(root: Path, picture: np.ndarray) -> np.ndarray:
-    """The picture restored in process by the checkout's package."""
+    """The image restored in process by the checkout's package."""
     return OnnxRestorer(root / "package" / "serving").restore(picture).image
 
 

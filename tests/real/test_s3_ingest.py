@@ -49,8 +49,8 @@ def message(source="s3://photos/raw"):
     return str(caught.value)
 
 
-def test_lists_the_pictures_below_a_prefix(bucket):
-    """Only pictures below the prefix are listed, with the size and ETag that the server states."""
+def test_lists_the_images_below_a_prefix(bucket):
+    """Only images below the prefix are listed, with the size and ETag that the server states."""
     listing = scan(["s3://photos/raw"])
     keys = ["raw/broken.jpg", "raw/coffee.png", "raw/deep/été 1.png"]
     assert [entry["address"] for entry in listing["files"]] == [f"s3://photos/{key}" for key in keys]
@@ -130,7 +130,7 @@ def test_missing_credentials_are_named(bucket, monkeypatch, tmp_path):
     assert "configuration of S3 cannot be used" in message()
 
 
-def test_a_bucket_or_prefix_without_pictures_is_named(bucket):
+def test_a_bucket_or_prefix_without_images_is_named(bucket):
     """A bucket that does not exist and a prefix that holds nothing are told apart."""
     assert "bucket or key does not exist" in message("s3://nosuchbucket/raw")
     assert "contains no image" in message("s3://photos/nosuchprefix")

@@ -1,4 +1,4 @@
-"""The comparison of the two paths to a restored picture."""
+"""The comparison of the two paths to a restored image."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ TILE, HALO = 64, 8
 
 
 def one_image(height: int = 100, width: int = 150) -> dict[str, np.ndarray]:
-    """A picture of noise."""
+    """An image of noise."""
     return {"noise": np.random.default_rng(0).integers(0, 200, (height, width, 3), np.uint8)}
 
 
@@ -33,7 +33,7 @@ def test_one_level_everywhere_is_refused_by_psnr():
         require_parity(differences, settings())
 
 
-def test_one_wrong_pixel_is_refused_and_its_picture_named():
+def test_one_wrong_pixel_is_refused_and_its_image_named():
     """A single value that is 40 levels off refuses, although the PSNR hardly sees it."""
 
     def wrong(x: np.ndarray) -> np.ndarray:
@@ -62,8 +62,8 @@ def test_borders_are_where_tiles_meet():
     assert elsewhere.tile_borders == 0.0
 
 
-def test_pictures_are_noisy_photographs_of_several_sizes(tmp_path):
-    """The pictures cover one tile, several tiles and less than a tile, each with noise, and a hard one."""
+def test_images_are_noisy_photographs_of_several_sizes(tmp_path):
+    """The images cover one tile, several tiles and less than a tile, each with noise, and a hard one."""
     pictures = parity_images(make_photographs(tmp_path / "test"), settings(), tile=TILE)
     sizes = {picture.shape[:2] for picture in pictures.values()}
     assert sizes == {(64, 64), (109, 147), (38, 90), (64, 65)}

@@ -22,7 +22,7 @@ EXPECTED = {name: convolve(IMAGE, kernel) for name, kernel in [("blur", BLUR), (
 
 
 class Load:
-    """Clients that restore one picture over and over and note which release it came from."""
+    """Clients that restore one image over and over and note which release it came from."""
 
     def __init__(self, urls, key):
         self.seen, self.errors, self._end, self._key = [], [], threading.Event(), key
@@ -49,7 +49,7 @@ class Load:
             thread.join(60)
 
     def wait_for(self, count):
-        """Waits until so many more pictures were restored."""
+        """Waits until so many more images were restored."""
         target, deadline = len(self.seen) + count, time.monotonic() + 60
         while len(self.seen) < target and not self.errors and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -58,7 +58,7 @@ class Load:
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_switch_under_load(server, control, protocol):
     """Six switches under four clients, each with a load before and an unload after: no request fails, and every
-    picture comes whole from one release."""
+    image comes whole from one release."""
     with Load([getattr(server, protocol)] * 4, server.key) as load:
         names = itertools.cycle(["sharpen", "blur"])
         for name, previous in zip(names, itertools.cycle(["blur", "sharpen"]), strict=False):

@@ -83,7 +83,7 @@ def test_a_mirrored_crop_is_the_same_scene(others, name):
     assert name in joined(others, crop)[0]
 
 
-def test_pictures_without_keypoints_are_compared_by_thumbnail(others):
+def test_images_without_keypoints_are_compared_by_thumbnail(others):
     """Copies of a fog without a keypoint, one of them mirrored, are near duplicates; another fog is not."""
     fog = np.repeat(np.linspace(80, 200, 300)[None, :, None], 200, axis=0).repeat(3, axis=2).astype(np.uint8)
     other = (200 - np.abs(fog.astype(int) - 140)).astype(np.uint8)

@@ -46,7 +46,7 @@ def test_noise_added_to_a_photograph_is_found(name):
 
 
 def test_clipped_parts_do_not_hide_noise():
-    """A night sky of pure black around a noisy picture leaves the estimate as it is."""
+    """A night sky of pure black around a noisy image leaves the estimate as it is."""
     noisy = np.random.default_rng(3).normal(120, 10, (256, 256)).astype(np.float32)
     framed = np.zeros((768, 768), np.float32)
     framed[256:512, 256:512] = noisy
@@ -55,7 +55,7 @@ def test_clipped_parts_do_not_hide_noise():
 
 
 def test_flat_fraction_counts_the_blocks_without_structure():
-    """Of a picture with one quarter of strong noise, three quarters are flat."""
+    """Of an image with one quarter of strong noise, three quarters are flat."""
     luma = np.full((128, 128), 90, np.float32)
     luma[:64, :64] += np.random.default_rng(4).normal(0, 20, (64, 64))
     assert flat_fraction(luma) == 0.75

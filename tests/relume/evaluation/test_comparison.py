@@ -80,7 +80,7 @@ def test_the_extreme_cases_are_kept():
     assert [image for _, image, _ in cases.best] == order[:-4:-1]
 
 
-def test_a_sheet_shows_the_pictures_in_their_order():
+def test_a_sheet_shows_the_images_in_their_order():
     """Side by side with white between; gray becomes RGB."""
     images = [np.full((5, 7, 1), 10, np.uint8), np.full((5, 7, 3), 20, np.uint8)]
     whole = sheet(images)

@@ -18,7 +18,7 @@ class Blur(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("tile", "halo"), [(16, 2), (32, 5), (64, 0), (96, 8)])
-def test_tiles_give_what_the_whole_picture_gives(tile, halo):
+def test_tiles_give_what_the_whole_image_gives(tile, halo):
     """For a network that sees no further than the halo, also where the image is smaller than a tile."""
     network = Blur()
     whole = run_whole(network, PICTURE)

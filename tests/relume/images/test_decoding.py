@@ -200,7 +200,7 @@ SAMPLES = [
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
 )
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of what it finds odd in damaged files
-def test_damaged_bytes_give_a_picture_or_an_image_error(data, cut, flips):
+def test_damaged_bytes_give_an_image_or_an_image_error(data, cut, flips):
     """Whatever is cut off or overwritten, decoding gives RGB pixels or an ImageError, never another exception."""
     damaged = bytearray(data[: int(cut * len(data)) + 1])
     for place, value in flips:
@@ -211,7 +211,7 @@ def test_damaged_bytes_give_a_picture_or_an_image_error(data, cut, flips):
 
 
 @given(st.binary(max_size=64))
-def test_arbitrary_bytes_are_never_taken_for_a_picture(data):
+def test_arbitrary_bytes_are_never_taken_for_an_image(data):
     """Random bytes are refused with an ImageError, by the header already."""
     with pytest.raises(ImageError):
         read_header(data)
@@ -249,7 +249,7 @@ def test_lossless_formats_give_back_pixels_and_profile(tmp_path, suffix, dtype):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])
 def test_lossy_formats_stay_close(tmp_path, suffix):
-    """JPEG and WebP keep a smooth picture, also a 16-bit one, within a few levels in all channels."""
+    """JPEG and WebP keep a smooth image, also a 16-bit one, within a few levels in all channels."""
     y, x = np.mgrid[0:64, 0:96]
     pixels = np.stack([x * 2, y * 3, 255 - x], axis=-1).astype(np.uint16) * 257
     save_image(tmp_path / f"picture{suffix}", pixels)

@@ -1,4 +1,4 @@
-"""The eight orientations are undone exactly, and a turned picture gives the turned result."""
+"""The eight orientations are undone exactly, and a turned image gives the turned result."""
 
 import pytest
 import torch
@@ -11,12 +11,12 @@ ORIENTATIONS = [(turns, mirrored) for turns in range(4) for mirrored in (False, 
 
 @pytest.fixture
 def picture():
-    """A picture whose sides differ, with no symmetry."""
+    """An image whose sides differ, with no symmetry."""
     return torch.rand(2, 3, 5, 8, generator=torch.Generator().manual_seed(2))
 
 
 def test_the_eight_orientations_differ(picture):
-    """No two orientations of a picture without symmetry are equal, so the eight are the whole group."""
+    """No two orientations of an image without symmetry are equal, so the eight are the whole group."""
     square = picture[..., :5]
     oriented = [orient(square, *orientation) for orientation in ORIENTATIONS]
     assert all(not torch.equal(oriented[i], oriented[j]) for i in range(8) for j in range(i))
@@ -24,7 +24,7 @@ def test_the_eight_orientations_differ(picture):
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_each_orientation_is_undone(picture, orientation):
-    """Turning back gives the picture bit for bit."""
+    """Turning back gives the image bit for bit."""
     assert torch.equal(orient_back(orient(picture, *orientation), *orientation), picture)
 
 
@@ -48,7 +48,7 @@ def test_result_is_the_mean_over_the_group(picture):
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_a_turned_picture_gives_the_turned_result(picture, orientation):
+def test_a_turned_image_gives_the_turned_result(picture, orientation):
     """The self-ensemble commutes with every orientation, whatever the network."""
     torch.manual_seed(0)
     network = SelfEnsemble(

@@ -26,7 +26,7 @@ def noise(height, width, seed, dtype=np.uint8):
 
 @pytest.fixture
 def photos(tmp_path):
-    """A folder of good and broken pictures of many kinds."""
+    """A folder of good and broken images of many kinds."""
     folder = tmp_path / "photos"
     folder.mkdir()
     exif = Image.Exif()
@@ -57,7 +57,7 @@ def rows(path):
 
 
 def test_every_file_is_a_photograph_or_quarantined_with_its_reason(photos, tmp_path):
-    """Four good pictures reach the manifest, eight others the quarantine, each with a named reason."""
+    """Four good images reach the manifest, eight others the quarantine, each with a named reason."""
     count, reasons = run(scan([photos]), tmp_path / "out")
     quarantine = {row["address"].rsplit("/", 1)[1]: row["reason"] for row in rows(tmp_path / "out" / "quarantine.csv")}
     assert quarantine == {
@@ -125,7 +125,7 @@ def test_shards_are_closed_when_full(photos, tmp_path):
 
 
 def test_nothing_but_broken_files_is_refused(tmp_path):
-    """A source without a single readable picture is a user's mistake, and the message names the reasons."""
+    """A source without a single readable image is a user's mistake, and the message names the reasons."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"")
     with pytest.raises(SourceError, match=r"a\.jpg: empty_file"):

@@ -38,8 +38,8 @@ def photos(tmp_path):
     return folder
 
 
-def test_lists_the_pictures_of_a_folder_with_size_and_hash(photos):
-    """Every picture below a folder is listed once, with the size and SHA-256 of its bytes; hidden files are not."""
+def test_lists_the_images_of_a_folder_with_size_and_hash(photos):
+    """Every image below a folder is listed once, with the size and SHA-256 of its bytes; hidden files are not."""
     listing = scan([photos])
     paths = [photos / "2024" / "été #1 100%" / "blue?.jpg", photos / "red.PNG"]
     assert [entry["address"] for entry in listing["files"]] == [path.as_uri() for path in paths]

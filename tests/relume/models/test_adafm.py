@@ -69,7 +69,7 @@ def test_coefficient_scales_the_modification_kernels():
 
 
 def test_second_stage_starts_at_the_first():
-    """A new network's modification layers do nothing: every level gives the same picture."""
+    """A new network's modification layers do nothing: every level gives the same image."""
     network = demo().eval()
     image = contract.images(1, 3, 16, 20)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The level estimator: the published size, the picture it looks at, and what every network owes."""
+"""The level estimator: the published size, the image it looks at, and what every network owes."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def test_estimate_of_a_tile_equals_a_transcription(channels):
 
 
 def test_estimate_is_the_mean_over_the_tiles():
-    """A picture of two by three tiles gives the mean of the six tiles' estimates; the ragged border is left out."""
+    """An image of two by three tiles gives the mean of the six tiles' estimates; the ragged border is left out."""
     network = contract.randomised(demo)
     image = contract.images(2, 3, 2 * TILE + 5, 3 * TILE + 127)
     with torch.no_grad():
@@ -68,8 +68,8 @@ def test_estimate_is_the_mean_over_the_tiles():
         assert torch.allclose(network(image), torch.stack(tiles).mean(dim=0), atol=1e-6)
 
 
-def test_a_small_picture_is_mirrored():
-    """A picture smaller than a tile is continued by mirroring, as often as needed."""
+def test_a_small_image_is_mirrored():
+    """An image smaller than a tile is continued by mirroring, as often as needed."""
     network = contract.randomised(demo)
     image = contract.images(2, 3, 60, TILE)
     mirrored = torch.cat([image, image.flip(2), image], dim=2)[:, :, :TILE]
@@ -85,7 +85,7 @@ def test_gradients_and_one_whole_graph():
 
 
 class Scaled(nn.Module):
-    """The image times its estimate, a picture for the checks that expect one."""
+    """The image times its estimate, an image for the checks that expect one."""
 
     def __init__(self):
         super().__init__()

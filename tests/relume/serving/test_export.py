@@ -23,7 +23,7 @@ LEVELS = LevelRange(kind="sigma", lowest=15, highest=75, default=45)
 
 @pytest.fixture(scope="module")
 def network():
-    """A small ensemble of both base families with random weights that change pictures visibly."""
+    """A small ensemble of both base families with random weights that change images visibly."""
     torch.manual_seed(1)
     bases = [
         {

@@ -30,7 +30,7 @@ def box_maximum(image: np.ndarray, radius: int, axes: tuple[int, int]) -> np.nda
 @settings(max_examples=60, deadline=None)
 @given(height=sides, width=sides, tile_halo=tiles, batch=st.integers(1, 5), in_flight=st.integers(0, 3))
 def test_identity(height, width, tile_halo, batch, in_flight):
-    """A network that changes nothing gives back every picture exactly, whatever its size."""
+    """A network that changes nothing gives back every image exactly, whatever its size."""
     image, (tile, halo) = photograph(height, width), tile_halo
     restored = restore_tiled(image, lambda x: x, tile=tile, halo=halo, batch=batch, in_flight=in_flight)
     np.testing.assert_array_equal(restored, image)
@@ -39,7 +39,7 @@ def test_identity(height, width, tile_halo, batch, in_flight):
 @settings(max_examples=30, deadline=None)
 @given(height=sides, width=sides, tile_halo=tiles, value=st.integers(0, 255))
 def test_constant(height, width, tile_halo, value):
-    """A network that answers one value gives a picture of exactly that value."""
+    """A network that answers one value gives an image of exactly that value."""
     tile, halo = tile_halo
     restored = restore_tiled(photograph(height, width), lambda x: np.full_like(x, value), tile=tile, halo=halo)
     assert (restored == value).all()
@@ -61,7 +61,7 @@ def test_partition_of_unity(length, tile_halo):
 @settings(max_examples=40, deadline=None)
 @given(height=st.integers(33, 90), width=st.integers(33, 90), radius=st.integers(0, 6), more=st.integers(0, 3))
 def test_local_network(height, width, radius, more):
-    """A network whose receptive field lies within the halo gives, tiled, what it gives on the whole picture."""
+    """A network whose receptive field lies within the halo gives, tiled, what it gives on the whole image."""
     image = photograph(height, width)
     restored = restore_tiled(image, lambda x: box_maximum(x, radius, (2, 3)), tile=33, halo=radius + more)
     np.testing.assert_array_equal(restored, box_maximum(image, radius, (0, 1)))
@@ -75,8 +75,8 @@ def test_halo_is_needed():
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 9), (5, 3), (12, 40)])
-def test_small_picture_is_reflected(height, width):
-    """Where a picture is smaller than a tile, the network sees it mirrored, as numpy mirrors it."""
+def test_small_image_is_reflected(height, width):
+    """Where an image is smaller than a tile, the network sees it mirrored, as numpy mirrors it."""
     image, seen = photograph(height, width), []
 
     def network(tiles):
@@ -159,7 +159,7 @@ def test_failure_of_the_network():
 
 
 def test_memory():
-    """Beside the picture and its result, memory holds one band of tiles and not the picture in float."""
+    """Beside the image and its result, memory holds one band of tiles and not the image in float."""
     image = photograph(3000, 4000)
     tracemalloc.start()
     try:
@@ -179,7 +179,7 @@ def test_impossible_halo(halo):
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (20, 20, 4), (3, 20, 20), (0, 20, 3)])
-def test_not_a_picture(shape):
+def test_not_an_image(shape):
     """Only 8-bit RGB is restored; anything else is refused by name."""
     with pytest.raises(ImageError) as caught:
         restore_tiled(np.zeros(shape, np.uint8), lambda x: x, tile=16, halo=1)

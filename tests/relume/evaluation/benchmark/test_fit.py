@@ -53,7 +53,7 @@ def test_the_last_protocol_is_checked_before_the_first_is_measured(own_images, t
     assert not (tmp_path / "out").exists()
 
 
-def test_the_last_picture_is_checked_before_the_first_is_measured(tmp_path):
+def test_the_last_image_is_checked_before_the_first_is_measured(tmp_path):
     """It is too small for SSIM; with a limit that leaves it out, the set fits."""
     write(tmp_path / "set", (40, 40), (40, 40), (14, 40))
     plan = plan_of(tmp_path / "set", "sr:2")
@@ -62,7 +62,7 @@ def test_the_last_picture_is_checked_before_the_first_is_measured(tmp_path):
     check_fit(plan.runs(), plan.systems, asking=Asking(), limit=2)
 
 
-def test_scales_cut_pictures_before_they_are_too_small(tmp_path):
+def test_scales_cut_images_before_they_are_too_small(tmp_path):
     """At scale 3 of 18 pixels 18 are left and 12 are measured; of 17 are 15 and 9, which is too few."""
     for side, fits in ((18, True), (17, False)):
         write(tmp_path / str(side), (side, 40))

@@ -67,7 +67,7 @@ def test_luma_figures_are_those_of_the_luma(own_images):
     assert measured.rows[1].psnr_y == pytest.approx(expected, abs=1e-3)
 
 
-def test_equal_pictures_score_120(own_images, photograph):
+def test_equal_images_score_120(own_images, photograph):
     """An infinite PSNR would spoil every mean."""
     rows = run(open_set(str(own_images), None), "awgn-clipped", 0, [])[0].rows
     assert (rows[0].psnr, rows[0].psnr_y, rows[0].ssim) == (120, 120, 1)
@@ -98,7 +98,7 @@ def test_the_level_that_a_system_is_told():
         told(Asking(), "paired", None, replace(ADJUSTABLE, trained=None))
 
 
-def test_a_picture_too_small_to_measure_is_refused(tmp_path):
+def test_an_image_too_small_to_measure_is_refused(tmp_path):
     """SSIM needs 11 pixels inside the border."""
     save_image(tmp_path / "small.png", np.zeros((14, 40, 3), np.uint8))
     with pytest.raises(ConfigError, match="too small"):

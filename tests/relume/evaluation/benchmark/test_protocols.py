@@ -42,7 +42,7 @@ def test_what_cannot_be_is_refused(text):
         parse_protocol(text)
 
 
-def test_noise_belongs_to_the_picture_and_scales_with_the_level(photograph):
+def test_noise_belongs_to_the_image_and_scales_with_the_level(photograph):
     """The same image has the same noise at any level up to its strength; another name has other noise."""
     clean = photograph / np.float32(255)
     at_15, at_50 = (made("awgn", sigma, photograph) - clean for sigma in (15, 50))

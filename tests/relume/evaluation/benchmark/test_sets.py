@@ -90,7 +90,7 @@ def test_pairs_are_those_of_the_same_whole_name(tmp_path, name):
 
 
 @pytest.mark.parametrize("folder", ["noisy", "clean"])
-def test_two_pictures_of_one_name_are_refused(tmp_path, folder):
+def test_two_images_of_one_name_are_refused(tmp_path, folder):
     """Neither which of them makes the pair nor whose figure it is could be told; both are named."""
     for path in ("noisy/a.png", "clean/a.png", f"{folder}/a.JPG"):
         write(tmp_path / path, 100)

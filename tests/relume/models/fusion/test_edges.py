@@ -17,7 +17,7 @@ def results():
 
 
 def test_edges_lie_at_the_step():
-    """A step of 150 levels gives one line of edge pixels at the step, a flat picture none."""
+    """A step of 150 levels gives one line of edge pixels at the step, a flat image none."""
     picture = np.full((20, 30, 3), 0.2)
     assert not edges_of(picture).any()
     picture[:, 15:] = 0.8
@@ -27,7 +27,7 @@ def test_edges_lie_at_the_step():
 
 
 def test_gray_and_out_of_range_values():
-    """A gray picture has the edges of its RGB copy; values outside [0, 1] count as clipped."""
+    """A gray image has the edges of its RGB copy; values outside [0, 1] count as clipped."""
     gray = np.random.default_rng(0).random((30, 30, 1))
     assert np.array_equal(edges_of(gray), edges_of(np.repeat(gray, 3, axis=2)))
     assert not edges_of(np.where(gray > 0.5, 1.0, 3.0)).any()

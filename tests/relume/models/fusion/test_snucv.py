@@ -47,7 +47,7 @@ def head():
 
 
 def test_head_reads_every_input():
-    """The noisy picture, each result and each feature change what the head returns."""
+    """The noisy image, each result and each feature change what the head returns."""
     network = head()
     image, results = contract.images(1, 3, 16, 24), [contract.images(1, 3, 16, 24, seed) for seed in (2, 3)]
     features = [torch.randn(1, 3, 2, 3), torch.randn(1, 2, 16, 24)]
