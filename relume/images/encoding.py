@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from relume.errors import ImageError
+from relume.errors import ImageError, StorageError
 from relume.files import write_bytes
 from relume.images.bands import bands
 
@@ -107,12 +107,12 @@ def save_image(path: str | Path, pixels: np.ndarray, *, icc_profile: bytes | Non
     data = encode(pixels, path.suffix, icc_profile=icc_profile, where=path)
     try:
         write_bytes(path, data)
-    except OSError as error:
+    except (OSError, StorageError) as error:
         raise ImageError(
             "The image cannot be written",
             reason="unwritable",
             where=path,
-            why=error.strerror,
+            why=error.what if isinstance(error, StorageError) else error.strerror,
             next_step="choose a folder that you may write to",
         ) from None
 
