@@ -1,12 +1,15 @@
 """The aliases in the registry against the ledger, read without MLflow, whose import takes seconds."""
 
+import base64
 import contextlib
+import http.client
 import json
+import os
 import sqlite3
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from flows.release.ledger import Ledger
 
@@ -51,12 +54,18 @@ def _in_file(path: Path, product: str) -> dict[str, str] | None:
 
 
 def _on_server(uri: str, product: str) -> dict[str, str] | None:
-    url = f"{uri.rstrip('/')}/api/2.0/mlflow/registered-models/get?name={quote(product)}"
+    parts = urlsplit(uri)
+    user, _, host = parts.netloc.rpartition("@")
+    place = urlunsplit(parts._replace(netloc=host, path=f"{parts.path.rstrip('/')}/api/2.0/mlflow"))
+    request = urllib.request.Request(f"{place}/registered-models/get?name={quote(product)}")
+    name, word = os.environ.get("MLFLOW_TRACKING_USERNAME"), os.environ.get("MLFLOW_TRACKING_PASSWORD")
+    if user := unquote(user) or (f"{name}:{word}" if name and word else ""):
+        request.add_header("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
     try:
-        with urllib.request.urlopen(url, timeout=_SECONDS) as response:
+        with urllib.request.urlopen(request, timeout=_SECONDS) as response:
             aliases = json.load(response)["registered_model"].get("aliases", [])
             return {each["alias"]: str(each["version"]) for each in aliases}
     except urllib.error.HTTPError as error:
         return {} if error.code == 404 else None  # 404: nothing was registered yet
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
         return None

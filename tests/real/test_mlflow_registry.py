@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows.processes import free_port, start_process, stop_process
+from flows.release.aliases import in_registry
 from flows.release.registry import Registry
 from relume.errors import ReleaseError, ServerUnreachableError
 from relume.files import sha256_folder
@@ -133,7 +134,8 @@ def test_a_changed_artifact_is_refused(registry, package, tmp_path):
 
 @pytest.mark.slow
 def test_aliases_move_and_go(registry, package, tmp_path):
-    """Aliases are set, moved to another version, removed, and unknown ones stand for nothing."""
+    """Aliases are set, moved to another version, removed, and unknown ones stand for nothing; without MLflow they read
+    the same."""
     first, _ = registry.register(package, **LINEAGE)
     second, _ = registry.register(make_package(tmp_path / "second", blur=next(BLURS)), **LINEAGE)
     registry.set_aliases("denoise", champion=first.number, candidate=second.number)
@@ -141,8 +143,11 @@ def test_aliases_move_and_go(registry, package, tmp_path):
     registry.set_aliases("denoise", champion=second.number, previous=first.number, candidate=None)
     assert registry.by_alias("denoise", "champion") == second
     assert registry.by_alias("denoise", "previous") == first
+    expected = {"champion": second.number, "previous": first.number}
+    assert in_registry(registry.uri.replace("http://", "http://me:hunter2@"), "denoise") == expected
     assert registry.by_alias("denoise", "candidate") is None
     assert registry.by_alias("deblur", "champion") is None
+    assert in_registry(registry.uri, "deblur") == {}
     registry.set_aliases("denoise", champion=None, previous=None)
 
 
@@ -180,3 +185,11 @@ def test_importing_the_registry_does_not_import_mlflow():
     """MLflow takes seconds to import, so only using the registry does."""
     code = "import sys, flows.release.registry; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://me:hunter2@127.0.0.1:{port}", "sqlite:////nowhere/mlflow.db", "postgresql://a/b"]
+)
+def test_aliases_that_cannot_be_read(uri):
+    """A server that does not answer, a store that is not there and one of another kind give None, and no traceback."""
+    assert in_registry(uri.format(port=free_port()), "denoise") is None
