@@ -13,7 +13,7 @@ from relume.files import storage_error
 from relume.interrupts import end_like_ctrl_c
 
 
-def run_step(main: Callable[[], None]) -> None:
+def run_component(main: Callable[[], None]) -> None:
     """Runs a stage's `main` and ends: 0, an error's exit code (see `relume.errors`), 130 after Ctrl-C, 1 for a defect.
 
     A RelumeError, and what the disk refused, is printed as one message without a traceback; anything else keeps its

@@ -1,7 +1,7 @@
 """python -m components.curate: data/ingested -> data/curated."""
 
 from components.progress import Progress
-from components.step import run_step
+from components.step import run_component
 from relume.curation.curate import curate
 from relume.curation.settings import CurateSettings
 from relume.files import atomic_folder
@@ -16,4 +16,4 @@ def main() -> None:
     print("curate: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
-run_step(main)
+run_component(main)

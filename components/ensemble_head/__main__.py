@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from components.step import run_step
+from components.step import run_component
 from components.training_stage.artifact import pass_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
@@ -44,4 +44,4 @@ def main() -> None:
     )
 
 
-run_step(prepared_processes(main))
+run_component(prepared_processes(main))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.step import run_step
+from components.step import run_component
 from components.tracking import StageRun
 from relume.errors import SourceError
 from relume.evaluation.held_out import Score, evaluate_held_out, photographs, summarize
@@ -103,4 +103,4 @@ def _flat(summary: dict) -> dict[str, float]:
     }
 
 
-run_step(main)
+run_component(main)

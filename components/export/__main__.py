@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from components.step import run_step
+from components.step import run_component
 from relume.errors import ParityError
 from relume.evaluation.held_out import noisy_photograph, photographs
 from relume.evaluation.networks import at_level, tiled
@@ -97,4 +97,4 @@ def _images(sizes: tuple[tuple[int, int], ...]) -> dict[str, np.ndarray]:
     return images
 
 
-run_step(main)
+run_component(main)

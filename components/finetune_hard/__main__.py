@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from components.step import run_step
+from components.step import run_component
 from components.training_stage.artifact import pass_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
@@ -59,4 +59,4 @@ def with_biases(card: ModelCard, network: torch.nn.Module) -> tuple[ModelCard, t
     return dataclasses.replace(card, architecture="bias_adapted", arguments=arguments), adapted
 
 
-run_step(prepared_processes(main))
+run_component(prepared_processes(main))

@@ -1,7 +1,7 @@
 """python -m components.ingest: sources.json -> data/ingested."""
 
 from components.progress import Progress
-from components.step import run_step
+from components.step import run_component
 from relume.files import atomic_folder
 from relume.ingestion.ingest import ingest
 from relume.ingestion.settings import IngestSettings
@@ -20,4 +20,4 @@ def main() -> None:
         print(f"ingest: {count} quarantined as {reason}; see data/ingested/quarantine.csv")
 
 
-run_step(main)
+run_component(main)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from components.step import run_step
+from components.step import run_component
 from components.training_stage.curated import Curated
 from relume.files import atomic_folder
 from relume.models.artifact import load_model
@@ -73,4 +73,4 @@ def measured(patches: Patches, params: MiningSettings, seed: int) -> np.ndarray:
     )
 
 
-run_step(main)
+run_component(main)

@@ -3,7 +3,7 @@
 import shutil
 from typing import Any
 
-from components.step import run_step
+from components.step import run_component
 from relume.evaluation.card import read_metrics
 from relume.files import atomic_folder, sha256_file, sha256_folder, write_json
 from relume.models.artifact import load_card
@@ -39,4 +39,4 @@ def _lineage() -> dict[str, Any]:
     return {"sources_sha256": sha256_file("sources.json"), "training": load_card("models/final").provenance}
 
 
-run_step(main)
+run_component(main)

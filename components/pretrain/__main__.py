@@ -4,7 +4,7 @@ import argparse
 
 import torch
 
-from components.step import run_step
+from components.step import run_component
 from components.training_stage.artifact import pass_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
@@ -68,4 +68,4 @@ def initial_state(initial: InitialWeights, stage: BaseModelSettings) -> dict[str
     return load_model(initial.artifact).state_dict()
 
 
-run_step(prepared_processes(main))
+run_component(prepared_processes(main))

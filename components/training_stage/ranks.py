@@ -26,7 +26,7 @@ def prepared_processes(main: Callable[[], None]) -> Callable[[], None]:
         main: The component's.
 
     Returns:
-        What `run_step` is given. An error of a rank is raised here, once and with its exit code; a rank that ended
+        What `run_component` is given. An error of a rank is raised here, once and with its exit code; a rank that ended
         without one, killed or by a defect, as a StageFailedError.
     """
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from components.step import run_step
+from components.step import run_component
 from relume.curation.settings import ValidateSettings
 from relume.curation.validate import check, describe, validate
 from relume.files import atomic_folder, write_json
@@ -25,4 +25,4 @@ def main() -> None:
     check(outcomes)
 
 
-run_step(main)
+run_component(main)

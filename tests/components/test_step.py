@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
-from components.step import run_step
+from components.step import run_component
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_a_step_in_order(number):
     """Ctrl-C, SIGTERM and the end of the terminal run what a step has to do at its end; `nohup` still works."""
     code = (
-        "import time\nfrom components.step import run_step\n"
+        "import time\nfrom components.step import run_component\n"
         "def main():\n try:\n  print('works', flush=True); time.sleep(60)\n finally:\n  print('ended', flush=True)\n"
-        "run_step(main)"
+        "run_component(main)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -34,7 +34,7 @@ def test_ctrl_c_ends_with_one_sentence(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(SystemExit) as end:
-        run_step(interrupted)
+        run_component(interrupted)
 
     assert end.value.code == 130
     assert capsys.readouterr().err == "Interrupted. Run the same command again to resume.\n"
