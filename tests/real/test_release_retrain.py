@@ -24,7 +24,6 @@ from flows.release.registry import Registry
 from flows.turns import turn
 from relume.home import relume_home
 from relume.ingestion.sources import write_sources
-from relume.params_file import read_values
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.triton_client import TritonRestorer
 from tests.flows.release.synthetic import make_package, make_photographs
@@ -68,7 +67,9 @@ def root(tmp_path, monkeypatch):
     for count, blur in ((1, 0.8), (2, 1.0)):
         make_package(folder / "prepared" / str(count), blur=blur)
     (folder / "dvc.yaml").write_text(DVC_YAML)
-    (folder / "params.yaml").write_text(yaml.safe_dump(read_values(CHECKOUT).value | {"release": SETTINGS}))
+    params = yaml.safe_load((CHECKOUT / "params.yaml").read_text())
+    (folder / "params.yaml").write_text(yaml.safe_dump(params | {"release": SETTINGS}))
+    shutil.copy(CHECKOUT / "recipe.yaml", folder)
     (folder / ".gitignore").write_text("/data/\n/package/\n__pycache__/\n")
     shutil.copy(CHECKOUT / "prefect.yaml", folder)
     (folder / "flows").symlink_to(CHECKOUT / "flows")
