@@ -60,7 +60,7 @@ def follow(home: Path, run: str, say: Callable[[str], None]) -> None:
     say(f"{state['name'].lower()}{': ' + state['message'] if state['name'] == 'Skipped' else ''}")
 
 
-def _ask(home: Path, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def _ask(home: Path, path: str, body: dict[str, Any] | None = None, *, tries: int = 30) -> dict[str, Any]:
     api = prefect_api(home)
     if api is None:
         raise ServiceError(
@@ -72,6 +72,9 @@ def _ask(home: Path, path: str, body: dict[str, Any] | None = None) -> dict[str,
         with urllib.request.urlopen(request, timeout=30.0) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
+        if error.code == 503 and tries > 1:  # its database is locked for a moment
+            time.sleep(1.0)
+            return _ask(home, path, body, tries=tries - 1)
         if error.code == 404:
             raise ServiceError(
                 "Prefect does not have the deployment retrain/retrain", where=api, next_step="run `relume up`"
