@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -182,7 +183,7 @@ def choose(root: Path, *, product: str | None = None, model: str | Path | None =
                 why="it has no serving.json",
                 next_step="name the folder of a served model or a package, such as models/exported",
             )
-        if (folder / "package.json").is_file():
+        if os.path.lexists(folder / "package.json"):
             from flows.release.package import open_package
 
             open_package(folder)
@@ -213,7 +214,7 @@ def _release_folder(root: Path, home: Path, release: Release) -> Path:
     from flows.release.package import open_package, read_facts
 
     package = root / "package"
-    if (package / "package.json").is_file() and read_facts(package).sha256 == release.package:
+    if os.path.lexists(package / "package.json") and read_facts(package).sha256 == release.package:
         return open_package(package).folder / "serving"
     # Where only a registry knows it, asking imports MLflow, which takes seconds.
     from flows.release.served_product import stored_package

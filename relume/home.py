@@ -103,7 +103,7 @@ def default_product(home: Path) -> str:
     from relume.products import DEFAULT
 
     path = home / CONFIGURATION
-    if not path.is_file():
+    if not os.path.lexists(path):
         return DEFAULT
     from relume import strict_yaml
     from relume.errors import ConfigError

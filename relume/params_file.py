@@ -5,6 +5,7 @@ is in one of them. This module knows no section: a stage passes the settings cla
 depends on their code alone. `relume.params` puts all sections together, for the check before anything runs.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ def read_values(root: Path = Path()) -> Values:
     Raises:
         ConfigError: A file cannot be read, or a key is in both.
     """
-    names = [PARAMS, *([RECIPE] if (root / RECIPE).is_file() else [])]
+    names = [PARAMS, *([RECIPE] if os.path.lexists(root / RECIPE) else [])]
     return joined({name: strict_yaml.read(root / name) for name in names})
 
 

@@ -337,7 +337,7 @@ def _problems(products: list[ProductStatus], unfinished: list[LedgerEntry], trit
 
 def _schedule(root: Path, api: str | None) -> list[dict[str, str | None]]:
     path = root / "prefect.yaml"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return []
     value = strict_yaml.read(path).value
     with reading(path, next_step="git checkout prefect.yaml"):

@@ -1,6 +1,7 @@
 """The package that a release starts from: the last out of the graph, opened and checked."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,7 +115,7 @@ def open_package(folder: Path, *, release: str | None = None) -> Package:
         BrokenFileError: What states its facts is damaged.
         ReleaseError: Its files are not those that its hash, or the release, was made of.
     """
-    if not (folder / "package.json").is_file():
+    if not os.path.lexists(folder / "package.json"):
         raise ModelMissingError("There is no package yet", where=folder, next_step="run `relume pipeline run`")
     stated = read_facts(folder)
     found = sha256_folder(folder, exclude=("package.json",))

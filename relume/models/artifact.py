@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relume.errors import ModelFormatError, ModelMissingError
+from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.files import atomic_folder, write_json
 from relume.reading import as_kind, read_as, reading
 
@@ -99,7 +99,12 @@ def load_model(path: str | Path) -> "nn.Module":
 
     card = load_card(path)
     with reading(Path(path) / "model.json", next_step=_AGAIN):  # wrong arguments raise whatever the network raises
-        network = build(card.architecture, card.arguments)
+        try:
+            network = build(card.architecture, card.arguments)
+        except ConfigError as error:
+            raise ModelFormatError(
+                "model.json describes no network", where=Path(path) / "model.json", why=error, next_step=_AGAIN
+            ) from None
     weights = Path(path) / "model.safetensors"
     with reading(weights, next_step=_AGAIN):
         state = load_file(weights)

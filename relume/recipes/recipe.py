@@ -5,6 +5,7 @@ four layers, each over the one before: what all recipes share (`defaults.yaml`),
 recipe at this scale. Mappings are merged, everything else is replaced. `relume.recipes.check` builds what it names.
 """
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,7 +94,7 @@ def names(folder: Path = FOLDER) -> list[str]:
     Raises:
         ConfigError: There is no such folder.
     """
-    if not (folder / f"{DEFAULTS}.yaml").is_file():
+    if not os.path.lexists(folder / f"{DEFAULTS}.yaml"):
         raise ConfigError(
             "The folder of recipes does not exist",
             where=folder,

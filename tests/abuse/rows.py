@@ -1,0 +1,127 @@
+"""What became of the attacks of one kind, and how an attacked command is watched."""
+
+import contextlib
+import dataclasses
+import random
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from relume.cli import main
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How an attack is carried out.
+
+    Attributes:
+        folder: An empty folder to work in.
+        seed: Of everything that is drawn.
+        thorough: All of it, in minutes; else a sample, in seconds.
+    """
+
+    folder: Path
+    seed: int = 0
+    thorough: bool = False
+
+    def random(self, *names: object) -> random.Random:
+        """A generator of its own for each kind, so that a further kind changes no other."""
+        return random.Random(repr((self.seed, *names)))
+
+
+@dataclasses.dataclass(kw_only=True)
+class Row:
+    """The attacks of one kind.
+
+    Attributes:
+        family: Such as `files of the platform`.
+        kind: Of what was attacked.
+        tried: Attacks.
+        refused: Those that ended in one message that names what is wrong, and in a failing exit code.
+        survived: Those that did no harm: the command did its work, or said what is wrong and went on.
+        wrong: A sentence for each of the others; there must be none.
+    """
+
+    family: str
+    kind: str
+    tried: int = 0
+    refused: int = 0
+    survived: int = 0
+    wrong: list[str] = dataclasses.field(default_factory=list)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown, with their sum."""
+    total = Row(family="**all**", kind="")
+    lines = ["| attacked | kind | tried | refused well | no harm | wrong |", "|---|---|--:|--:|--:|--:|"]
+    for row in rows:
+        total.tried += row.tried
+        total.refused += row.refused
+        total.survived += row.survived
+        total.wrong += row.wrong
+    for row in (*rows, total):
+        counts = f"{row.tried} | {row.refused} | {row.survived} | {len(row.wrong)}"
+        lines.append(f"| {row.family} | {row.kind} | {counts} |")
+    return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        code: Its exit code; None when it did not end by itself.
+        output: What it printed, both streams.
+        failure: A traceback, or that it hung; empty when it ended as commands should.
+    """
+
+    code: int | None
+    output: str
+    failure: str = ""
+
+
+class _Hang(BaseException):
+    pass
+
+
+@contextlib.contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Ends what runs longer, in the main thread."""
+
+    def ring(*_: object) -> None:
+        raise _Hang
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def watched(run: Callable[[], tuple[int, str]], *, seconds: float) -> Ended:
+    """Runs what returns an exit code and an output, and catches how it ends otherwise."""
+    try:
+        with limited(seconds):
+            code, output = run()
+    except _Hang:
+        return Ended(code=None, output="", failure=f"it hung for {seconds:.0f} s")
+    except Exception as error:
+        return Ended(code=None, output="", failure="".join(traceback.format_exception(error)))
+    return Ended(code=code, output=output, failure=output if "Traceback (most recent" in output else "")
+
+
+def relume(*arguments: str) -> Callable[[], tuple[int, str]]:
+    """A command of the command line, in this process."""
+
+    def run() -> tuple[int, str]:
+        result = CliRunner().invoke(main, arguments)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.output
+
+    return run
