@@ -1,8 +1,9 @@
 # make demo    the full pipeline on the built-in photographs
 # make test    the tests
+# make abuse   attacks on relume, and the table of what became of them
 # Set PYTHON to choose an interpreter; pip's own settings (PIP_EXTRA_INDEX_URL and the like) are respected.
 
-.PHONY: results demo recording docs test test-all check format setup setup-dev triton clean
+.PHONY: results demo recording docs test test-all abuse check format setup setup-dev triton clean
 
 demo: triton
 	.venv/bin/relume demo
@@ -30,6 +31,9 @@ test: triton setup-dev
 
 test-all: triton setup-dev
 	$(PYTEST)
+
+abuse: triton setup-dev
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.abuse
 
 check: setup-dev
 	.venv/bin/ruff format --check .

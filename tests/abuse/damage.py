@@ -29,17 +29,17 @@ def damages(content: bytes, suffix: str, chance: random.Random, *, thorough: boo
     yield "first half", _written(content[: len(content) // 2])
     yield "a folder", _folder
     yield "a link to nothing", _dangling
-    for _ in range(4 if thorough else 1):
+    for _ in range(2 if thorough else 1):
         yield "cut", _written(content[: chance.randrange(len(content))])
         place = chance.randrange(len(content))
         flipped = bytes([content[place] ^ 1 << chance.randrange(8)])
         yield "a bit flipped", _written(content[:place] + flipped + content[place + 1 :])
     if suffix in (".json", ".jsonl"):
-        yield from _json(content, chance, count=24 if thorough else 3)
+        yield from _json(content, chance, count=8 if thorough else 3)
     elif suffix in (".yaml", ".lock"):
         yield from _yaml(content)
     elif suffix == ".csv":
-        yield from _csv(content, chance, count=12 if thorough else 3)
+        yield from _csv(content, chance, count=6 if thorough else 3)
 
 
 def _written(content: bytes) -> Callable[[Path], None]:

@@ -5,7 +5,7 @@ from tests.abuse.rows import Setting
 
 
 def test_no_damaged_file_ends_in_a_traceback_a_hang_or_silence(tmp_path):
-    """Each kind of file is damaged in some ways; each command that reads it refuses by name, or names it and goes on."""
+    """Each kind of file is damaged in some ways; what reads it refuses by name, or names it and goes on."""
     rows = list(attack(Setting(folder=tmp_path)))
     assert not [(row.kind, sentence) for row in rows for sentence in row.wrong]
     assert len(rows) > 25

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.processes import free_port, running_process, start_process, stop_process
-from relume.errors import ServiceError
+from flows.processes import free_port, running_process, start_mark, start_process, stop_process
+from relume.errors import BrokenFileError, ServiceError
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -186,3 +186,24 @@ def test_another_program_at_the_address_is_not_taken_for_it(folder):
 def is_free(port: int) -> bool:
     """Whether nothing listens on a port."""
     return free_port(port) == port
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"pid": 0}', "a folder"])
+def test_a_process_whose_record_is_broken(tmp_path, content):
+    """Nobody takes it for stopped; it is ended nonetheless, with its record, and nothing else is."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    record = start_process("mine", command, folder=tmp_path, ready=lambda: True, timeout=5)
+    other = start_process("other", command, folder=tmp_path, ready=lambda: True, timeout=5)
+    path = tmp_path / "mine.json"
+    path.unlink()
+    if content == "a folder":
+        path.mkdir()
+    else:
+        path.write_text(content)
+    with pytest.raises(BrokenFileError, match=r"mine\.json"):
+        running_process(tmp_path, "mine")
+    assert stop_process(tmp_path, "mine")
+    assert start_mark(record.pid) is None
+    assert running_process(tmp_path, "other") == other
+    assert stop_process(tmp_path, "other")
+    assert not path.exists()

@@ -1,5 +1,7 @@
 """An image file restored in this process: which model restores it, at which level, and what is said of both."""
 
+import shutil
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -7,10 +9,13 @@ from click.testing import CliRunner
 from flows.release.ledger import Ledger, Release
 from flows.restore import released_product, restore_file
 from relume.cli import main
-from relume.errors import ConfigError, ModelMissingError
+from relume.errors import ConfigError, ModelMissingError, ReleaseError
+from relume.files import sha256_folder, write_json
 from relume.home import relume_home, remember_release
 from relume.images import read_image, save_image
+from relume.reading import read_json
 from relume.serving.levels import LevelRange
+from relume.serving.served_model import onnx_path
 from tests.flows.release.synthetic import make_package
 from tests.tiny_onnx import BLUR, IDENTITY, convolve, write_tiny_model
 
@@ -149,3 +154,21 @@ def test_level_of_a_model_that_takes_none(checkout):
     assert not (checkout / "clean.png").exists()
     result = CliRunner().invoke(main, ["restore", "noisy.png", "-o", "clean.png", "--model", "models/exported"])
     assert result.stdout.endswith("by models/exported\n")
+
+
+def test_only_what_was_released_restores(checkout, released):
+    """A package whose model was replaced is refused, also when it states the hash of what it holds now."""
+    onnx = next((checkout / "package").rglob("model.onnx"))
+    onnx.write_bytes(onnx_path(checkout / "models" / "exported").read_bytes())
+    with pytest.raises(ReleaseError, match="damaged"):
+        restore_file("noisy.png", "clean.png", product="clean")
+    with pytest.raises(ReleaseError, match="damaged"):
+        restore_file("noisy.png", "clean.png", model="package")
+    facts = read_json(checkout / "package" / "package.json")
+    found = sha256_folder(checkout / "package", exclude=("package.json",))
+    kept = relume_home() / "packages" / released.sha256[:16]
+    shutil.copytree(checkout / "package", kept)
+    write_json(kept / "package.json", facts | {"sha256": found})
+    shutil.rmtree(checkout / "package")
+    with pytest.raises(ReleaseError, match="registry does not have"):
+        restore_file("noisy.png", "clean.png", product="clean")

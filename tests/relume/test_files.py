@@ -1,11 +1,15 @@
 """What is opened as a file and what is not, and the permissions of what is written."""
 
 import os
+import resource
 import socket
 import stat
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from relume.errors import StorageError
 from relume.files import NotRegularError, atomic_folder, open_regular, write_text
 
 
@@ -79,3 +83,32 @@ def test_what_is_replaced_keeps_its_permissions(tmp_path):
     with atomic_folder(tmp_path / "folder"):
         pass
     assert mode(tmp_path / "folder") == 0o750
+
+
+@pytest.fixture
+def small_disk():
+    """Files of this process cannot grow beyond 4 kB, as on a disk that is full."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, usual[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+def test_what_the_disk_refuses_is_said_and_loses_nothing(tmp_path, small_disk):
+    """The error names the file, what stood there stands, and nothing is left beside it, whoever wrote."""
+    write_text(tmp_path / "a.json", "old")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    with pytest.raises(StorageError, match=r"a\.json"):
+        write_text(tmp_path / "a.json", "x" * 10_000)
+    with pytest.raises(StorageError, match="folder"), atomic_folder(tmp_path / "folder") as folder:
+        save_file({"weights": np.zeros(10_000)}, folder / "model.safetensors")
+    assert (tmp_path / "a.json").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.json", "folder", "old"]
+
+
+def test_a_folder_that_cannot_be_is_a_storage_error(tmp_path):
+    """A home below a file is refused by name."""
+    (tmp_path / "home").write_text("a file")
+    with pytest.raises(StorageError, match="home"):
+        write_text(tmp_path / "home" / "services" / "a.json", "new")

@@ -6,7 +6,7 @@ from torch import nn
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.models import checkpoint_import
-from relume.models.artifact import load_card, load_model
+from relume.models.artifact import ModelCard, load_card, load_model, save_model
 from relume.models.checkpoint_import import compare, import_checkpoint, read_checkpoint, strip_prefixes
 from relume.models.registry import Variant, build
 
@@ -147,8 +147,8 @@ class Unpleasant:
     ("content", "message"),
     [
         ({"params": Unpleasant()}, "without executing"),
-        ({"epoch": 3, "weights": {"a": torch.zeros(1)}}, "it holds: epoch, weights"),
-        ([torch.zeros(1)], "it holds: list"),
+        ({"epoch": 3, "weights": {"a": torch.zeros(1)}}, "it contains: epoch, weights"),
+        ([torch.zeros(1)], "it contains: list"),
         ({}, "has no state dict"),
     ],
 )
@@ -179,3 +179,19 @@ def test_unknown_names_and_missing_files(tmp_path):
         import_checkpoint(tmp_path / "none.pth", architecture="dncn", output=tmp_path / "model")
     with pytest.raises(ModelMissingError):
         import_checkpoint(tmp_path / "none.pth", architecture="small", output=tmp_path / "model")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_finite_numbers(tmp_path, network, value):
+    """They are neither imported nor loaded, and the entry is named."""
+    with torch.no_grad():
+        next(network.parameters()).view(-1)[3] = value
+    name = next(iter(network.state_dict()))
+    torch.save(network.state_dict(), tmp_path / "official.pth")
+    with pytest.raises(ModelFormatError, match=name):
+        import_checkpoint(tmp_path / "official.pth", architecture="large", output=tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    card = ModelCard(architecture="dncnn", arguments=SMALL["large"].arguments, trained_for={}, provenance={})
+    save_model(tmp_path / "model", network, card)
+    with pytest.raises(ModelFormatError, match=name):
+        load_model(tmp_path / "model")
