@@ -161,8 +161,8 @@ def _build(root: Path, home: Path, *, with_graph: bool) -> None:
     save_model(root / "models" / "final", network, _card())
     import torch
 
-    small = variants()[VARIANT]
-    torch.save({"params": build(small.architecture, small.arguments).state_dict()}, root / "official.pth")
+    variant = variants()[VARIANT]
+    torch.save({"params": build(variant.architecture, variant.arguments).state_dict()}, root / "official.pth")
     names = ("astronaut", "chelsea", "coffee", "ihc", "motorcycle_left")
     ingest_arrays({f"{name}.png": skimage_photograph(f"{name}.png")[:128, :128] for name in names}, root / "data")
     (root / "data" / "curated").mkdir()
@@ -288,13 +288,13 @@ def _step(name: str) -> Command:
 
 def _printed(work: Callable[[], object]) -> Command:
     """What a component or a part of a flow does, ended as the command around it ends."""
-    from components.step import run_step
+    from components.step import run_component
 
     def run() -> tuple[int, str]:
         printed = StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             try:
-                run_step(lambda: work() and None)
+                run_component(lambda: work() and None)
             except SystemExit as end:
                 return int(end.code or 0), printed.getvalue()
         return 0, printed.getvalue()

@@ -1,9 +1,12 @@
 """A sample of the damages to the files of the platform; `make abuse` does them all."""
 
+import pytest
+
 from tests.abuse.platform_files import attack
 from tests.abuse.rows import Setting
 
 
+@pytest.mark.exhaustive
 def test_no_damaged_file_ends_in_a_traceback_a_hang_or_silence(tmp_path):
     """Each kind of file is damaged in some ways; what reads it refuses by name, or names it and goes on."""
     rows = list(attack(Setting(folder=tmp_path)))
