@@ -1,9 +1,9 @@
 """Trains a shipped model further: python -m reference.train photo --photographs FOLDER [--share 0.5].
 
 Run it in a clone of its own, since it writes params.yaml, data/ and models/ there. It uses the product's recipe at
-scale `cpu` (about an hour of one core), starts from the weights in relume/products if there are any, goes through the
-stages of the graph, and replaces the weights in relume/products. The run is recorded in reference/runs/. After a kill
-the same command resumes it.
+scale `cpu` (about an hour of one core; longer where the processor has no bfloat16 and float32 is used), starts from the
+weights in relume/products if there are any, goes through the stages of the graph, and replaces the weights in
+relume/products. The run is recorded in reference/runs/. After a kill the same command resumes it.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import yaml
 from reference.ship import ship
 from relume.files import sha256_folder, write_json, write_text
 from relume.reading import read_json
+from relume.training.processes import emulates_bfloat16
 
 PRODUCTS = Path("relume/products")
 RUNS = Path("reference/runs")
@@ -74,7 +75,10 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None) ->
 
 
 def configure(product: str, *, share: float, lr: float | None, initial: Path | None) -> dict:
-    """Writes recipe.yaml, with the steps and the warm-up shortened, and returns the base model's settings."""
+    """Writes recipe.yaml, with the steps and the warm-up shortened, and returns the base model's settings.
+
+    The precision is that of the recipe where this processor computes in it, else float32.
+    """
     call("relume", "recipes", "use", product, "--scale", "cpu")
     # Benchmark sets test these models; of the photographs, two are enough to follow the training.
     rewrite("params.yaml", lambda params: params["curate"].update(SPLIT))
@@ -86,6 +90,8 @@ def configure(product: str, *, share: float, lr: float | None, initial: Path | N
         base["optimizer"]["warmup"] = round(share * base["optimizer"]["warmup"])
         if lr:
             base["optimizer"]["lr"] = lr
+        if emulates_bfloat16():
+            recipe["training"]["precision"] = "32-true"
         if initial:
             base["initial"] = {"artifact": str(initial), "sha256": sha256_folder(initial)}
 

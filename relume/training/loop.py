@@ -23,7 +23,7 @@ from relume.training.batches import Batch, StepBatches, TrainingCrops
 from relume.training.checkpoint import Checkpoint
 from relume.training.config import ResolvedPhase, ResolvedStage, StageSettings, TrainingSettings
 from relume.training.methods import Loss, forward_names, loss_of_batch
-from relume.training.processes import agreed, is_sharded, launched, seed_network, whole
+from relume.training.processes import agreed, emulates_bfloat16, is_sharded, launched, seed_network, whole
 from relume.training.rules import problems, workers_problem
 from relume.training.schedule import learning_rate_at, position_at
 from relume.training.state import TrainingState
@@ -82,6 +82,8 @@ def train(
         fabric.strategy.precision.load_state_dict(state.scaler)
         if fabric.is_global_zero:
             print(f"The training is resumed from step {state.step} of {stage.steps}.", flush=True)
+    if fabric.is_global_zero and fabric.device.type == "cpu" and training.precision == "bf16-mixed":
+        _warn_of_emulation()
     every = math.ceil(stage.steps / training.validations)
     batches = _batches(crops, stage, training.workers, fabric, state.step)
     clock, phase_number, loss_of = _Clock(), -1, build_loss(stage.loss)
@@ -115,6 +117,15 @@ def train(
     if is_sharded(fabric):
         result.load_state_dict({name: whole(tensor) for name, tensor in network.state_dict().items()})
     return state.history
+
+
+def _warn_of_emulation() -> None:
+    if emulates_bfloat16():
+        print(
+            "warning: this processor has no instructions for bfloat16, and emulating them makes the training several"
+            " times slower; set training.precision to 32-true in recipe.yaml",
+            flush=True,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,16 @@ def launched(training: TrainingSettings) -> Fabric:
     return fabric
 
 
+def emulates_bfloat16() -> bool:
+    """Whether this processor has no instructions for bfloat16, so that PyTorch emulates them, at a sixth of the speed.
+
+    A convolution of 48 channels took 310 ms instead of 52 ms in float32 (AMD EPYC with AVX2). Known of x86-64 only;
+    other processors count as having the instructions.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    return capabilities["architecture"] == "x86_64" and not (capabilities["avx512_bf16"] or capabilities["amx_bf16"])
+
+
 def _shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Spreads weights, gradients, moments and average over the ranks; a pass gathers the weights all at once.
 
