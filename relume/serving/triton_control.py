@@ -90,7 +90,7 @@ class TritonControl:
             self._load(release)
             self.probe(release, timeout=self._load_timeout)
         except ServerRefusedError as error:
-            self._call("unload_model", release, timeout=self._load_timeout)
+            self.unload(release)
             raise _not_served(release, error) from None
         except ServerUnreachableError as error:
             if not self.live():
