@@ -1,7 +1,7 @@
 import pytest
 
 from flows.graph import read_graph
-from relume.errors import GraphError
+from relume.errors import ConfigError, GraphError
 
 
 def test_stages_come_with_what_they_read_and_need(toy):
@@ -45,17 +45,17 @@ def test_an_unknown_stage_is_refused_with_the_names(toy):
 
 
 @pytest.mark.parametrize(
-    ("path", "text", "why"),
+    ("path", "text", "error", "why"),
     [
-        ("dvc.yaml", "stages: [", "dvc.yaml"),
-        ("dvc.yaml", "stages: {a: {cmd: x, outs: [o]}, b: {cmd: x, outs: [o]}}", "specified in"),
-        ("params.yaml", "first: {}\n", "pretrain"),
+        ("dvc.yaml", "stages: [", ConfigError, "dvc.yaml, line 1"),
+        ("dvc.yaml", "stages: {a: {cmd: x, outs: [o]}, b: {cmd: x, outs: [o]}}", GraphError, "specified in"),
+        ("params.yaml", "first: {}\n", GraphError, "pretrain"),
     ],
 )
-def test_what_dvc_refuses_is_one_clear_error(toy, path, text, why):
-    """Broken YAML, outs of two stages at one place and templates without a value end as a GraphError."""
+def test_what_dvc_refuses_is_one_clear_error(toy, path, text, error, why):
+    """Broken YAML, outs of two stages at one place and templates without a value end with one message."""
     toy.write(path, text)
-    with pytest.raises(GraphError, match=why):
+    with pytest.raises(error, match=why):
         read_graph(toy.root)
 
 

@@ -92,7 +92,7 @@ def test_weights_that_do_not_fit_are_reported_by_key(artifact):
 
 def test_a_missing_artifact_and_a_wrong_name_say_what_to_do(tmp_path):
     """The messages name the command or the choices."""
-    with pytest.raises(ModelMissingError, match="dvc repro"):
+    with pytest.raises(ModelMissingError, match="relume pipeline run"):
         load_model(tmp_path)
     with pytest.raises(ConfigError, match="choose one of"):
         build("nonsense", {})
