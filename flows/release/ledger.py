@@ -155,6 +155,11 @@ class Ledger:
                 found = None
         return found
 
+    def can_serve(self) -> set[Release]:
+        """Of every product, the release that serves and the one that a rollback goes back to."""
+        products = {entry.release.product for entry in self.entries()}
+        return {release for product in products for release in self._served(product)[-2:]}
+
     def unfinished(self) -> tuple[LedgerEntry, ...]:
         """The promotions and rollbacks, one a product at most, that were begun and never ended."""
         open_lines: dict[str, LedgerEntry] = {}
@@ -190,6 +195,8 @@ class Ledger:
         entries, whole = self._parse(data)
         if head and not (1 <= head.lines <= len(entries) and entries[head.lines - 1].hash == head.hash):
             why = f"{head.lines} lines were written, {len(entries)} are there: the end was cut off"
+            if 1 <= head.lines <= len(entries):
+                why = f"line {head.lines} is not the one that {self.head.name} names"
             raise self._broken(len(entries), why)
         return entries, whole, len(data)
 

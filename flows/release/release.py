@@ -16,8 +16,8 @@ from flows.release.package import Package, open_package
 from flows.release.registry import Registry, Version
 from flows.release.served_parity import PathDifference, compare_served, require_parity
 from flows.release.served_product import ServedProduct, reach_server, release_lock
-from flows.release.trial import try_out
-from relume.errors import RelumeError, UserError
+from flows.release.trial import CandidateFailedError, try_out
+from relume.errors import UserError
 from relume.files import write_json, write_text
 from relume.home import remember_release
 from relume.params import ReleaseSettings, load_params
@@ -173,14 +173,15 @@ def gate(product: ServedProduct, candidate: Candidate) -> GateReport:
     The report lies in the home and with the version.
 
     Raises:
-        ReleaseError: No server can serve it; the server that clients use never saw it.
+        CandidateFailedError: No server can serve it; the server that clients use never saw it.
+        RelumeError: It could not be tried out or measured; that says nothing about it.
     """
     champion = product.package_of(product.current) if product.current else None
     try:
         latency = try_out(candidate.package, champion, product.home)
-    except RelumeError as error:
-        product.registry.note(candidate.version, tags={"gate": "refused"})
+    except CandidateFailedError as error:
         product.ledger.append("refused", candidate.release, failed=[str(error.why or error)])
+        product.registry.note(candidate.version, tags={"gate": "refused"})
         raise
     report = measure(candidate.package, champion, candidate.settings, candidate.held_out, latency)
     place = product.home / "reports" / "gate" / candidate.release.model
@@ -199,6 +200,7 @@ def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference
     product.ledger.append("promoting", release, server=product.address)
     try:
         models.publish_release(candidate.package.folder / "serving", product.repository, release.model)
+        open_package(candidate.package.folder, release=release.package)  # a run may have replaced it since the gate
         product.load(release.model)
         differences = _served_parity(product, candidate)
         product.serve(release)

@@ -19,6 +19,7 @@ from relume.serving import repository as models
 from relume.serving.triton_control import TritonControl
 
 _log = logging.getLogger(__name__)
+_PACKAGES = "packages"  # in the home
 
 
 class ReleaseInProgressError(ReleaseError):
@@ -199,8 +200,9 @@ class ServedProduct:
                     self.control.unload(model)  # answers what is in flight and in the queue first
                 models.remove_release(self.repository, model)
                 retired.append(model)
-        for folder in _packages(self.home).glob("*"):
-            if not any(model.endswith(f"-{folder.name[:8]}") for model in kept):
+        needed = {_package_folder(self.home, release) for release in self.ledger.can_serve()}
+        for folder in (self.home / _PACKAGES).glob("[!.]*"):  # one that is being fetched begins with a dot
+            if folder not in needed:
                 shutil.rmtree(folder)
         return retired
 
@@ -263,7 +265,7 @@ def serve_champions(home: Path) -> list[Release]:
 
 def stored_package(release: Release, home: Path, registry: Registry | None = None) -> Package:
     """The package of a release, from RELUME_HOME/packages or, if it is not there or damaged, from the registry."""
-    folder = _packages(home) / release.package[:16]
+    folder = _package_folder(home, release)
     if (folder / "package.json").is_file():
         try:
             return open_package(folder, release=release.package)
@@ -281,6 +283,6 @@ def stored_package(release: Release, home: Path, registry: Registry | None = Non
     return registry.fetch(version, folder)
 
 
-def _packages(home: Path) -> Path:
-    """Where packages that were fetched from the registry are kept while they can still serve."""
-    return home / "packages"
+def _package_folder(home: Path, release: Release) -> Path:
+    """Where a package that was fetched from the registry is kept while it can still serve."""
+    return home / _PACKAGES / release.package[:16]

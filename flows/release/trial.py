@@ -11,6 +11,7 @@ import numpy as np
 
 from flows.embedded_triton import EmbeddedTriton, trial_server
 from flows.release.package import Package
+from relume.errors import ReleaseError, ServerRefusedError, ServerUnreachableError
 from relume.serving.repository import publish_release
 from relume.serving.served_model import read_serving
 from relume.serving.triton_client import TritonRestorer
@@ -36,6 +37,10 @@ class Latency:
     champion: float | None
 
 
+class CandidateFailedError(ReleaseError):
+    """A server of its own could not serve the candidate."""
+
+
 def try_out(candidate: Package, champion: Package | None, home: Path) -> Latency | None:
     """Loads a candidate and the champion into a server of their own and times both.
 
@@ -48,23 +53,33 @@ def try_out(candidate: Package, champion: Package | None, home: Path) -> Latency
         None where no server is installed.
 
     Raises:
-        ReleaseError: The server cannot serve one of them, or it does not restore a tile in time.
-        ServiceError: The server does not start.
+        CandidateFailedError: The candidate does not load, does not restore a tile in time, or ends the server.
+        RelumeError: Anything else that failed, such as the server's start; it says nothing about the candidate.
     """
     if not EmbeddedTriton(home).installed:
         return None
-    packages = [candidate, *([champion] if champion else [])]
+    # The champion first: once it is known to work there, what fails afterwards is the candidate's.
+    packages = [*([champion] if champion else []), candidate]
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(trial_server(home))
         control = stack.enter_context(TritonControl(server.grpc, key=server.key, load_timeout=LOAD_SECONDS))
         for package in packages:
             publish_release(package.folder / "serving", server.repository, package.model)
-            control.load_release(package.model)
-        restorers = [
-            stack.enter_context(TritonRestorer(server.grpc, package.model, timeout=LOAD_SECONDS))
-            for package in packages
-        ]
-        return take_turns("served", packages, [restorer.restore_batch for restorer in restorers])
+        if champion:
+            control.load_release(champion.model)
+        try:
+            control.load_release(candidate.model)
+            ways = [
+                stack.enter_context(TritonRestorer(server.grpc, package.model, timeout=LOAD_SECONDS)).restore_batch
+                for package in packages
+            ]
+            return take_turns("served", packages[::-1], ways[::-1])
+        except (ReleaseError, ServerRefusedError, ServerUnreachableError) as error:
+            if EmbeddedTriton(home, trial=True).status().state == "stopped":  # `relume down` ended it
+                raise
+            raise CandidateFailedError(
+                error.what, where=error.where, why=error.why, next_step=error.next_step
+            ) from None
 
 
 def take_turns(

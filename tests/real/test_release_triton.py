@@ -19,9 +19,10 @@ from flows.release.ledger import Ledger
 from flows.release.lineage import Lineage
 from flows.release.package import open_package
 from flows.release.registry import Registry
-from flows.release.release import ReleaseOutcome, release_package
+from flows.release.release import ReleaseOutcome, gate, release_package
 from flows.release.rollback import roll_back
 from flows.release.served_product import release_lock, serve_champions
+from flows.release.trial import CandidateFailedError
 from flows.restore import restore_file
 from relume.errors import (
     ConfigError,
@@ -316,8 +317,8 @@ onnxruntime.InferenceSession = Slow
     ("lines", "error", "message", "refused"),
     [
         (OTHER_RESULTS, ParityError, "does not restore images as the package does", ["promoting", "abandoned"]),
-        (NO_START, ReleaseError, "not today", ["refused"]),
-        (ENDS_THE_SERVER, ServerUnreachableError, "does not answer", ["refused"]),
+        (NO_START, CandidateFailedError, "not today", ["refused"]),
+        (ENDS_THE_SERVER, CandidateFailedError, "does not answer", ["refused"]),
         (SLOW, GateRefusedError, "latency of a pixel over the champion's, served", ["refused"]),
     ],
     ids=["other results", "cannot be loaded", "ends its server", "slow when served"],
@@ -337,6 +338,32 @@ def test_a_release_that_does_not_serve_right_is_undone(home, root, picture, line
     assert np.array_equal(served(home, picture), good)
     assert events(home)[3:] == ["registered", *refused]
     assert Ledger(home).unfinished() == ()
+
+
+def test_what_is_not_the_candidates_fault_does_not_refuse_it(home, root, picture, monkeypatch):
+    """With no room for the trial server the release fails, and the next one releases the package; a package that is
+    replaced after the gate is not served under the hash that was measured."""
+    release(root, home, blur=BLURS[0])
+    good, before = expected(root, picture), moved(home)
+    put_package(root, blur=BLURS[1])
+    (home / "triton" / "trial").write_text("in the way")
+    with pytest.raises(FileExistsError):
+        release_package(root, home, lineage=LINEAGE)
+    assert events(home)[3:] == ["registered"]
+    (home / "triton" / "trial").unlink()
+
+    def replaced(product, candidate):
+        report = gate(product, candidate)
+        put_package(root, blur=BLURS[0])
+        return report
+
+    monkeypatch.setattr("flows.release.release.gate", replaced)
+    with pytest.raises(ReleaseError, match="released was"):
+        release_package(root, home, lineage=LINEAGE)
+    assert moved(home) == before
+    assert np.array_equal(served(home, picture), good)
+    assert events(home)[4:] == ["registered", "promoting", "abandoned"]
+    monkeypatch.undo()
 
 
 def test_a_first_release_that_fails_leaves_nothing_served(home, root):
@@ -451,8 +478,8 @@ def test_a_rollback_that_was_cut_short_is_finished(home, root, picture):
 
 @pytest.mark.parametrize("look", ["rollback", "serve"])
 def test_a_rollback_killed_after_its_line_is_finished(home, root, picture, look):
-    """Killed after `rolled_back`: status says which aliases and folders do not agree with the ledger, and the next
-    command makes them agree, also one that ends with an error, and goes no further back."""
+    """Killed after `rolled_back`: status says which aliases and folders do not agree with the ledger. The next command
+    makes the aliases agree, also one that ends with an error, and goes no further back; `serve` the folders too."""
     first, good = release(root, home, blur=BLURS[0]).release, expected(root, picture)
     second = release(root, home, blur=BLURS[1]).release
     die_at(root, home, "after rolled_back")

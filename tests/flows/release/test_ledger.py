@@ -217,3 +217,22 @@ def test_a_ledger_of_an_earlier_relume_has_no_head(ledger):
     ledger.path.write_text("")
     with pytest.raises(LedgerError, match="the end was cut off"):
         ledger.entries()
+
+
+def test_what_can_serve_is_of_every_product(ledger):
+    """Each product's current and previous release, not those before, and not one that was rolled back from."""
+    other = release("d", "deblur")
+    promote(ledger, A, B, C, other)
+    assert ledger.can_serve() == {B, C, other}
+    ledger.append("rolled_back", B)
+    assert ledger.can_serve() == {A, B, other}
+
+
+def test_a_head_of_another_ledger_is_named(ledger, tmp_path):
+    """With the head of another ledger of the same length nothing is said to be cut off."""
+    promote(ledger, A)
+    other = Ledger(tmp_path / "other")
+    promote(other, B)
+    ledger.head.write_bytes(other.head.read_bytes())
+    with pytest.raises(LedgerError, match=r"line 2 is not the one that ledger\.head\.json names"):
+        ledger.entries()
