@@ -31,15 +31,15 @@ def run_demo(root: Path, home: Path) -> None:
     from flows.retrain import retrain
 
     triton = EmbeddedTriton(home)
-    already_up = triton.running() is not None
-    try:
-        with turn(home, root, "demo"):  # it does not wait, as its user is watching
+    with turn(home, root, "demo"):  # it does not wait, as its user is watching
+        already_up = triton.running() is not None
+        try:
             result = retrain(str(root), home=str(home))
             assert isinstance(result, dict)  # with the turn in hand it is not skipped
             served = _through_triton(root, home)
-    finally:
-        if not already_up:
-            triton.stop()
+        finally:
+            if not already_up:
+                triton.stop()
     report = write_report(
         home / "reports" / "index.html",
         root=root,

@@ -74,7 +74,7 @@ def _start_server(folder: Path) -> str:
     """Starts the server of this process and gives the address of its API."""
     folder.mkdir(parents=True, exist_ok=True)
     private_file(folder.parent / "prefect.db")
-    for record in folder.glob("*.json"):
+    for record in folder.glob("[!.]*.json"):
         if record.stem != _owner(int(record.stem.partition("-")[0])):
             _stop(folder, record.stem)
     name = _owner(os.getpid())

@@ -205,7 +205,7 @@ def running_process(folder: Path, name: str) -> ProcessRecord | None:
     Raises:
         BrokenFileError: Its record cannot be read; `stop_process` ends it nonetheless.
     """
-    record = _read_record(folder, name)
+    record = recorded_process(folder, name)
     return record if record is not None and _alive(record) else None
 
 
@@ -224,7 +224,7 @@ def stop_process(folder: Path, name: str, *, grace: float = 10.0) -> bool:
     """
     record, look = None, partial(_marked, _mark(folder, name))
     with contextlib.suppress(BrokenFileError):
-        record = _read_record(folder, name)
+        record = recorded_process(folder, name)
         if record is None:
             return False
         look = partial(_session, record)
@@ -270,7 +270,12 @@ def last_line(log: str | Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
-def _read_record(folder: Path, name: str) -> ProcessRecord | None:
+def recorded_process(folder: Path, name: str) -> ProcessRecord | None:
+    """The record of the process called `name`, which may have ended, or None.
+
+    Raises:
+        BrokenFileError: The record is damaged.
+    """
     path = folder / f"{name}.json"
     if not os.path.lexists(path):
         return None

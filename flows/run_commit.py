@@ -138,9 +138,8 @@ def forget_old_runs(root: Path, home: Path, keep: int = KEPT_RUNS) -> None:
     folders = [folder for folder in (home / "runs").iterdir() if folder.is_dir()]
     folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
     for folder in folders[keep:]:
-        git(
-            root, "update-ref", "-d", f"{REF}/{folder.name}"
-        )  # the ref first: the next call finds a folder that a crash left
+        # The ref first: the next call finds a folder that a crash left.
+        git(root, "update-ref", "-d", f"{REF}/{folder.name}")
         shutil.rmtree(folder)
 
 

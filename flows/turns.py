@@ -74,7 +74,7 @@ class Turn:
 
     def waits(self, whom: str) -> None:
         """Records that it waits, and for which run."""
-        self._write(state="waiting", doing=whom, since=_now())
+        self._write(state="waiting", doing=whom, since=self._value.get("since", _now()))
 
     def runs(self) -> None:
         """Records that it has its turn."""
@@ -159,7 +159,7 @@ def _acquire(
 def activities(home: Path) -> list[Activity]:
     """The runs in progress or waiting, the longest first; records of killed processes are left out."""
     found = []
-    for path in (home / "active").glob("*.json"):
+    for path in (home / "active").glob("[!.]*.json"):
         try:
             said = read_as(_Said, path, next_step="none is needed")
             if start_mark(said.pid) != said.started:

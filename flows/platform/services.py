@@ -19,11 +19,19 @@ from filelock import FileLock
 from flows.embedded_triton import EmbeddedTriton
 from flows.environment import child_environment
 from flows.prefect_settings import prefect_address, prefect_api, services_folder
-from flows.processes import answers, free_port, last_line, running_process, start_process, stop_process
+from flows.processes import (
+    answers,
+    free_port,
+    last_line,
+    recorded_process,
+    running_process,
+    start_process,
+    stop_process,
+)
 from flows.release.registry import redacted
 from flows.release.served_product import serve_champions
 from relume.errors import ModelMissingError, RelumeError, ServiceError
-from relume.files import storage_error
+from relume.files import as_relume_error
 from relume.home import private_file, private_home, tracking_uri
 
 WORK_POOL = "relume"
@@ -68,10 +76,8 @@ def up(root: Path, home: Path) -> list[ServiceReport]:
 
 
 def start(root: Path, home: Path, name: str) -> ServiceReport:
-    """Starts one service when it does not run, and ends first what it left behind."""
+    """Starts one service when it does not run."""
     with _lock(home):
-        if name != "triton" and running_process(services_folder(home), name) is None:
-            stop_process(services_folder(home), name)
         return _start_chain([(name, _starts(root, home)[name])])[0]
 
 
@@ -182,8 +188,7 @@ def _start_chain(chain: list[tuple[str, Callable[[], ServiceReport]]]) -> list[S
         try:
             reports.append(start())
         except (RelumeError, OSError) as caught:
-            error = caught if isinstance(caught, RelumeError) else storage_error(caught)
-            if error is None:
+            if (error := as_relume_error(caught)) is None:
                 raise
             detail = "; ".join(str(part) for part in (error.where, error.why, error.next_step) if part)
             reports.append(ServiceReport(name=name, state="failed", detail=f"{error.what}: {detail}"))
@@ -210,10 +215,14 @@ def _start(
 
 
 def _address(home: Path, name: str, preferred_port: int) -> str:
-    """Where the service listens, or will."""
-    record = running_process(services_folder(home), name)
-    if record and record.address:
+    """Where the service listens, or will: where it listened before, since others know that address, if it can."""
+    folder = services_folder(home)
+    if (record := running_process(folder, name)) and record.address:
         return record.address
+    last = recorded_process(folder, name)
+    stop_process(folder, name)  # what it left may hold the port
+    if last and last.address:
+        preferred_port = int(last.address.rpartition(":")[2])
     return f"http://127.0.0.1:{free_port(preferred_port)}"
 
 

@@ -3,6 +3,7 @@
 It is a service itself: `python -m flows.platform.supervisor CHECKOUT HOME SERVICE...`; `up` starts it, `down` ends it.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import signal
@@ -17,7 +18,7 @@ from flows.embedded_triton import EmbeddedTriton
 from flows.platform import services
 from flows.prefect_settings import services_folder
 from flows.processes import running_process
-from relume.errors import BrokenFileError
+from relume.errors import BrokenFileError, RelumeError
 from relume.files import write_json
 from relume.reading import read_json
 
@@ -89,18 +90,19 @@ class Supervisor:
             self._well_since.pop(name, None)
             if now < self._next[name]:
                 continue
+            wait = self._wait[name]
+            self._next[name], self._wait[name] = now + wait, min(2 * wait, _LONGEST)
             report = services.start(self._root, self._home, name)
-            self._next[name] = time.monotonic() + self._wait[name]
-            self._note(name, report.detail if report.state == "failed" else None)
-            self._wait[name] = min(2 * self._wait[name], _LONGEST)
+            if report.state != "running":  # another command may have started it meanwhile
+                self._note(name, report.detail if report.state == "failed" else None, wait)
 
-    def _note(self, name: str, error: str | None) -> None:
+    def _note(self, name: str, error: str | None, wait: float) -> None:
         time_now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         count = self._found.get(name, {}).get("count", 0) + 1
         self._found[name] = {"count": count, "last": time_now, "error": error}
         write_json(_record(self._home), self._found)
         outcome = f"cannot be started: {error}" if error else "was started again"
-        again = f"; next try in {self._wait[name]:.0f} s" if error else ""
+        again = f"; next try in {wait:.0f} s" if error else ""
         print(f"{time_now} {name} ended by itself and {outcome}{again}", flush=True)
 
 
@@ -124,7 +126,11 @@ def main(root: str, home: str, *names: str) -> None:
     supervisor = Supervisor(Path(root), Path(home), list(names))
     print(f"supervises {', '.join(names)}", flush=True)
     while not end.wait(_LOOK):
-        supervisor.look()
+        try:
+            supervisor.look()
+        except (RelumeError, OSError) as error:  # such as a full disk; the next look tries again
+            with contextlib.suppress(OSError):
+                print(error, flush=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import pytest
 
 from flows.processes import free_port, running_process, start_mark, start_process, stop_process
 from relume.errors import BrokenFileError, ServiceError
+from tests.flows.toy import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -162,8 +163,7 @@ def test_what_a_dead_leader_left_is_ended_before_the_next_start(folder):
     first = start()
     (child,) = psutil.Process(first.pid).children()
     os.kill(first.pid, signal.SIGKILL)
-    while running_process(folder, "server"):
-        time.sleep(0.02)
+    wait_until(lambda: running_process(folder, "server") is None)
     assert child.is_running()
     second = start()
     try:
@@ -191,9 +191,8 @@ def is_free(port: int) -> bool:
 @pytest.mark.parametrize("content", ["", "[]", '{"pid": 0}', "a folder"])
 def test_a_process_whose_record_is_broken(tmp_path, content):
     """Nobody takes it for stopped; it is ended nonetheless, with its record, and nothing else is."""
-    command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    record = start_process("mine", command, folder=tmp_path, ready=lambda: True, timeout=5)
-    other = start_process("other", command, folder=tmp_path, ready=lambda: True, timeout=5)
+    record = start_process("mine", SLEEP, folder=tmp_path, ready=lambda: True, timeout=5)
+    other = start_process("other", SLEEP, folder=tmp_path, ready=lambda: True, timeout=5)
     path = tmp_path / "mine.json"
     path.unlink()
     if content == "a folder":

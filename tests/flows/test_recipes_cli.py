@@ -63,7 +63,7 @@ def test_a_gpu_recipe_without_a_gpu_is_warned_of(relume_in, monkeypatch):
     monkeypatch.setattr("relume.recipes.estimate.has_gpu", lambda: False)
     result = relume_in("use", "ensemble", "--scale", "gpu")
     assert "note: gpu is meant for a GPU and there is none here" in result.stderr
-    assert re.search(r"trainings: about [\d.]+ (h|days), one after the other", result.stdout)
+    assert re.search(r"trainings, if none is done yet: about [\d.]+ (h|days), one after the other", result.stdout)
     assert "note: " not in relume_in("use", "ensemble", "--scale", "demo").stderr
 
 

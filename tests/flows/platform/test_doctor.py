@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from flows.platform import doctor
 from flows.platform.doctor import Finding, examine, exit_code, render
 from flows.prefect_settings import services_folder
 from flows.processes import running_process, start_process
+from tests.flows.toy import wait_until
 
 
 @pytest.fixture
@@ -56,8 +56,7 @@ def test_a_dead_service_fails(home):
     worker = start_process("worker", sleep, folder=services_folder(home), ready=lambda: True, timeout=5)
     assert exit_code(examine(Path(), home)) == 0
     os.killpg(worker.pid, signal.SIGKILL)
-    while running_process(services_folder(home), "worker"):
-        time.sleep(0.05)
+    wait_until(lambda: running_process(services_folder(home), "worker") is None)
     findings = examine(Path(), home)
     assert found(findings, "worker").detail == "dead"
     assert exit_code(findings) == 1
