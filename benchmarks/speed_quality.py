@@ -11,7 +11,6 @@ PyTorch, as the others. Writes benchmarks/results/speed_quality.json and the plo
 import argparse
 import datetime
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.model_table import exported, prepare
+from benchmarks.model_table import exported, prepare, processor
 from reference.results import PUBLISHED
 from relume import products
 from relume.evaluation.baselines import non_local_means
@@ -77,7 +76,7 @@ def main() -> None:
     }
     result = {
         "date": datetime.date.today().isoformat(),
-        "hardware": {"cpu": platform.processor() or platform.machine(), "threads": threads},
+        "hardware": {"cpu": processor(), "threads": threads},
         "systems": rows,
     }
     write_json(RESULT, result)

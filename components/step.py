@@ -9,7 +9,7 @@ from collections.abc import Callable
 import psutil
 
 from relume.errors import RelumeError
-from relume.files import storage_error
+from relume.files import as_relume_error
 from relume.interrupts import end_like_ctrl_c
 
 
@@ -23,20 +23,14 @@ def run_component(main: Callable[[], None]) -> None:
     end_like_ctrl_c()
     try:
         main()
-    except RelumeError as error:
-        _end(error)
-    except OSError as error:
-        if (refused := storage_error(error)) is None:
+    except (RelumeError, OSError) as caught:
+        if (error := as_relume_error(caught)) is None:
             raise
-        _end(refused)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr, flush=True)
         sys.exit(130)
-
-
-def _end(error: RelumeError) -> None:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    sys.exit(error.exit_code)
 
 
 def _end_with_driver() -> None:

@@ -9,15 +9,19 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from relume import __version__
 from relume.errors import RelumeError
+from relume.files import as_relume_error
 from relume.home import relume_home
 from relume.interrupts import end_like_ctrl_c
 from relume.user import give_name_and_home
+
+if TYPE_CHECKING:
+    from relume.recipes.check import Report
 
 
 class RelumeGroup(click.Group):
@@ -26,19 +30,11 @@ class RelumeGroup(click.Group):
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except RelumeError as error:
-            _end(context, error)
-        except OSError as error:
-            from relume.files import storage_error
-
-            if (refused := storage_error(error)) is None:
+        except (RelumeError, OSError) as caught:
+            if (error := as_relume_error(caught)) is None:
                 raise
-            _end(context, refused)
-
-
-def _end(context: click.Context, error: RelumeError) -> NoReturn:
-    click.echo(f"error: {error}", err=True)
-    context.exit(error.exit_code)
+            click.echo(f"error: {error}", err=True)
+            context.exit(error.exit_code)
 
 
 @click.group(
@@ -269,30 +265,28 @@ def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
       relume pipeline run evaluate
     """
     import flows.pipeline
+    from flows.graph import SCHEMA
+    from relume.params import load_params
+    from relume.recipes.check import check_params
 
     if source:
         _scan(source)
     home = relume_home()
-    _say_estimate()
+    if not stages and Path(SCHEMA).is_file():
+        params = load_params(Path())
+        _say_estimate(check_params(params), threads=params.training.threads)
     with _resumed_by("relume pipeline run", *stages):
         flows.pipeline.run(Path(), home, list(stages) or None)
     if not stages:
         click.echo(f"report  {_short(home / 'reports' / 'index.html')}\nnext    relume release")
 
 
-def _say_estimate() -> None:
-    """Says what the trainings of the recipe in use take, of which those that are done are not repeated."""
-    from flows.graph import SCHEMA
-
-    if not Path(SCHEMA).is_file():
-        return
-    from relume.params import load_params
-    from relume.recipes.check import check_params
+def _say_estimate(report: "Report", *, threads: int) -> None:
+    """Says what the trainings of a recipe take on this machine."""
     from relume.recipes.estimate import estimate, summary
 
-    params = load_params(Path())
-    if estimates := estimate(check_params(params), threads=params.training.threads):
-        click.echo(f"trainings, those that are not done yet: {summary(estimates)}")
+    if estimates := estimate(report, threads=threads):
+        click.echo(f"trainings, if none is done yet: {summary(estimates)}")
 
 
 @pipeline.command("lint")
@@ -683,9 +677,10 @@ def recipes_use(name: str, scale: str) -> None:
     """
     import flows.lint
     from relume.recipes.check import require_sound
-    from relume.recipes.recipe import remove_other_bases, use
+    from relume.recipes.estimate import has_gpu
+    from relume.recipes.recipe import remove_other_bases, resolve, use
 
-    require_sound(name, scale)
+    report = require_sound(name, scale)
     changes = use(name, scale)
     for change in changes:
         click.echo(change)
@@ -693,22 +688,10 @@ def recipes_use(name: str, scale: str) -> None:
         click.echo(f"{path}: removed, because it belongs to another recipe; DVC's cache keeps it")
     click.echo(f"recipe.yaml: {name} at {scale}, {len(changes)} changes")
     click.echo(f"dvc.yaml: code deps {'were updated' if flows.lint.fix() else 'are unchanged'}")
-    _say_cost(name, scale)
-    click.echo("next    relume pipeline run")
-
-
-def _say_cost(name: str, scale: str) -> None:
-    """Says what the trainings of a recipe take here, and warns when they are meant for a GPU and there is none."""
-    from relume.recipes.check import check
-    from relume.recipes.estimate import estimate, has_gpu, summary
-    from relume.recipes.recipe import resolve
-
-    estimates = estimate(check(name, scale), threads=resolve(name, scale)["training"]["threads"])
-    if not estimates:
-        return
     if scale in ("gpu", "full") and not has_gpu():
         click.echo(f"note: {scale} is meant for a GPU and there is none here", err=True)
-    click.echo(f"trainings: {summary(estimates)}")
+    _say_estimate(report, threads=resolve(name, scale)["training"]["threads"])
+    click.echo("next    relume pipeline run")
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from relume.errors import StorageError
+from relume.errors import RelumeError, StorageError
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -60,17 +60,22 @@ _REFUSALS = {
     errno.EPERM: ("No permission", "make it yours, or set RELUME_HOME to a folder that is"),
     errno.EIO: ("The disk failed", "check it: dmesg"),
     errno.ENOTDIR: ("There is a file where a folder should be", "move the file aside"),
+    errno.EISDIR: ("There is a folder where a file should be", "move the folder aside"),
     errno.EEXIST: ("There is a file where a folder should be", "move the file aside"),
 }
 
 
-def storage_error(error: Exception, path: object = None) -> StorageError | None:
-    """What is to be said of an exception that the disk caused; None for any other, which may be a defect.
+def as_relume_error(error: Exception, path: object = None) -> RelumeError | None:
+    """The error to report of an exception: relume's own as it is, a StorageError for what the disk refused.
+
+    None for any other, which may be a defect.
 
     Args:
         error: As Python, or a library over its own input and output, raised it.
         path: Where it happened, unless the error says.
     """
+    if isinstance(error, RelumeError):  # its words may quote the system's
+        return error
     number = error.errno if isinstance(error, OSError) else None
     if number is None:  # of several files, or of a library that keeps the system's words alone
         number = next((known for known in _REFUSALS if os.strerror(known) in str(error)), None)
@@ -90,9 +95,9 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if refused := storage_error(error, path):
-            raise refused from error
-        raise
+        if (refused := as_relume_error(error, path)) is None or refused is error:
+            raise
+        raise refused from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -106,7 +111,9 @@ def _sync_folder(folder: Path) -> None:
 def _mode(path: Path, most: int) -> int:
     """The permissions of what stands at a path, else what the umask leaves of `most`."""
     with contextlib.suppress(FileNotFoundError):
-        return stat.S_IMODE(path.stat().st_mode)
+        found = path.stat().st_mode
+        if stat.S_ISDIR(found) == bool(most & 0o111):  # a folder may replace a file
+            return stat.S_IMODE(found)
     # os.umask would set it for a moment, for all threads.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return most & ~int(re.search(r"^Umask:\s*(\d+)", status, re.MULTILINE)[1], 8)  # type: ignore[index]

@@ -6,7 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from relume.files import storing
+from relume.errors import RelumeError
+from relume.files import storing, write_json
 
 
 def relume_home(root: str | Path = ".") -> Path:
@@ -62,9 +63,6 @@ def remember_release(root: Path, home: Path) -> None:
 
     A user whose state cannot be kept, such as one without a home folder, goes without.
     """
-    from relume.errors import RelumeError
-    from relume.files import write_json
-
     with contextlib.suppress(OSError, RuntimeError, RelumeError):
         write_json(_last_release(), {"root": str(root.resolve()), "home": str(home.resolve())})
 

@@ -7,12 +7,16 @@ are of the type that was written: nothing is converted.
 import contextlib
 import csv
 import errno
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from relume.errors import BrokenFileError, RelumeError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 _SHOWN = 300  # characters of a reason; some libraries put the whole file into theirs
@@ -34,7 +38,7 @@ def reading(path: str | Path, *, next_step: str) -> Iterator[None]:
     """
     try:
         yield
-    except RelumeError:
+    except (RelumeError, MemoryError, ImportError):  # the latter two are not the file's fault
         raise
     except FileNotFoundError:
         raise BrokenFileError("A file is missing", where=path, next_step=next_step) from None
@@ -67,9 +71,7 @@ def read_as(kind: type[T], path: str | Path, *, next_step: str) -> T:
     Raises:
         BrokenFileError: As `reading`; names each value that is missing or of another type.
     """
-    from pydantic import TypeAdapter
-
-    adapter = TypeAdapter(kind)
+    adapter = _adapter(kind)  # type: ignore[arg-type]
     with reading(path, next_step=next_step):
         return adapter.validate_json(Path(path).read_bytes(), strict=True)
 
@@ -87,9 +89,11 @@ def read_json(
     Raises:
         BrokenFileError: As `read_as`.
     """
-    read_as(like, path, next_step=next_step)
     with reading(path, next_step=next_step):
-        return json.loads(Path(path).read_bytes().decode())
+        value = json.loads(Path(path).read_bytes().decode())
+        if like is not Any:
+            as_kind(like, value)
+        return value
 
 
 def as_kind(kind: type[T], value: Any) -> T:
@@ -98,9 +102,15 @@ def as_kind(kind: type[T], value: Any) -> T:
     Raises:
         ValidationError: A value is missing or of another type.
     """
+    return _adapter(kind).validate_json(json.dumps(value), strict=True)  # type: ignore[arg-type]
+
+
+@functools.cache
+def _adapter(kind: Any) -> "TypeAdapter":
+    """Made once for each type: making one takes a millisecond, and the ledger reads a value a line."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    return TypeAdapter(kind)
 
 
 def read_table(
@@ -142,6 +152,6 @@ def _why(error: Exception) -> str:
         return "; ".join(text.removeprefix(": ") for text in found)[:_SHOWN]
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if isinstance(error, KeyError):
+    if isinstance(error, KeyError) and error.args:
         return f"it has no {error.args[0]!r}"
     return " ".join(str(error).split())[:_SHOWN] or type(error).__name__

@@ -17,6 +17,7 @@ import yaml
 from relume.errors import ConfigError
 
 MOST_VALUES = 100_000
+_MERGE = "tag:yaml.org,2002:merge"
 Key = tuple[str | int, ...]
 
 
@@ -182,13 +183,15 @@ class _Reader:
     def _mapping(self, node: yaml.MappingNode, at: Key) -> dict[Any, Any]:
         found: dict[Any, Any] = {}
         merged: dict[Any, Any] = {}
+        merges = [value for key, value in node.value if key.tag == _MERGE]
+        lists = [value.value if isinstance(value, yaml.SequenceNode) else [value] for value in merges]
+        # The first part wins, and the mapping's own keys win over all: what wins comes last, with its lines.
+        for part in reversed([part for parts in lists for part in parts]):
+            if not isinstance(part, yaml.MappingNode):
+                raise self._refuse(part, "`<<` merges mappings, and this is not a mapping")
+            merged |= self._mapping(part, at)
         for key_node, value_node in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                parts = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
-                for part in parts:
-                    if not isinstance(part, yaml.MappingNode):
-                        raise self._refuse(part, "`<<` merges mappings, and this is not a mapping")
-                    merged = self._mapping(part, at) | merged
+            if key_node.tag == _MERGE:
                 continue
             key = self._scalar(key_node)
             if isinstance(key, bool) or not isinstance(key, str | int):

@@ -1,4 +1,4 @@
-"""Mistakes in the text of a recipe."""
+"""Mistakes in the text of a file."""
 
 from pathlib import Path
 

@@ -13,13 +13,15 @@ def gaussian_blur(noisy: np.ndarray, sigma: float) -> np.ndarray:
 
     Args:
         noisy: uint8 (H, W, C).
-        sigma: The noise level, [0, 255] scale, above 0, which this baseline is given.
+        sigma: The noise level, [0, 255] scale, which this baseline is given; at 0 nothing is changed.
 
     Source: the width was searched over 0.4 to 2.3 pixels on twelve photographs of `relume data fetch`, 384 x 384
     pixels each: 0.21 times the root of sigma is within 0.06 dB of each level's own best from 10 to 50.
     """
     import cv2
 
+    if sigma == 0:
+        return noisy.copy()
     return cv2.GaussianBlur(noisy, (0, 0), 0.21 * sigma**0.5).reshape(noisy.shape)
 
 

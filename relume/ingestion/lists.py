@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from relume.home import private_home
 from relume.ingestion.sources import SourcesChange, write_sources
 
 LIST = "sources.json"
@@ -44,6 +45,8 @@ def update_list(
     """
     own, in_checkout, used = home / LIST, root / LIST, list_in_use(root, home)
     to_checkout = tracked or (sources is None and used == in_checkout)
+    if not to_checkout:
+        private_home(home)
     change = write_sources(sources, in_checkout if to_checkout else own, instead_of=used)
     if to_checkout or (in_checkout.is_file() and own.read_bytes() == in_checkout.read_bytes()):
         own.unlink(missing_ok=True)

@@ -86,7 +86,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, "torch.Tensor"], str]:
         )
     except Exception as error:  # over a file that is cut off or garbled, torch raises nearly anything
         raise ModelFormatError(
-            "The checkpoint cannot be read without executing code in it",
+            "The checkpoint cannot be read",
             where=path,
             why=str(error).split("\n", 1)[0] or type(error).__name__,
             next_step="check that the download is complete; store only its state dict with torch.save",

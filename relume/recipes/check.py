@@ -145,17 +145,19 @@ def check_params(params: "Params") -> Report:
     return report
 
 
-def require_sound(name: str, scale: str, folder: Path = FOLDER) -> None:
-    """Refuses a recipe that has problems.
+def require_sound(name: str, scale: str, folder: Path = FOLDER) -> Report:
+    """Refuses a recipe that has problems; the report of one that has none.
 
     Raises:
         ConfigError: Names every problem.
     """
-    if found := check(name, scale, folder).problems:
-        why = "".join(f"\n        {problem}" for problem in found)
+    report = check(name, scale, folder)
+    if report.problems:
+        why = "".join(f"\n        {problem}" for problem in report.problems)
         raise ConfigError(
             "The recipe has problems", where=f"{name} at {scale}", why=why, next_step=f"correct {folder / name}.yaml"
         )
+    return report
 
 
 def render(recipe: Recipe, reports: list[Report]) -> str:

@@ -42,7 +42,7 @@ def estimate(report: Report, *, threads: int) -> list[Estimate]:
         report: Of the recipe.
         threads: `training.threads`; without effect on a GPU.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if has_gpu() else "cpu")
     torch.set_num_threads(threads)
     rate = _EFFICIENCY * multiplications_per_second(device)
     return [_of(training, rate) for training in report.trainings]

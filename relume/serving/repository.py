@@ -37,7 +37,7 @@ def publish_release(served: str | Path, repository: str | Path, release: str) ->
     source, target = triton_model(served), Path(repository) / release
     if not _NAME.fullmatch(release):
         raise ReleaseError(
-            "The name is not valid for a release", where=release, why="it may contain a-z, 0-9, dot, _ and -"
+            "The name is not valid for a release", where=release, next_step="use only a-z, 0-9, dot, _ and -"
         )
     if target.exists():
         # Byte code that the server's Python left beside model.py is no part of it.
@@ -77,11 +77,19 @@ def write_product(repository: str | Path, product: str, release: str) -> None:
     if release not in releases(repository):
         raise ModelMissingError("The release does not exist", where=config.parent, next_step="relume release")
     if product in releases(repository):
-        raise ReleaseError("A product cannot have the same name as a release", where=product)
+        raise ReleaseError(
+            "A product cannot have the same name as a release",
+            where=product,
+            next_step="change package.product in params.yaml",
+        )
     text = config.read_text(encoding="utf-8")
     found = re.search(r'"image" data_type: TYPE_UINT8 dims: \[ 3, (\d+),', text)
     if found is None:
-        raise ReleaseError("The configuration of the release was not written by relume", where=config)
+        raise ReleaseError(
+            "The configuration of the release was not written by relume",
+            where=config,
+            next_step="remove its folder, and release the package again",
+        )
     folder = Path(repository) / product
     (folder / "1").mkdir(parents=True, exist_ok=True)  # a model without a version is not loaded
     product_text = product_config(release=release, tile=int(found[1]), adjustable='{ name: "level" ' in text)

@@ -75,8 +75,8 @@ class TritonRestorer:
         if min(batch, in_flight) < 1:
             raise ConfigError(
                 "The number of tiles or requests is too small",
-                where=min(batch, in_flight),
-                why="it has to be 1 or more",
+                where=f"batch {batch}, in_flight {in_flight}",
+                next_step="give 1 or more for both",
             )
         self.product = product
         self._transport: Transport = connect(url, timeout=timeout, key=key)

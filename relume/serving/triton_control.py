@@ -90,7 +90,8 @@ class TritonControl:
             self._load(release)
             self.probe(release, timeout=self._load_timeout)
         except ServerRefusedError as error:
-            self.unload(release)
+            with contextlib.suppress(RelumeError):  # why it failed says more than that it is still in use
+                self.unload(release)
             raise _not_served(release, error) from None
         except ServerUnreachableError as error:
             if not self.live():
@@ -130,7 +131,10 @@ class TritonControl:
             else:
                 self._load(product)
             raise ReleaseError(
-                "The Triton server refused to switch the product", where=f"{product} to {release}", why=error.why
+                "The Triton server refused to switch the product",
+                where=f"{product} to {release}",
+                why=error.why,
+                next_step="see the server's log; what served before still serves",
             ) from None
 
     def load_product(self, repository: str | Path, product: str) -> None:
@@ -169,6 +173,7 @@ class TritonControl:
                     "The model is still in use",
                     where=model,
                     why=f"it was not unloaded within {self._load_timeout:.0f} s",
+                    next_step="wait for its requests, or start the server again: relume down, then relume serve",
                 )
             time.sleep(0.05)
 
@@ -202,7 +207,10 @@ class TritonControl:
         restored = self._call("infer", model, inputs, timeout=timeout).as_numpy("restored")
         if restored is None or restored.shape != tuple(inputs[0].shape()) or restored.dtype != np.uint8:
             raise ServerRefusedError(
-                "The answer is not a restored tile", where=model, why="it has another shape or type"
+                "The answer is not a restored tile",
+                where=model,
+                why="it has another shape or type",
+                next_step="export the model again, and release it",
             )
 
     def answers(self, model: str, *, timeout: float = 5.0) -> bool:

@@ -27,6 +27,23 @@ def test_signals_end_a_step_in_order(number):
     assert errors == "Interrupted. Run the same command again to resume.\n"
 
 
+def test_an_ignored_end_of_the_terminal_stays_ignored():
+    """Under `nohup`, SIGHUP ends nothing and SIGTERM still does."""
+    code = (
+        "import time\nfrom components.step import run_component\n"
+        "def main(): print('works', flush=True); time.sleep(60)\nrun_component(main)"
+    )
+    command = ["nohup", sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as step:
+        assert step.stdout.readline() == "works\n"
+        step.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            step.wait(timeout=0.5)
+        step.send_signal(signal.SIGTERM)
+        step.communicate(timeout=30)
+    assert step.returncode == 130
+
+
 def test_ctrl_c_ends_with_one_sentence(capsys, monkeypatch):
     monkeypatch.setattr("components.step._end_with_driver", lambda: None)
 

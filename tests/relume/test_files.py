@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from relume.errors import StorageError
+from relume.errors import SourceError, StorageError
 from relume.files import NotRegularError, atomic_folder, open_regular, write_text
 
 
@@ -112,3 +112,21 @@ def test_a_folder_that_cannot_be_is_a_storage_error(tmp_path):
     (tmp_path / "home").write_text("a file")
     with pytest.raises(StorageError, match="home"):
         write_text(tmp_path / "home" / "services" / "a.json", "new")
+
+
+def test_an_error_with_words_of_its_own_stays_as_it_is(tmp_path):
+    """A refused photograph inside of a folder that is written is not reported as a fault of that folder."""
+    with pytest.raises(SourceError, match="photo") as caught, atomic_folder(tmp_path / "out"):
+        raise SourceError("The photograph cannot be read", where="photo.png", why="Permission denied")
+    assert caught.value.exit_code == 2
+
+
+def test_a_folder_replaces_a_file_and_a_file_no_folder(tmp_path):
+    """A folder that takes a file's place can be entered; a file where a folder is ends in one message."""
+    (tmp_path / "out").write_text("x")
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "inner").write_text("y")
+    assert stat.S_IMODE((tmp_path / "out").stat().st_mode) & 0o700 == 0o700
+    assert (tmp_path / "out" / "inner").read_text() == "y"
+    with pytest.raises(StorageError, match="There is a folder where a file should be"):
+        write_text(tmp_path / "out", "z")

@@ -16,6 +16,7 @@ from relume.params import Params, load_params
 from relume.params_file import PARAMS, RECIPE, load_section, read_values
 from relume.serving.settings import ExportSettings
 from relume.settings import fields, mentioned
+from tests.editing import edit
 
 ROOT = Path(relume.__file__).parents[1]
 
@@ -27,13 +28,6 @@ def checkout(tmp_path):
         if (ROOT / name).is_file():
             shutil.copy(ROOT / name, tmp_path)
     return tmp_path
-
-
-def edit(path, old, new):
-    """Replaces text that must be there."""
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
 
 
 def test_the_parameters_of_this_checkout_are_sound():

@@ -150,3 +150,12 @@ def test_what_is_no_trap_means_what_yaml_means(tmp_path_factory, value):
     """Any plain value that PyYAML writes is read back as it is."""
     path = written(tmp_path_factory.mktemp("yaml"), yaml.safe_dump(value))
     assert read(path).value == value
+
+
+def test_what_is_merged_has_the_line_that_holds_it(tmp_path):
+    """Own keys win over merged ones and the first merged mapping over the next, each with its own line."""
+    path = tmp_path / "f.yaml"
+    path.write_text("a: &a\n  x: 1\n  y: 1\nb: &b\n  y: 2\n  z: 2\nuse:\n  x: 3\n  <<: [*a, *b]\n")
+    document = read(path)
+    assert document.value["use"] == {"x": 3, "y": 1, "z": 2}
+    assert {key: document.lines["use", key] for key in "xyz"} == {"x": 8, "y": 3, "z": 6}

@@ -82,6 +82,11 @@ def test_a_blur_denoises(clean):
     assert gained > max(psnr(cv2.GaussianBlur(noisy, (0, 0), width), clean) for width in (0.6, 0.8, 1.2, 1.6)) - 0.3
 
 
+def test_a_blur_at_level_0_changes_nothing(clean):
+    """An estimator may find no noise at all."""
+    assert np.array_equal(gaussian_blur(clean, 0), clean)
+
+
 def test_noise_saved_as_jpeg_is_what_the_decoder_reads(clean, scores, tmp_path):
     """The input is the clipped noise as written and read by another library, and systems are measured on it."""
     path = tmp_path / "noisy.jpg"

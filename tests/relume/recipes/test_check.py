@@ -10,7 +10,7 @@ from relume.params import load_params
 from relume.params_file import PARAMS, RECIPE
 from relume.recipes.check import check, check_params, render
 from relume.recipes.recipe import load
-from tests.relume.recipes.editing import edit
+from tests.editing import edit
 
 ROOT = Path(relume.__file__).parents[1]
 FOLDER = ROOT / "recipes"
