@@ -2,14 +2,15 @@
 
 import os
 import signal
-import sys
 import tempfile
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 REAL = ("tests/real/", "tests/flows/platform/")
 LONG_AND_APART = "tests/components/test_recipe_runs.py"  # its tests share nothing: they fill both workers at the end
+STATE = tempfile.TemporaryDirectory(prefix="relume-state-")
+DIED_IN: set[str] = set()  # the tests in which a worker of this run died
 
 
 def pytest_configure() -> None:
@@ -17,7 +18,7 @@ def pytest_configure() -> None:
 
     What a shell starts in the background ignores interrupts, and so would all processes that tests start.
     """
-    os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="relume-state-")
+    os.environ["XDG_STATE_HOME"] = STATE.name
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -33,8 +34,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFileAndServers(LoadScopeScheduling):
-        died_in: ClassVar[set[str]] = set()
-
         def _split_scope(self, nodeid: str) -> str:
             if nodeid.startswith(LONG_AND_APART):
                 return nodeid
@@ -61,11 +60,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
                 return None
             file = next(iter(left))
             crashed = next(iter(left[file]))
-            again = crashed not in self.died_in
-            self.died_in.add(crashed)
-            if again:
-                print(f"\na worker died in {crashed}, which runs once more", file=sys.stderr)
-            else:
+            again = crashed not in DIED_IN
+            DIED_IN.add(crashed)
+            if not again:
                 del left[file][crashed]
             self.workqueue.update({file: tests for file, tests in left.items() if tests})
             for other in self.nodes:
@@ -73,3 +70,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return None if again else crashed
 
     return ByFileAndServers(config, log)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Names the tests in which a worker died, also those that passed the second time."""
+    for test in sorted(DIED_IN):
+        terminalreporter.line(f"WORKER DIED in {test}; the test ran once more", red=True)

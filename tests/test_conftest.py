@@ -33,5 +33,5 @@ def test_the_run_ends_when_a_worker_dies(tmp_path, dies, dies_in, outcome):
     command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-p", "no:cacheprovider", str(tests)]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert outcome in ended.stdout, ended.stdout + ended.stderr
-    assert f"a worker died in tests/{dies_in}::test_dies, which runs once more" in ended.stderr
+    assert f"WORKER DIED in tests/{dies_in}::test_dies; the test ran once more" in ended.stdout
     assert (f"FAILED tests/{dies_in}::test_dies" in ended.stdout) == (dies == "always")

@@ -1,7 +1,6 @@
 """Text is read and written as UTF-8, whatever the user's locale says."""
 
 import ast
-import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -25,12 +24,17 @@ def opens_text_without_encoding(call: ast.Call) -> bool:
 
 def test_every_text_file_has_its_encoding():
     """No module of relume, components and flows leaves the encoding of a file to the locale."""
-    listed = subprocess.run(
-        ["git", "ls-files", "relume/*.py", "components/*.py", "flows/*.py"], cwd=ROOT, capture_output=True, text=True
-    )
     left = []
-    for name in listed.stdout.split():
-        for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+    for path in [path for folder in ("relume", "components", "flows") for path in (ROOT / folder).rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and opens_text_without_encoding(node):
-                left.append(f"{name}:{node.lineno}: {ast.unparse(node)[:80]}")
+                left.append(f"{path}:{node.lineno}: {ast.unparse(node)[:80]}")
     assert left == []
+
+
+def test_a_file_without_an_encoding_is_found():
+    """Text that is read, written or opened without one; bytes and what names an encoding are left alone."""
+    lines = ["path.read_text()", "path.write_text(x)", "open(p)", "open(p, 'w')", "path.open('a')"]
+    fine = ["open(p, 'rb')", "path.open('wb')", "open(p, encoding='utf-8')", "os.open(p, 0)"]
+    calls = [ast.parse(line, mode="eval").body for line in lines + fine]
+    assert [opens_text_without_encoding(call) for call in calls] == [True] * len(lines) + [False] * len(fine)

@@ -7,6 +7,7 @@ damage that no reader can take for a whole file it must name it. A traceback, a 
 import contextlib
 import dataclasses
 import os
+import re
 import runpy
 import shutil
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ from relume.params import load_params
 from relume.training.checkpoint import Checkpoint
 from relume.training.patches import PatchShards
 from tests.abuse.damage import UNUSABLE, damages
-from tests.abuse.rows import Row, Setting, relume, watched
+from tests.abuse.rows import Ended, Row, Setting, relume, watched
 from tests.flows.release.synthetic import make_package, make_photographs
 from tests.flows.tiny import make_tiny
 from tests.relume.curation.photographs import ingest_arrays, skimage_photograph
@@ -92,7 +93,7 @@ def _attack_kind(kind: Kind, root: Path, home: Path, kept: Path, setting: Settin
             ended = watched(command, seconds=SECONDS)
             _mend(path, whole, home, kept)
             row.tried += 1
-            named = _names(ended.output, path, root)
+            named = _names(ended, path, root)
             if ended.failure:
                 row.wrong.append(f"{name}, {damage}: {ended.failure}")
             elif ended.code in (1, 2) and named:
@@ -106,10 +107,12 @@ def _attack_kind(kind: Kind, root: Path, home: Path, kept: Path, setting: Settin
     return row
 
 
-def _names(output: str, path: Path, root: Path) -> bool:
-    """Whether an output names a file, or the folder that is hashed as a whole."""
-    folders = [parent.relative_to(root) for parent in path.parents if parent != root and parent.is_relative_to(root)]
-    return path.name in output or any(str(folder) in output for folder in folders)
+def _names(ended: Ended, path: Path, root: Path) -> bool:
+    """Whether an output names a file; a refusal may name the package instead, which is hashed as a whole."""
+    package = root / "package"
+    of_package = ended.code != 0 and path.is_relative_to(package)
+    names_package = re.search(rf": ({re.escape(str(package))}|package)$", ended.output, re.MULTILINE)
+    return path.name in ended.output or (of_package and names_package is not None)
 
 
 def _mend(path: Path, whole: bytes, home: Path, kept: Path) -> None:

@@ -102,8 +102,8 @@ def test_shared_memory_with_the_key(server, protocol, monkeypatch):
 
 
 def test_regions_of_dead_clients_are_swept(triton, server, control):
-    """What a client registered that was killed with all it started is forgotten by the next repair, and its file goes
-    with the next start; that of a living client stays."""
+    """What a client registered that was killed with all it started is forgotten by the next repair; that of a living
+    client stays."""
     code = """
 import os, sys
 from relume.serving.shared_tiles import SharedTiles

@@ -84,7 +84,8 @@ def broken(kind, served, folder):
     elif kind == "other shape":
         write_onnx(onnx_path(folder), tile=48, kernel=IDENTITY)
     elif kind == "bad config":
-        (folder / "triton/model/config.pbtxt").open("a").write("this is no configuration {")
+        with (folder / "triton/model/config.pbtxt").open("a") as file:
+            file.write("this is no configuration {")
     elif kind == "dies at its start":
         onnx_path(folder).with_name("model.py").write_text("import os; os._exit(3)")
     elif kind == "fails on a tile":
