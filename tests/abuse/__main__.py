@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.abuse", description=__doc__)
     parser.add_argument("family", nargs="*", choices=[[], *FAMILIES], help="by default all")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--quick", action="store_true", help="the sample that make test-all takes")
+    parser.add_argument("--quick", action="store_true", help="the sample that make test takes")
     given = parser.parse_args()
     rows: list[Row] = []
     started = time.monotonic()

@@ -45,6 +45,8 @@ SECONDS = 60.0  # after which a command counts as hanging; the slowest takes fiv
 VARIANT = "nafnet-demo"
 NAFNET = {"width": 4, "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]}
 Command = Callable[[], tuple[int, str]]
+# No server is installed in the attacked checkout, and what its ledger names is in no registry.
+WITHOUT_SERVER = {"doctor": 1, "rollback": 1, "serve": 1, "restore": 1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,11 +57,13 @@ class Kind:
         path: One of it, relative to the checkout, or below `home`.
         commands: What reads it, by name.
         goes_on: Commands that may go on without a word: the file does not matter to them.
+        undamaged: Exit codes over the whole file, where it is not 0.
     """
 
     path: str
     commands: dict[str, Command]
     goes_on: tuple[str, ...] = ()
+    undamaged: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def attack(setting: Setting) -> Iterator[Row]:
@@ -79,7 +83,11 @@ def _attack_kind(kind: Kind, root: Path, home: Path, kept: Path, setting: Settin
     path = root / kind.path
     whole = path.read_bytes()
     usual = {name: watched(command, seconds=SECONDS) for name, command in kind.commands.items()}
-    row.wrong += [f"{name}, undamaged: {ended.failure}" for name, ended in usual.items() if ended.failure]
+    row.wrong += [
+        f"{name}, undamaged: {ended.failure or f'exit code {ended.code}: {ended.output}'}"
+        for name, ended in usual.items()
+        if ended.failure or ended.code != kind.undamaged.get(name, 0)
+    ]
     _mend(path, whole, home, kept)
     chance = setting.random(kind.path)
     ways = list(damages(whole, path.suffix, chance, thorough=setting.thorough))
@@ -244,13 +252,14 @@ def _kinds(root: Path, home: Path, *, thorough: bool) -> Iterator[Kind]:
         package_step = {"package": _step("package")} if path.endswith("metrics.json") else {}
         yield Kind(path=path, commands={"report": report, **package_step})
     ledger = {**looks, "restore": restore, "rollback": relume("rollback"), "serve": relume("serve")}
-    yield Kind(path="home/ledger.jsonl", commands=ledger)
-    yield Kind(path="home/ledger.head.json", commands=ledger)
+    yield Kind(path="home/ledger.jsonl", commands=ledger, undamaged=WITHOUT_SERVER)
+    yield Kind(path="home/ledger.head.json", commands=ledger, undamaged=WITHOUT_SERVER)
     for name in ("mlflow", "prefect"):
-        yield Kind(path=f"home/services/{name}.json", commands={**looks, "down": relume("down")}, goes_on=("down",))
+        ends = {**looks, "down": relume("down")}
+        yield Kind(path=f"home/services/{name}.json", commands=ends, goes_on=("down",), undamaged=WITHOUT_SERVER)
     by_default = {"restore": relume("restore", "noisy.png", "-o", "clean.png")}
-    yield Kind(path="home/config.yaml", commands=by_default, goes_on=("restore",))
-    yield Kind(path="prefect.yaml", commands=looks)
+    yield Kind(path="home/config.yaml", commands=by_default, goes_on=("restore",), undamaged=WITHOUT_SERVER)
+    yield Kind(path="prefect.yaml", commands=looks, undamaged=WITHOUT_SERVER)
     lint = {"pipeline lint": relume("pipeline", "lint")} if thorough else {}
     for name in ("params.yaml", "recipe.yaml"):
         yield Kind(path=name, commands={"ingest": _step("ingest"), "gate": gate, **lint}, goes_on=("ingest",))
@@ -258,7 +267,8 @@ def _kinds(root: Path, home: Path, *, thorough: bool) -> Iterator[Kind]:
         path="recipes/defaults.yaml", commands={"recipes show": relume("recipes", "show", "photo", "--scale", "demo")}
     )
     if thorough:
-        yield Kind(path="constraints.txt", commands={"doctor": relume("doctor")}, goes_on=("doctor",))
+        doctor = {"doctor": relume("doctor")}
+        yield Kind(path="constraints.txt", commands=doctor, goes_on=("doctor",), undamaged=WITHOUT_SERVER)
         yield Kind(path="dvc.yaml", commands=lint)
         Registry(home).find("denoise", "a" * 64)
         found = home / "mlflow" / "mlflow.db"

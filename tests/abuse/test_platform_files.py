@@ -6,7 +6,7 @@ from tests.abuse.platform_files import attack
 from tests.abuse.rows import Setting
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 def test_no_damaged_file_ends_in_a_traceback_a_hang_or_silence(tmp_path):
     """Each kind of file is damaged in some ways; what reads it refuses by name, or names it and goes on."""
     rows = list(attack(Setting(folder=tmp_path)))
