@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from pickle import UnpicklingError  # the name only: nothing is unpickled
 from typing import TYPE_CHECKING, Any
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
@@ -88,7 +89,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, "torch.Tensor"], str]:
         raise ModelFormatError(
             "The checkpoint cannot be read",
             where=path,
-            why=str(error).split("\n", 1)[0] or type(error).__name__,
+            why=_reason(path, error),
             next_step="check that the download is complete; store only its state dict with torch.save",
         ) from None
     for key in (*TOP_LEVEL_KEYS, ""):
@@ -102,6 +103,19 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, "torch.Tensor"], str]:
         why=f"it contains: {found[:400]}",
         next_step=f"the weights must be at the top or under one of: {', '.join(TOP_LEVEL_KEYS)}",
     )
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a checkpoint cannot be read: PyTorch's own message advises to execute what is in the file."""
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    if not isinstance(error, UnpicklingError):
+        return str(error).split("\n", 1)[0] or type(error).__name__
+    try:
+        names = get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # the file is cut off, garbled or of another kind
+        return "it is not a whole file of torch.save, or one of PyTorch before 1.6 that holds more than tensors"
+    return f"it cannot be loaded without executing {', '.join(names)[:400]}"
 
 
 def strip_prefixes(state: "State", expected: "State") -> dict[str, "torch.Tensor"]:
