@@ -169,7 +169,7 @@ def test_broken_files_are_refused(tmp_path, network, cut):
         with pytest.raises(ModelFormatError):
             read_checkpoint(tmp_path / name)
     (tmp_path / "page.pth").write_text("<html>quota exceeded</html>")
-    with pytest.raises(ModelFormatError, match="not a whole file of torch.save"):
+    with pytest.raises(ModelFormatError, match="not a whole file"):
         read_checkpoint(tmp_path / "page.pth")
 
 
