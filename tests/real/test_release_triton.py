@@ -1,25 +1,19 @@
 """Releases on the real embedded Triton server, with the registry on SQLite."""
 
-import multiprocessing
-import os
 import shutil
-import signal
 import stat
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from flows.embedded_triton import EmbeddedTriton
 from flows.platform.status import read_status
 from flows.processes import free_port
 from flows.release.ledger import Ledger
-from flows.release.lineage import Lineage
 from flows.release.package import open_package
 from flows.release.registry import Registry
-from flows.release.release import ReleaseOutcome, gate, release_package
+from flows.release.release import gate, release_package
 from flows.release.rollback import roll_back
 from flows.release.served_product import release_lock, serve_champions
 from flows.release.trial import CandidateFailedError
@@ -33,35 +27,32 @@ from relume.errors import (
     ServerUnreachableError,
     UserError,
 )
-from relume.files import sha256_folder, write_json
 from relume.images import save_image
-from relume.reading import read_json
 from relume.serving import repository as models
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import onnx_path, triton_model
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
-from tests.flows.release.synthetic import make_package, make_photographs
+from tests.flows.release.synthetic import make_package
+from tests.real.clients import Clients
 from tests.real.embedded_triton import link_server
+from tests.real.releases import (
+    BLURS,
+    LINEAGE,
+    die_at,
+    events,
+    expected,
+    make_checkout,
+    moved,
+    put_package,
+    release,
+    restate,
+    served,
+)
 from tests.tiny_onnx import write_tiny_model_of_format_1
 
-LINEAGE = Lineage(run_commit="c" * 40, params={"training": {"seed": 7}}, files={"dvc.lock": "stages: {}\n"})
-SETTINGS = {
-    "seed": 7,
-    "images": 2,
-    "crop": 128,
-    "min_gain_over_noisy_db": {25: 2.0, 50: 5.0},
-    "min_gain_over_nlm_db": {50: 0.0},
-    "max_regression_db": 0.3,
-    "max_image_regression_db": 0.5,
-    "latency_ms_per_tile": 5000,
-    "max_latency_ratio": 10,
-    "served_parity": {"max_difference": 1, "min_psnr": 60},
-}
 WARM_UP = Path(__file__).parents[1] / "format_2" / "config.pbtxt"
-# Denoisers of photographs at sigma 25 and 50 that are at most 0.3 dB apart.
-BLURS = (0.8, 0.9, 1.0)
 
 pytestmark = pytest.mark.slow
 
@@ -92,13 +83,7 @@ def home(tmp_path, monkeypatch, empty_store) -> Path:
 @pytest.fixture
 def root(tmp_path) -> Path:
     """A checkout with settings and held-out photographs, and no package yet."""
-    folder = tmp_path / "checkout"
-    make_photographs(folder / "data" / "curated" / "held_out" / "test")
-    checkout = Path(__file__).parents[2]
-    values = yaml.safe_load((checkout / "params.yaml").read_text())
-    (folder / "params.yaml").write_text(yaml.safe_dump(values | {"release": SETTINGS}))
-    shutil.copyfile(checkout / "recipe.yaml", folder / "recipe.yaml")
-    return folder
+    return make_checkout(tmp_path / "checkout")
 
 
 @pytest.fixture
@@ -107,66 +92,19 @@ def picture() -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (90, 130, 3), np.uint8)
 
 
-def put_package(root: Path, **options) -> None:
-    """Replaces the checkout's package."""
-    shutil.rmtree(root / "package", ignore_errors=True)
-    make_package(root / "package", **options)
-
-
-def release(root: Path, home: Path, **options) -> ReleaseOutcome:
-    """Replaces the checkout's package and releases it."""
-    put_package(root, **options)
-    return release_package(root, home, lineage=LINEAGE)
-
-
 def to_format_1(package: Path) -> None:
     """Rewrites the served model of a package, with tiles of 32 pixels, to that of relume until format 2."""
     onnx = onnx_path(package / "serving").read_bytes()
     shutil.rmtree(package / "serving" / "triton")
     write_tiny_model_of_format_1(package / "serving")
     onnx_path(package / "serving").write_bytes(onnx)
-    stated = read_json(package / "package.json")
-    write_json(package / "package.json", stated | {"sha256": sha256_folder(package, exclude=("package.json",))})
+    restate(package)
 
 
 def to_warm_up(package: Path) -> None:
     """Gives the served model of a package, with tiles of 32 pixels, the configuration that it had with a warm-up."""
     shutil.copyfile(WARM_UP, triton_model(package / "serving") / "config.pbtxt")
-    stated = read_json(package / "package.json")
-    write_json(package / "package.json", stated | {"sha256": sha256_folder(package, exclude=("package.json",))})
-
-
-def served(home: Path, picture: np.ndarray, name: str = "denoise") -> np.ndarray:
-    """The image restored by what the server has under a name."""
-    with TritonRestorer(EmbeddedTriton(home).start().grpc, name) as restorer:
-        return restorer.restore(picture).image
-
-
-def expected(root: Path, picture: np.ndarray) -> np.ndarray:
-    """The image restored in process by the checkout's package."""
-    return OnnxRestorer(root / "package" / "serving").restore(picture).image
-
-
-def moved(home: Path) -> dict:
-    """Everything that a release moves: what is served, by what files, the aliases, and the ledger's word."""
-    server = EmbeddedTriton(home).start()
-    with TritonControl(server.grpc, key=server.key) as control:
-        serving = control.product_release("denoise")
-        loaded = {name for name, state in control.models().items() if state == "READY"}
-    registry = Registry(home)
-    return {
-        "serving": serving,
-        "loaded": loaded,
-        "files": sha256_folder(home / "triton" / "models"),
-        "champion": registry.by_alias("denoise", "champion"),
-        "previous": registry.by_alias("denoise", "previous"),
-        "current": Ledger(home).current("denoise"),
-    }
-
-
-def events(home: Path) -> list[str]:
-    """The ledger's events."""
-    return [entry.event for entry in Ledger(home).entries()]
+    restate(package)
 
 
 def test_the_first_release(home, root, picture):
@@ -234,31 +172,15 @@ def test_releasing_the_same_package_again_moves_nothing(home, root):
 def test_a_release_under_load_fails_no_request(home, root, picture):
     """While two releases follow each other, four clients of the product get only whole results, none an error."""
     release(root, home, blur=BLURS[0])
-    answers = [expected(root, picture)]
-    errors, seen, end = [], [], threading.Event()
-
-    def client() -> None:
-        with TritonRestorer(EmbeddedTriton(home).start().grpc, "denoise") as restorer:
-            while not end.is_set():
-                try:
-                    seen.append(restorer.restore(picture).image)
-                except Exception as error:
-                    errors.append(error)
-
-    clients = [threading.Thread(target=client) for _ in range(4)]
-    for thread in clients:
-        thread.start()
-    try:
+    address = EmbeddedTriton(home).start().grpc
+    with Clients([address] * 4, picture, {"first": expected(root, picture)}) as clients:
         for blur in BLURS[1:]:
-            outcome = release(root, home, blur=blur)
-            answers.append(expected(root, picture))
-    finally:
-        end.set()
-        for thread in clients:
-            thread.join()
-    assert errors == []
-    kinds = [next((i for i, answer in enumerate(answers) if np.array_equal(result, answer)), None) for result in seen]
-    assert set(kinds) == {0, 1, 2}
+            put_package(root, blur=blur)
+            clients.answers[str(blur)] = expected(root, picture)
+            outcome = release_package(root, home, lineage=LINEAGE)
+        clients.wait_for(1)
+    assert clients.errors == []
+    assert set(clients.seen) == {"first", *map(str, BLURS[1:])}
     first = Ledger(home).entries()[0].release.model
     assert outcome.retired == [first]
     assert first not in models.releases(home / "triton" / "models")
@@ -281,11 +203,7 @@ def add_to_model_py(root: Path, lines: str) -> None:
     """Adds lines to the served model.py of the checkout's package and makes the package whole again."""
     with open(root / "package" / "serving" / "triton" / "model" / "1" / "model.py", "a") as file:
         file.write(lines)
-    stated = {"product": "denoise", "architecture": "blur", "figures": {}}
-    write_json(
-        root / "package" / "package.json",
-        stated | {"sha256": sha256_folder(root / "package", exclude=("package.json",))},
-    )
+    restate(root / "package")
 
 
 OTHER_RESULTS = """
@@ -395,32 +313,6 @@ def test_a_given_server_is_used(home, root, picture):
     outcome = release_package(root, home, server=EmbeddedTriton(home).start().grpc, lineage=LINEAGE)
     assert outcome.server == EmbeddedTriton(home).start().grpc
     assert np.array_equal(served(home, picture), expected(root, picture))
-
-
-def _release_and_die(root: Path, home: Path, event: str) -> None:
-    """Releases, and dies by SIGKILL at the moment a ledger line is to be written, or `after` it was."""
-    append, line = Ledger.append, event.removeprefix("after ")
-
-    def dying(self, what, *args, **details):
-        if what == line and event.startswith("after "):
-            append(self, what, *args, **details)
-        if what == line:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return append(self, what, *args, **details)
-
-    Ledger.append = dying
-    if line == "rolled_back":
-        roll_back(root, home)
-    else:
-        release_package(root, home, lineage=LINEAGE)
-
-
-def die_at(root: Path, home: Path, event: str) -> None:
-    """Runs a release or rollback in a process that is killed at a ledger line."""
-    process = multiprocessing.get_context("spawn").Process(target=_release_and_die, args=(root, home, event))
-    process.start()
-    process.join(120)
-    assert process.exitcode == -signal.SIGKILL
 
 
 def test_a_crash_before_promoted_is_undone_by_the_next_release(home, root, picture):

@@ -2,7 +2,6 @@
 
 import itertools
 import shutil
-import threading
 import time
 
 import numpy as np
@@ -15,63 +14,35 @@ from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import onnx_path
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
+from tests.real.clients import Clients
 from tests.tiny_onnx import BLUR, IDENTITY, SHARPEN, convolve, write_onnx, write_tiny_model
 
 IMAGE = np.random.default_rng(5).integers(0, 256, (150, 170, 3), np.uint8)
 EXPECTED = {name: convolve(IMAGE, kernel) for name, kernel in [("blur", BLUR), ("sharpen", SHARPEN)]}
 
 
-class Load:
-    """Clients that restore one image over and over and note which release it came from."""
-
-    def __init__(self, urls, key):
-        self.seen, self.errors, self._end, self._key = [], [], threading.Event(), key
-        self._threads = [threading.Thread(target=self._run, args=(url,)) for url in urls]
-
-    def _run(self, url):
-        try:
-            with TritonRestorer(url, "denoise", batch=2, key=self._key) as restorer:
-                while not self._end.is_set():
-                    restored = restorer.restore(IMAGE).image
-                    matching = [name for name, expected in EXPECTED.items() if np.array_equal(restored, expected)]
-                    self.seen.append(matching[0] if matching else "a mixture")
-        except Exception as error:
-            self.errors.append(error)
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *error):
-        self._end.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    def wait_for(self, count):
-        """Waits until so many more images were restored."""
-        target, deadline = len(self.seen) + count, time.monotonic() + 60
-        while len(self.seen) < target and not self.errors and time.monotonic() < deadline:
-            time.sleep(0.01)
+def load(urls, key):
+    """Clients that note which kernel each of their images was restored by."""
+    return Clients(urls, IMAGE, EXPECTED, key=key)
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_switch_under_load(server, control, protocol):
     """Six switches under four clients, each with a load before and an unload after: no request fails, and every
     image comes whole from one release."""
-    with Load([getattr(server, protocol)] * 4, server.key) as load:
+    with load([getattr(server, protocol)] * 4, server.key) as clients:
         names = itertools.cycle(["sharpen", "blur"])
         for name, previous in zip(names, itertools.cycle(["blur", "sharpen"]), strict=False):
-            load.wait_for(8)
+            clients.wait_for(8)
             control.load_release(f"denoise-{name}")
             control.switch_product(server.repository, "denoise", f"denoise-{name}")
             control.unload(f"denoise-{previous}")
-            if len(load.seen) > 6 * 8 or load.errors:
+            if len(clients.seen) > 6 * 8 or clients.errors:
                 break
-        load.wait_for(8)
-    assert not load.errors
-    assert set(load.seen) == {"blur", "sharpen"}
-    assert load.seen[-1] == models.products(server.repository)["denoise"].removeprefix("denoise-")
+        clients.wait_for(8)
+    assert not clients.errors
+    assert set(clients.seen) == {"blur", "sharpen"}
+    assert clients.seen[-1] == models.products(server.repository)["denoise"].removeprefix("denoise-")
 
 
 def broken(kind, served, folder):
@@ -104,13 +75,13 @@ def test_broken_release_is_refused(server, control, served, tmp_path, kind):
     """A broken release is refused by name while the old one serves every request, and is not left loaded."""
     release = f"denoise-{kind.replace(' ', '-')}"
     models.publish_release(broken(kind, served, tmp_path / "broken"), server.repository, release)
-    with Load([server.grpc] * 2, server.key) as load:
-        load.wait_for(2)
+    with load([server.grpc] * 2, server.key) as clients:
+        clients.wait_for(2)
         with pytest.raises(ReleaseError, match=release):
             control.load_release(release)
-        load.wait_for(4)
-    assert not load.errors
-    assert set(load.seen) == {"blur"}
+        clients.wait_for(4)
+    assert not clients.errors
+    assert set(clients.seen) == {"blur"}
     assert control.models().get(release, "UNAVAILABLE") == "UNAVAILABLE"
     assert control.product_release("denoise") == "denoise-blur"
     models.remove_release(server.repository, release)
@@ -123,10 +94,10 @@ def test_load_that_hangs(triton, server, control, served, tmp_path):
     onnx_path(folder).with_name("model.py").write_text("import time; time.sleep(1000)")
     models.publish_release(folder, server.repository, "denoise-hangs")
     with (
-        Load([server.grpc] * 2, server.key) as load,
+        load([server.grpc] * 2, server.key) as clients,
         TritonControl(server.grpc, key=server.key, load_timeout=1) as hasty,
     ):
-        load.wait_for(2)
+        clients.wait_for(2)
         with pytest.raises(ReleaseError, match="did not end in 1 s"):
             hasty.load_release("denoise-hangs")
         assert control.models()["denoise-hangs"] == "LOADING"
@@ -135,9 +106,9 @@ def test_load_that_hangs(triton, server, control, served, tmp_path):
         while control.models()["denoise-hangs"] == "LOADING" and time.monotonic() < deadline:
             time.sleep(0.1)
         assert control.models()["denoise-hangs"] == "UNAVAILABLE"
-        load.wait_for(4)
-    assert not load.errors
-    assert set(load.seen) == {"blur"}
+        clients.wait_for(4)
+    assert not clients.errors
+    assert set(clients.seen) == {"blur"}
 
 
 def test_a_release_is_started_once(triton, server, control, served):
