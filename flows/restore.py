@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flows.release.ledger import Ledger, Release
 from relume import products
 from relume.errors import ConfigError, ModelMissingError
-from relume.home import default_product, place_of_release
+from relume.home import CONFIGURATION, default_product, place_of_release
 
 if TYPE_CHECKING:
     from relume.serving.in_process import InProcessRestorer
@@ -190,13 +190,15 @@ def choose(root: Path, *, product: str | None = None, model: str | Path | None =
         return Chosen(name=str(folder), folder=served)
     here = root.resolve()
     root, home = place_of_release(root)
+    where = None if product else f"default_product in {home / CONFIGURATION}"
     product = product or default_product(home)
     ledger = Ledger(home)
     if current := ledger.current(product):
         name = current.model if root == here else f"{current.model} (released in {root})"
         return Chosen(name=name, folder=_release_folder(root, home, current))
     released = {entry.release.product for entry in ledger.entries()}
-    return Chosen(name=product, folder=products.shipped(product, released) / "serving", shipped=True)
+    folder = products.shipped(product, released, where=where and f"{product}, {where}")
+    return Chosen(name=product, folder=folder / "serving", shipped=True)
 
 
 def released_product(root: Path) -> str | None:

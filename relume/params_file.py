@@ -113,4 +113,5 @@ def checked(model: type[S], value: Any, values: Values, at: tuple[str, ...] = ()
         return validated(model, value)
     except ValidationError as error:
         why = "".join(f"\n        {problem}" for problem in problems(error, model, at=at, place=values.place))
-        raise ConfigError("Some parameters are not valid", why=why, next_step="correct the lines named above") from None
+        next_step = f"correct the lines named above; what is missing belongs in {PARAMS} or in {RECIPE}"
+        raise ConfigError("Some parameters are not valid", why=why, next_step=next_step) from None

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import re
+import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -69,7 +70,11 @@ class Registry:
             logging.getLogger(name).setLevel(logging.WARNING)
         if self.uri.startswith("sqlite:///"):
             private_home(home)
-            private_file(Path(self.uri.removeprefix("sqlite:///")))
+            database = Path(self.uri.removeprefix("sqlite:///"))
+            private_file(database)
+            # Before MLflow, which tries to open what is no database for two minutes.
+            with self._reaching(), contextlib.closing(sqlite3.connect(database)) as opened:
+                opened.execute("PRAGMA schema_version")
         from mlflow import MlflowClient
 
         with self._reaching():
@@ -239,7 +244,11 @@ class Registry:
 
         try:
             yield
-        except (SQLAlchemyError, CommandError) as error:  # no database, one of another MLflow, a full or read-only disk
+        except (
+            SQLAlchemyError,
+            CommandError,
+            sqlite3.Error,
+        ) as error:  # no database, one of another MLflow, a full or read-only disk
             raise BrokenFileError(
                 "MLflow's database cannot be used",
                 where=redacted(self.uri),

@@ -51,8 +51,8 @@ def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, 
     """
     opened, header = open_image(data, where)
     if header.megapixels > max_megapixels:
-        size = f"{header.width}x{header.height} is {header.megapixels:.0f} megapixels"
-        raise too_large(f"{size}, the limit {max_megapixels:g}", where)
+        size = f"{header.width}x{header.height} is {header.megapixels:.0f} megapixels, the limit {max_megapixels:g}"
+        raise too_large(f"{size}; it would take {header.decoding_bytes / 1e9:.1f} GB of memory", where)
     if min(header.width, header.height) < min_side:
         raise ImageError(
             "The image is too small",

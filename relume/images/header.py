@@ -59,6 +59,14 @@ class Header:
     orientation: int
 
     @property
+    def decoding_bytes(self) -> int:
+        """Bytes of memory that decoding the image and encoding it as PNG takes at most, as measured.
+
+        Pixels of 16 bits stand there twice, a strip of a TIFF once more; WebP decodes to four channels of its own.
+        """
+        return self.width * self.height * (21 if self.bit_depth == 16 or self.format == "WEBP" else 10)
+
+    @property
     def megapixels(self) -> float:
         """Size of the image in millions of pixels."""
         return self.width * self.height / 1e6

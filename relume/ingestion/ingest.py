@@ -26,9 +26,8 @@ from relume.ingestion.sources import open_source
 from relume.parallel import Budget, map_in_order
 from relume.reading import read_table, reading
 
-# Images are decoded side by side while they have this many megapixels together. Ten bytes a pixel
-# (pixels, a converted copy, PNG) make about 1.3 GB; a larger image is decoded alone.
-_MEGAPIXELS_AT_ONCE = 128.0
+# Images are decoded side by side while that takes this much together; one that takes more is decoded alone.
+BYTES_AT_ONCE = 1.3e9
 
 _AGAIN = "run `dvc repro --force ingest`"
 
@@ -87,7 +86,7 @@ def ingest(
     Raises:
         SourceError: A file cannot be read or is not the one that was listed, or no file is an image.
     """
-    budget = Budget(_MEGAPIXELS_AT_ONCE)
+    budget = Budget(BYTES_AT_ONCE)
 
     def prepare(entry: Mapping[str, Any]) -> tuple[Photograph, bytes] | ImageError:
         if "problem" in entry:
@@ -95,7 +94,7 @@ def ingest(
         data = open_source(entry["address"], expect=entry["hash"])
         try:
             header = read_header(data)
-            with budget.take(header.megapixels):
+            with budget.take(header.decoding_bytes):
                 pixels = decode(data, max_megapixels=max_megapixels, min_side=min_side).pixels
                 png = encode(pixels, ".png")
         except ImageError as error:

@@ -155,7 +155,13 @@ def write_sources(
     before: dict[str, Any] = {"sources": [PACKAGES], "files": []}
     if os.path.lexists(old_path):
         before = read_sources(old_path)
-    now = scan(before["sources"] if sources is None else sources)
+    try:
+        now = scan(before["sources"] if sources is None else sources)
+    except SourceError as error:
+        if sources is not None or not os.path.lexists(old_path):
+            raise
+        where = f"{error.where}, named in {old_path}"
+        raise SourceError(error.what, where=where, why=error.why, next_step=error.next_step) from None
     if path != old_path or now != before or not path.exists():
         write_json(path, now)
     old = {entry["address"]: entry["hash"] for entry in before["files"]}
@@ -217,7 +223,7 @@ def open_source(address: str, *, expect: str | None = None) -> bytes:
         raise SourceError(
             "A photograph changed after it was listed",
             where=address,
-            why=f"it was listed with {expect}, now it has {found}",
+            why=f"sources.json lists it with {expect}, now it has {found}",
             next_step="run `relume data scan` to list it again",
         )
     return data

@@ -22,12 +22,13 @@ def names() -> list[str]:
     return sorted(path.parent.parent.name for path in FOLDER.glob("*/serving/serving.json"))
 
 
-def shipped(name: str, released: Collection[str] = ()) -> Path:
+def shipped(name: str, released: Collection[str] = (), *, where: object = None) -> Path:
     """The folder of a product that ships: its artifact, and its served model in `serving`.
 
     Args:
         name: Its name.
         released: Products that were released, which a mistyped name may mean as well.
+        where: The name and where it stands, for the message; by default the name.
 
     Raises:
         ModelMissingError: None of this name ships.
@@ -37,7 +38,7 @@ def shipped(name: str, released: Collection[str] = ()) -> Path:
         return FOLDER / name
     raise ModelMissingError(
         "There is no product of this name",
-        where=name,
+        where=where or name,
         why=did_you_mean(name, {*known, *released}) or "none was released here, and none ships with relume",
         next_step=f"choose one of: {', '.join(known)}, or release one: relume pipeline run && relume release",
     )

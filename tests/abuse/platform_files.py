@@ -4,16 +4,11 @@ A command may refuse with exit code 1 or 2 and one message that names the file; 
 damage that no reader can take for a whole file it must name it. A traceback, a hang, or silence is wrong.
 """
 
-import contextlib
 import dataclasses
-import os
 import re
-import runpy
 import shutil
-from collections.abc import Callable, Iterator
-from io import StringIO
+from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 
@@ -21,7 +16,6 @@ from flows.processes import ProcessRecord
 from flows.release.gate import measure
 from flows.release.ledger import Ledger, Release
 from flows.release.package import open_package
-from flows.release.registry import Registry
 from relume.curation.curate import curate
 from relume.files import write_json
 from relume.images import save_image
@@ -33,7 +27,7 @@ from relume.params import load_params
 from relume.training.checkpoint import Checkpoint
 from relume.training.patches import PatchShards
 from tests.abuse.damage import UNUSABLE, damages
-from tests.abuse.rows import Ended, Row, Setting, relume, watched
+from tests.abuse.rows import Command, Ended, Row, Setting, inside, printed, python, relume, step, watched
 from tests.flows.release.synthetic import make_package, make_photographs
 from tests.flows.tiny import make_tiny
 from tests.relume.curation.photographs import ingest_arrays, skimage_photograph
@@ -44,7 +38,6 @@ CHECKOUT = Path(__file__).parents[2]
 SECONDS = 60.0  # after which a command counts as hanging; the slowest takes five on an idle machine
 VARIANT = "nafnet-demo"
 NAFNET = {"width": 4, "encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]}
-Command = Callable[[], tuple[int, str]]
 # No server is installed in the attacked checkout, and what its ledger names is in no registry.
 WITHOUT_SERVER = {"doctor": 1, "rollback": 1, "serve": 1, "restore": 1}
 
@@ -70,7 +63,7 @@ def attack(setting: Setting) -> Iterator[Row]:
     """Damages each kind of file; a row for each."""
     place = setting.folder / "files"
     root, home = place / "checkout", place / "checkout" / "home"
-    with _inside(root, home):
+    with inside(root, home):
         _build(root, home, with_graph=setting.thorough)
         kept = place / "kept"
         shutil.copytree(home, kept)
@@ -106,7 +99,7 @@ def _attack_kind(kind: Kind, root: Path, home: Path, kept: Path, setting: Settin
                 row.wrong.append(f"{name}, {damage}: {ended.failure}")
             elif ended.code in (1, 2) and named:
                 row.refused += 1
-            elif ended.code not in (0, 1, 2) or ended.code != usual[name].code:
+            elif ended.code != usual[name].code and not (ended.code == 0 and name in kind.goes_on):
                 row.wrong.append(f"{name}, {damage}: exit code {ended.code} without the file's name: {ended.output}")
             elif damage in unusable and not named and name not in kind.goes_on:
                 row.wrong.append(f"{name}, {damage}: it went on without a word: {ended.output}")
@@ -116,11 +109,14 @@ def _attack_kind(kind: Kind, root: Path, home: Path, kept: Path, setting: Settin
 
 
 def _names(ended: Ended, path: Path, root: Path) -> bool:
-    """Whether an output names a file; a refusal may name the package instead, which is hashed as a whole."""
-    package = root / "package"
-    of_package = ended.code != 0 and path.is_relative_to(package)
-    names_package = re.search(rf": ({re.escape(str(package))}|package)$", ended.output, re.MULTILINE)
-    return path.name in ended.output or (of_package and names_package is not None)
+    """Whether an output names a file; a refusal may name the package or the model instead, which is read as a whole."""
+    if path.name in ended.output:
+        return True
+    folder = next((root / name for name in ("package", "models/final") if path.is_relative_to(root / name)), None)
+    if folder is None or ended.code == 0:
+        return False
+    names = rf": ({re.escape(str(folder))}|{folder.relative_to(root)})$|the {folder.name} of this checkout$"
+    return re.search(names, ended.output, re.MULTILINE) is not None
 
 
 def _mend(path: Path, whole: bytes, home: Path, kept: Path) -> None:
@@ -131,18 +127,6 @@ def _mend(path: Path, whole: bytes, home: Path, kept: Path) -> None:
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
     path.write_bytes(whole)
-
-
-@contextlib.contextmanager
-def _inside(root: Path, home: Path) -> Iterator[None]:
-    """The current folder and the environment of a user of that checkout."""
-    root.mkdir(parents=True)
-    own = {"RELUME_HOME": str(home), "XDG_STATE_HOME": str(root.parent / "state"), "DVC_NO_ANALYTICS": "1"}
-    foreign = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "DVC_STAGE", "RELUME_DRIVER_PID")
-    with contextlib.chdir(root), patch.dict(os.environ, own):
-        for name in foreign:
-            os.environ.pop(name, None)
-        yield
 
 
 def _build(root: Path, home: Path, *, with_graph: bool) -> None:
@@ -210,7 +194,7 @@ def _kinds(root: Path, home: Path, *, thorough: bool) -> Iterator[Kind]:
     restore = relume("restore", "noisy.png", "-o", "clean.png", "--product", "denoise")
     restore_model = relume("restore", "noisy.png", "-o", "clean.png", "--model", "models/exported")
     looks = {"status": relume("status"), "doctor": relume("doctor")}
-    report, gate = relume("report", "-o", "report.html"), _printed(lambda: _gate(root))
+    report, gate = relume("report", "-o", "report.html"), printed(lambda: _gate(root))
     package = {
         "restore": restore,
         "gate": gate,
@@ -231,15 +215,15 @@ def _kinds(root: Path, home: Path, *, thorough: bool) -> Iterator[Kind]:
         path="official.pth",
         commands={"models import": relume("models", "import", "official.pth", "--architecture", VARIANT, "-o", "new")},
     )
-    yield Kind(path="sources.json", commands={"data scan": relume("data", "scan"), "ingest": _step("ingest")})
+    yield Kind(path="sources.json", commands={"data scan": relume("data", "scan"), "ingest": step("ingest")})
     yield Kind(path="data/ingested/manifest.csv", commands={"curate": _photographs(root)})
     shard = next((root / "data" / "ingested").glob("images-*.tar"))
     yield Kind(path=str(shard.relative_to(root)), commands={"curate": _photographs(root)})
-    training = _printed(lambda: print(PatchShards(root / "data" / "curated").read([0])[0].mean()))
+    training = printed(lambda: print(PatchShards(root / "data" / "curated").read([0])[0].mean()))
     yield Kind(path="data/curated/train-00000.npy", commands={"training": training})
     yield Kind(
         path="home/checkpoints/training.safetensors",
-        commands={"training": _printed(lambda: print(Checkpoint(home / "checkpoints", "training").load()))},
+        commands={"training": printed(lambda: print(Checkpoint(home / "checkpoints", "training").load()))},
     )
     for path in (
         "reports/metrics.json",
@@ -249,7 +233,7 @@ def _kinds(root: Path, home: Path, *, thorough: bool) -> Iterator[Kind]:
         "data/ingested/quarantine.csv",
         "data/validation/validation.json",
     ):
-        package_step = {"package": _step("package")} if path.endswith("metrics.json") else {}
+        package_step = {"package": step("package")} if path.endswith("metrics.json") else {}
         yield Kind(path=path, commands={"report": report, **package_step})
     ledger = {**looks, "restore": restore, "rollback": relume("rollback"), "serve": relume("serve")}
     yield Kind(path="home/ledger.jsonl", commands=ledger, undamaged=WITHOUT_SERVER)
@@ -262,7 +246,7 @@ def _kinds(root: Path, home: Path, *, thorough: bool) -> Iterator[Kind]:
     yield Kind(path="prefect.yaml", commands=looks, undamaged=WITHOUT_SERVER)
     lint = {"pipeline lint": relume("pipeline", "lint")} if thorough else {}
     for name in ("params.yaml", "recipe.yaml"):
-        yield Kind(path=name, commands={"ingest": _step("ingest"), "gate": gate, **lint}, goes_on=("ingest",))
+        yield Kind(path=name, commands={"ingest": step("ingest"), "gate": gate, **lint}, goes_on=("ingest",))
     yield Kind(
         path="recipes/defaults.yaml", commands={"recipes show": relume("recipes", "show", "photo", "--scale", "demo")}
     )
@@ -270,15 +254,16 @@ def _kinds(root: Path, home: Path, *, thorough: bool) -> Iterator[Kind]:
         doctor = {"doctor": relume("doctor")}
         yield Kind(path="constraints.txt", commands=doctor, goes_on=("doctor",), undamaged=WITHOUT_SERVER)
         yield Kind(path="dvc.yaml", commands=lint)
-        Registry(home).find("denoise", "a" * 64)
-        found = home / "mlflow" / "mlflow.db"
-        if found.is_file():
-            shutil.copytree(home / "mlflow", root.parent / "kept" / "mlflow", dirs_exist_ok=True)
-            yield Kind(
-                path="home/mlflow/mlflow.db",
-                commands={"release": _printed(lambda: print(Registry(home).find("denoise", "a" * 64)))},
-                goes_on=("release",),
-            )
+        # In processes of their own: in this one MLflow keeps databases open whose files were replaced.
+        look = f"""
+from pathlib import Path
+from components.step import run_component
+from flows.release.registry import Registry
+run_component(lambda: print(Registry(Path({str(home)!r})).find("denoise", "a" * 64)))
+"""
+        python(look)()
+        shutil.copytree(home / "mlflow", root.parent / "kept" / "mlflow", dirs_exist_ok=True)
+        yield Kind(path="home/mlflow/mlflow.db", commands={"release": python(look)}, goes_on=("release",))
 
 
 def _gate(root: Path) -> None:
@@ -292,24 +277,4 @@ def _photographs(root: Path) -> Command:
         for photograph in photographs.manifest:
             print(photographs.pixels(photograph).shape)
 
-    return _printed(read)
-
-
-def _step(name: str) -> Command:
-    return _printed(lambda: runpy.run_module(f"components.{name}", run_name="__main__"))
-
-
-def _printed(work: Callable[[], object]) -> Command:
-    """What a component or a part of a flow does, ended as the command around it ends."""
-    from components.step import run_component
-
-    def run() -> tuple[int, str]:
-        printed = StringIO()
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            try:
-                run_component(lambda: work() and None)
-            except SystemExit as end:
-                return int(end.code or 0), printed.getvalue()
-        return 0, printed.getvalue()
-
-    return run
+    return printed(read)

@@ -2,15 +2,23 @@
 
 import contextlib
 import dataclasses
+import os
 import random
+import runpy
 import signal
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from io import StringIO
 from pathlib import Path
+from unittest.mock import patch
 
 from click.testing import CliRunner
 
 from relume.cli import main
+
+Command = Callable[[], tuple[int, str]]  # gives an exit code and what was printed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +111,7 @@ def limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def watched(run: Callable[[], tuple[int, str]], *, seconds: float) -> Ended:
+def watched(run: Command, *, seconds: float) -> Ended:
     """Runs what returns an exit code and an output, and catches how it ends otherwise."""
     try:
         with limited(seconds):
@@ -115,7 +123,7 @@ def watched(run: Callable[[], tuple[int, str]], *, seconds: float) -> Ended:
     return Ended(code=code, output=output, failure=output if "Traceback (most recent" in output else "")
 
 
-def relume(*arguments: str) -> Callable[[], tuple[int, str]]:
+def relume(*arguments: str) -> Command:
     """A command of the command line, in this process."""
 
     def run() -> tuple[int, str]:
@@ -125,3 +133,46 @@ def relume(*arguments: str) -> Callable[[], tuple[int, str]]:
         return result.exit_code, result.output
 
     return run
+
+
+def python(code: str) -> Command:
+    """A program in a process of its own."""
+
+    def run() -> tuple[int, str]:
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, errors="replace")
+        return ended.returncode, ended.stdout + ended.stderr
+
+    return run
+
+
+def step(name: str) -> Command:
+    """A component, in this process."""
+    return printed(lambda: runpy.run_module(f"components.{name}", run_name="__main__"))
+
+
+def printed(work: Callable[[], object]) -> Command:
+    """What a component or a part of a flow does, ended as the command around it ends."""
+    from components.step import run_component
+
+    def run() -> tuple[int, str]:
+        output = StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            try:
+                run_component(lambda: work() and None)
+            except SystemExit as end:
+                return int(end.code or 0), output.getvalue()
+        return 0, output.getvalue()
+
+    return run
+
+
+@contextlib.contextmanager
+def inside(root: Path, home: Path) -> Iterator[None]:
+    """The current folder and the environment of a user of that checkout."""
+    root.mkdir(parents=True)
+    own = {"RELUME_HOME": str(home), "XDG_STATE_HOME": str(root.parent / "state"), "DVC_NO_ANALYTICS": "1"}
+    foreign = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "DVC_STAGE", "RELUME_DRIVER_PID")
+    with contextlib.chdir(root), patch.dict(os.environ, own):
+        for name in foreign:
+            os.environ.pop(name, None)
+        yield

@@ -91,6 +91,9 @@ def test_which_model_restores(checkout, released):
     (checkout / "home").mkdir(exist_ok=True)
     (checkout / "home" / "config.yaml").write_text("default_product: clean\n")
     assert by() == released.model
+    (checkout / "home" / "config.yaml").write_text("default_product: cleam\n")
+    with pytest.raises(ModelMissingError, match=r"cleam, default_product in .*config\.yaml"):
+        by()
     (checkout / "home" / "config.yaml").write_text("default: clean\n")
     with pytest.raises(ConfigError, match="only allowed key is default_product"):
         by()

@@ -119,6 +119,13 @@ def test_without_a_recipe_the_next_command_is_named(checkout):
     assert str(error.value.next_step).startswith("run `relume recipes use ensemble --scale demo`")
 
 
+def test_an_emptied_recipe_is_named(checkout):
+    """The sections that are missing then stand in neither file, so the message names both."""
+    (checkout / RECIPE).write_text("")
+    with pytest.raises(ConfigError, match=r"next: .*params\.yaml or in recipe\.yaml"):
+        load_params(checkout)
+
+
 def test_a_key_in_both_files_is_refused(checkout):
     """Neither wins: the message names both places."""
     (checkout / RECIPE).write_text("\nevaluate: {seed: 3}\n")

@@ -144,7 +144,7 @@ def test_a_file_that_changed_after_the_scan_is_refused(photos):
     """Bytes other than the listed ones are not read silently: the message says to scan again."""
     entry = scan([photos])["files"][-1]
     (photos / "red.PNG").write_bytes(b"other")
-    with pytest.raises(SourceError, match="changed after it was listed") as caught:
+    with pytest.raises(SourceError, match=r"changed after it was listed[^$]*sources\.json lists it with") as caught:
         open_source(entry["address"], expect=entry["hash"])
     assert caught.value.next_step == "run `relume data scan` to list it again"
     (photos / "red.PNG").unlink()
@@ -167,6 +167,13 @@ def test_a_source_that_holds_nothing_is_refused(tmp_path):
             scan([source])
         assert caught.value.exit_code == 2
         assert str(source) in str(caught.value)
+
+
+def test_a_listed_source_that_is_gone_is_refused_with_its_list(tmp_path):
+    """Nobody typed it, so the message says which file names it."""
+    (tmp_path / "sources.json").write_text('{"sources": ["file:///none"], "files": []}')
+    with pytest.raises(SourceError, match=r"does not exist: /none, named in .*sources\.json"):
+        write_sources(path=tmp_path / "sources.json")
 
 
 def test_a_folder_that_cannot_be_read_whole_is_refused(photos, monkeypatch):
