@@ -1,10 +1,13 @@
 """Prefect on a laptop: its API on SQLite below RELUME_HOME beside the flow, unless there is a server to report to."""
 
 import atexit
+import json
 import os
 import sys
 import tomllib
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 from flows.processes import answers, free_port, running_process, start_mark, start_process, stop_process
 from relume.home import private_file, private_home
@@ -53,6 +56,19 @@ def prefect_address(home: Path) -> str | None:
 def prefect_api(home: Path) -> str | None:
     """The API that flows report to: the environment's, else that of `relume up` while it runs."""
     return os.environ.get("PREFECT_API_URL") or prefect_address(home)
+
+
+def ask_prefect(api: str, path: str, body: dict[str, Any] | None = None, *, timeout: float) -> Any:
+    """The answer of Prefect's REST API, without importing Prefect: to a GET, or to a POST of a body.
+
+    Raises:
+        OSError: It does not answer in time, or refuses.
+        ValueError: What answers is no such API.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{api}/{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        return json.load(response)
 
 
 def services_folder(home: Path) -> Path:

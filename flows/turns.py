@@ -34,19 +34,17 @@ class Activity:
 
     Attributes:
         what: `pipeline`, `retrain` or `demo`.
-        pid: Its process.
-        started: Boot and start tick of the process.
         state: `running` or `waiting`.
         doing: Its stage or task, such as `pretrain@nafnet 3 min`, or what it waits for.
         seconds: How long it has been in this state.
+        pid: Its process; None for a run that Prefect has planned and no worker has started.
     """
 
     what: str
-    pid: int
-    started: str
     state: str
     doing: str
     seconds: float
+    pid: int | None
 
     def __str__(self) -> str:
         return f"{self.what} of process {self.pid}, {duration(self.seconds)}{self.doing and f', {self.doing}'}"
@@ -54,7 +52,7 @@ class Activity:
 
 @dataclasses.dataclass(frozen=True)
 class _Said:
-    """What a run says of itself in its file."""
+    """What a run says of itself in its file; `started` is the boot and start tick of its process."""
 
     what: str
     pid: int
@@ -170,12 +168,7 @@ def activities(home: Path) -> list[Activity]:
             continue
         found.append(
             Activity(
-                what=said.what,
-                pid=said.pid,
-                started=said.started,
-                state=said.state,
-                doing=stages or said.doing,
-                seconds=_now() - said.since,
+                what=said.what, state=said.state, doing=stages or said.doing, seconds=_now() - said.since, pid=said.pid
             )
         )
     return sorted(found, key=lambda activity: -activity.seconds)

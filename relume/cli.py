@@ -7,7 +7,7 @@ import contextlib
 import io
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,14 +101,8 @@ def restore(
         if level is not None:
             raise click.UsageError("--level and --strength cannot be used together; use --level")
         level = strength
-    terminal = sys.stderr.isatty()
-
-    def progress(done: int, total: int) -> None:
-        if terminal:
-            click.echo(f"\r{done}/{total} tiles", nl=done == total, err=True)
-
     result = restore_file(
-        source, output, server=server, product=product, model=model, level=level, on_progress=progress
+        source, output, server=server, product=product, model=model, level=level, on_progress=_progress("tiles")
     )
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
@@ -157,13 +151,7 @@ def data_upload(address: str) -> None:
     """
     from relume.training.streaming import upload
 
-    terminal = sys.stderr.isatty()
-
-    def progress(what: str, done: int, total: int) -> None:
-        if terminal:
-            click.echo(f"\r{done}/{total} {what}", nl=done == total, err=True)
-
-    count = upload("data/curated", address, progress=progress)
+    count = upload("data/curated", address, progress=lambda what, done, total: _progress(what)(done, total))
     click.echo(f"{address}: {count} files")
 
 
@@ -183,13 +171,7 @@ def data_fetch(name: str, output: str) -> None:
     """
     from relume.ingestion.debian import TABLE, fetch
 
-    terminal = sys.stderr.isatty()
-
-    def progress(done: int, total: int) -> None:
-        if terminal:
-            click.echo(f"\r{done}/{total} photographs", nl=done == total, err=True)
-
-    fetched = fetch(output, progress=progress)
+    fetched = fetch(output, progress=_progress("photographs"))
     for photograph, reason in fetched.left_out:
         click.echo(f"note: {photograph.file} was left out: {reason}", err=True)
     click.echo(f"{output}: {len(fetched.present)} photographs; their licences are in {TABLE}")
@@ -210,15 +192,9 @@ def data_overlaps(training: str, tests: tuple[str, ...]) -> None:
     from relume.curation.overlap import find_overlaps
     from relume.ingestion.sources import image_files
 
-    terminal = sys.stderr.isatty()
-
-    def progress(done: int, total: int) -> None:
-        if terminal:
-            click.echo(f"\r{done}/{total} photographs", nl=done == total, err=True)
-
     photographs = image_files(training)
     images = [image for folder in tests for image in image_files(folder)]
-    overlaps = find_overlaps(photographs, images, progress=progress)
+    overlaps = find_overlaps(photographs, images, progress=_progress("photographs"))
     for overlap in overlaps:
         how = "is a copy of" if overlap.same_file else "shows the same scene as"
         click.echo(f"{overlap.test} {how} {overlap.training}")
@@ -303,10 +279,13 @@ def pipeline_lint(fix: bool) -> None:
     click.echo(f"dvc.yaml: {len(graph.stages)} stages, no problems")
 
 
-@main.command()
-@click.option(
+server_option = click.option(
     "--server", help="gRPC address of a running Triton server; by default the embedded one, which is started if needed."
 )
+
+
+@main.command()
+@server_option
 def release(server: str | None) -> None:
     """Register the package, check it against the champion, and serve it.
 
@@ -324,9 +303,7 @@ def release(server: str | None) -> None:
 
 
 @main.command()
-@click.option(
-    "--server", help="gRPC address of a running Triton server; by default the embedded one, which is started if needed."
-)
+@server_option
 def rollback(server: str | None) -> None:
     """Roll back: serve the release before the current one again."""
     from flows.release.rollback import roll_back
@@ -692,6 +669,16 @@ def recipes_use(name: str, scale: str) -> None:
         click.echo(f"note: {scale} is meant for a GPU and there is none here", err=True)
     _say_estimate(report, threads=resolve(name, scale)["training"]["threads"])
     click.echo("next    relume pipeline run")
+
+
+def _progress(unit: str) -> Callable[[int, int], None]:
+    """Shows how many of all are done, on a terminal."""
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"\r{done}/{total} {unit}", nl=done == total, err=True)
+
+    return show
 
 
 @contextlib.contextmanager

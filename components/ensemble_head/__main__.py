@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from components.step import run_component
-from components.training_stage.artifact import pass_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
 from relume.errors import ModelMissingError
@@ -28,16 +27,12 @@ def main() -> None:
         raise ModelMissingError("There are no base models", where=BASES, next_step="run `dvc repro pretrain`")
     torch.manual_seed(training.seed)
     network, plan = fuse(settings.fusion, folders)
-    if not settings.phases:
-        card = dataclasses.replace(load_card(folders[0]), architecture=plan.architecture, arguments=plan.arguments)
-        pass_on("ensemble_head", network, out=ENSEMBLE, card=card, inputs=folders)
-        return
+    card = dataclasses.replace(load_card(folders[0]), architecture=plan.architecture, arguments=plan.arguments)
     train_stage(
         "ensemble_head",
         network.train(),
         out=ENSEMBLE,
-        architecture=plan.architecture,
-        arguments=plan.arguments,
+        card=card,
         stage=settings,
         training=training,
         inputs=folders,

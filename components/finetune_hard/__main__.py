@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import torch
 
 from components.step import run_component
-from components.training_stage.artifact import pass_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
 from relume.models.artifact import ModelCard, load_card, load_model
@@ -28,19 +27,15 @@ def main() -> None:
     card, network = load_card(ENSEMBLE), load_model(ENSEMBLE)
     if settings.adapt == "biases":
         card, network = with_biases(card, network)
-    if not settings.phases:
-        pass_on("finetune_hard", network, out=FINAL, card=card, inputs=[ENSEMBLE])
-        return
     train_stage(
         "finetune_hard",
         network.train(),
         out=FINAL,
-        architecture=card.architecture,
-        arguments=card.arguments,
+        card=card,
         stage=settings,
         training=training,
         inputs=[ENSEMBLE],
-        indices=epoch(settings.other_fraction),
+        indices=epoch(settings.other_fraction) if settings.phases else None,
     )
 
 

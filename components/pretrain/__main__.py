@@ -5,12 +5,11 @@ import argparse
 import torch
 
 from components.step import run_component
-from components.training_stage.artifact import pass_on
 from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
 from relume.errors import ModelFormatError
 from relume.files import sha256_folder
-from relume.models.artifact import load_card, load_model
+from relume.models.artifact import ModelCard, load_card, load_model
 from relume.models.registry import build
 from relume.params_file import load_section
 from relume.training.config import BaseModelSettings, InitialWeights, TrainingSettings
@@ -26,21 +25,13 @@ def main() -> None:
     torch.manual_seed(training.seed)
     name, out = f"pretrain@{base}", f"models/bases/{base}"
     network = build(stage.architecture, stage.arguments)
+    card = ModelCard(architecture=stage.architecture, arguments=stage.arguments, trained_for={}, provenance={})
+    inputs: list[str] = []
     if stage.initial is not None:
         network.load_state_dict(initial_state(stage.initial, stage))
-        if not stage.phases:
-            card = load_card(stage.initial.artifact)
-            pass_on(name, network, out=out, card=card, inputs=[stage.initial.artifact])
-            return
-    train_stage(
-        name,
-        network,
-        out=out,
-        architecture=stage.architecture,
-        arguments=stage.arguments,
-        stage=stage,
-        training=training,
-    )
+        card = load_card(stage.initial.artifact)
+        inputs = [] if stage.phases else [stage.initial.artifact]  # a training has its hash among the settings
+    train_stage(name, network, out=out, card=card, stage=stage, training=training, inputs=inputs)
 
 
 def initial_state(initial: InitialWeights, stage: BaseModelSettings) -> dict[str, torch.Tensor]:

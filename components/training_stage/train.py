@@ -3,11 +3,12 @@
 import contextlib
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from components.tracking import StageRun
-from components.training_stage.artifact import hash_of, history_csv, trained_for
+from components.training_stage.artifact import hash_of, history_csv, pass_on, trained_for
 from components.training_stage.curated import Curated
 from components.training_stage.ranks import is_first_rank
 from components.training_stage.reporting import reporter, silent
@@ -29,33 +30,34 @@ def train_stage(
     network: Any,
     *,
     out: str | Path,
-    architecture: str,
-    arguments: dict[str, Any],
+    card: ModelCard,
     stage: StageSettings,
     training: TrainingSettings,
     inputs: Sequence[str | Path] = (),
     indices: Sequence[int] | None = None,
 ) -> None:
-    """Trains a network on the curated patches and writes its artifact.
+    """Trains a network on the curated patches and writes its artifact; without phases, the network as it is.
 
     Args:
         name: The stage's name, such as `pretrain@nafnet`.
         network: Its parameters that require gradients are trained.
         out: The artifact's folder.
-        architecture: For the artifact, with `arguments`.
-        arguments: The network's constructor arguments.
+        card: Architecture and arguments, and for a stage without phases what the network was trained for.
         stage: What is trained and how long.
         training: What all training stages share.
         inputs: Further folders that the training reads, such as its base models.
         indices: The patches that make an epoch; all by default.
     """
+    if not stage.phases:
+        pass_on(name, network, out=out, card=card, inputs=inputs)
+        return
     # Fabric takes a second to import, which stages that train nothing need not wait for.
     from relume.training.loop import train
 
     configuration = {
         "stage": stage.model_dump(mode="json"),
         "training": training.model_dump(mode="json", exclude=NOT_TRAINED),
-        "model": {"architecture": architecture, "arguments": arguments},
+        "model": {"architecture": card.architecture, "arguments": card.arguments},
         "indices": None if indices is None else hashlib.sha256(str(list(indices)).encode()).hexdigest(),
     }
     curated = Curated(training)
@@ -81,12 +83,8 @@ def train_stage(
         )
         if run is None:
             return
-        card = ModelCard(
-            architecture=architecture,
-            arguments=arguments,
-            trained_for=trained_for(resolved),
-            provenance={"stage": name, "data_sha256": data_hash, "settings": configuration},
-        )
+        provenance = {"stage": name, "data_sha256": data_hash, "settings": configuration}
+        card = replace(card, trained_for=trained_for(resolved), provenance=provenance)
         save_model(out, network, card, files={"history.csv": history_csv(history)})
         run.log_files(Path(out) / "history.csv")
         checkpoint.discard()

@@ -1,14 +1,12 @@
 """Starts the deployment `retrain` at once, as its schedule would, and follows it."""
 
-import json
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.prefect_settings import prefect_api
+from flows.prefect_settings import ask_prefect, prefect_api
 from flows.turns import activities
 from relume.errors import RelumeError, ServiceError
 
@@ -66,11 +64,8 @@ def _ask(home: Path, path: str, body: dict[str, Any] | None = None, *, tries: in
         raise ServiceError(
             "The platform is not running", why="its worker runs the retraining", next_step="run `relume up`"
         )
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{api}/{path}", data, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=30.0) as response:
-            return json.load(response)
+        return ask_prefect(api, path, body, timeout=30.0)
     except urllib.error.HTTPError as error:
         if error.code == 503 and tries > 1:  # its database is locked for a moment
             time.sleep(1.0)

@@ -5,20 +5,18 @@ The ledger, not MLflow, says what is champion and candidate, so the answer is th
 
 import dataclasses
 import datetime
-import json
 import os
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 from flows.embedded_triton import EmbeddedTriton
 from flows.platform import supervisor
-from flows.prefect_settings import services_folder
+from flows.prefect_settings import ask_prefect, services_folder
 from flows.processes import answers, running_process
 from flows.release.aliases import ALIASES, by_ledger, in_registry
 from flows.release.ledger import Ledger, LedgerEntry, Release
 from flows.release.registry import redacted
-from flows.turns import activities
+from flows.turns import Activity, activities
 from relume import strict_yaml
 from relume.durations import duration
 from relume.errors import BrokenFileError, LedgerError, RelumeError
@@ -28,6 +26,7 @@ from relume.serving import repository as models
 
 EXTERNAL = {"mlflow": "MLFLOW_TRACKING_URI", "prefect": "PREFECT_API_URL"}
 _INTERRUPTED = {"promoting": "promotion of", "rolling_back": "rollback to"}
+_SECONDS = 3.0  # for an answer of Prefect
 HEALTH = {"mlflow": "/health", "prefect": "/api/health"}
 
 
@@ -49,23 +48,6 @@ class ServiceStatus:
     address: str | None = None
     log: str | None = None
     note: str | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunStatus:
-    """One run that is going on.
-
-    Attributes:
-        what: `pipeline`, `retrain` or `demo`.
-        state: `running` or `waiting`.
-        doing: The running stages, each with its age, or what it waits for.
-        seconds: How long it has been in this state.
-    """
-
-    what: str
-    state: str
-    doing: str
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +88,7 @@ class Status:
     """
 
     services: list[ServiceStatus]
-    runs: list[RunStatus]
+    runs: list[Activity]
     products: list[ProductStatus] | None
     unfinished: list[LedgerEntry]
     schedule: list[dict[str, str | None]]
@@ -153,7 +135,7 @@ def read_status(root: Path, home: Path) -> Status:
         problems.append(str(error))
     return Status(
         services=[*services, dataclasses.replace(triton, note=notes.get("triton"))],
-        runs=_runs(home, api),
+        runs=activities(home) + (_late_runs(api) if api else []),
         products=products,
         unfinished=unfinished,
         schedule=schedule,
@@ -208,13 +190,7 @@ def _release(release: Release | None) -> str:
     return f"{release.model} (version {release.version})" if release else "none"
 
 
-def _runs(home: Path, api: str | None) -> list[RunStatus]:
-    """The runs of this home, and those that Prefect holds for the worker."""
-    runs = [RunStatus(what=run.what, state=run.state, doing=run.doing, seconds=run.seconds) for run in activities(home)]
-    return runs + (_late_runs(api) if api else [])
-
-
-def _late_runs(api: str) -> list[RunStatus]:
+def _late_runs(api: str) -> list[Activity]:
     """Flow runs whose time has come and that no worker has started."""
     now = datetime.datetime.now(datetime.UTC)
     asked = {
@@ -223,13 +199,14 @@ def _late_runs(api: str) -> list[RunStatus]:
         "deployment_id": {"is_null_": False},
     }
     try:
-        late = _ask(f"{api}/flow_runs/filter", {"flow_runs": asked, "limit": 20})
+        late = ask_prefect(api, "flow_runs/filter", {"flow_runs": asked, "limit": 20}, timeout=_SECONDS)
         return [
-            RunStatus(
+            Activity(
                 what="retrain",
                 state="waiting",
                 doing="for the worker",
                 seconds=(now - datetime.datetime.fromisoformat(run["expected_start_time"])).total_seconds(),
+                pid=None,
             )
             for run in late
         ]
@@ -371,15 +348,9 @@ class _Deployments:
 def _next_runs(api: str) -> dict[str, str]:
     """What a running Prefect server plans, by deployment name."""
     try:
-        names = {found["id"]: found["name"] for found in _ask(f"{api}/deployments/filter", {})}
-        runs = _ask(
-            f"{api}/flow_runs/filter",
-            {
-                "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
-                "sort": "EXPECTED_START_TIME_ASC",
-                "limit": 50,
-            },
-        )
+        names = {found["id"]: found["name"] for found in ask_prefect(api, "deployments/filter", {}, timeout=_SECONDS)}
+        scheduled = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_ASC"}
+        runs = ask_prefect(api, "flow_runs/filter", scheduled | {"limit": 50}, timeout=_SECONDS)
     except (OSError, ValueError):
         return {}
     upcoming = dict.fromkeys(names.values(), "active")
@@ -387,10 +358,3 @@ def _next_runs(api: str) -> dict[str, str]:
         if run["deployment_id"] in names:
             upcoming[names[run["deployment_id"]]] = f"next {run['expected_start_time'][:16].replace('T', ' ')} UTC"
     return upcoming
-
-
-def _ask(url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=3.0) as response:
-        return json.load(response)

@@ -222,9 +222,17 @@ def _psnr_by_sigma(
     }
 
 
+def _at_least(name: str, value: float, limit: float, unit: str) -> Check:
+    return Check(name=name, value=value, limit=limit, at_least=True, unit=unit)
+
+
+def _at_most(name: str, value: float, limit: float, unit: str) -> Check:
+    return Check(name=name, value=value, limit=limit, at_least=False, unit=unit)
+
+
 def _gain(name: str, found: Sequence[float], baseline: Sequence[float], limit: float) -> Check:
     value = statistics.fmean(found) - statistics.fmean(baseline)
-    return Check(name=name, value=value, limit=limit, at_least=True, unit="dB")
+    return _at_least(name, value, limit, "dB")
 
 
 def _against_champion(
@@ -235,16 +243,8 @@ def _against_champion(
         for sigma in found
     ]
     worst = min(a - b for sigma in found for a, b in zip(found[sigma], champion[sigma], strict=True))
-    checks.append(
-        Check(
-            name="gain over the champion, worst photograph",
-            value=worst,
-            limit=-settings.max_image_regression_db,
-            at_least=True,
-            unit="dB",
-        )
-    )
-    return checks
+    limit = -settings.max_image_regression_db
+    return [*checks, _at_least("gain over the champion, worst photograph", worst, limit, "dB")]
 
 
 def _against_non_local_means(candidate: Package, settings: ReleaseSettings) -> list[Check]:
@@ -272,21 +272,11 @@ def _against_non_local_means(candidate: Package, settings: ReleaseSettings) -> l
 def _export_parity(candidate: Package) -> list[Check]:
     """PyTorch against ONNX Runtime as `export` measured it, against the limits of the export."""
     parity = read_parity(candidate.folder)
+    difference = max(image.max_difference for image in parity.pictures)
+    psnr = min(image.psnr for image in parity.pictures)
     return [
-        Check(
-            name="PyTorch against ONNX, largest difference",
-            value=max(image.max_difference for image in parity.pictures),
-            limit=parity.limits.max_difference,
-            at_least=False,
-            unit="of 255",
-        ),
-        Check(
-            name="PyTorch against ONNX, PSNR",
-            value=min(image.psnr for image in parity.pictures),
-            limit=parity.limits.min_psnr,
-            at_least=True,
-            unit="dB",
-        ),
+        _at_most("PyTorch against ONNX, largest difference", difference, parity.limits.max_difference, "of 255"),
+        _at_least("PyTorch against ONNX, PSNR", psnr, parity.limits.min_psnr, "dB"),
     ]
 
 
@@ -297,23 +287,10 @@ def _one_level(restorer: "OnnxRestorer") -> Callable[[np.ndarray, float | None],
 
 def _latency(found: Latency, tiles: Sequence[int], settings: ReleaseSettings) -> list[Check]:
     """The time of one tile, and its ratio to the champion's for equally many pixels."""
-    checks = [
-        Check(
-            name=f"latency of one tile of {tiles[0]} pixels, {found.where}",
-            value=found.candidate,
-            limit=settings.latency_ms_per_tile,
-            at_least=False,
-            unit="ms",
-        )
-    ]
+    name = f"latency of one tile of {tiles[0]} pixels, {found.where}"
+    checks = [_at_most(name, found.candidate, settings.latency_ms_per_tile, "ms")]
     if found.champion is not None:
-        checks.append(
-            Check(
-                name=f"latency of a pixel over the champion's, {found.where}",
-                value=(found.candidate / tiles[0] ** 2) / (found.champion / tiles[1] ** 2),
-                limit=settings.max_latency_ratio,
-                at_least=False,
-                unit="times",
-            )
-        )
+        ratio = (found.candidate / tiles[0] ** 2) / (found.champion / tiles[1] ** 2)
+        name = f"latency of a pixel over the champion's, {found.where}"
+        checks.append(_at_most(name, ratio, settings.max_latency_ratio, "times"))
     return checks

@@ -97,11 +97,10 @@ class BaselineBlock(nn.Module):
         return x + scaled(F.gelu(self.conv4(self.norm2(x))), self.conv5, self.gamma)
 
 
-class UNet(nn.Module):
-    """One-stage U-Net with additive skips and a global residual.
+class NAFNet(nn.Module):
+    """One-stage U-Net of NAF blocks, with additive skips and a global residual.
 
     Args:
-        block: Makes a block for a number of channels.
         width: Channels at full resolution; doubled at each level down.
         encoder_blocks: Blocks per encoder level; as many levels as entries.
         middle_blocks: Blocks at the coarsest level.
@@ -109,15 +108,16 @@ class UNet(nn.Module):
         channels: Image channels.
     """
 
+    block: Callable[[int], nn.Module] = NAFBlock  # of so many channels
+
     def __init__(
         self,
-        block: Callable[[int], nn.Module],
         *,
         width: int,
         encoder_blocks: list[int],
         middle_blocks: int,
         decoder_blocks: list[int],
-        channels: int,
+        channels: int = 3,
     ):
         super().__init__()
         self.intro = nn.Conv2d(channels, width, 3, padding=1)
@@ -127,14 +127,14 @@ class UNet(nn.Module):
         self.middle_blks = nn.Sequential()
         self.ups, self.downs = nn.ModuleList(), nn.ModuleList()
         for blocks in encoder_blocks:
-            self.encoders.append(nn.Sequential(*(block(width) for _ in range(blocks))))
+            self.encoders.append(nn.Sequential(*(self.block(width) for _ in range(blocks))))
             self.downs.append(nn.Conv2d(width, 2 * width, 2, stride=2))
             width *= 2
-        self.middle_blks = nn.Sequential(*(block(width) for _ in range(middle_blocks)))
+        self.middle_blks = nn.Sequential(*(self.block(width) for _ in range(middle_blocks)))
         for blocks in decoder_blocks:
             self.ups.append(nn.Sequential(PointwiseConv(width, 2 * width, bias=False), nn.PixelShuffle(2)))
             width //= 2
-            self.decoders.append(nn.Sequential(*(block(width) for _ in range(blocks))))
+            self.decoders.append(nn.Sequential(*(self.block(width) for _ in range(blocks))))
         self.size_multiple = 2 ** len(encoder_blocks)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -153,47 +153,17 @@ class UNet(nn.Module):
         return (self.ending(x) + padded)[:, :, :height, :width]
 
 
-class NAFNet(UNet):
-    """A U-Net of NAF blocks.
+class Baseline(NAFNet):
+    """The same U-Net of baseline blocks.
 
     Args:
-        width: Channels at full resolution; doubled at each level down.
-        encoder_blocks: Blocks per encoder level; as many levels as entries.
-        middle_blocks: Blocks at the coarsest level.
-        decoder_blocks: Blocks per decoder level, from the coarsest up.
-        channels: Image channels.
-    """
-
-    def __init__(
-        self,
-        *,
-        width: int,
-        encoder_blocks: list[int],
-        middle_blocks: int,
-        decoder_blocks: list[int],
-        channels: int = 3,
-    ):
-        super().__init__(
-            NAFBlock,
-            width=width,
-            encoder_blocks=encoder_blocks,
-            middle_blocks=middle_blocks,
-            decoder_blocks=decoder_blocks,
-            channels=channels,
-        )
-
-
-class Baseline(UNet):
-    """A U-Net of baseline blocks.
-
-    Args:
-        width: Channels at full resolution; doubled at each level down.
-        encoder_blocks: Blocks per encoder level; as many levels as entries.
-        middle_blocks: Blocks at the coarsest level.
-        decoder_blocks: Blocks per decoder level, from the coarsest up.
+        width: As in `NAFNet`.
+        encoder_blocks: As in `NAFNet`.
+        middle_blocks: As in `NAFNet`.
+        decoder_blocks: As in `NAFNet`.
         depthwise_expansion: As in `BaselineBlock`: 1 in the published SIDD model of width 32, 2 in those of width 64.
         feedforward_expansion: As in `BaselineBlock`.
-        channels: Image channels.
+        channels: As in `NAFNet`.
     """
 
     def __init__(
@@ -207,8 +177,8 @@ class Baseline(UNet):
         feedforward_expansion: int = 2,
         channels: int = 3,
     ):
+        self.block = lambda count: BaselineBlock(count, depthwise_expansion, feedforward_expansion)
         super().__init__(
-            lambda count: BaselineBlock(count, depthwise_expansion, feedforward_expansion),
             width=width,
             encoder_blocks=encoder_blocks,
             middle_blocks=middle_blocks,

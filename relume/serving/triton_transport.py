@@ -157,15 +157,9 @@ class GrpcTransport:
     def infer(
         self, model: str, tiles_NCHW: np.ndarray, *, level: float | None = None, slot: Slot | None = None
     ) -> np.ndarray:
-        image = self._triton.InferInput("image", tiles_NCHW.shape, "UINT8")
-        inputs = [image, *_level_inputs(self._triton, level, len(tiles_NCHW))]
-        restored = self._triton.InferRequestedOutput("restored")
-        if slot is None:
-            image.set_data_from_numpy(tiles_NCHW)
-            return self._call("infer", model, inputs, outputs=[restored]).as_numpy("restored")
-        slot.put(image, restored, tiles_NCHW)
-        self._call("infer", model, inputs, outputs=[restored])
-        return slot.get(tiles_NCHW.shape)
+        inputs, outputs = _request(self._triton, tiles_NCHW, level, slot)
+        result = self._call("infer", model, inputs, outputs=outputs)
+        return result.as_numpy("restored") if slot is None else slot.get(tiles_NCHW.shape)
 
     def close(self) -> None:
         self._client.close()
@@ -210,15 +204,9 @@ class HttpTransport:
     def infer(
         self, model: str, tiles_NCHW: np.ndarray, *, level: float | None = None, slot: Slot | None = None
     ) -> np.ndarray:
-        image = self._triton.InferInput("image", tiles_NCHW.shape, "UINT8")
-        inputs = [image, *_level_inputs(self._triton, level, len(tiles_NCHW))]
-        restored = self._triton.InferRequestedOutput("restored")
-        if slot is None:
-            image.set_data_from_numpy(tiles_NCHW)
-        else:
-            slot.put(image, restored, tiles_NCHW)
+        inputs, outputs = _request(self._triton, tiles_NCHW, level, slot)
         client = self._triton.InferenceServerClient
-        body, json_size = client.generate_request_body(inputs, outputs=[restored])
+        body, json_size = client.generate_request_body(inputs, outputs=outputs)
         headers = {} if json_size is None else {"Inference-Header-Content-Length": str(json_size)}
         response = self._call("POST", f"/models/{model}/infer", body, headers)
         if slot is not None:
@@ -231,13 +219,20 @@ class HttpTransport:
         self._pool.close()
 
 
-def _level_inputs(triton: Any, level: float | None, tiles: int) -> list[Any]:
-    """The input `level` in tritonclient's words, one value for each tile; none for a model that takes none."""
+def _request(
+    triton: Any, tiles_NCHW: np.ndarray, level: float | None, slot: Slot | None
+) -> tuple[list[Any], list[Any]]:
+    """Inputs and outputs in tritonclient's words: the tiles, in a slot if there is one, and one level for each tile."""
+    image, restored = triton.InferInput("image", tiles_NCHW.shape, "UINT8"), triton.InferRequestedOutput("restored")
+    if slot is None:
+        image.set_data_from_numpy(tiles_NCHW)
+    else:
+        slot.put(image, restored, tiles_NCHW)
     if level is None:
-        return []
-    levels = triton.InferInput("level", (tiles, 1), "FP32")
-    levels.set_data_from_numpy(np.full((tiles, 1), level, np.float32))
-    return [levels]
+        return [image], [restored]
+    levels = triton.InferInput("level", (len(tiles_NCHW), 1), "FP32")
+    levels.set_data_from_numpy(np.full((len(tiles_NCHW), 1), level, np.float32))
+    return [image, levels], [restored]
 
 
 def _error_text(body: bytes) -> str:
