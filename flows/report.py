@@ -11,7 +11,7 @@ import numpy as np
 
 from flows.release.package import read_facts, read_parity
 from relume.errors import ModelMissingError
-from relume.evaluation.card import read_metrics
+from relume.evaluation.card import PAIRS, read_metrics
 from relume.evaluation.comparison import FEWEST, bootstrap_interval
 from relume.files import write_text
 from relume.reading import read_as, read_table, reading
@@ -23,6 +23,7 @@ PROTOCOLS = {
     "unclipped": "Noise unclipped (the literature's protocol), restored whole and in process",
     "jpeg95": "The clipped noise saved as JPEG of quality 95, restored in tiles as served",
     "jpeg85": "The clipped noise saved as JPEG of quality 85, restored in tiles as served",
+    "pairs": "Real pairs of noisy and clean images, restored in tiles as served; levels that are given are estimated",
 }
 SYSTEMS = {
     "noisy": "noisy input",
@@ -74,9 +75,12 @@ def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, A
     card, table = root / "reports" / "metrics.json", root / "reports" / "evaluation" / "per_image.csv"
     metrics, scores = read_metrics(card), read_table(table, _SCORE, next_step=_EVALUATE)
     with reading(card, next_step=_EVALUATE):
-        tables = {title: _table(metrics[protocol]) for protocol, title in PROTOCOLS.items()}
-        weak = {title: _weak(metrics[protocol]) for protocol, title in PROTOCOLS.items()}
-        sigmas, sigma_curves = _sigmas(metrics), _sigma_curves(metrics["clipped"])
+        tables = [
+            {"title": title, **_table(metrics[protocol]), "weak": _weak(metrics[protocol])}
+            for protocol, title in PROTOCOLS.items()
+            if protocol in metrics or protocol != PAIRS
+        ]
+        sigma_curves = _sigma_curves(metrics["clipped"])
     with reading(table, next_step=_EVALUATE):
         helped, images = _helped(scores), _image_rows(root, scores)
     content = environment.get_template("report.html.j2").render(
@@ -84,8 +88,6 @@ def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, A
         serving=read_serving(root / "package" / "serving"),
         parity=read_parity(root / "package"),
         tables=tables,
-        weak=weak,
-        sigmas=sigmas,
         helped=helped,
         images=images,
         training_curves=_training_curves(root),
@@ -99,23 +101,19 @@ def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, A
     return Path(path)
 
 
-def _sigmas(metrics: dict[str, Any]) -> list[str]:
-    return sorted(metrics["clipped"]["noisy"], key=lambda level: float(level.removeprefix("sigma_")))
-
-
 def _title(system: str) -> str:
     return SYSTEMS.get(system, system.replace("base:", "base model "))
 
 
-def _table(systems: dict[str, Any]) -> list[dict[str, Any]]:
-    """Rows of the metrics, the baselines first, the final model last; the best PSNR of a column is marked."""
+def _table(systems: dict[str, Any]) -> dict[str, Any]:
+    """The levels, and rows of metrics, the baselines first, the final model last; a column's best PSNR is marked."""
     bases = sorted(name for name in systems if name.startswith("base:"))
     order = [
         name for name in ("noisy", "blur", "nlm", "bm3d", *bases, "average", "ensemble", "final") if name in systems
     ]
-    levels = sorted(systems["noisy"], key=lambda level: float(level.removeprefix("sigma_")))
+    levels = sorted(systems["noisy"], key=lambda level: float(level.partition("_")[2] or 0))
     best = {level: max(metrics[level]["psnr"] for metrics in systems.values()) for level in levels}
-    return [
+    rows = [
         {
             "title": _title(name),
             "cells": [
@@ -124,6 +122,7 @@ def _table(systems: dict[str, Any]) -> list[dict[str, Any]]:
         }
         for name in order
     ]
+    return {"levels": [level.replace("_", " ") for level in levels], "rows": rows}
 
 
 def _weak(systems: dict[str, Any]) -> list[str]:
@@ -132,9 +131,9 @@ def _weak(systems: dict[str, Any]) -> list[str]:
     for level, final in systems["final"].items():
         best = max((name for name in ("blur", "nlm") if name in systems), key=lambda name: systems[name][level]["psnr"])
         if (psnr := systems[best][level]["psnr"]) > final["psnr"]:
+            where = "" if level == "all" else f" at {level.replace('_', ' ')}"
             sentences.append(
-                f"This model is not for such images at {level.replace('_', ' ')}: {_title(best)} is better by"
-                f" {psnr - final['psnr']:.2f} dB."
+                f"This model is not for such images{where}: {_title(best)} is better by {psnr - final['psnr']:.2f} dB."
             )
     return sentences
 

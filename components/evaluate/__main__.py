@@ -1,6 +1,7 @@
 """python -m components.evaluate: metrics, curves and images into reports/."""
 
 import csv
+import itertools
 import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from components.step import run_component
 from components.tracking import StageRun
 from relume.errors import SourceError
-from relume.evaluation.held_out import Score, evaluate_held_out, photographs, summarize
+from relume.evaluation.held_out import Score, evaluate_held_out, evaluate_pairs, open_pairs, photographs, summarize
 from relume.evaluation.settings import EvaluateSettings
 from relume.files import atomic_file, atomic_folder, write_json
 from relume.images import save_image
@@ -30,6 +31,7 @@ def main() -> None:
     clean = photographs(TEST)
     if not clean:
         raise SourceError("There are no held-out photographs", where=TEST, next_step="run `dvc repro curate`")
+    pairs = None if params.pairs is None else open_pairs(params.pairs)
     networks = {f"base:{path.name}": load_model(path) for path in sorted(Path("models/bases").glob("[!.]*"))}
     networks |= {"ensemble": load_model("models/ensemble"), "final": load_model("models/final")}
 
@@ -53,6 +55,9 @@ def main() -> None:
             seed=params.seed,
             bm3d=params.bm3d,
         )
+        if pairs is not None:
+            final, sides = networks["final"], {"tile": params.tile, "halo": params.halo}
+            runs = itertools.chain(runs, evaluate_pairs(pairs.examples(), final, bm3d=params.bm3d, **sides))
         for row, images in runs:
             scores += row
             first = row[0]

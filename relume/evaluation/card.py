@@ -4,8 +4,9 @@ from pathlib import Path
 
 from relume.reading import read_as
 
+PAIRS = "pairs"  # the protocol of real pairs, which only runs whose settings name them have
 Metrics = dict[str, dict[str, dict[str, dict[str, float]]]]
-"""Protocol, system, level such as `sigma_25`, and `psnr` in dB or `ssim`, to the mean over the photographs."""
+"""Protocol, system, level such as `sigma_25`, or `all` of pairs, and `psnr` in dB or `ssim`, to the mean of images."""
 
 
 def read_metrics(path: str | Path) -> Metrics:

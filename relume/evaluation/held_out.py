@@ -1,13 +1,14 @@
-"""The graph's evaluation on held-out photographs: every system on the same noisy inputs, in four noise protocols.
+"""The graph's evaluation: every system on the same noisy held-out photographs, in four noise protocols, and on pairs.
 
 - clipped: noise clipped and rounded to 8 bits, as real files hold it; the photograph goes through the
   tiler and the 8-bit tensors that are served. This is the product's protocol.
 - unclipped: noise in float, the network on the whole photograph in process, as the published tables.
 - jpeg85, jpeg95: the clipped noise saved as JPEG of that quality, as most noisy photographs arrive. JPEG spreads the
   noise over its blocks, so that a network which knows white noise alone takes it for detail.
+- pairs: real noisy images, each with a clean one of the same scene, when the settings name a folder of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from relume.curation.quality import noise_sigma
 from relume.degradations import add_gaussian_noise, compress_jpeg, counter_rng
+from relume.errors import SourceError
 from relume.evaluation.baselines import block_matching, gaussian_blur, non_local_means
+from relume.evaluation.benchmark.sets import PAIRS as FOLDERS
+from relume.evaluation.benchmark.sets import Example, ImageSet, open_set
+from relume.evaluation.card import PAIRS
 from relume.evaluation.networks import at_level, restore_whole, tiled
+from relume.evaluation.settings import Pairs
+from relume.files import sha256_folder
 from relume.images import read_image
 from relume.metrics import measure, to_8_bit
 
@@ -31,8 +39,8 @@ class Score:
     Attributes:
         system: Such as `noisy`, `blur`, `nlm`, `base:nafnet`, `final`.
         image_id: The photograph.
-        sigma: Noise level, [0, 255] scale.
-        protocol: `clipped`, `unclipped`, `jpeg85` or `jpeg95`.
+        sigma: Noise level, [0, 255] scale; of a pair the estimate.
+        protocol: `clipped`, `unclipped`, `jpeg85`, `jpeg95` or `pairs`.
         psnr: In dB over all RGB values of the 8-bit result.
         ssim: Mean over the RGB channels.
     """
@@ -128,6 +136,58 @@ def evaluate_held_out(
                 yield _scores(images, reference, noisy, protocol=protocol, **where), images
 
 
+def open_pairs(given: Pairs) -> ImageSet:
+    """Finds the real pairs of the settings.
+
+    Raises:
+        SourceError: They are not there, or not those that the settings mean.
+    """
+    pairs = open_set(given.folder, None)
+    if pairs.pairs is None:
+        raise SourceError(
+            "The folder holds no pairs",
+            where=given.folder,
+            why=f"it has none of the subfolders {', '.join(' and '.join(pair) for pair in FOLDERS)}",
+            next_step="put both images of each pair there, under the same name",
+        )
+    if (found := sha256_folder(given.folder)) != given.sha256:
+        raise SourceError(
+            "The pairs have changed",
+            where=given.folder,
+            why=f"sha256 is {found}, not {given.sha256}",
+            next_step="write the new sha256 to evaluate.pairs in params.yaml, or bring the old pairs back",
+        )
+    return pairs
+
+
+def evaluate_pairs(
+    pairs: Iterable[Example], final: nn.Module, *, tile: int, halo: int, bm3d: bool = False
+) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
+    """Runs the baselines and the final model on real pairs, in tiles as it is served.
+
+    What needs a noise level is given an estimate from the noisy image, since nobody knows the level of a real one: the
+    mean over the channels of `relume.curation.quality.noise_sigma`.
+
+    Args:
+        pairs: Both images uint8 (H, W, 3).
+        final: In eval mode.
+        tile: Side of a served tile in pixels.
+        halo: Context of a served tile in pixels.
+        bm3d: Whether BM3D is measured as well.
+
+    Yields:
+        For each pair the scores, and the 8-bit images by system name.
+    """
+    for pair in pairs:
+        assert pair.degraded is not None
+        noisy, planes = pair.degraded, pair.degraded.astype(np.float32)
+        sigma = round(float(np.mean([noise_sigma(planes[..., channel]) for channel in range(3)])), 2)
+        restore = tiled(at_level(final, sigma), tile=tile, halo=halo, batch=2)
+        images = {"noisy": noisy, **_baselines(noisy, sigma, bm3d=bm3d), "final": restore(noisy)}
+        where = {"image_id": pair.image_id, "sigma": sigma, "protocol": PAIRS}
+        yield _scores(images, pair.clean, noisy.astype(np.float32) / np.float32(255), **where), images
+
+
 def _baselines(noisy: np.ndarray, sigma: float, *, bm3d: bool) -> dict[str, np.ndarray]:
     """What the denoisers without a network make of an 8-bit image, by system name."""
     images = {"blur": gaussian_blur(noisy, sigma), "nlm": non_local_means(noisy, sigma)}
@@ -144,10 +204,14 @@ def _scores(images: dict[str, np.ndarray], reference: np.ndarray, noisy: np.ndar
 
 
 def summarize(scores: list[Score]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
-    """Means over the photographs: protocol, then system, then `sigma_25`, then psnr and ssim, to four decimals."""
+    """Means over the photographs: protocol, then system, then `sigma_25`, then psnr and ssim, to four decimals.
+
+    Pairs have estimated levels, each its own, so they are one level: `all`.
+    """
     groups: dict[tuple[str, str, str], list[Score]] = {}
     for score in scores:
-        groups.setdefault((score.protocol, score.system, f"sigma_{score.sigma:g}"), []).append(score)
+        level = "all" if score.protocol == PAIRS else f"sigma_{score.sigma:g}"
+        groups.setdefault((score.protocol, score.system, level), []).append(score)
     summary: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for (protocol, system, level), members in groups.items():
         summary.setdefault(protocol, {}).setdefault(system, {})[level] = {

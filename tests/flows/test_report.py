@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.report import _helped, _weak
+from flows.report import _helped, _table, _weak
 
 
 def scores(gains):
@@ -40,3 +40,12 @@ def test_a_level_at_which_a_filter_is_better_is_said():
     (sentence,) = _weak(systems)
     assert "sigma 15" in sentence
     assert "OpenCV non-local means (given sigma) is better by 0.50 dB" in sentence
+
+
+def test_a_table_of_pairs_has_one_level_for_all():
+    """Their levels are estimates, so the sentence on a better filter names none."""
+    systems = {"noisy": {"all": {"psnr": 36.0}}, "blur": {"all": {"psnr": 37.0}}, "final": {"all": {"psnr": 36.5}}}
+    table = _table(systems)
+    assert table["levels"] == ["all"]
+    assert [row["cells"][0]["best"] for row in table["rows"]] == [False, True, False]
+    assert _weak(systems) == ["This model is not for such images: Gaussian blur (given sigma) is better by 0.50 dB."]

@@ -1,0 +1,85 @@
+"""The stage `evaluate` by itself, on tiny models: real pairs beside the held-out photographs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+import yaml
+
+from relume.evaluation.card import read_metrics
+from relume.files import sha256_folder
+from relume.images import save_image
+from relume.models.artifact import ModelCard, save_model
+from relume.models.registry import build
+from relume.reading import read_table
+
+ROOT = Path(__file__).parents[2]
+ARGUMENTS = {"widths": [4, 8], "blocks": [1, 1]}
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder with one held-out photograph, tiny models, and two pairs of real size differences."""
+    photograph = skimage.data.chelsea()[100:196, 150:250]
+    save_image(tmp_path / "data/curated/held_out/test/00ff.png", photograph)
+    torch.manual_seed(0)
+    for folder in ("bases/tiny", "ensemble", "final"):
+        card = ModelCard(
+            architecture="resunet", arguments=ARGUMENTS, trained_for={"description": "noise"}, provenance={}
+        )
+        save_model(tmp_path / "models" / folder, build("resunet", ARGUMENTS), card)
+    rng = np.random.default_rng(1)
+    for name, crop in {"a": photograph[:80], "b": photograph[:, :64]}.items():
+        noisy = np.clip(crop + rng.normal(0, 12, crop.shape), 0, 255).astype(np.uint8)
+        save_image(tmp_path / "pairs" / "clean" / f"{name}.png", crop)
+        save_image(tmp_path / "pairs" / "noisy" / f"{name}.png", noisy)
+    return tmp_path
+
+
+def evaluate(checkout, pairs):
+    """Runs the stage with pairs in its settings, or without."""
+    recipe = {"evaluate": {"sigmas": [25], "tile": 64, "halo": 8}}
+    params = {"evaluate": {"seed": 7, "threads": 1, "pairs": pairs}}
+    (checkout / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (checkout / "params.yaml").write_text(yaml.safe_dump(params))
+    return subprocess.run(
+        [sys.executable, "-m", "components.evaluate"],
+        cwd=checkout,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "RELUME_HOME": str(checkout / "home")},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_real_pairs_are_measured_beside_the_held_out_photographs(checkout):
+    """Every pair is measured with the baselines; the input's PSNR is that of its pixels, the level its own estimate."""
+    folder = checkout / "pairs"
+    ended = evaluate(checkout, {"folder": str(folder), "sha256": sha256_folder(folder)})
+    assert ended.returncode == 0, ended.stderr
+    metrics = read_metrics(checkout / "reports" / "metrics.json")
+    assert set(metrics["pairs"]) == {"noisy", "blur", "nlm", "final"}
+    columns = {"system": str, "protocol": str, "image_id": str, "sigma": float, "psnr": float}
+    rows = read_table(checkout / "reports/evaluation/per_image.csv", columns, next_step="none")
+    noisy = [row for row in rows if (row["protocol"], row["system"]) == ("pairs", "noisy")]
+    assert [row["image_id"] for row in noisy] == ["a", "b"]
+    for row in noisy:
+        assert row["sigma"] == pytest.approx(12, abs=2)
+        assert row["psnr"] == pytest.approx(20 * np.log10(255 / 12), abs=0.4)
+    assert metrics["pairs"]["nlm"]["all"]["psnr"] > metrics["pairs"]["noisy"]["all"]["psnr"] + 1
+
+
+def test_other_pairs_than_those_of_the_settings_are_refused(checkout):
+    """The message holds the hash to write; a folder without pairs is named before anything is measured."""
+    folder = checkout / "pairs"
+    ended = evaluate(checkout, {"folder": str(folder), "sha256": "unknown"})
+    assert ended.returncode == 2
+    assert sha256_folder(folder) in ended.stderr
+    ended = evaluate(checkout, {"folder": str(folder / "clean"), "sha256": "unknown"})
+    assert ended.returncode == 2
+    assert "holds no pairs" in ended.stderr
+    assert not (checkout / "reports").exists()
