@@ -1,4 +1,4 @@
-"""Restores one image file with the model that serves now, in this process or through Triton."""
+"""Restores an image file with the model that serves now, in this process or through Triton."""
 
 import contextlib
 import dataclasses
@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flows.release.ledger import Ledger, Release
 from relume import products
@@ -14,6 +14,7 @@ from relume.errors import ConfigError, ModelMissingError
 from relume.home import CONFIGURATION, default_product, place_of_release
 
 if TYPE_CHECKING:
+    from relume.images import DecodedImage
     from relume.serving.in_process import InProcessRestorer
     from relume.serving.restoration import Restoration
 
@@ -47,6 +48,21 @@ class RestoredFile:
         return f"{line} at {self.restoration.levels.kind} {self.restoration.level:g}"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class How:
+    """How images are restored and saved.
+
+    Attributes:
+        level: For an adjustable model, of its kind, such as the sigma of the noise; the model's default when None.
+        blend: Share of the restored image in the result, 0 to 1; the rest is the input.
+        keep: Which metadata the result has: `all`, all but the `place` where the photograph was taken, or `none`.
+    """
+
+    level: float | None = None
+    blend: float = 1.0
+    keep: Literal["all", "place", "none"] = "all"
+
+
 def restore_file(
     source: str | Path,
     target: str | Path,
@@ -55,7 +71,7 @@ def restore_file(
     server: str | None = None,
     product: str | None = None,
     model: str | Path | None = None,
-    level: float | None = None,
+    how: How = How(),
     on_progress: Callable[[int, int], None] | None = None,
 ) -> RestoredFile:
     """Restores an image file.
@@ -67,35 +83,71 @@ def restore_file(
         server: Triton's address; in this process when None.
         product: The product to restore with; see `choose`, and with a server `released_product`, for None.
         model: The folder of a served model or a package, instead of a product.
-        level: For an adjustable model, of its kind, such as the sigma of the noise; the model's default when None.
+        how: The level, and what the result holds.
         on_progress: Called with the tiles done and the tiles in all.
 
     Raises:
         ImageError: The image cannot be read, or the format of `target` is unknown.
         ModelMissingError: There is no model yet.
-        ConfigError: The model takes no level, `level` is no level of its kind, or nothing says which product is meant.
+        ConfigError: The model takes no level, it is no level of its kind, or nothing says which product is meant.
         ServerUnreachableError: The server does not answer.
     """
-    import numpy as np
-
-    from relume.images import check_suffix, read_image, save_image, to_uint8
+    from relume.images import check_suffix, read_image
 
     check_suffix(target)
     image = read_image(source)
-    notes = (
-        []
-        if image.pixels.dtype == np.uint8
-        else ["16-bit values were rounded to 8 bits, because the model takes 8-bit images"]
-    )
-    pixels = to_uint8(image.pixels)
-    with _restorer(server, Path(root), product, model) as (restorer, whose):
+    with open_restorer(Path(root), server=server, product=product, model=model) as opened:
+        return opened.restored(image, Path(target), how, on_progress)()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A restorer that is ready.
+
+    Attributes:
+        restorer: Of this process or a server.
+        server: Whose server it asks, None in this process.
+        model: What it restores with, for who must know whether that is the same as before.
+    """
+
+    restorer: Any
+    server: str | None
+    model: str
+
+    def restored(
+        self, image: "DecodedImage", target: Path, how: How, on_progress: Callable[[int, int], None] | None
+    ) -> Callable[[], RestoredFile]:
+        """Restores an image, and gives the function that writes it, which another thread may run meanwhile."""
+        import cv2
+        import numpy as np
+
+        from relume.images import Metadata, save_image, to_uint8
+
+        notes, pixels = [], to_uint8(image.pixels)
+        if image.pixels.dtype != np.uint8:
+            notes.append("16-bit values were rounded to 8 bits, because the model takes 8-bit images")
+        if problem := image.metadata.problem:
+            notes.append(problem)
         started = time.perf_counter()
-        restoration: Restoration = restorer.restore(pixels, level=level, on_progress=on_progress)
-        seconds = time.perf_counter() - started
-    if restoration.levels and restoration.level is not None and (note := restoration.levels.note(restoration.level)):
-        notes.append(note)
-    save_image(target, restoration.image, icc_profile=image.icc_profile)
-    return RestoredFile(target=Path(target), restoration=restoration, seconds=seconds, notes=tuple(notes), server=whose)
+        restoration: Restoration = self.restorer.restore(pixels, level=how.level, on_progress=on_progress)
+        seconds, levels = time.perf_counter() - started, restoration.levels
+        if levels and restoration.level is not None and (note := levels.note(restoration.level)):
+            notes.append(note)
+        result = restoration.image
+        if how.blend < 1:
+            result = cv2.addWeighted(result, how.blend, pixels, 1 - how.blend, 0)
+        if image.header.gray:
+            result = np.rint(result.mean(axis=2, keepdims=True)).astype(np.uint8)
+        metadata = Metadata() if how.keep == "none" else image.metadata
+        metadata = metadata.without_location() if how.keep == "place" else metadata
+
+        def write() -> RestoredFile:
+            save_image(target, result, metadata=metadata)
+            return RestoredFile(
+                target=target, restoration=restoration, seconds=seconds, notes=tuple(notes), server=self.server
+            )
+
+        return write
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,12 +166,16 @@ class Chosen:
 
 
 @contextlib.contextmanager
-def _restorer(
-    server: str | None, root: Path, product: str | None, model: str | Path | None
-) -> Iterator[tuple[Any, str | None]]:
-    """The restorer, and whose server it asks."""
+def open_restorer(
+    root: Path, *, server: str | None = None, product: str | None = None, model: str | Path | None = None
+) -> Iterator[Opened]:
+    """Loads the model that restores, or connects to the server that does; see `restore_file`."""
     if server is None:
-        yield _in_process(choose(root, product=product, model=model)), None
+        from relume.files import sha256_folder
+
+        chosen = choose(root, product=product, model=model)
+        restorer = _in_process(chosen)
+        yield Opened(restorer=restorer, server=None, model=f"{restorer.release} {sha256_folder(chosen.folder)}")
         return
     if model is not None:
         raise ConfigError(
@@ -140,8 +196,9 @@ def _restorer(
     from relume.serving.triton_client import TritonRestorer
 
     own = EmbeddedTriton(place_of_release(root)[1]).at(server)
-    with TritonRestorer(server, product, key=own.key if own else None) as restorer:
-        yield restorer, "this home's server" if own else f"the server of {folder_of(restorer.server())}"
+    with TritonRestorer(server, product, key=own.key if own else None) as client:
+        whose = "this home's server" if own else f"the server of {folder_of(client.server())}"
+        yield Opened(restorer=client, server=whose, model=client.served().release)
 
 
 def _in_process(chosen: Chosen) -> "InProcessRestorer":

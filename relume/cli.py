@@ -21,6 +21,8 @@ from relume.interrupts import end_like_ctrl_c
 from relume.user import give_name_and_home
 
 if TYPE_CHECKING:
+    from flows.restore import How, Opened
+    from flows.restore_files import Job
     from relume.recipes.check import Report
 
 
@@ -59,8 +61,14 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("source", type=click.Path())
-@click.option("-o", "--output", required=True, type=click.Path(), help="File to write; its suffix sets the format.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path())
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(),
+    help="File to write, whose suffix sets the format; a folder for several images or a folder of them.",
+)
 @click.option("--server", help="Restore with the Triton server at this address: HOST:PORT (gRPC) or http://HOST:PORT.")
 @click.option(
     "--product",
@@ -71,28 +79,42 @@ def main() -> None:
     "--model", type=click.Path(), help="Folder of a served model or a package to restore with, such as models/exported."
 )
 @click.option("--level", type=float, help="Level for an adjustable model, such as the sigma of the noise.")
+@click.option(
+    "--blend",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="Share of the restored image in the result; the rest is the input.",
+)
+@click.option("--strip", is_flag=True, help="Leave out all metadata: EXIF, XMP, colour profile, resolution.")
+@click.option("--strip-place", is_flag=True, help="Leave out where the photograph was taken.")
 @click.option("--strength", type=float, hidden=True)
 def restore(
-    source: str,
+    sources: tuple[str, ...],
     output: str,
     server: str | None,
     product: str | None,
     model: str | None,
     level: float | None,
+    blend: float,
+    strip: bool,
+    strip_place: bool,
     strength: float | None,
 ) -> None:
-    """Restore an image.
+    """Restore images: files, folders, or patterns in quotes.
 
     Uses the product's champion (its released model) or, if nothing of that product was released, the model of that
-    name that ships with relume.
+    name that ships with relume. Metadata is kept. Into a folder, images that are restored there already are skipped.
 
     \b
     Examples:
       relume restore photo.jpg -o clean.jpg
+      relume restore holiday/ -o restored/
       relume restore noisy.png -o clean.png --product denoise
       relume restore noisy.jpg -o clean.png --server 127.0.0.1:8001
     """
-    from flows.restore import restore_file
+    from flows.restore import How, open_restorer, restore_file
+    from flows.restore_files import is_folder, jobs_of
 
     if strength is not None:
         click.echo(
@@ -101,12 +123,55 @@ def restore(
         if level is not None:
             raise click.UsageError("--level and --strength cannot be used together; use --level")
         level = strength
+    how = How(level=level, blend=blend, keep="none" if strip else "place" if strip_place else "all")
+    if is_folder(sources, output):
+        jobs = jobs_of(sources, output)
+        with open_restorer(Path(), server=server, product=product, model=model) as opened:
+            _restore_files(jobs, Path(output), opened, how)
+        return
     result = restore_file(
-        source, output, server=server, product=product, model=model, level=level, on_progress=_progress("tiles")
+        sources[0], output, server=server, product=product, model=model, how=how, on_progress=_progress("tiles")
     )
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(f"{result}{' (default)' if level is None and result.restoration.levels else ''}")
+
+
+def _restore_files(jobs: "list[Job]", output: Path, opened: "Opened", how: "How") -> None:
+    """Restores images into a folder, a line for each; ends with 1 if one failed."""
+    import time
+
+    from flows.restore_files import restore_files
+    from relume.durations import time_left
+
+    started, terminal = time.monotonic(), sys.stderr.isatty()
+    restored, skipped, failed, megapixels = 0, 0, 0, 0.0
+
+    def progress(number: int, tiles: int, of: int) -> None:
+        if terminal:
+            left = time_left(time.monotonic() - started, number, len(jobs))
+            click.echo(f"\r\x1b[Kimage {number + 1}/{len(jobs)}  {tiles}/{of} tiles  {left}", nl=False, err=True)
+
+    for outcome in restore_files(jobs, output, opened, how, progress):
+        if terminal:
+            click.echo("\r\x1b[K", nl=False, err=True)
+        if outcome.failed:
+            failed += 1
+            click.echo(f"error: {outcome.failed}", err=True)
+        elif outcome.restored is None:
+            skipped += 1
+        else:
+            restored += 1
+            height, width = outcome.restored.restoration.image.shape[:2]
+            megapixels += height * width / 1e6
+            for note in outcome.restored.notes:
+                click.echo(f"note: {outcome.job.source}: {note}", err=True)
+            click.echo(str(outcome.restored))
+    seconds = time.monotonic() - started
+    speed = f"; {megapixels:.1f} megapixels in {seconds:.0f} s" if restored else ""
+    click.echo(f"{restored} restored, {skipped} done before, {failed} failed{speed}")
+    if failed:
+        raise click.exceptions.Exit(1)
 
 
 @main.group()

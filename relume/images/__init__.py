@@ -3,10 +3,12 @@
 from relume.images.decoding import DecodedImage, decode, read_bytes, read_image
 from relume.images.encoding import check_suffix, encode, save_image, to_uint8
 from relume.images.header import Header, read_header
+from relume.images.metadata import Metadata
 
 __all__ = [
     "DecodedImage",
     "Header",
+    "Metadata",
     "check_suffix",
     "decode",
     "encode",

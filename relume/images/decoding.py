@@ -6,7 +6,7 @@ An image file becomes (H, W, 3) RGB, uint8 for up to 8 bits a channel and uint16
 - Gray becomes three equal channels; palettes are resolved; of an animation the first frame counts.
 - Alpha is composited over white, since colours under transparent pixels are arbitrary.
 - CMYK is converted by the plain formula. ICC profiles are never applied: RGB values stay as they
-  are in the file, and the profile of an RGB file is passed on so that it can be saved again.
+  are in the file, and the profile of an RGB file is passed on, as EXIF, XMP and resolution are, to be saved again.
 """
 
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from relume.errors import ImageError
 from relume.files import open_regular
 from relume.images.bands import bands
 from relume.images.header import Header, damaged, open_image, too_large
+from relume.images.metadata import Metadata, metadata_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +29,12 @@ class DecodedImage:
     Attributes:
         pixels: (H, W, 3) RGB, uint8 or uint16.
         header: The facts about the file it came from.
-        icc_profile: The colour profile of an RGB file, to be saved with the result.
+        metadata: What else the file holds, to be saved with the result.
     """
 
     pixels: np.ndarray
     header: Header
-    icc_profile: bytes | None
+    metadata: Metadata
 
 
 def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, min_side: int = 1) -> DecodedImage:
@@ -61,7 +62,6 @@ def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, 
             why=f"it has {header.width}x{header.height} pixels, and each side must have at least {min_side}",
             next_step="use a larger image",
         )
-    profile = opened.info.get("icc_profile") if header.mode.startswith(("RGB", "P")) else None
     try:
         pixels = np.empty((header.height, header.width, 3), np.uint16 if header.bit_depth == 16 else np.uint8)
         if header.bit_depth == 16:
@@ -70,7 +70,8 @@ def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, 
             _fill(_as_stored(pixels, header), opened)
     except Exception as error:  # whatever a decoder raises belongs to this file
         raise damaged(data, header.format, error, where) from error
-    return DecodedImage(pixels=pixels, header=header, icc_profile=profile)
+    metadata = metadata_of(opened, header.format, colour=header.mode.startswith(("RGB", "P")))
+    return DecodedImage(pixels=pixels, header=header, metadata=metadata)
 
 
 def read_image(path: str | Path, *, max_megapixels: float = 200.0) -> DecodedImage:

@@ -11,6 +11,7 @@ import numpy as np
 from relume.errors import ImageError, StorageError
 from relume.files import write_bytes
 from relume.images.bands import bands
+from relume.images.metadata import NONE, Metadata
 
 _SUFFIX_FORMAT = {
     ".png": "PNG",
@@ -50,16 +51,16 @@ def check_suffix(path: str | Path) -> str:
     return _SUFFIX_FORMAT[suffix]
 
 
-def encode(pixels: np.ndarray, suffix: str, *, icc_profile: bytes | None = None, where: object = None) -> bytes:
-    """Encodes RGB pixels in the format of a suffix; equal pixels give equal bytes.
+def encode(pixels: np.ndarray, suffix: str, *, metadata: Metadata = NONE, where: object = None) -> bytes:
+    """Encodes RGB or gray pixels in the format of a suffix; equal pixels give equal bytes.
 
     PNG and TIFF keep uint8 and uint16 without loss. JPEG (quality 95, 4:4:4) and WebP (quality 95)
     hold 8 bits: uint16 is rounded.
 
     Args:
-        pixels: (H, W, 3) RGB, uint8 or uint16.
+        pixels: (H, W, 3) RGB, uint8 or uint16, or (H, W, 1) gray, uint8.
         suffix: Such as `.png`.
-        icc_profile: Colour profile to put into the file.
+        metadata: To put into the file; of 16-bit images the colour profile only.
         where: Path for messages.
 
     Raises:
@@ -67,12 +68,12 @@ def encode(pixels: np.ndarray, suffix: str, *, icc_profile: bytes | None = None,
     """
     kind = check_suffix(f"image{suffix}")
     if pixels.dtype == np.uint16 and kind == "PNG":
-        return _encode_deep_png(pixels, icc_profile)
+        return _encode_deep_png(pixels, metadata.icc_profile)
     buffer = io.BytesIO()
     if pixels.dtype == np.uint16 and kind == "TIFF":
         import tifffile
 
-        tifffile.imwrite(buffer, pixels, photometric="rgb", compression="zlib", iccprofile=icc_profile)
+        tifffile.imwrite(buffer, pixels, photometric="rgb", compression="zlib", iccprofile=metadata.icc_profile)
         return buffer.getvalue()
 
     from PIL import Image
@@ -84,7 +85,8 @@ def encode(pixels: np.ndarray, suffix: str, *, icc_profile: bytes | None = None,
         "TIFF": {"compression": "tiff_adobe_deflate"},
     }
     try:
-        Image.fromarray(to_uint8(pixels)).save(buffer, kind, icc_profile=icc_profile, **options[kind])
+        image = Image.fromarray(to_uint8(pixels).squeeze(2) if pixels.shape[2] == 1 else to_uint8(pixels))
+        image.save(buffer, kind, **options[kind] | metadata.options(kind))
     except (OSError, ValueError) as error:
         raise ImageError(
             f"The image cannot be encoded as {kind}",
@@ -96,15 +98,15 @@ def encode(pixels: np.ndarray, suffix: str, *, icc_profile: bytes | None = None,
     return buffer.getvalue()
 
 
-def save_image(path: str | Path, pixels: np.ndarray, *, icc_profile: bytes | None = None) -> None:
-    """Writes RGB pixels atomically in the format of the path's suffix; see `encode`.
+def save_image(path: str | Path, pixels: np.ndarray, *, metadata: Metadata = NONE) -> None:
+    """Writes RGB or gray pixels atomically in the format of the path's suffix; see `encode`.
 
     Raises:
         ImageError: As `encode`, and `unwritable` when the file cannot be written.
     """
     path = Path(path)
     check_suffix(path)
-    data = encode(pixels, path.suffix, icc_profile=icc_profile, where=path)
+    data = encode(pixels, path.suffix, metadata=metadata, where=path)
     try:
         write_bytes(path, data)
     except (OSError, StorageError) as error:

@@ -67,13 +67,18 @@ class Header:
         return self.width * self.height * (21 if self.bit_depth == 16 or self.format == "WEBP" else 10)
 
     @property
+    def gray(self) -> bool:
+        """Whether the file holds gray values, with or without alpha."""
+        return self.channels <= 2
+
+    @property
     def megapixels(self) -> float:
         """Size of the image in millions of pixels."""
         return self.width * self.height / 1e6
 
 
 def read_header(data: bytes, *, where: object = None) -> Header:
-    """Reads the facts about a image from its file's bytes without decoding the pixels.
+    """Reads the facts about an image from its file's bytes without decoding the pixels.
 
     Args:
         data: The bytes of the file.

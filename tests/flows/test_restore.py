@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from flows.release.ledger import Ledger, Release
-from flows.restore import released_product, restore_file
+from flows.restore import How, released_product, restore_file
 from relume.cli import main
 from relume.errors import ConfigError, ModelMissingError, ReleaseError
 from relume.files import sha256_folder, write_json
@@ -42,7 +42,7 @@ def adjustable(checkout):
 @pytest.mark.parametrize(("asked", "level"), [(None, 37.25), (20, 20), (90, 90)])
 def test_level(adjustable, asked, level):
     """The file holds what the model gives at the level, or at its default, which the result states."""
-    result = restore_file("noisy.png", "clean.png", model="models/exported", level=asked)
+    result = restore_file("noisy.png", "clean.png", model="models/exported", how=How(level=asked))
     assert (result.restoration.release, result.restoration.level) == ("models/exported", level)
     np.testing.assert_array_equal(read_image("clean.png").pixels, convolve(IMAGE, BLUR, level))
     assert [note for note in result.notes if "15 to 75" in note] == list(result.notes)
@@ -153,7 +153,7 @@ def test_level_of_a_model_that_takes_none(checkout):
     """It is refused, nothing is written, and without a level the line says nothing of one."""
     write_tiny_model(checkout / "models" / "exported")
     with pytest.raises(ConfigError, match="takes no level: models/exported"):
-        restore_file("noisy.png", "clean.png", model="models/exported", level=25)
+        restore_file("noisy.png", "clean.png", model="models/exported", how=How(level=25))
     assert not (checkout / "clean.png").exists()
     result = CliRunner().invoke(main, ["restore", "noisy.png", "-o", "clean.png", "--model", "models/exported"])
     assert result.stdout.endswith("by models/exported\n")

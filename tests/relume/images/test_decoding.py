@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from relume.errors import ImageError
-from relume.images import decode, encode, read_header, read_image, save_image, to_uint8
+from relume.images import Metadata, decode, encode, read_header, read_image, save_image, to_uint8
 
 
 def noise(height=30, width=44, channels=3, dtype=np.uint8, seed=0):
@@ -241,10 +241,10 @@ def test_lossless_formats_give_back_pixels_and_profile(tmp_path, suffix, dtype):
     from PIL import ImageCms
 
     pixels, profile = noise(dtype=dtype), ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    save_image(tmp_path / f"picture{suffix}", pixels, icc_profile=profile)
+    save_image(tmp_path / f"picture{suffix}", pixels, metadata=Metadata(icc_profile=profile))
     picture = read_image(tmp_path / f"picture{suffix}")
     np.testing.assert_array_equal(picture.pixels, pixels)
-    assert picture.icc_profile == profile
+    assert picture.metadata.icc_profile == profile
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".webp"])

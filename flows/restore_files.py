@@ -1,0 +1,184 @@
+"""Restores many image files with one loaded model: which files, what is done already, and what became of each.
+
+While an image is restored, the next one is decoded and the one before is encoded: three images are in memory.
+"""
+
+import dataclasses
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from flows.restore import How, Opened, RestoredFile
+from relume.errors import ConfigError, ImageError, SourceError
+from relume.images import DecodedImage, check_suffix, decode, read_bytes
+from relume.ingestion.sources import image_files
+
+RECORD = ".relume-restored.jsonl"  # in the output folder: of each file what it was made from, and how
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """An image to restore, and the file to write."""
+
+    source: Path
+    target: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of an image: `restored`, or why it `failed`; neither if it was done before."""
+
+    job: Job
+    restored: RestoredFile | None = None
+    failed: ImageError | None = None
+
+
+def is_folder(sources: Sequence[str | Path], output: str | Path) -> bool:
+    """Whether the output is a folder: there are several sources or a folder of them, or it is one or ends like one."""
+    several = len(sources) > 1 or Path(sources[0]).is_dir()
+    pattern = not os.path.lexists(sources[0]) and glob.has_magic(str(sources[0]))
+    return several or pattern or Path(output).is_dir() or str(output).endswith(("/", os.sep))
+
+
+def jobs_of(sources: Sequence[str | Path], output: str | Path) -> list[Job]:
+    """What is to be restored into a folder.
+
+    Args:
+        sources: Image files, folders, whose structure is kept, and patterns such as `*.jpg`.
+        output: The folder. Names are kept; formats that are not written become PNG.
+
+    Raises:
+        SourceError: There is nothing to restore.
+        ConfigError: Two images would be written to one file, or an image over an original.
+    """
+    output = Path(output)
+    within = output.resolve()
+    jobs: dict[Path, Job] = {}
+    for source in map(Path, sources):
+        if source.is_dir():
+            found = image_files(source)
+            if within != source.resolve():  # an output folder inside of the source holds earlier results
+                found = [path for path in found if not path.resolve().is_relative_to(within)]
+            named = {path: path.relative_to(source) for path in found}
+        elif os.path.lexists(source) or not glob.has_magic(str(source)):
+            named = {source: Path(source.name)}
+        else:
+            named = {path: Path(path.name) for path in map(Path, sorted(glob.glob(str(source), recursive=True)))}
+        if not named:
+            raise SourceError("There are no images to restore", where=source, next_step="check the path")
+        for path, name in named.items():
+            target = output / _writable(name)
+            if target in jobs:
+                raise ConfigError(
+                    "Two images would be written to one file",
+                    where=target,
+                    why=f"{jobs[target].source} and {path}",
+                    next_step="restore them into different folders",
+                )
+            jobs[target] = Job(path, target)
+    originals = {job.source.resolve() for job in jobs.values()}
+    if over := next((job for job in jobs.values() if job.target.resolve() in originals), None):
+        raise ConfigError(
+            "An original would be overwritten", where=over.target, next_step="give another folder with --output"
+        )
+    return list(jobs.values())
+
+
+def _writable(name: Path) -> Path:
+    try:
+        check_suffix(name)
+    except ImageError:
+        return name.with_name(f"{name.name}.png")
+    return name
+
+
+def restore_files(
+    jobs: Sequence[Job],
+    output: Path,
+    opened: Opened,
+    how: How,
+    on_progress: Callable[[int, int, int], None] | None = None,
+) -> Iterator[Outcome]:
+    """Restores images one after the other; one that cannot be read or written does not end the others.
+
+    What an earlier call restored from the same bytes, by the same model in the same way, is left as it is.
+
+    Args:
+        jobs: The images.
+        output: The folder that keeps the record of what is done.
+        opened: The restorer.
+        how: The level, and what the results hold.
+        on_progress: Called with the number of the image, its tiles done and all its tiles.
+
+    Yields:
+        What became of each, in their order.
+    """
+    record = output / RECORD
+    done = _read_record(record)
+    made = {"model": opened.model, **dataclasses.asdict(how)}
+
+    def read(job: Job) -> tuple[DecodedImage | None, dict]:
+        data = read_bytes(job.source)
+        entry = {"target": os.path.relpath(job.target, output), "source": hashlib.sha256(data).hexdigest(), **made}
+        if done.get(entry["target"]) == entry and job.target.is_file():
+            return None, entry
+        return decode(data, where=job.source), entry
+
+    def restored(number: int, job: Job, image: Future) -> Callable[[], Outcome]:
+        def progress(tiles: int, of: int) -> None:
+            if on_progress:
+                on_progress(number, tiles, of)
+
+        try:
+            decoded, entry = image.result()
+            if decoded is None:
+                return lambda: Outcome(job)
+            write = opened.restored(decoded, job.target, how, progress)
+        except ImageError as error:
+            failed = Outcome(job, failed=error)
+            return lambda: failed
+
+        def finish() -> Outcome:
+            stem = glob.escape(job.target.stem)
+            for unfinished in job.target.parent.glob(f".{stem}.????????{job.target.suffix}"):  # left by a kill
+                unfinished.unlink(missing_ok=True)
+            try:
+                result = write()
+            except ImageError as error:
+                return Outcome(job, failed=error)
+            with open(record, "a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+            return Outcome(job, restored=result)
+
+        return finish
+
+    output.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        ahead, writing = reader.submit(read, jobs[0]), None
+        for number, job in enumerate(jobs):
+            image = ahead
+            if number + 1 < len(jobs):
+                ahead = reader.submit(read, jobs[number + 1])
+            finish = restored(number, job, image)
+            if writing is not None:
+                yield writing.result()
+            writing = writer.submit(finish)
+        if writing is not None:
+            yield writing.result()
+
+
+def _read_record(path: Path) -> dict[str, dict]:
+    """By target how it was made; a line that a kill cut off counts for nothing."""
+    done = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            done[entry["target"]] = entry
+        except (ValueError, KeyError, TypeError):
+            continue
+    return done
