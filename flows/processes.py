@@ -100,7 +100,7 @@ def start_process(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**(os.environ if env is None else env), _MARK: _mark(folder, name)},
+                env={**(os.environ if env is None else env), **mark(folder, name)},
                 cwd=cwd,
             )
         except OSError as error:
@@ -129,6 +129,8 @@ def record_process(
     address: str | None = None,
 ) -> ProcessRecord:
     """Writes down a process that leads a session of its own, so that `stop_process` can end it later.
+
+    Its environment holds `mark(folder, name)`.
 
     Args:
         name: Short name of the process.
@@ -210,9 +212,10 @@ def running_process(folder: Path, name: str) -> ProcessRecord | None:
 
 
 def stop_process(folder: Path, name: str, *, grace: float = 10.0) -> bool:
-    """Ends the process called `name` with everything in its session, and removes its record.
+    """Ends the process called `name` with everything that it started, and removes its record.
 
-    Where the record cannot be read, what was started under it is known by a mark in its environment.
+    What was started is known by its session and by a mark in its environment, which stays where a process begins a
+    session of its own, and where the record cannot be read or was never written.
 
     Args:
         folder: Where its record is.
@@ -222,12 +225,10 @@ def stop_process(folder: Path, name: str, *, grace: float = 10.0) -> bool:
     Returns:
         Whether anything was running.
     """
-    record, look = None, partial(_marked, _mark(folder, name))
+    record = None
     with contextlib.suppress(BrokenFileError):
         record = recorded_process(folder, name)
-        if record is None:
-            return False
-        look = partial(_session, record)
+    look = partial(_started, record, mark(folder, name))
     members = look()
     _signal(members, signal.SIGTERM)
     if not _gone(look, grace):
@@ -331,18 +332,19 @@ def _session(record: ProcessRecord) -> list[psutil.Process]:
     return members
 
 
-def _mark(folder: Path, name: str) -> str:
-    return str((folder / f"{name}.json").absolute())
+def mark(folder: Path, name: str) -> dict[str, str]:
+    """What the environment of the process called `name` says, and that of all it starts: the path of its record."""
+    return {_MARK: str((folder / f"{name}.json").absolute())}
 
 
-def _marked(mark: str) -> list[psutil.Process]:
-    """The living processes that were started under a record, and their children."""
-    members = []
+def _started(record: ProcessRecord | None, mark: Mapping[str, str]) -> list[psutil.Process]:
+    """The living processes of the record's session, and those that carry its mark."""
+    members = _session(record) if record else []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(_MARK) == mark and start_mark(process.pid) is not None:
+            if mark.items() <= process.environ().items() and start_mark(process.pid) is not None:
                 members.append(process)
-    return [process for process in members if process.pid != os.getpid()]
+    return [process for process in set(members) if process.pid != os.getpid()]
 
 
 def remove_record(path: Path) -> None:

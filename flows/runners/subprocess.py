@@ -20,7 +20,7 @@ from flows.dvc_commands import start_dvc
 from flows.environment import child_environment
 from flows.graph import Stage
 from flows.lock import entry_of
-from flows.processes import record_process, stop_process
+from flows.processes import mark, record_process, stop_process
 from flows.run_commit import clone_commit
 from flows.runners import Run, StageCancelledError, StageResult
 from relume.errors import NOT_WORTH_RETRYING, StageFailedError
@@ -140,8 +140,8 @@ class SubprocessRunner:
 
     def _dvc(self, stage: Stage, clone: Path, arguments: list[str], seen: "_Output") -> str | None:
         """Runs one command of DVC to its end; gives why it failed, or None."""
-        process = start_dvc(clone, arguments, self._stage_environment(stage))
         folder, log = self._run.stage_folder(stage), self._run.log(stage)
+        process = start_dvc(clone, arguments, self._stage_environment(stage) | mark(folder, PROCESS))
         record_process(PROCESS, process, folder=folder, command=["dvc", *arguments], log=log)
         reader = threading.Thread(target=self._read, args=(stage, process.stdout, seen), daemon=True)
         reader.start()

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
@@ -13,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.processes import free_port, running_process, start_mark, start_process, stop_process
+from flows.processes import free_port, mark, running_process, start_mark, start_process, stop_process
 from relume.errors import BrokenFileError, ServiceError
 from tests.flows.toy import wait_until
 
@@ -172,6 +173,45 @@ def test_what_a_dead_leader_left_is_ended_before_the_next_start(folder):
     finally:
         stop_process(folder, "server")
     assert is_free(port)
+
+
+def test_what_moved_to_a_session_of_its_own_is_ended_too(folder):
+    """A child that begins a session of its own, as a daemon does, ends with the process that started it."""
+    started = folder / "pid"
+    lead = (
+        "import pathlib, subprocess, sys, time;"
+        f"child = subprocess.Popen([sys.executable, '-c', {SLEEP[-1]!r}], start_new_session=True);"
+        f"pathlib.Path({str(started)!r}).write_text(str(child.pid)); time.sleep(60)"
+    )
+    start_process("one", [sys.executable, "-c", lead], folder=folder, ready=started.exists, timeout=20)
+    wait_until(lambda: started.read_text())
+    child = int(started.read_text())
+    assert start_mark(child)
+    assert stop_process(folder, "one", grace=1.0)
+    assert start_mark(child) is None
+
+
+def test_what_a_killed_command_started_without_a_record_is_ended(folder):
+    """A command that is killed between the start of a process and its record leaves one that the next start ends."""
+    code = (
+        "import os, pathlib, sys; from flows import processes;"
+        "processes.record_process = lambda *_, **__: os.kill(os.getpid(), 9);"
+        "processes.start_process('one', sys.argv[2:], folder=pathlib.Path(sys.argv[1]), ready=bool, timeout=9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder), *SLEEP], timeout=60)
+    assert not (folder / "one.json").exists()
+    found = [process for process in psutil.process_iter() if marked(process, folder)]
+    assert len(found) == 1
+    record = start_process("one", SLEEP, folder=folder, ready=lambda: True, timeout=5)
+    assert [process.pid for process in psutil.process_iter() if marked(process, folder)] == [record.pid]
+
+
+def marked(process: psutil.Process, folder: Path) -> bool:
+    """Whether a living process was started under the record `one` of a folder."""
+    try:
+        return mark(folder, "one").items() <= process.environ().items() and start_mark(process.pid) is not None
+    except psutil.Error:
+        return False
 
 
 def test_another_program_at_the_address_is_not_taken_for_it(folder):

@@ -46,7 +46,7 @@ class Clients:
                     self.errors.append(error)
                     self._end.wait(0.1)
                     continue
-                matching = [name for name, answer in self.answers.items() if np.array_equal(restored, answer)]
+                matching = [name for name, answer in list(self.answers.items()) if np.array_equal(restored, answer)]
                 self.seen.append(matching[0] if matching else "a mixture")
                 self._end.wait(self._pause)
 

@@ -32,6 +32,8 @@ def onnx_filter(path: Path, kernel: np.ndarray, *, tile: int = TILE, adjustable:
         numpy_helper.from_array(np.array([0, 0, pad, pad, 0, 0, pad, pad], np.int64), "pads"),
         numpy_helper.from_array(np.float32(0), "zero"),
         numpy_helper.from_array(np.float32(255), "top"),
+    ]
+    mixing_constants = [
         numpy_helper.from_array(np.float32(25), "all"),
         numpy_helper.from_array(np.float32(1), "one"),
         numpy_helper.from_array(np.array([2, 3]), "axes"),
@@ -60,7 +62,7 @@ def onnx_filter(path: Path, kernel: np.ndarray, *, tile: int = TILE, adjustable:
         "filter",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, shape), *level],
         [helper.make_tensor_value_info("restored", TensorProto.UINT8, shape)],
-        constants,
+        [*constants, *(mixing_constants if adjustable else [])],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
 

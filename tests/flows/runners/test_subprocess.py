@@ -185,8 +185,9 @@ def test_cancelling_ends_what_runs_and_starts_nothing_more(toy):
     assert toy.ran() == ["first"]
 
 
-def test_what_a_killed_driver_left_is_ended(toy):
-    """Processes and clones of a driver that is gone are found by their record and ended."""
+@pytest.mark.parametrize("record", ["whole", "damaged"])
+def test_what_a_killed_driver_left_is_ended(toy, record):
+    """Processes and clones of a driver that is gone are found by their record, also by a damaged one, and ended."""
     toy.tell("sleep", "first", 60)
     driver = os.fork()
     if driver == 0:
@@ -198,6 +199,8 @@ def test_what_a_killed_driver_left_is_ended(toy):
     os.kill(driver, 9)
     os.waitpid(driver, 0)
     assert components_alive(toy)
+    if record == "damaged":
+        (toy.home / "runs" / "r1" / "first" / "process.json").write_text("{")
     end_leftovers(toy.home)
     assert components_alive(toy) == []
     assert not (toy.home / "runs" / "r1" / "first").exists()
