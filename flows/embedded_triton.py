@@ -3,8 +3,9 @@
 It runs in a session of its own and outlives the command that started it. In RELUME_HOME/triton, server.json has its
 addresses and the key of its control, and no other user may read it; triton.json has its process, triton.log its output.
 
-Its control (loading and unloading models, shared memory, traces, logging) is for those who show the key; restoring is
-for all who reach it. It is named by the address of its home's folder, so that no home takes another's for its own.
+Its control (loading and unloading models, shared memory, traces, logging) is for those who show the key, and so is
+restoring over HTTP; restoring over gRPC is for all who reach it. It is named by the address of its home's folder, so
+that no home takes another's for its own.
 """
 
 import contextlib
@@ -41,6 +42,12 @@ _EXIT_SECONDS = 10
 INSTALL = "sh infra/triton/install.sh"
 # All that changes something, and what tells whose shared memory there is. Clients need the others to restore.
 _RESTRICTED = "model-repository,shared-memory,trace,logging"
+# This release of Triton ends by a segmentation fault at deeply nested JSON and at a body of many chunks, which any web
+# page can send to loopback. Where the key is missing it reads no body.
+_RESTRICTED_OVER_HTTP = f"{_RESTRICTED},inference"
+# It copies the whole body of a form to the stack of a thread, whoever sends it, and ends where that is too small: each
+# gets 1 GiB, which is address space only, except where the kernel counts that as used memory.
+_LARGE_STACKS = 'if [ "$(cat /proc/sys/vm/overcommit_memory)" != 2 ]; then ulimit -S -s 1048576; fi; exec "$@"'
 # What the server and the models' Python are given of this process's environment; above all no credentials.
 _ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "TMPDIR", "TZ")
 
@@ -369,11 +376,12 @@ class EmbeddedTriton:
     def _command(self, server: TritonServer) -> list[str]:
         installation = self._installation / "tritonserver"
         return [
+            *("/bin/sh", "-c", _LARGE_STACKS, "sh"),
             str(installation / "bin" / "tritonserver"),
             f"--model-repository={server.repository}",
             f"--backend-directory={installation / 'backends'}",
             f"--id={self.name}",
-            f"--http-restricted-api={_RESTRICTED}:{KEY_HEADER}={server.key}",
+            f"--http-restricted-api={_RESTRICTED_OVER_HTTP}:{KEY_HEADER}={server.key}",
             f"--grpc-restricted-protocol={_RESTRICTED}:{KEY_HEADER}={server.key}",
             "--model-control-mode=explicit",
             "--disable-auto-complete-config",
@@ -404,14 +412,18 @@ def trial_server(home: Path) -> Iterator[TritonServer]:
     Whatever the model does to it (it may crash or hang it), the server that clients use does not notice. It ends with
     the `with` statement, without waiting for anything; what a killed command left of it ends before.
     """
+    end_trial(home)
+    try:
+        yield EmbeddedTriton(home, trial=True).start(grpc_port=None, http_port=None, metrics_port=None)
+    finally:
+        end_trial(home)
+
+
+def end_trial(home: Path) -> None:
+    """Ends the server of a trial and removes its folder; for who holds the lock on releases."""
     trial = EmbeddedTriton(home, trial=True)
     trial.stop()
     shutil.rmtree(trial.folder, ignore_errors=True)
-    try:
-        yield trial.start(grpc_port=None, http_port=None, metrics_port=None)
-    finally:
-        trial.stop()
-        shutil.rmtree(trial.folder, ignore_errors=True)
 
 
 def _load_again(control: TritonControl, repository: str, product: str, release: str) -> None:

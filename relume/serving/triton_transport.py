@@ -74,7 +74,8 @@ def connect(url: str, *, timeout: float, key: str | None = None) -> Transport:
     Args:
         url: The server's address.
         timeout: Seconds that one request may take.
-        key: The server's control key, shown when shared memory is registered; None without one.
+        key: The server's control key, shown when shared memory is registered, and over HTTP when tiles are sent; None
+            without one.
 
     Raises:
         ConfigError: The address is none of these.
@@ -105,11 +106,13 @@ def _unreachable(address: str, why: object) -> ServerUnreachableError:
 
 def _refused(address: str, why: str) -> RelumeError:
     kind: type[RelumeError] = ServerRefusedError
+    next_step = "relume status"
     if "maximum queue size" in why:
         kind = QueueFullError
     elif "is restricted" in why:
         kind = RestrictedError
-    return kind("The Triton server refused a request", where=address, why=why, next_step="relume status")
+        next_step = "restore by its gRPC address, which wants no key; see `relume status`"
+    return kind("The Triton server refused a request", where=address, why=why, next_step=next_step)
 
 
 class GrpcTransport:
@@ -208,7 +211,7 @@ class HttpTransport:
         client = self._triton.InferenceServerClient
         body, json_size = client.generate_request_body(inputs, outputs=outputs)
         headers = {} if json_size is None else {"Inference-Header-Content-Length": str(json_size)}
-        response = self._call("POST", f"/models/{model}/infer", body, headers)
+        response = self._call("POST", f"/models/{model}/infer", body, self._headers | headers)
         if slot is not None:
             return slot.get(tiles_NCHW.shape)
         length = response.headers.get("Inference-Header-Content-Length")

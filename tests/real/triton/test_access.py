@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -55,6 +56,10 @@ def answer(server, path: str, *, method: str = "POST", body: bytes = b"{}", **he
         ("POST", "trace/setting"),
         ("POST", "models/denoise/trace/setting"),
         ("POST", "logging"),
+        ("POST", "models/denoise/infer"),
+        ("POST", "models/denoise-blur/versions/1/infer"),
+        ("POST", "models/denoise/generate"),
+        ("POST", "models/denoise/generate_stream"),
     ],
 )
 def test_http_control_wants_the_key(server, method, path):
@@ -85,12 +90,34 @@ def test_a_load_that_brings_its_own_model_wants_the_key(server):
     assert answer(server, "repository/models/evil/load", body=body) == 403
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_restoring_does_not_want_the_key(server, protocol, caplog):
-    """A client without the key restores through the connection, without a warning."""
-    with caplog.at_level(logging.WARNING), TritonRestorer(getattr(server, protocol), "denoise") as restorer:
+def test_restoring_over_grpc_does_not_want_the_key(server, caplog):
+    """A client without the key restores through the connection, without a warning; over HTTP it is told to use gRPC."""
+    with caplog.at_level(logging.WARNING), TritonRestorer(server.grpc, "denoise") as restorer:
         np.testing.assert_array_equal(restorer.restore(IMAGE).image, convolve(IMAGE, BLUR))
+    with TritonRestorer(server.http, "denoise") as restorer, pytest.raises(ServerRefusedError, match="gRPC address"):
+        restorer.restore(IMAGE)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("body", ["deep", "chunks", "a form"])
+def test_a_body_that_would_end_this_triton(triton, server, body):
+    """JSON that is nested two million times, a body of a million chunks, and a form of 50 MB end a server that reads
+    them, on stacks of the usual size; all come without the key, get 403, and the server lives."""
+    pid = triton.status().pid
+    path = "models/denoise/infer"
+    if body == "deep":
+        assert answer(server, path, body=b"[" * 2_000_000, **{"Content-Type": "text/plain"}) == 403
+    elif body == "a form":
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert answer(server, path, body=b"x" * 50_000_000, **form) == 403
+    else:
+        head = f"POST /v2/{path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        with socket.create_connection(("127.0.0.1", server.http_port), timeout=30) as connection:
+            connection.sendall(head + b"1\r\n{\r\n" * 1_000_000 + b"0\r\n\r\n")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 403")
+    with TritonRestorer(server.grpc, "denoise") as restorer:
+        np.testing.assert_array_equal(restorer.restore(IMAGE).image, convolve(IMAGE, BLUR))
+    assert triton.status().pid == pid
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
@@ -169,12 +196,15 @@ def test_another_home_moves_nothing(server, tmp_path):
         pass
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_restore_says_whose_server_it_is(server, tmp_path, monkeypatch, protocol):
+def test_restore_says_whose_server_it_is(server, tmp_path, monkeypatch):
     """The line of `restore --server` names this home's server as such, and another by its home."""
-    home, address = Path(server.repository).parents[1], getattr(server, protocol)
+    home = Path(server.repository).parents[1]
     save_image(tmp_path / "noisy.png", IMAGE)
-    for own, whose in [(home, "this home's server"), (tmp_path, f"the server of {home}")]:
+    for own, address, whose in [
+        (home, server.grpc, "this home's server"),
+        (home, server.http, "this home's server"),
+        (tmp_path, server.grpc, f"the server of {home}"),
+    ]:
         monkeypatch.setenv("RELUME_HOME", str(own))
         restored = restore_file(tmp_path / "noisy.png", tmp_path / "clean.png", server=address, product="denoise")
         assert str(restored).endswith(f"by denoise-blur of {whose}")

@@ -92,8 +92,9 @@ def test_a_model_without_level(server, protocol):
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_the_command(server, control, adjustable, tmp_path, protocol):
+def test_the_command(server, control, adjustable, tmp_path, protocol, monkeypatch):
     """`relume restore --server --level` writes what the product gives at it, and is refused by one without level."""
+    monkeypatch.setenv("RELUME_HOME", str(Path(server.repository).parents[1]))  # over HTTP its key is needed
     image, files = photograph(40, 50), [str(tmp_path / "noisy.png"), "-o", str(tmp_path / "clean.png")]
     save_image(files[0], image)
     command = ["restore", *files, "--server", f"{protocol}://{getattr(server, protocol).rpartition('/')[2]}"]
@@ -101,10 +102,9 @@ def test_the_command(server, control, adjustable, tmp_path, protocol):
     assert refused.exit_code == 2
     assert "takes no level: denoise-blur" in refused.stderr
     control.switch_product(server.repository, "denoise", f"{PRODUCT}-1")
-    whose = f"the server of {Path(server.repository).parents[1]}"
     for options, level, words in [([], 37.25, "37.25 (default)"), (["--level", "20"], 20, "20")]:
         result = CliRunner().invoke(main, [*command, *options])
-        assert result.stdout.endswith(f"by {PRODUCT}-1 of {whose} at sigma {words}\n"), result.output
+        assert result.stdout.endswith(f"by {PRODUCT}-1 of this home's server at sigma {words}\n"), result.output
         np.testing.assert_array_equal(read_image(files[2]).pixels, convolve(image, BLUR, level))
 
 
