@@ -22,6 +22,7 @@ from relume.reading import read_as
 WAIT_SECONDS = 12 * 3600.0  # of a retraining for its turn; after that the next one of the schedule is not far
 _SAY_SECONDS = 600.0
 _LOOK_SECONDS = 1.0
+RELEASE = "release"  # what is in progress beside the turns: a release, a rollback, or the repair of one
 
 
 class RunInProgressError(UserError):
@@ -33,7 +34,7 @@ class Activity:
     """A run that is in progress.
 
     Attributes:
-        what: `pipeline`, `retrain` or `demo`.
+        what: `pipeline`, `retrain`, `demo` or `release`.
         state: `running` or `waiting`.
         doing: Its stage or task, such as `pretrain@nafnet 3 min`, or what it waits for.
         seconds: How long it has been in this state.
@@ -67,7 +68,7 @@ class Turn:
     """The turn of this process's run, written to a file that `activities` reads."""
 
     def __init__(self, home: Path, what: str):
-        self._path = home / "active" / f"{os.getpid()}.json"
+        self._path = home / "active" / f"{what}-{os.getpid()}.json"
         self._value = {"what": what, "pid": os.getpid(), "started": start_mark(os.getpid())}
 
     def waits(self, whom: str) -> None:
@@ -89,6 +90,17 @@ class Turn:
     def _write(self, **values: object) -> None:
         self._value |= values
         write_json(self._path, self._value)
+
+
+@contextlib.contextmanager
+def in_progress(home: Path, what: str) -> Iterator[None]:
+    """Shows something that has no turn of its own to `relume status`."""
+    this = Turn(home, what)
+    try:
+        this.runs()
+        yield
+    finally:
+        this.ends()
 
 
 _held: dict[Path, Turn] = {}  # by home: a flow that this process runs within another one has its turn already
@@ -138,7 +150,8 @@ def _acquire(
             lock.acquire(timeout=0)
             return
         except filelock.Timeout:
-            other = next((str(run) for run in activities(home) if run.state == "running"), "a run that began just now")
+            running = (str(run) for run in activities(home) if run.state == "running" and run.what != RELEASE)
+            other = next(running, "a run that began just now")
         now = time.monotonic()
         if now >= end:
             raise RunInProgressError(

@@ -16,7 +16,7 @@ from flows.processes import answers, running_process
 from flows.release.aliases import ALIASES, by_ledger, in_registry
 from flows.release.ledger import Ledger, LedgerEntry, Release
 from flows.release.registry import redacted
-from flows.turns import Activity, activities
+from flows.turns import RELEASE, Activity, activities
 from relume import strict_yaml
 from relume.durations import duration
 from relume.errors import BrokenFileError, LedgerError, RelumeError
@@ -107,6 +107,7 @@ def read_status(root: Path, home: Path) -> Status:
         home: RELUME_HOME.
     """
     problems: list[str] = []
+    releasing = _releasing(home)
     notes = {name: supervisor.describe(found) for name, found in supervisor.restarts(home).items()}
     names = ("mlflow", "prefect", "worker", "supervisor")
     services = [_service(services_folder(home), name, notes, problems) for name in names]
@@ -123,9 +124,12 @@ def read_status(root: Path, home: Path) -> Status:
             problems.append(
                 "The last line of the ledger is incomplete, as a crash leaves it; the next release removes it."
             )
-    problems += _problems(products or [], unfinished, triton)
+    found = _problems(products or [], unfinished, triton)
     if not unfinished:  # which says already that things are on their way
-        problems += _disagreements(home, ledger, products or [])
+        found += _disagreements(home, ledger, products or [])
+    if releasing or _releasing(home):  # what was on its way while this looked is nothing that was interrupted
+        unfinished, found = [], []
+    problems += found
     schedule: list[dict[str, str | None]] = []
     prefect = next(service for service in services if service.name == "prefect")
     api = f"{prefect.address}/api" if prefect.state in ("running", "silent") else None
@@ -188,6 +192,10 @@ def _product_lines(product: ProductStatus) -> list[str]:
 
 def _release(release: Release | None) -> str:
     return f"{release.model} (version {release.version})" if release else "none"
+
+
+def _releasing(home: Path) -> bool:
+    return any(run.what == RELEASE for run in activities(home))
 
 
 def _late_runs(api: str) -> list[Activity]:

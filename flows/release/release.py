@@ -204,12 +204,6 @@ def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference
         product.load(release.model)
         differences = _served_parity(product, candidate)
         product.serve(release)
-        product.registry.set_aliases(
-            product.name,
-            champion=release.version,
-            previous=product.current.version if product.current else None,
-            candidate=None,
-        )
     except Exception as error:
         # What served before is restored; if that fails too, the next release does it because of the open line.
         product.serve_current()
@@ -218,6 +212,7 @@ def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference
         product.retire()
         raise
     product.ledger.append("promoted", release, server=product.address)
+    product.move_aliases()
     return differences
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flows.embedded_triton import EmbeddedTriton, folder_of
+from flows.embedded_triton import EmbeddedTriton, end_trial, folder_of
 from flows.release.aliases import ALIASES, by_ledger, in_registry
 from flows.release.ledger import Ledger, Release
 from flows.release.package import Package, open_package
 from flows.release.registry import Registry
+from flows.turns import RELEASE, in_progress
 from relume.errors import BrokenFileError, ConfigError, ReleaseError, RelumeError, ServerUnreachableError
 from relume.home import private_home, tracking_uri
 from relume.serving import repository as models
@@ -30,13 +31,16 @@ class ReleaseInProgressError(ReleaseError):
 def release_lock(home: Path) -> Iterator[None]:
     """Holds the lock on what is served; a second release, rollback or repair is refused at once.
 
+    Meanwhile `relume status` shows that a release is in progress. What a killed one left of its trial is ended.
+
     Raises:
         ReleaseInProgressError: Another one is in progress.
     """
     private_home(home)
     path = home / "release.lock"
     try:
-        with FileLock(path, timeout=0):
+        with FileLock(path, timeout=0), in_progress(home, RELEASE):
+            end_trial(home)
             yield
     except Timeout:
         raise ReleaseInProgressError(
@@ -207,7 +211,7 @@ class ServedProduct:
         return retired
 
     def move_aliases(self) -> None:
-        """Points the aliases `champion`, `previous` and `candidate` to what the ledger says."""
+        """Points the aliases to what the ledger says; where that fails, a warning says that the next release does."""
         _move_aliases(self.ledger, self.name, self.registry)
 
 
@@ -224,16 +228,25 @@ def reconcile_aliases(product: str, home: Path, registry: Registry | None = None
     if found is None or {alias: found.get(alias) for alias in ALIASES} == {a: wanted.get(a) for a in ALIASES}:
         return []
     try:
-        _move_aliases(ledger, product, registry or Registry(home))
-    except RelumeError as error:
-        _log.warning("The aliases in MLflow were not set; the next release sets them: %s", error)
-        return []
-    return [f"the aliases of {product} in MLflow point to what the ledger says again"]
+        moved = _move_aliases(ledger, product, registry or Registry(home))
+    except RelumeError as error:  # the registry cannot be opened
+        moved = _not_moved(error)
+    return [f"the aliases of {product} in MLflow point to what the ledger says again"] if moved else []
 
 
-def _move_aliases(ledger: Ledger, product: str, registry: Registry) -> None:
+def _move_aliases(ledger: Ledger, product: str, registry: Registry) -> bool:
+    """Whether the registry took what the ledger says."""
     wanted = by_ledger(ledger, product)
-    registry.set_aliases(product, **{alias: wanted.get(alias) for alias in ALIASES})
+    try:
+        registry.set_aliases(product, **{alias: wanted.get(alias) for alias in ALIASES})
+    except RelumeError as error:
+        return _not_moved(error)
+    return True
+
+
+def _not_moved(error: RelumeError) -> bool:
+    _log.warning("The aliases in MLflow were not set; the next release sets them: %s", error)
+    return False
 
 
 def serve_champions(home: Path) -> list[Release]:

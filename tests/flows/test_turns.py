@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from flows.processes import record_process, stop_process
-from flows.turns import RunInProgressError, activities, turn
+from flows.turns import RELEASE, RunInProgressError, activities, in_progress, turn
 from tests.flows.toy import wait_until
 
 # Another process that holds the turn until its standard input ends.
@@ -73,6 +73,16 @@ def test_a_flow_within_a_flow_has_its_turn_already(tmp_path):
     with turn(tmp_path, tmp_path, "retrain") as outer, turn(tmp_path, tmp_path, "pipeline") as inner:
         assert inner is outer
         assert [activity.what for activity in activities(tmp_path)] == ["retrain"]
+
+
+def test_a_release_has_no_turn(other, tmp_path):
+    """What a run waits for is the run that has its turn, and not a release beside it."""
+    with (
+        in_progress(tmp_path, RELEASE),
+        pytest.raises(RunInProgressError, match="retrain of process"),
+        turn(tmp_path, tmp_path, "pipeline"),
+    ):
+        pass
 
 
 def test_a_killed_run_is_not_listed(other, tmp_path):

@@ -334,15 +334,37 @@ def test_a_crash_before_promoted_is_undone_by_the_next_release(home, root, pictu
     assert np.array_equal(served(home, picture), expected(root, picture))
 
 
+def test_a_crash_after_promoted_leaves_the_aliases_to_the_next_command(home, root):
+    """Killed after the line `promoted`: the release serves, status names the aliases, the next command sets them."""
+    first = release(root, home, blur=BLURS[0]).release
+    put_package(root, blur=BLURS[1])
+    die_at(root, home, "after promoted")
+    second = Ledger(home).current("denoise")
+    assert f"the ledger says version {second.version}" in "\n".join(read_status(root, home).problems)
+    serve_champions(home)
+    assert read_status(root, home).problems == []
+    assert Registry(home).by_alias("denoise", "champion").number == second.version
+    assert Registry(home).by_alias("denoise", "previous").number == first.version
+
+
+def test_the_trial_of_a_killed_release_is_ended(home, root):
+    """The next command that holds the lock on releases ends the server of a trial that nobody waits for."""
+    release(root, home)
+    trial = EmbeddedTriton(home, trial=True)
+    trial.start(grpc_port=None, http_port=None, metrics_port=None)
+    serve_champions(home)
+    assert trial.running() is None
+    assert not trial.folder.exists()
+
+
 def test_a_crash_of_the_first_promotion_is_undone(home, root):
     """Killed before the first `promoted`: the package is released anew by the same command."""
     put_package(root)
     die_at(root, home, "promoted")
     outcome = release_package(root, home, lineage=LINEAGE)
     assert outcome.promoted
-    undone, aliases = outcome.repaired
+    (undone,) = outcome.repaired  # the aliases follow the line `promoted`
     assert "was undone" in undone
-    assert "aliases" in aliases  # they were moved before the kill
     assert events(home) == ["registered", "promoting", "abandoned", "registered", "promoting", "promoted"]
 
 

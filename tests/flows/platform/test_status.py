@@ -13,6 +13,7 @@ from flows.platform.status import read_status, render
 from flows.prefect_settings import services_folder
 from flows.processes import free_port, record_process, start_process, stop_process
 from flows.release.ledger import Ledger
+from flows.release.served_product import release_lock
 from flows.turns import turn
 from tests.flows.release.test_ledger import A, B, promote
 
@@ -56,6 +57,18 @@ def test_an_unfinished_promotion_is_a_problem(tmp_path, home):
     assert [entry.release for entry in status.unfinished] == [A]
     assert "`relume rollback` to fix it" in status.problems[0]
     json.dumps(status.as_json())
+
+
+def test_a_release_that_is_going_on_is_no_problem(tmp_path, home):
+    """What a running release has begun was not interrupted: it is shown as a run; when it ended so, it is a problem."""
+    with release_lock(home):
+        Ledger(home).append("promoting", A)
+        status = read_status(tmp_path, home)
+        assert (status.unfinished, status.problems) == ([], [])
+        assert [(run.what, run.state) for run in status.runs] == [("release", "running")]
+    status = read_status(tmp_path, home)
+    assert "was interrupted" in status.problems[0]
+    assert status.runs == []
 
 
 def test_a_broken_ledger_is_shown_not_raised(tmp_path, home):
