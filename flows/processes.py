@@ -21,10 +21,11 @@ from pathlib import Path
 import psutil
 
 from relume.errors import BrokenFileError, ServiceError
-from relume.files import write_json
+from relume.files import check_space, write_json
 from relume.reading import read_as, reading
 
 KILL_SECONDS = 5.0
+_MEGABYTES = 16.0  # for logs, records and databases; a server without them ends with a traceback in no log
 _MARK = "RELUME_RECORD"  # in the environment of what is started, its children included: the path of its record
 
 # Popen objects of processes started by this interpreter, by start mark: without a wait their end leaves a zombie.
@@ -86,11 +87,13 @@ def start_process(
 
     Raises:
         ServiceError: It ended or did not get ready in time; nothing of it is left running.
+        StorageError: The disk has no room for what it writes; nothing was started.
     """
     if running := running_process(folder, name):
         return running
     stop_process(folder, name, grace=3.0)
     folder.mkdir(parents=True, exist_ok=True)
+    check_space(folder, _MEGABYTES)
     log = folder / f"{name}.log"
     with open(log, "ab") as output:
         try:
@@ -130,7 +133,8 @@ def record_process(
 ) -> ProcessRecord:
     """Writes down a process that leads a session of its own, so that `stop_process` can end it later.
 
-    Its environment holds `mark(folder, name)`.
+    Its environment holds `mark(folder, name)`. One that cannot be written down, such as on a full disk, is ended: nobody
+    would find it again.
 
     Args:
         name: Short name of the process.
@@ -151,8 +155,13 @@ def record_process(
         address=address,
         log=str(log),
     )
+    try:
+        write_json(folder / f"{name}.json", dataclasses.asdict(record))
+    except BaseException:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        raise
     _children[record.started] = child
-    write_json(folder / f"{name}.json", dataclasses.asdict(record))
     return record
 
 

@@ -100,6 +100,23 @@ def storing(path: Path) -> Iterator[None]:
         raise refused from error
 
 
+def check_space(folder: Path, megabytes: float) -> None:
+    """Refuses a disk that is as good as full, for who starts programs that would end on it with words of their own.
+
+    Args:
+        folder: A folder on the disk.
+        megabytes: That must be free.
+
+    Raises:
+        StorageError: There is less.
+    """
+    free = shutil.disk_usage(folder).free / 1e6
+    if free < megabytes:
+        what, next_step = _REFUSALS[errno.ENOSPC]
+        why = f"{free:.1f} MB are free, and {megabytes:g} are needed"
+        raise StorageError(what, where=folder, why=why, next_step=next_step)
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

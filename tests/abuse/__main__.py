@@ -8,10 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.abuse import images, platform_files
+from tests.abuse import disks, images, platform_files
 from tests.abuse.rows import Row, Setting, table
 
-FAMILIES: dict[str, Callable[[Setting], Iterator[Row]]] = {"files": platform_files.attack, "images": images.attack}
+FAMILIES: dict[str, Callable[[Setting], Iterator[Row]]] = {
+    "files": platform_files.attack,
+    "images": images.attack,
+    "disks": disks.attack,
+}
 
 
 def main() -> None:

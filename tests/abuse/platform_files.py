@@ -64,7 +64,7 @@ def attack(setting: Setting) -> Iterator[Row]:
     place = setting.folder / "files"
     root, home = place / "checkout", place / "checkout" / "home"
     with inside(root, home):
-        _build(root, home, with_graph=setting.thorough)
+        build_place(root, home, with_graph=setting.thorough)
         kept = place / "kept"
         shutil.copytree(home, kept)
         for kind in _kinds(root, home, thorough=setting.thorough):
@@ -129,7 +129,7 @@ def _mend(path: Path, whole: bytes, home: Path, kept: Path) -> None:
     path.write_bytes(whole)
 
 
-def _build(root: Path, home: Path, *, with_graph: bool) -> None:
+def build_place(root: Path, home: Path, *, with_graph: bool) -> None:
     """A checkout with the results of a pipeline, and a home with a release, all as small as they can be."""
     if with_graph:
         make_tiny(root, home)

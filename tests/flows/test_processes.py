@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from flows.processes import free_port, mark, running_process, start_mark, start_process, stop_process
-from relume.errors import BrokenFileError, ServiceError
+from relume.errors import BrokenFileError, ServiceError, StorageError
 from tests.flows.toy import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -139,6 +140,18 @@ def test_free_port_avoids_a_port_in_use(folder):
         busy = taken.getsockname()[1]
         assert free_port(busy) != busy
     assert free_port(busy) == busy
+
+
+def test_what_cannot_be_written_down_does_not_run(folder):
+    """A process without a record would never be ended: here no file may hold a byte."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, usual[1]))
+    try:
+        with pytest.raises(StorageError):
+            start_process("one", SLEEP, folder=folder, ready=lambda: True, timeout=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert not [child for child in psutil.Process().children() if child.cmdline() == SLEEP]
 
 
 def test_missing_program(folder: Path):

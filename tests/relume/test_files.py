@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from relume.errors import SourceError, StorageError
-from relume.files import NotRegularError, atomic_folder, open_regular, write_text
+from relume.files import NotRegularError, atomic_folder, check_space, open_regular, write_text
 
 
 @pytest.fixture
@@ -105,6 +105,13 @@ def test_what_the_disk_refuses_is_said_and_loses_nothing(tmp_path, small_disk):
         save_file({"weights": np.zeros(10_000)}, folder / "model.safetensors")
     assert (tmp_path / "a.json").read_text() == "old"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.json", "folder", "old"]
+
+
+def test_a_disk_with_too_little_room_is_refused_before_it_is_full(tmp_path):
+    """The message names the place, what is free and what is needed."""
+    check_space(tmp_path, 0)
+    with pytest.raises(StorageError, match=r"The disk is full: .*\n.*MB are free, and 1e\+12 are needed"):
+        check_space(tmp_path, 1e12)
 
 
 def test_a_folder_that_cannot_be_is_a_storage_error(tmp_path):
