@@ -36,7 +36,7 @@ TROUBLE = re.compile(
     "disk is full|disk quota|no space left|larger than the system allows|read-?only|no permission",
     re.IGNORECASE,
 )
-NEITHER = "not tried: root writes everywhere and may not mount here"
+TMPFS, NEITHER = "tmpfs", "not tried: root writes everywhere and nothing may be mounted here"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class Writer:
         target: What it writes, relative to its disk; it stands there before, or nothing does.
         disk: `checkout` or `home`.
         free: Bytes that are left on a full disk.
-        servers: Whether it starts processes, which must be gone after `relume down`.
+        processes: Whether it starts processes, which must be gone after `relume down`; only tried where it can mount.
         looks: Whether it only looks and therefore may succeed without having written.
     """
 
@@ -56,7 +56,7 @@ class Writer:
     target: str
     disk: str = "checkout"
     free: tuple[int, ...] = (0, 8192, 65536, 400_000)
-    servers: bool = False
+    processes: bool = False
     looks: bool = False
 
 
@@ -74,8 +74,8 @@ class Disk:
 
     def __init__(self, path: Path, *, mounted: bool):
         self.path, self._mounted = path, mounted
-        self.full = "tmpfs" if mounted else "limit on files"
-        self.read_only = "tmpfs" if mounted else "permissions" if os.geteuid() else NEITHER
+        self.full = TMPFS if mounted else "limit on files"
+        self.read_only = TMPFS if mounted else "permissions" if os.geteuid() else NEITHER
         path.mkdir(parents=True)
         if mounted:
             _mount("-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(path))
@@ -146,6 +146,9 @@ def _main(folder: str, seed: str, thorough: str, mounted: str) -> None:
 
 def _attacks(disks: dict[str, Disk], root: Path, home: Path, setting: Setting) -> Iterator[Row]:
     for name, writer in _writers(root, home, thorough=setting.thorough).items():
+        if writer.processes and disks[writer.disk].full != TMPFS:
+            yield Row(family=FAMILY, kind=f"{name} (not tried: nothing may be mounted here)")
+            continue
         row = Row(family=FAMILY, kind=f"{name}, read-only {writer.disk} ({disks[writer.disk].read_only})")
         if disks[writer.disk].read_only != NEITHER:
             _try(writer, "read-only", disks, root, home, row, Disk.make_read_only)
@@ -181,7 +184,7 @@ def _try(
         problem = problem or f"it left {sorted(map(str, left))}"
         for path in left:
             path.unlink()
-    if writer.servers:
+    if writer.processes:
         down = watched(relume("down"), seconds=SECONDS)
         if orphans := _end_processes(home):
             problem = problem or f"it left processes: {orphans}"
@@ -206,7 +209,7 @@ def _problem(writer: Writer, ended: Ended, before: dict[str, str], after: dict[s
         return f"the disk is not named: {ended.output}"
     if not re.search(rf"/{writer.disk}/|: [\w./-]+$", ended.output, re.MULTILINE):
         return f"the place is not named: {ended.output}"
-    if not writer.servers and before and before != after:
+    if not writer.processes and before and before != after:
         return f"what stood there changed: {before} {after}"
     return None
 
@@ -285,11 +288,11 @@ run_component(lambda: print(Registry(Path({str(home)!r})).register(open_package(
             "report": Writer(command=relume("report", "-o", "report.html"), target="report.html"),
             "ledger": Writer(command=printed(promote), target="ledger.head.json", disk="home"),
             "registration": Writer(
-                command=python(register), target="packages", disk="home", looks=True, free=(0, 10**6)
+                command=python(register), target="packages", disk="home", looks=True, processes=True, free=(0, 10**6)
             ),
             "status": Writer(command=relume("status"), target="ledger.jsonl", disk="home", looks=True),
-            "up": Writer(command=_real("up"), target="services", disk="home", servers=True, free=few),
-            "release": Writer(command=_real("release"), target="ledger.jsonl", disk="home", servers=True, free=few),
+            "up": Writer(command=_real("up"), target="services", disk="home", processes=True, free=few),
+            "release": Writer(command=_real("release"), target="ledger.jsonl", disk="home", processes=True, free=few),
         }
     )
 
