@@ -133,8 +133,7 @@ def record_process(
 ) -> ProcessRecord:
     """Writes down a process that leads a session of its own, so that `stop_process` can end it later.
 
-    Its environment holds `mark(folder, name)`. One that cannot be written down, such as on a full disk, is ended: nobody
-    would find it again.
+    Its environment holds `mark(folder, name)`. One that cannot be written down, such as on a full disk, is ended.
 
     Args:
         name: Short name of the process.
