@@ -3,8 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import torch
 
 from components.step import run_component
@@ -14,10 +12,11 @@ from relume.models.artifact import ModelCard, load_card, load_model
 from relume.models.bias_adaptation import BiasAdapted, plan_biases
 from relume.params_file import load_section
 from relume.training.config import TrainingSettings
-from relume.training.mining import hard_epoch
+from relume.training.mining import hard_epoch, read_ranking
 from relume.training.stages import FinetuneSettings
 
 ENSEMBLE, FINAL = Path("models/ensemble"), Path("models/final")
+RANKING = Path("data/hard_patches/hard.parquet")
 
 
 def main() -> None:
@@ -41,9 +40,8 @@ def main() -> None:
 
 def epoch(other_fraction: float) -> list[int]:
     """The hard patches, and others evenly from the rest of the ranking."""
-    table = pq.read_table("data/hard_patches/hard.parquet").to_pydict()
-    ranked = np.asarray(table["patch"])[np.argsort(table["rank"])]
-    return hard_epoch(ranked, sum(table["hard"]), other_fraction)
+    ranked, hard = read_ranking(RANKING)
+    return hard_epoch(ranked, hard, other_fraction)
 
 
 def with_biases(card: ModelCard, network: torch.nn.Module) -> tuple[ModelCard, torch.nn.Module]:

@@ -4,8 +4,6 @@ import sys
 import time
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from components.step import run_component
@@ -14,7 +12,7 @@ from relume.files import atomic_folder
 from relume.models.artifact import load_model
 from relume.params_file import load_section
 from relume.training.config import TrainingSettings
-from relume.training.mining import hard_count, hardest_first, patch_losses
+from relume.training.mining import hard_count, hardest_first, patch_losses, write_ranking
 from relume.training.patches import Patches
 from relume.training.rules import level_problems
 from relume.training.stages import MiningSettings
@@ -41,12 +39,8 @@ def main() -> None:
             f" mean loss {losses[ranked[:count]].mean():.4f}, of all {losses.mean():.4f}",
             flush=True,
         )
-    rank = np.empty(len(patches), dtype=np.int64)
-    rank[ranked] = np.arange(len(patches))
-    column = pa.nulls(len(patches), pa.float32()) if losses is None else losses
-    table = pa.table({"patch": np.arange(len(patches)), "loss": column, "rank": rank, "hard": rank < count})
     with atomic_folder("data/hard_patches") as folder:
-        pq.write_table(table, folder / "hard.parquet")
+        write_ranking(folder / "hard.parquet", ranked, count, losses)
 
 
 def measured(patches: Patches, params: MiningSettings, seed: int) -> np.ndarray:

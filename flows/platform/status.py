@@ -126,7 +126,10 @@ def read_status(root: Path, home: Path) -> Status:
             )
     found = _problems(products or [], unfinished, triton)
     if not unfinished:  # which says already that things are on their way
-        found += _disagreements(home, ledger, products or [])
+        try:
+            found += _disagreements(home, ledger, products or [])
+        except BrokenFileError as error:
+            found.append(str(error))
     if releasing or _releasing(home):  # what was on its way while this looked is nothing that was interrupted
         unfinished, found = [], []
     problems += found

@@ -12,9 +12,12 @@ from pathlib import Path
 
 from relume.errors import ModelMissingError, ReleaseError
 from relume.files import atomic_folder, sha256_file, write_text
+from relume.reading import read_text, reading
 from relume.serving.config_pbtxt import product_config
 from relume.serving.served_model import read_serving, triton_model
 
+_CONFIG = "config.pbtxt"
+_AGAIN = "remove its folder, then run `relume up`"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
@@ -73,7 +76,7 @@ def write_product(repository: str | Path, product: str, release: str) -> None:
         ModelMissingError: The repository has no such release.
         ReleaseError: The product's name is that of a release.
     """
-    config = Path(repository) / release / "config.pbtxt"
+    config = Path(repository) / release / _CONFIG
     if release not in releases(repository):
         raise ModelMissingError("The release does not exist", where=config.parent, next_step="relume release")
     if product in releases(repository):
@@ -82,26 +85,34 @@ def write_product(repository: str | Path, product: str, release: str) -> None:
             where=product,
             next_step="change package.product in params.yaml",
         )
-    text = config.read_text(encoding="utf-8")
-    found = re.search(r'"image" data_type: TYPE_UINT8 dims: \[ 3, (\d+),', text)
-    if found is None:
-        raise ReleaseError(
-            "The configuration of the release was not written by relume",
-            where=config,
-            next_step="remove its folder, and release the package again",
-        )
+    text = read_text(config, next_step=_AGAIN)
+    with reading(config, next_step="remove its folder, and release the package again"):
+        if (found := re.search(r'"image" data_type: TYPE_UINT8 dims: \[ 3, (\d+),', text)) is None:
+            raise ValueError("it was not written by relume")
     folder = Path(repository) / product
     (folder / "1").mkdir(parents=True, exist_ok=True)  # a model without a version is not loaded
     product_text = product_config(release=release, tile=int(found[1]), adjustable='{ name: "level" ' in text)
-    write_text(folder / "config.pbtxt", product_text)
+    write_text(folder / _CONFIG, product_text)
 
 
 def products(repository: str | Path) -> dict[str, str]:
-    """The products in the repository and the release each points to."""
+    """The products in the repository and the release each points to.
+
+    Raises:
+        BrokenFileError: A configuration is damaged.
+    """
     found = {}
-    for path in sorted(Path(repository).glob("[!.]*/config.pbtxt")):
-        text = path.read_text(encoding="utf-8")
-        if 'platform: "ensemble"' in text and (match := re.search(r'model_name: "([^"]+)"', text)):
+    for path in (folder / _CONFIG for folder in sorted(Path(repository).glob("[!.]*"))):
+        if not os.path.lexists(path):
+            continue
+        text = read_text(path, next_step=_AGAIN)
+        match = re.search(r'model_name: "([^"]+)"', text)
+        with reading(path, next_step=_AGAIN):
+            if not re.search("^(platform|backend):", text, re.MULTILINE):
+                raise ValueError("it states neither platform nor backend")
+            if 'platform: "ensemble"' in text and not match:
+                raise ValueError("it names no release")
+        if match:
             found[path.parent.name] = match[1]
     return found
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.files import write_json, write_text
-from relume.reading import as_kind, read_as, reading
+from relume.reading import as_kind, read_as, read_text, reading
 from relume.serving.config_pbtxt import problem, release_config
 from relume.serving.levels import LevelRange
 from relume.serving.tiling import check_tile
@@ -126,7 +126,7 @@ def read_serving(folder: str | Path) -> Serving:
             next_step=_AGAIN,
         ) from None
     config = model / "config.pbtxt"
-    text = config.read_text(encoding="utf-8", errors="replace")
+    text = read_text(config, next_step=_AGAIN)
     if why := problem(text, tile=serving.tile, halo=serving.halo, levels=serving.levels):
         raise ModelFormatError("The served model contradicts itself", where=config, why=why, next_step=_AGAIN)
     return serving

@@ -6,12 +6,14 @@ several draws, because one draw ranks by luck.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
 from relume.degradations import Degradation, counter_rng, degrade
+from relume.reading import reading
 from relume.training.patches import Patches
 
 
@@ -68,6 +70,41 @@ def hardest_first(losses: np.ndarray) -> np.ndarray:
 def hard_count(fraction: float, patches: int) -> int:
     """How many of so many patches are hard, one at least."""
     return max(1, round(fraction * patches))
+
+
+def write_ranking(path: Path, ranked: np.ndarray, hard: int, losses: np.ndarray | None) -> None:
+    """Writes a row for each patch: `patch`, `loss` (null where none was measured), `rank` from 0, and `hard`.
+
+    Args:
+        path: A Parquet file.
+        ranked: All patches by number, the hardest first.
+        hard: How many of them are hard.
+        losses: Of each patch.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rank = np.empty(len(ranked), dtype=np.int64)
+    rank[ranked] = np.arange(len(ranked))
+    column = pa.nulls(len(ranked), pa.float32()) if losses is None else losses
+    table = pa.table({"patch": np.arange(len(ranked)), "loss": column, "rank": rank, "hard": rank < hard})
+    parquet.write_table(table, path)
+
+
+def read_ranking(path: Path) -> tuple[np.ndarray, int]:
+    """All patches by number, the hardest first, and how many of them are hard, as `write_ranking` wrote them.
+
+    Raises:
+        BrokenFileError: The file is missing or damaged.
+    """
+    from pyarrow import parquet
+
+    with reading(path, next_step="run `dvc repro --force mine_hard`"):
+        table = parquet.read_table(path, columns=["rank", "hard"])
+        ranked = np.argsort(table["rank"].to_numpy())
+        if not np.array_equal(table["rank"].to_numpy()[ranked], np.arange(len(ranked))):
+            raise ValueError("its ranks are not those of all patches")
+        return ranked, int(table["hard"].to_numpy().sum())
 
 
 def hard_epoch(ranked: np.ndarray, hard: int, other_fraction: float) -> list[int]:

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.processes import ProcessRecord
+from flows.embedded_triton import TritonServer
+from flows.processes import ProcessRecord, start_process, stop_process
 from flows.release.gate import measure
 from flows.release.ledger import Ledger, Release
 from flows.release.package import open_package
 from relume.curation.curate import curate
+from relume.curation.expectations import load_tables
 from relume.files import write_json
 from relume.images import save_image
 from relume.ingestion.ingest import Photographs
@@ -24,7 +26,9 @@ from relume.ingestion.sources import write_sources
 from relume.models.artifact import ModelCard, save_model
 from relume.models.registry import build, variants
 from relume.params import load_params
+from relume.serving import repository as models
 from relume.training.checkpoint import Checkpoint
+from relume.training.mining import read_ranking, write_ranking
 from relume.training.patches import PatchShards
 from tests.abuse.damage import UNUSABLE, damages
 from tests.abuse.rows import Command, Ended, Row, Setting, inside, printed, python, relume, step, watched
@@ -139,6 +143,9 @@ def build_place(root: Path, home: Path, *, with_graph: bool) -> None:
             source = CHECKOUT / name
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, root / name)
     package = make_package(root / "package")
+    served = home / "triton" / "models"
+    models.publish_release(root / "package" / "serving", served, "denoise-2")
+    models.write_product(served, "denoise", "denoise-2")
     shutil.copytree(root / "package" / "serving", root / "models" / "exported")
     ledger = Ledger(home)
     for number, package_hash in enumerate(("a" * 64, package.sha256), 1):
@@ -163,6 +170,9 @@ def build_place(root: Path, home: Path, *, with_graph: bool) -> None:
     (root / "data" / "curated").mkdir()
     small = settings(patch=64, stride=64, min_test=1, max_flat_fraction=1.0)
     curate(root / "data" / "ingested", root / "data" / "curated", small, progress=lambda *_: None)
+    ranking = root / "data" / "hard_patches" / "hard.parquet"
+    ranking.parent.mkdir()
+    write_ranking(ranking, np.arange(8), 2, np.linspace(1, 0, 8, dtype=np.float32))
     Checkpoint(home / "checkpoints", "training").save({"weights": torch.zeros(8)}, {"step": 3})
     _evaluation(root)
 
@@ -205,9 +215,14 @@ def _kinds(root: Path, home: Path, *, thorough: bool) -> Iterator[Kind]:
     for name in ("serving.json", "parity.json"):
         yield Kind(path=f"package/serving/{name}", commands={"gate": gate, "report": report})
     yield Kind(path="package/serving/triton/model/1/model.onnx", commands=package)
+    yield Kind(path="package/serving/triton/model/config.pbtxt", commands=package)
     yield Kind(path="package/evaluation/per_image.csv", commands={"gate": gate})
     yield Kind(path="models/exported/serving.json", commands={"restore --model": restore_model})
-    yield Kind(path="models/exported/triton/model/1/model.onnx", commands={"restore --model": restore_model})
+    for name in ("1/model.onnx", "config.pbtxt"):
+        yield Kind(path=f"models/exported/triton/model/{name}", commands={"restore --model": restore_model})
+    yield Kind(path="home/triton/models/denoise/config.pbtxt", commands=looks, undamaged=WITHOUT_SERVER)
+    with _silent_server(home, root.parent / "kept"):
+        yield Kind(path="home/triton/server.json", commands=looks, undamaged=WITHOUT_SERVER)
     evaluate = relume("evaluate", "models/final", "--set", "photographs", "--limit", "1", "-o", "results")
     for name in ("model.json", "model.safetensors"):
         yield Kind(path=f"models/final/{name}", commands={"evaluate": evaluate})
@@ -221,6 +236,11 @@ def _kinds(root: Path, home: Path, *, thorough: bool) -> Iterator[Kind]:
     yield Kind(path=str(shard.relative_to(root)), commands={"curate": _photographs(root)})
     training = printed(lambda: print(PatchShards(root / "data" / "curated").read([0])[0].mean()))
     yield Kind(path="data/curated/train-00000.npy", commands={"training": training})
+    yield Kind(path="data/curated/patches.parquet", commands={"validate": _tables(root)})
+    ranking = root / "data" / "hard_patches" / "hard.parquet"
+    yield Kind(
+        path=str(ranking.relative_to(root)), commands={"finetune_hard": _printed(lambda: print(read_ranking(ranking)))}
+    )
     yield Kind(
         path="home/checkpoints/training.safetensors",
         commands={"training": printed(lambda: print(Checkpoint(home / "checkpoints", "training").load()))},
@@ -264,6 +284,29 @@ run_component(lambda: print(Registry(Path({str(home)!r})).find("denoise", "a" * 
         python(look)()
         shutil.copytree(home / "mlflow", root.parent / "kept" / "mlflow", dirs_exist_ok=True)
         yield Kind(path="home/mlflow/mlflow.db", commands={"release": python(look)}, goes_on=("release",))
+
+
+@contextlib.contextmanager
+def _silent_server(home: Path, kept: Path) -> Iterator[None]:
+    """The records of a server that runs and does not answer."""
+    folder = home / "triton"
+    server = TritonServer(grpc_port=9, http_port=9, metrics_port=9, repository=str(folder / "models"))
+    start_process("triton", ["sleep", "3600"], folder=folder, ready=lambda: True, timeout=10)
+    write_json(folder / "server.json", dataclasses.asdict(server))
+    names = ("triton.json", "server.json")
+    for name in names:
+        shutil.copyfile(folder / name, kept / "triton" / name)
+    try:
+        yield
+    finally:
+        stop_process(folder, "triton")
+        for name in names:
+            for place in (folder, kept / "triton"):
+                (place / name).unlink(missing_ok=True)
+
+
+def _tables(root: Path) -> Command:
+    return _printed(lambda: print(load_tables(root / "data" / "ingested", root / "data" / "curated")["patches"].shape))
 
 
 def _gate(root: Path) -> None:
