@@ -17,20 +17,27 @@ from typing import Any
 import filelock
 import numpy as np
 
-from relume.errors import BrokenFileError
+from relume.errors import BrokenFileError, RelumeError
 from relume.files import write_json
-from relume.home import private_file, private_home, relume_home, tracking_uri
+from relume.home import private_file, private_home, relume_home, require_database, sqlite_file, tracking_uri
 from relume.reading import read_as
 
 EXPERIMENT = "relume"
 PHASE = "relume.phase"  # the tag with a phase's number, from 0
 
 
-def _client(home: Path) -> Any:
-    """MLflow's client with quick retries, and the id of the experiment, made when it is missing."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+def connect(home: Path, uri: str, experiment: str) -> tuple[Any, str]:
+    """MLflow's client of a store, with few retries, and the id of an experiment, which is made when it is missing.
+
+    Args:
+        home: RELUME_HOME, which holds the artifacts of a store on SQLite; a server chooses where they go.
+        uri: The address of the store.
+        experiment: Its name.
+
+    Raises:
+        Exception: One of `tracking_errors`.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # by default it tries for minutes
     import logging
 
     from mlflow import MlflowClient
@@ -38,27 +45,35 @@ def _client(home: Path) -> Any:
 
     for name in ("alembic", "mlflow.store.db.utils"):  # the log of making an empty database is not for users
         logging.getLogger(name).setLevel(logging.ERROR)
-    uri = tracking_uri(home)
     location = None
     with contextlib.ExitStack() as stack:
-        if uri.startswith("sqlite:///"):
+        if database := sqlite_file(uri):
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
             private_home(home)
-            private_file(Path(uri.removeprefix("sqlite:///")))
-            folder = Path(uri.removeprefix("sqlite:///")).parent
+            private_file(database)
+            require_database(database, "MLflow")
             location = (home / "mlflow" / "artifacts").as_uri()
             # Two stages that start together must not both make the tables of an empty database.
-            stack.enter_context(filelock.FileLock(folder / "making-tables.lock"))
-        client = MlflowClient(uri)
-        found = client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
+            stack.enter_context(filelock.FileLock(database.parent / "making-tables.lock"))
+            if not database.stat().st_size:
+                # MLflow's client would make an experiment in the current folder, whose path it puts into SQL as it is.
+                SqlAlchemyStore(uri, location)
+        client = MlflowClient(uri, uri)
+        if found := client.get_experiment_by_name(experiment):
             return client, found.experiment_id
         try:
-            return client, client.create_experiment(EXPERIMENT, artifact_location=location)
-        except MlflowException:  # a stage on another machine made it between the two calls
-            found = client.get_experiment_by_name(EXPERIMENT)
+            return client, client.create_experiment(experiment, artifact_location=location)
+        except MlflowException:  # another machine made it between the two calls
+            found = client.get_experiment_by_name(experiment)
             if found is None:
                 raise
             return client, found.experiment_id
+
+
+def _client(home: Path) -> tuple[Any, str]:
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    return connect(home, tracking_uri(home), EXPERIMENT)
 
 
 def start_pipeline_run(name: str, tags: dict[str, str], home: Path) -> str:
@@ -78,11 +93,13 @@ def tracking_errors() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, SQLAlchemyError, OSError
+    return MlflowException, SQLAlchemyError, BrokenFileError, OSError
 
 
 def first_line(error: Exception) -> str:
-    """An error in one line: the first of its text, or its kind when it has no text."""
+    """An error in one line: with the reason if it states one; its kind when it has no text."""
+    if isinstance(error, RelumeError):
+        return f"{error.what}: {error.why}"
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -378,8 +378,9 @@ class EmbeddedTriton:
         return [
             *("/bin/sh", "-c", _LARGE_STACKS, "sh"),
             str(installation / "bin" / "tritonserver"),
-            f"--model-repository={server.repository}",
-            f"--backend-directory={installation / 'backends'}",
+            # Relative to its working folder: it starts models by a shell and does not quote their paths.
+            f"--model-repository={os.path.relpath(server.repository, self.folder.resolve())}",
+            f"--backend-directory={os.path.relpath(installation / 'backends', self.folder)}",
             f"--id={self.name}",
             f"--http-restricted-api={_RESTRICTED_OVER_HTTP}:{KEY_HEADER}={server.key}",
             f"--grpc-restricted-protocol={_RESTRICTED}:{KEY_HEADER}={server.key}",

@@ -104,11 +104,16 @@ def _overlaps(out: str, deps: tuple[str, ...]) -> bool:
     return any(f"{out}/".startswith(f"{dep}/") or f"{dep}/".startswith(f"{out}/") for dep in deps)
 
 
-def read_graph(repository: str | Path = ".") -> Graph:
+def read_graph(repository: str | Path = ".", config: dict[str, Any] | None = None) -> Graph:
     """Reads the graph of a checkout.
 
     This module is the only one that uses DVC's Python interface, and for reading alone. The parameters of a checkout
     that has a schema of them are checked first, so that nothing runs with a wrong one.
+
+    Args:
+        repository: The checkout.
+        config: Settings of DVC over those of the checkout. A clone that is gone soon needs `site_cache_dir`: else DVC
+            keeps a folder for it in /var/tmp for ever.
 
     Raises:
         GraphError: The folder is not a DVC repository, or DVC refuses dvc.yaml or a parameter file.
@@ -129,7 +134,7 @@ def read_graph(repository: str | Path = ".") -> Graph:
             strict_yaml.require_readable(root / name)
     if (root / SCHEMA).is_file():
         load_params(root)
-    with _repo(root) as repo:
+    with _repo(root, config) as repo:
         graph = repo.index.graph
         order = [stage for stage in networkx.dfs_postorder_nodes(graph) if stage.path == str(root / "dvc.yaml")]
         stages = {}
@@ -160,12 +165,12 @@ def read_store(repository: str | Path = ".") -> Store:
 
 
 @contextlib.contextmanager
-def _repo(root: Path) -> Iterator[Any]:
+def _repo(root: Path, config: dict[str, Any] | None = None) -> Iterator[Any]:
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
     try:
-        with Repo(str(root)) as repo:
+        with Repo(str(root), config=config) as repo:
             yield repo
     except NotDvcRepoError:
         raise GraphError(

@@ -28,7 +28,7 @@ from flows.runners.subprocess import SubprocessRunner, end_leftovers
 from flows.terminal import RunPrinter
 from flows.turns import turn
 from relume import files
-from relume.errors import NOT_WORTH_RETRYING, BrokenFileError, RelumeError, StageFailedError
+from relume.errors import NOT_WORTH_RETRYING, RelumeError, StageFailedError
 from relume.home import relume_home
 from relume.ingestion.lists import list_in_use, own_list
 from relume.ingestion.sources import moved_files, read_sources
@@ -130,9 +130,7 @@ def _graph_of(run: Run) -> Graph:
     with tempfile.TemporaryDirectory(prefix="relume-graph-") as folder:
         clone = Path(folder) / "clone"
         clone_commit(run.root, run.commit, clone)
-        # Else DVC keeps a folder for this short-lived repository in /var/tmp for ever.
-        (clone / ".dvc" / "config.local").write_text(f"[core]\n    site_cache_dir = {folder}/dvc\n", encoding="utf-8")
-        graph = read_graph(clone)
+        graph = read_graph(clone, {"core": {"site_cache_dir": f"{folder}/dvc"}})
         require_sound(graph)
         return graph
 
@@ -260,14 +258,13 @@ def _tracked(run: Run, printer: RunPrinter) -> Iterator[dict[str, str]]:
     from components.tracking import RunRecord, end_pipeline_run, first_line, start_pipeline_run, tracking_errors
 
     record = run.folder / "tracking.json"
-    broken: tuple[type[Exception], ...] = (*tracking_errors(), BrokenFileError)
     try:
         if record.is_file():  # a retried run resumes its first one
             parent = read_as(RunRecord, record, next_step="remove it, and run the pipeline again").run
         else:
             parent = start_pipeline_run(run.name, {"relume.run": run.name, "relume.commit": run.commit}, run.home)
             files.write_json(record, {"run": parent})
-    except broken as error:
+    except tracking_errors() as error:
         printer.say(f"warning: this pipeline run is not tracked in MLflow: {first_line(error)}")
         yield {}
         return

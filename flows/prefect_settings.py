@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.processes import answers, free_port, running_process, start_mark, start_process, stop_process
-from relume.home import private_file, private_home
+from relume.home import private_file, private_home, require_database, sqlite_address
 from relume.reading import reading
 
 START_SECONDS = 120.0  # 10 to 19 s on an idle machine
@@ -28,6 +28,7 @@ def use_local_prefect(home: Path) -> None:
         home: RELUME_HOME.
 
     Raises:
+        BrokenFileError: Its database is damaged or locked.
         ServiceError: The server does not start.
     """
     private_home(home)
@@ -43,6 +44,7 @@ def use_local_prefect(home: Path) -> None:
         settings["PREFECT_PROFILES_PATH"] = str(profiles)
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    os.environ.setdefault(*prefect_database(Path(os.environ["PREFECT_HOME"])))
     if "PREFECT_API_URL" not in os.environ and not _profile_has_server():
         os.environ["PREFECT_API_URL"] = prefect_address(home) or _start_server(home / "prefect" / "servers")
 
@@ -71,6 +73,15 @@ def ask_prefect(api: str, path: str, body: dict[str, Any] | None = None, *, time
         return json.load(response)
 
 
+def prefect_database(folder: Path) -> tuple[str, str]:
+    """The variable that names the database of Prefect's server, and its value; Prefect's own does not quote the path.
+
+    Args:
+        folder: PREFECT_HOME.
+    """
+    return "PREFECT_SERVER_DATABASE_CONNECTION_URL", sqlite_address(folder / "prefect.db", "sqlite+aiosqlite")
+
+
 def services_folder(home: Path) -> Path:
     """Where the records and logs of MLflow, Prefect and the worker are."""
     return home / "services"
@@ -90,6 +101,7 @@ def _start_server(folder: Path) -> str:
     """Starts the server of this process and gives the address of its API."""
     folder.mkdir(parents=True, exist_ok=True)
     private_file(folder.parent / "prefect.db")
+    require_database(folder.parent / "prefect.db", "Prefect")
     for record in folder.glob("[!.]*.json"):
         if record.stem != _owner(int(record.stem.partition("-")[0])):
             _stop(folder, record.stem)

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from relume.errors import UserError
+from relume.home import require_usable
 from relume.ingestion.lists import LIST
 
 REF = "refs/relume/runs"
@@ -63,8 +64,10 @@ def check_repository(root: Path) -> None:
     """Refuses a folder that is not the top of a git working tree.
 
     Raises:
+        ConfigError: Its path has a character that other programs take for one of theirs.
         RepositoryError: It is not in a git repository, or is below the top of one.
     """
+    require_usable(root.resolve(), next_step="move the checkout to another folder")
     try:
         top = git(root, "rev-parse", "--show-toplevel")
     except RepositoryError as error:

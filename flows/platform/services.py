@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from flows.embedded_triton import EmbeddedTriton
 from flows.environment import child_environment
-from flows.prefect_settings import prefect_address, prefect_api, services_folder
+from flows.prefect_settings import prefect_address, prefect_api, prefect_database, services_folder
 from flows.processes import (
     answers,
     free_port,
@@ -32,7 +32,7 @@ from flows.release.registry import redacted
 from flows.release.served_product import serve_champions
 from relume.errors import ModelMissingError, RelumeError, ServiceError
 from relume.files import as_relume_error
-from relume.home import private_file, private_home, tracking_uri
+from relume.home import private_file, private_home, require_database, tracking_uri
 
 WORK_POOL = "relume"
 MLFLOW_PORT, PREFECT_PORT = 5000, 4200
@@ -151,6 +151,7 @@ def environment(home: Path) -> dict[str, str]:
     """The environment of the services: that of all child processes, with Prefect's state below the home."""
     return child_environment(home) | {
         "PREFECT_HOME": str(home / "prefect"),
+        **dict([prefect_database(home / "prefect")]),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else 12 processes and 1.5 GB instead of 2 of 260 MB
     }
 
@@ -232,6 +233,8 @@ def _start_mlflow(home: Path) -> ServiceReport:
     folder = _made(home / "mlflow")
     private_file(folder / "mlflow.db")
     address = _address(home, "mlflow", MLFLOW_PORT)
+    if running_process(services_folder(home), "mlflow") is None:
+        require_database(folder / "mlflow.db", "MLflow")
     port = address.rpartition(":")[2]
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"),
@@ -248,6 +251,8 @@ def _start_prefect(home: Path) -> ServiceReport:
         return ServiceReport(name="prefect", state="external", address=api)
     private_file(home / "prefect" / "prefect.db")
     address = _address(home, "prefect", PREFECT_PORT)
+    if running_process(services_folder(home), "prefect") is None:
+        require_database(home / "prefect" / "prefect.db", "Prefect")
     port = address.rpartition(":")[2]
     state = _start(
         home,

@@ -20,7 +20,7 @@ from flows.turns import RELEASE, Activity, activities
 from relume import strict_yaml
 from relume.durations import duration
 from relume.errors import BrokenFileError, LedgerError, RelumeError
-from relume.home import tracking_uri
+from relume.home import require_database, tracking_uri
 from relume.reading import as_kind, reading
 from relume.serving import repository as models
 
@@ -111,6 +111,11 @@ def read_status(root: Path, home: Path) -> Status:
     notes = {name: supervisor.describe(found) for name, found in supervisor.restarts(home).items()}
     names = ("mlflow", "prefect", "worker", "supervisor")
     services = [_service(services_folder(home), name, notes, problems) for name in names]
+    for name, owner in (("mlflow", "MLflow"), ("prefect", "Prefect")):
+        try:
+            require_database(home / name / f"{name}.db", owner)
+        except BrokenFileError as error:
+            problems.append(str(error))
     triton, served = _triton(home, problems)
     ledger = Ledger(home)
     try:

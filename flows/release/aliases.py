@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from flows.release.ledger import Ledger
+from relume.home import sqlite_file
 
 ALIASES = ("champion", "previous", "candidate")
 _SECONDS = 3.0
@@ -39,8 +40,8 @@ def in_registry(uri: str, product: str) -> dict[str, str] | None:
         uri: The address of MLflow's tracking store: a SQLite file or a server. Other stores are not read.
         product: The registered model.
     """
-    if uri.startswith("sqlite:///"):
-        return _in_file(Path(uri.removeprefix("sqlite:///")), product)
+    if database := sqlite_file(uri):
+        return _in_file(database, product)
     return _on_server(uri, product) if uri.startswith("http") else None
 
 

@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import os
 import re
-import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -19,10 +18,11 @@ from typing import Any
 
 from filelock import FileLock
 
+from components.tracking import connect
 from flows.release.package import Package, open_package
 from relume.errors import BrokenFileError, ReleaseError, ServerUnreachableError
 from relume.files import atomic_folder
-from relume.home import private_file, private_home, tracking_uri
+from relume.home import tracking_uri
 
 EXPERIMENT = "releases"
 _HASH_TAG = "package_sha256"
@@ -62,24 +62,10 @@ class Registry:
 
     def __init__(self, home: Path, uri: str | None = None):
         self.home, self.uri = home, uri or tracking_uri(home)
-        # By default MLflow retries for minutes when a server does not answer.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        for name in ("alembic", "mlflow"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        if self.uri.startswith("sqlite:///"):
-            private_home(home)
-            database = Path(self.uri.removeprefix("sqlite:///"))
-            private_file(database)
-            # Before MLflow, which tries to open what is no database for two minutes.
-            with self._reaching(), contextlib.closing(sqlite3.connect(database)) as opened:
-                opened.execute("PRAGMA schema_version")
-        from mlflow import MlflowClient
-
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
         with self._reaching():
-            self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-            self._experiment = self._experiment_id()
+            self._client, self._experiment = connect(home, self.uri, EXPERIMENT)
 
     def register(
         self, package: Package, *, run_commit: str, params: Mapping[str, Any], files: Mapping[str, str]
@@ -169,24 +155,6 @@ class Registry:
                 )
         return open_package(destination)
 
-    def _experiment_id(self) -> str:
-        if found := self._client.get_experiment_by_name(EXPERIMENT):
-            return found.experiment_id
-        # A server chooses where artifacts go; beside the SQLite file they go into RELUME_HOME.
-        local = self.uri.startswith("sqlite:///")
-        place = (self.home / "mlflow" / "artifacts").as_uri() if local else None
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self._client.create_experiment(EXPERIMENT, artifact_location=place)
-        except MlflowException as error:
-            # Another process may have been faster.
-            if error.error_code != "RESOURCE_ALREADY_EXISTS" or not (
-                found := self._client.get_experiment_by_name(EXPERIMENT)
-            ):
-                raise
-            return found.experiment_id
-
     def _unfinished_run(self, package: Package) -> str | None:
         """A run that an earlier, interrupted registration of this package left."""
         found = self._client.search_runs([self._experiment], f"tags.{_HASH_TAG} = '{package.sha256}'", max_results=1)
@@ -244,11 +212,7 @@ class Registry:
 
         try:
             yield
-        except (
-            SQLAlchemyError,
-            CommandError,
-            sqlite3.Error,
-        ) as error:  # no database, one of another MLflow, a full or read-only disk
+        except (SQLAlchemyError, CommandError) as error:  # a database of another MLflow, a full or read-only disk
             raise BrokenFileError(
                 "MLflow's database cannot be used",
                 where=redacted(self.uri),

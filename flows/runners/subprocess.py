@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from configobj import ConfigObj
+
 from flows.dvc_commands import start_dvc
 from flows.environment import child_environment
 from flows.graph import Stage
@@ -118,11 +120,15 @@ class SubprocessRunner:
         (clone / "dvc.lock").unlink(missing_ok=True)
         if lock:
             (clone / "dvc.lock").write_text(lock, encoding="utf-8")
-        # Links first: outs are large, and files that are linked to the cache are read-only, which protects it.
-        config = f'[cache]\n    dir = {self._run.store.cache}\n    type = "hardlink,symlink,copy"\n'
-        driver = self._run.root / ".dvc" / "config.local"
-        before = driver.read_text(encoding="utf-8") if driver.is_file() else ""
-        (clone / ".dvc" / "config.local").write_text(before + config, encoding="utf-8")
+        local = self._run.root / ".dvc" / "config.local"
+        config = ConfigObj(str(local) if local.is_file() else None, encoding="utf-8", interpolation=False)
+        # A link beside it, since DVC replaces some characters of a path. Files that are linked to the cache are
+        # read-only, which protects it, and outs are large.
+        self._run.store.cache.mkdir(parents=True, exist_ok=True)
+        (clone / ".dvc" / "cache").symlink_to(self._run.store.cache)
+        config.setdefault("cache", {}).update({"dir": "cache", "type": ["hardlink", "symlink", "copy"]})
+        config.filename = str(clone / ".dvc" / "config.local")
+        config.write()
         return clone
 
     def _reproduce(self, stage: Stage, clone: Path) -> bool:

@@ -4,6 +4,7 @@ A command may refuse with exit code 1 or 2 and one message that names the file; 
 damage that no reader can take for a whole file it must name it. A traceback, a hang, or silence is wrong.
 """
 
+import contextlib
 import dataclasses
 import re
 import shutil
@@ -239,7 +240,7 @@ def _kinds(root: Path, home: Path, *, thorough: bool) -> Iterator[Kind]:
     yield Kind(path="data/curated/patches.parquet", commands={"validate": _tables(root)})
     ranking = root / "data" / "hard_patches" / "hard.parquet"
     yield Kind(
-        path=str(ranking.relative_to(root)), commands={"finetune_hard": _printed(lambda: print(read_ranking(ranking)))}
+        path=str(ranking.relative_to(root)), commands={"finetune_hard": printed(lambda: print(read_ranking(ranking)))}
     )
     yield Kind(
         path="home/checkpoints/training.safetensors",
@@ -306,7 +307,7 @@ def _silent_server(home: Path, kept: Path) -> Iterator[None]:
 
 
 def _tables(root: Path) -> Command:
-    return _printed(lambda: print(load_tables(root / "data" / "ingested", root / "data" / "curated")["patches"].shape))
+    return printed(lambda: print(load_tables(root / "data" / "ingested", root / "data" / "curated")["patches"].shape))
 
 
 def _gate(root: Path) -> None:
