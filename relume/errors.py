@@ -97,6 +97,10 @@ class TrainingDivergedError(RelumeError):
     exit_code = 3
 
 
+class WorkerError(RelumeError):
+    """A process that prepares the batches of a training hangs or died."""
+
+
 class ParityError(RelumeError):
     """Two ways of running the same model disagree by more than the allowed error."""
 

@@ -17,7 +17,7 @@ from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from relume.errors import RelumeError, TrainingDivergedError
+from relume.errors import RelumeError, TrainingDivergedError, WorkerError
 from relume.losses.registry import build_loss
 from relume.training.batches import Batch, StepBatches, TrainingCrops
 from relume.training.checkpoint import Checkpoint
@@ -30,6 +30,7 @@ from relume.training.state import TrainingState
 from relume.training.validation import Validation
 
 PREFETCHED = 4  # batches that each worker prepares ahead
+WORKER_SECONDS = 600.0  # that a step waits for a batch from its worker
 
 # Called after a validation with the step (from 1), all steps, metrics by name, and an image of the validation
 # (uint8 (H, W, 3)); and about once a second without metrics and image.
@@ -67,6 +68,7 @@ def train(
         TrainingDivergedError: The loss or its gradient is not finite; the batch is kept beside the checkpoint.
         ConfigError: The first of `relume.training.rules.problems`.
         ModelFormatError: The checkpoint lacks a part of the state.
+        WorkerError: A worker did not prepare its batch in time, or died.
     """
     fabric = launched(training)
     stage = stage.resolved(training)
@@ -252,7 +254,7 @@ def _save(run: _Run) -> None:
 def _batches(crops: TrainingCrops, stage: ResolvedStage, workers: int, fabric: Fabric, start: int) -> Iterator[Batch]:
     """This rank's batches from a step on, prepared ahead by worker processes if there are any."""
     steps = StepBatches(crops, stage, rank=fabric.global_rank, ranks=fabric.world_size)
-    ahead: dict[str, Any] = {"prefetch_factor": PREFETCHED} if workers else {}
+    ahead: dict[str, Any] = {"prefetch_factor": PREFETCHED, "timeout": WORKER_SECONDS} if workers else {}
     if workers:
         free = shutil.disk_usage("/dev/shm").free
         if problem := workers_problem(stage, workers=workers, ahead=PREFETCHED, free=free):
@@ -266,14 +268,29 @@ def _batches(crops: TrainingCrops, stage: ResolvedStage, workers: int, fabric: F
         **ahead,
     )
     # The loader's iterator is made here and not at the first step: it draws from the generator that steps seed.
-    return map(_or_raised, iter(loader))
+    return _from_workers(iter(loader), workers)
 
 
-def _or_raised(batch: Batch | RelumeError) -> Batch:
-    """What a DataLoader passed on: a batch, or an error instead of it."""
-    if isinstance(batch, RelumeError):
-        raise batch
-    return batch
+def _from_workers(batches: Iterator[Batch | RelumeError], workers: int) -> Iterator[Batch]:
+    """What a DataLoader passes on; an error instead of a batch, and a worker that hangs or died, are raised."""
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader" not in str(error):
+                raise
+            raise WorkerError(
+                "A process that prepares batches does not answer",
+                where=f"training.workers: {workers}",
+                why=str(error).splitlines()[0],
+                next_step="run the same command again, which resumes; if it happens again, set training.workers to 0 in"
+                " recipe.yaml",
+            ) from error
+        if isinstance(batch, RelumeError):
+            raise batch
+        yield batch
 
 
 def _set_trained(state: TrainingState, patterns: tuple[str, ...], *, freeze: bool) -> None:

@@ -1,10 +1,12 @@
 """What cannot be trained is refused with the reason, by the loop and by the check of recipes alike."""
 
+import os
 import re
+import time
 
 import pytest
 
-from relume.errors import ConfigError
+from relume.errors import ConfigError, WorkerError
 from relume.models.registry import build
 from relume.training.augmentation import Augmentation
 from relume.training.checkpoint import Checkpoint
@@ -14,6 +16,7 @@ from relume.training.config import (
     Schedule,
 )
 from relume.training.rules import problems, workers_problem
+from tests.abuse.rows import limited
 from tests.relume.training.tiny import (
     LEVELS,
     SHARED,
@@ -45,6 +48,33 @@ def test_workers_need_shared_memory():
     problem = workers_problem(resolved, workers=2, ahead=4, free=needed - 1)
     assert "training.workers: 2" in str(problem)
     assert "docker run --shm-size" in str(problem)
+
+
+class Stuck:
+    """Patches of which the later ones are never read, or end their process."""
+
+    def __init__(self, patches, ending):
+        self.patches, self.side, self.ending, self.reads = patches, patches.side, ending, 0
+
+    def __len__(self):
+        return len(self.patches)
+
+    def read(self, indices):
+        self.reads += 1
+        if self.reads > 2:
+            time.sleep(2)  # in which the batches before it are sent
+            self.ending()
+        return self.patches.read(indices)
+
+
+@pytest.mark.parametrize("ending", [lambda: time.sleep(3600), lambda: os._exit(1)], ids=["hangs", "dies"])
+def test_a_worker_that_hangs_or_dies_during_the_training_ends_it(shards, tmp_path, monkeypatch, ending):
+    """Some seconds later, with the setting's name; the steps before it are in the checkpoint."""
+    monkeypatch.setattr("relume.training.loop.WORKER_SECONDS", 3.0)
+    with limited(60), pytest.raises(WorkerError, match=r"training\.workers: 1"):
+        run(Stuck(shards, ending), Checkpoint(tmp_path, "k"), workers=1)
+    _, facts = Checkpoint(tmp_path, "k").load()
+    assert facts["step"] == 2
 
 
 def test_a_training_does_not_start_workers_that_would_wait_for_ever(shards, tmp_path):
