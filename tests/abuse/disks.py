@@ -92,7 +92,7 @@ class Disk:
     def make_read_only(self) -> None:
         """Nothing on it can be written any more."""
         if self._mounted:
-            _mount("-o", "remount,ro", str(self.path))
+            _mount("-o", "remount,bind,ro", str(self.path))
         else:
             self._permit(0o555)
 
@@ -102,7 +102,7 @@ class Disk:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             self._permit(0o755)
             return
-        _mount("-o", "remount,rw", str(self.path))
+        _mount("-o", "remount,bind,rw", str(self.path))
         (self.path / "filler").unlink(missing_ok=True)
 
     def _permit(self, mode: int) -> None:
@@ -122,7 +122,7 @@ def attack(setting: Setting) -> Iterator[Row]:
 
 
 def _works(words: list[str]) -> bool:
-    probe = "mount -t tmpfs -o size=1m tmpfs /mnt && mount -o remount,ro /mnt"
+    probe = "mount -t tmpfs -o size=1m tmpfs /mnt && mount -o remount,bind,ro /mnt"
     try:
         return subprocess.run([*words, "sh", "-c", probe], capture_output=True).returncode == 0
     except FileNotFoundError:
@@ -292,6 +292,9 @@ run_component(lambda: print(Registry(Path({str(home)!r})).register(open_package(
             ),
             "status": Writer(command=relume("status"), target="ledger.jsonl", disk="home", looks=True),
             "up": Writer(command=_real("up"), target="services", disk="home", processes=True, free=few),
+            "pipeline run": Writer(
+                command=_real("pipeline", "run"), target="runs", disk="home", processes=True, free=(400_000,)
+            ),
             "release": Writer(command=_real("release"), target="ledger.jsonl", disk="home", processes=True, free=few),
         }
     )
