@@ -236,6 +236,13 @@ class EmbeddedTriton:
             return None
         return read_as(TritonServer, self._record, next_step="run `relume down`, then start the server again")
 
+    def answering(self) -> bool:
+        """Whether the server, if it runs, answers and is this home's."""
+        if (server := self.running()) is None:
+            return True
+        with TritonControl(server.grpc, key=server.key) as control:
+            return control.server() == self.name
+
     def at(self, address: str) -> TritonServer | None:
         """This home's server if it is the one at an address, else None.
 

@@ -36,6 +36,7 @@ from relume.home import private_file, private_home, require_database, tracking_u
 
 WORK_POOL = "relume"
 MLFLOW_PORT, PREFECT_PORT = 5000, 4200
+HEALTH = {"mlflow": "/health", "prefect": "/api/health"}
 START_SECONDS = 120.0
 
 
@@ -79,6 +80,14 @@ def start(root: Path, home: Path, name: str) -> ServiceReport:
     """Starts one service when it does not run."""
     with _lock(home):
         return _start_chain([(name, _starts(root, home)[name])])[0]
+
+
+def answering(home: Path, name: str, *, timeout: float = 5.0) -> bool:
+    """Whether a service that runs answers; one without an address does."""
+    if name == "triton":
+        return EmbeddedTriton(home).answering()
+    record = running_process(services_folder(home), name)
+    return record is None or name not in HEALTH or answers(f"{record.address}{HEALTH[name]}", timeout=timeout)
 
 
 def _starts(root: Path, home: Path) -> dict[str, Callable[[], ServiceReport]]:

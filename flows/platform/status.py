@@ -11,8 +11,9 @@ from typing import Any
 
 from flows.embedded_triton import EmbeddedTriton
 from flows.platform import supervisor
+from flows.platform.services import answering
 from flows.prefect_settings import ask_prefect, services_folder
-from flows.processes import answers, running_process
+from flows.processes import running_process
 from flows.release.aliases import ALIASES, by_ledger, in_registry
 from flows.release.ledger import Ledger, LedgerEntry, Release
 from flows.release.registry import redacted
@@ -27,7 +28,6 @@ from relume.serving import repository as models
 EXTERNAL = {"mlflow": "MLFLOW_TRACKING_URI", "prefect": "PREFECT_API_URL"}
 _INTERRUPTED = {"promoting": "promotion of", "rolling_back": "rollback to"}
 _SECONDS = 3.0  # for an answer of Prefect
-HEALTH = {"mlflow": "/health", "prefect": "/api/health"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ def read_status(root: Path, home: Path) -> Status:
     releasing = _releasing(home)
     notes = {name: supervisor.describe(found) for name, found in supervisor.restarts(home).items()}
     names = ("mlflow", "prefect", "worker", "supervisor")
-    services = [_service(services_folder(home), name, notes, problems) for name in names]
+    services = [_service(home, name, notes, problems) for name in names]
     for name, owner in (("mlflow", "MLflow"), ("prefect", "Prefect")):
         try:
             require_database(home / name / f"{name}.db", owner)
@@ -230,8 +230,8 @@ def _late_runs(api: str) -> list[Activity]:
         return []
 
 
-def _service(folder: Path, name: str, notes: dict[str, str], problems: list[str]) -> ServiceStatus:
-    note = notes.get(name)
+def _service(home: Path, name: str, notes: dict[str, str], problems: list[str]) -> ServiceStatus:
+    folder, note = services_folder(home), notes.get(name)
     log = folder / f"{name}.log"
     if name in EXTERNAL and (address := os.environ.get(EXTERNAL[name])):
         return ServiceStatus(name=name, state="external", address=redacted(address))
@@ -243,8 +243,7 @@ def _service(folder: Path, name: str, notes: dict[str, str], problems: list[str]
     if record is None:
         state = "dead" if (folder / f"{name}.json").is_file() else "stopped"
         return ServiceStatus(name=name, state=state, log=str(log) if log.is_file() else None, note=note)
-    healthy = name not in HEALTH or answers(f"{record.address}{HEALTH[name]}")
-    state = "running" if healthy else "silent"
+    state = "running" if answering(home, name, timeout=1.0) else "silent"
     return ServiceStatus(name=name, state=state, address=record.address, log=str(log), note=note)
 
 

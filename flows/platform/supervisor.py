@@ -1,4 +1,6 @@
-"""Starts services of `relume up` again that ended by themselves; each time later, and `relume status` says so.
+"""Starts services of `relume up` again that ended by themselves or do not answer; each time later.
+
+`relume status` says so.
 
 It is a service itself: `python -m flows.platform.supervisor CHECKOUT HOME SERVICE...`; `up` starts it, `down` ends it.
 """
@@ -6,6 +8,7 @@ It is a service itself: `python -m flows.platform.supervisor CHECKOUT HOME SERVI
 import contextlib
 import dataclasses
 import datetime
+import os
 import signal
 import sys
 import threading
@@ -17,7 +20,7 @@ from typing import Any
 from flows.embedded_triton import EmbeddedTriton
 from flows.platform import services
 from flows.prefect_settings import services_folder
-from flows.processes import running_process
+from flows.processes import KILL_SECONDS, ProcessRecord, running_process
 from relume.errors import BrokenFileError, RelumeError
 from relume.files import write_json
 from relume.reading import read_json
@@ -26,6 +29,8 @@ NAME = "supervisor"
 _FIRST, _LONGEST = 2.0, 300.0  # seconds from one start to the next
 _STEADY = 600.0  # a service that ran as long counts as stable
 _LOOK = 2.0
+_SILENT = 180.0  # a living service that does not answer for as long counts as ended; starts may take 120
+_ENDED, _NO_ANSWER = "ended", "did not answer"
 
 
 def command(root: Path, home: Path, names: list[str]) -> list[str]:
@@ -35,26 +40,25 @@ def command(root: Path, home: Path, names: list[str]) -> list[str]:
 
 @dataclasses.dataclass
 class _Restarts:
-    """What became of a service: the restarts since `relume up`, the last one in UTC, the error of one that failed."""
+    """See `restarts`."""
 
+    why: str
     count: int
     last: str
     error: str | None
 
 
 def restarts(home: Path) -> dict[str, dict[str, Any]]:
-    """By service: `count` of its restarts since `relume up`, `last` one in UTC, and the `error` of one that failed."""
+    """By service: `why` it was started again, the `count` since `relume up`, the `last` time in UTC, its `error`."""
     try:
         return read_json(_record(home), like=dict[str, _Restarts], next_step="relume up")
     except BrokenFileError:
         return {}
 
 
-def is_alive(home: Path, name: str) -> bool:
-    """Whether a service's process lives."""
-    if name == "triton":
-        return EmbeddedTriton(home).running() is not None
-    return running_process(services_folder(home), name) is not None
+def _process(home: Path, name: str) -> ProcessRecord | None:
+    """The process of a service while it lives."""
+    return running_process(EmbeddedTriton(home).folder if name == "triton" else services_folder(home), name)
 
 
 class Supervisor:
@@ -65,53 +69,67 @@ class Supervisor:
         home: RELUME_HOME.
         names: The services.
         first: Seconds from the first restart of a service to the next one; doubled each time.
+        silent: Seconds without an answer after which the process of a service is killed.
     """
 
-    def __init__(self, root: Path, home: Path, names: list[str], *, first: float = _FIRST):
-        self._root, self._home, self._names, self._first = root, home, names, first
+    def __init__(self, root: Path, home: Path, names: list[str], *, first: float = _FIRST, silent: float = _SILENT):
+        self._root, self._home, self._names, self._first, self._silent = root, home, names, first, silent
         self._found: dict[str, dict[str, Any]] = {}
         self._wait = dict.fromkeys(names, first)
         self._next = dict.fromkeys(names, 0.0)
         self._well_since: dict[str, float] = {}
+        self._silent_since: dict[str, float] = {}
         _record(home).unlink(missing_ok=True)
 
     def look(self) -> None:
-        """Starts what does not run and is due."""
+        """Starts what does not run, or has not answered for long, and is due."""
         for name in self._names:
             now = time.monotonic()
             try:
-                alive = is_alive(self._home, name)
+                process = _process(self._home, name)
+                silent = process is not None and not services.answering(self._home, name)
             except BrokenFileError:  # `relume status` says so; a second one beside it would do harm
                 continue
-            if alive:
+            if process and not silent:
+                self._silent_since.pop(name, None)
                 if now - self._well_since.setdefault(name, now) > _STEADY:
                     self._wait[name] = self._first
                 continue
             self._well_since.pop(name, None)
-            if now < self._next[name]:
+            if now < self._next[name] or (silent and now - self._silent_since.setdefault(name, now) < self._silent):
                 continue
+            if process:
+                # Its record stays, by which its start knows its port and ends what it started.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+                killed = time.monotonic()
+                while _process(self._home, name) == process and time.monotonic() < killed + KILL_SECONDS:
+                    time.sleep(0.05)
+                self._silent_since.pop(name, None)
             wait = self._wait[name]
             self._next[name], self._wait[name] = now + wait, min(2 * wait, _LONGEST)
             report = services.start(self._root, self._home, name)
             if report.state != "running":  # another command may have started it meanwhile
-                self._note(name, report.detail if report.state == "failed" else None, wait)
+                why = _NO_ANSWER if silent else _ENDED
+                self._note(name, why, report.detail if report.state == "failed" else None, wait)
 
-    def _note(self, name: str, error: str | None, wait: float) -> None:
+    def _note(self, name: str, why: str, error: str | None, wait: float) -> None:
         time_now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         count = self._found.get(name, {}).get("count", 0) + 1
-        self._found[name] = {"count": count, "last": time_now, "error": error}
+        self._found[name] = {"why": why, "count": count, "last": time_now, "error": error}
         write_json(_record(self._home), self._found)
         outcome = f"cannot be started: {error}" if error else "was started again"
         again = f"; next try in {wait:.0f} s" if error else ""
-        print(f"{time_now} {name} ended by itself and {outcome}{again}", flush=True)
+        print(f"{time_now} {name} {why} and {outcome}{again}", flush=True)
 
 
 def describe(found: Mapping[str, Any]) -> str:
     """What `relume status` says about the restarts of a service."""
     last = found["last"][:16].replace("T", " ")
     if found["error"]:
-        return f"ended and cannot be started: {found['error']} (tried {found['count']} times, last {last} UTC)"
-    return f"ended and was started again: {found['count']} times, last {last} UTC"
+        tried = f"(tried {found['count']} times, last {last} UTC)"
+        return f"{found['why']} and cannot be started: {found['error']} {tried}"
+    return f"{found['why']} and was started again: {found['count']} times, last {last} UTC"
 
 
 def _record(home: Path) -> Path:

@@ -159,6 +159,23 @@ def test_a_service_that_died_is_started_again(home):
     assert running_process(services_folder(home), "mlflow") == found
 
 
+def test_a_service_that_lives_and_does_not_answer_is_started_again(home):
+    """A stopped MLflow is killed once it was silent for long, and starts on its port; `status` says why."""
+    address = services._start_mlflow(home).address
+    found = running_process(services_folder(home), "mlflow")
+    supervisor = Supervisor(Path(), home, ["mlflow"], silent=2.0)
+    supervisor.look()
+    for process in (psutil.Process(found.pid), *psutil.Process(found.pid).children(recursive=True)):
+        process.suspend()
+    supervisor.look()
+    assert running_process(services_folder(home), "mlflow") == found
+    time.sleep(2)
+    supervisor.look()
+    assert running_process(services_folder(home), "mlflow").pid != found.pid
+    assert answers(f"{address}/health")
+    assert "did not answer and was started again: 1 times" in render(read_status(Path(), home))
+
+
 def test_a_service_that_cannot_be_started_is_tried_later_and_later(home, monkeypatch):
     """With MLflow's store destroyed the waits double, and `status` shows why and how often it was tried."""
     (home / "mlflow").mkdir()
