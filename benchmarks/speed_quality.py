@@ -3,18 +3,21 @@
     python -m benchmarks.speed_quality --data SETS
 
 Times are milliseconds a megapixel of a 512 x 512 image, median of rounds in which all systems take turns. Published
-networks are timed with random weights in this code base's equal networks, and stand at their published PSNR; ours and
-OpenCV's non-local means are measured. Ours are timed through OpenVINO, as `relume restore` runs them, and in eager
-PyTorch, as the others. Writes benchmarks/results/speed_quality.json and the plot docs/pictures/speed_quality.png.
+networks are timed with random weights in this code base's equal networks, and stand at their published PSNR, as BM3D
+does, which is timed where its extra is installed. Ours and OpenCV's non-local means are measured, and Intel Open Image
+Denoise where `pip install pyoidn` was done. Ours are timed through OpenVINO, as `relume restore` runs them, and in
+eager PyTorch, as the others. Writes benchmarks/results/speed_quality.json and the plot docs/pictures/speed_quality.png.
 """
 
 import argparse
 import datetime
+import importlib.util
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,12 @@ import torch
 from benchmarks.model_table import exported, prepare, processor
 from reference.results import PUBLISHED
 from relume import products
-from relume.evaluation.baselines import non_local_means
+from relume.evaluation.baselines import block_matching, non_local_means
+from relume.evaluation.benchmark.protocols import PROTOCOLS, make_input
 from relume.evaluation.benchmark.request import benchmark_request
+from relume.evaluation.benchmark.sets import open_set
 from relume.files import write_json
+from relume.metrics import psnr, to_8_bit
 from relume.models.artifact import load_card
 from relume.models.registry import Variant, variants
 from relume.reading import read_json
@@ -59,6 +65,11 @@ def main() -> None:
             runs |= {f"{name}, {way}": run for way, run in ways(variants()[variant], Path(folder) / f"{variant}.onnx")}
         image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
         runs["non-local means"] = lambda: non_local_means(image, SIGMA)
+        if installed("bm3d"):
+            runs["BM3D"], quality["BM3D"] = partial(block_matching, image, SIGMA), PUBLISHED["cbsd68", "CBM3D"][2]
+        if installed("pyoidn"):
+            runs["Open Image Denoise"] = partial(open_image_denoise, image.astype(np.float32) / np.float32(255))
+            quality["Open Image Denoise"] = psnr_of(open_image_denoise, options.data)
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(options.rounds + 1):
             for name, run in runs.items():
@@ -105,6 +116,27 @@ def measured_psnr(ours: list[str], data: str, out: Path) -> dict[str, float]:
     return {name: psnr[name] for name in ours} | {"non-local means": psnr["nlm"]}
 
 
+def installed(package: str) -> bool:
+    """Whether a package that this project does not need is there."""
+    return importlib.util.find_spec(package) is not None
+
+
+def open_image_denoise(image: np.ndarray) -> np.ndarray:
+    """Intel Open Image Denoise without auxiliary images, float32 (H, W, 3) in [0, 1] to the same."""
+    import pyoidn
+
+    return pyoidn.denoise(np.ascontiguousarray(image))
+
+
+def psnr_of(denoise: Callable[[np.ndarray], np.ndarray], data: str) -> float:
+    """Mean PSNR on CBSD68 with unclipped noise of what takes and gives float32 images."""
+    found = []
+    for example in open_set("cbsd68", data).examples():
+        noisy, clean = make_input(PROTOCOLS["awgn"], SIGMA, example, seed=0)
+        found.append(psnr(to_8_bit(denoise(noisy)), clean.clean))
+    return round(statistics.fmean(found), 2)
+
+
 def ways(variant: Variant, onnx: Path) -> list[tuple[str, Callable[[], Any]]]:
     """The ways to run a network: its name, and what computes it once."""
     import openvino
@@ -143,9 +175,9 @@ def draw(rows: dict[str, dict[str, float]], path: Path) -> None:
     for system, points in systems.items():
         points.sort()
         style = "o-" if system in OURS else "s--"
-        axes.plot([time for time, _, _ in points], [psnr for _, psnr, _ in points], style, label=system)
-        for milliseconds, psnr, way in points:
-            axes.annotate(way, (milliseconds, psnr), (0, 6), textcoords="offset points", fontsize=6, ha="center")
+        axes.plot([time for time, _, _ in points], [quality for _, quality, _ in points], style, label=system)
+        for milliseconds, quality, way in points:
+            axes.annotate(way, (milliseconds, quality), (0, 6), textcoords="offset points", fontsize=6, ha="center")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     figure.savefig(path)
