@@ -32,6 +32,7 @@ from relume.files import atomic_file, write_json
 from relume.models.registry import Variant, build, inputs_of, variants
 from relume.models.table import example_inputs, multiply_accumulates, render_table
 from relume.serving.export import to_onnx
+from relume.serving.openvino_restorer import core
 
 HEAVY = 60e9  # multiply-accumulates at 256 x 256 from which a model gets the small tile
 
@@ -78,10 +79,8 @@ def onnxruntime(path: Path, feed: dict[str, np.ndarray], repeats: int, threads: 
 
 def openvino(path: Path, feed: dict[str, np.ndarray], repeats: int, threads: int) -> tuple[float, np.ndarray]:
     """OpenVINO's CPU device in float32."""
-    import openvino
-
     options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino.Core().compile_model(path, "CPU", options)
+    compiled = core().compile_model(path, "CPU", options)
     return best_of(lambda: compiled(feed)[0], repeats)
 
 

@@ -36,7 +36,7 @@ from relume.metrics import psnr, to_8_bit
 from relume.models.artifact import load_card
 from relume.models.registry import Variant, variants
 from relume.reading import read_json
-from relume.serving.openvino_restorer import fastest_precision
+from relume.serving.openvino_restorer import core, fastest_precision
 
 SIDE, SIGMA = 512, 50.0
 NETWORKS = {
@@ -139,8 +139,6 @@ def psnr_of(denoise: Callable[[np.ndarray], np.ndarray], data: str) -> float:
 
 def ways(variant: Variant, onnx: Path) -> list[tuple[str, Callable[[], Any]]]:
     """The ways to run a network: its name, and what computes it once."""
-    import openvino
-
     network, inputs = prepare(variant, SIDE)
     exported(network, inputs, onnx)
     feed = [value.numpy() for value in inputs]
@@ -152,7 +150,7 @@ def ways(variant: Variant, onnx: Path) -> list[tuple[str, Callable[[], Any]]]:
 
     found: list[tuple[str, Callable[[], Any]]] = [("eager f32", eager)]
     for precision in dict.fromkeys(("f32", fastest_precision())):
-        compiled = openvino.Core().compile_model(
+        compiled = core().compile_model(
             onnx, "CPU", {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         )
         found.append((f"OpenVINO {precision}", lambda compiled=compiled: compiled(feed)))  # type: ignore[misc]

@@ -47,9 +47,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def remove_node(self, node: Any) -> str | None:
             """Runs the test in which a worker died once more, and what else that worker still had.
 
-            A second death fails the test. In two full runs a worker ended by a segmentation fault in a test that passes
-            on its own, once seen right after tests that run OpenVINO in the worker. The pinned pytest-xdist hands out
-            finished files again and then waits for ever.
+            A second death fails the test: libraries that many tests load into one process can end it in a test that
+            passes on its own, as OpenVINO did. The pinned pytest-xdist hands out finished files again and then waits
+            for ever.
             """
             left = {
                 file: unfinished
