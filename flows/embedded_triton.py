@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 import psutil
 from filelock import FileLock
 
-from flows.processes import free_port, remove_record, running_process, start_process, stop_process
+from flows.processes import free_port, remove_record, running_process, start_process, still_answers, stop_process
 from relume.errors import BrokenFileError, RelumeError, ServerRefusedError, ServerUnreachableError, ServiceError
 from relume.files import atomic_file
 from relume.home import private_home
@@ -155,7 +155,8 @@ class EmbeddedTriton:
         """Starts the server in the background and loads the products of its repository.
 
         A product that cannot be loaded is logged and shown by `status`; it does not stop the server, because the next
-        release repairs it. A server that runs already is left alone.
+        release repairs it. A server that runs already is left alone, unless it does not answer any more: then it is
+        ended and started anew.
 
         Args:
             repository: The model repository, by default `self.repository`; it may be empty.
@@ -181,7 +182,9 @@ class EmbeddedTriton:
                         where=found.repository,
                         next_step="stop it with `relume down`, then try again",
                     )
-                return found
+                with TritonControl(found.grpc) as control:
+                    if still_answers(lambda: control.server() == self.name, alive=lambda: self.running() is not None):
+                        return found
             if not self.installed:
                 raise ServiceError(
                     "The embedded Triton server is not installed", where=self._installation, next_step=INSTALL
@@ -272,11 +275,13 @@ class EmbeddedTriton:
             return TritonStatus(state=state, server=None, pid=None, products=found, log=str(self.log))
         with TritonControl(server.grpc, key=server.key) as control:
             state = "ready" if control.server() == self.name else "silent"
-            if state == "ready":
-                for product, release in models.products(server.repository).items():
+            try:
+                for product, release in models.products(server.repository).items() if state == "ready" else ():
                     served = control.product_release(product)
                     answers = served is not None and control.answers(product, timeout=timeout)
                     found[product] = ProductState(release=release, served=served, answers=answers)
+            except ServerUnreachableError:  # it hangs, or ended, since
+                state, found = "silent", {}
         return TritonStatus(state=state, server=server, pid=process.pid, products=found, log=str(self.log))
 
     def repair(self) -> list[str]:

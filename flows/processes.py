@@ -26,6 +26,7 @@ from relume.reading import read_as, reading
 
 KILL_SECONDS = 5.0
 _MEGABYTES = 16.0  # for logs, records and databases; a server without them ends with a traceback in no log
+SILENT_SECONDS = 20.0  # after which a process that does not answer counts as hung
 _MARK = "RELUME_RECORD"  # in the environment of what is started, its children included: the path of its record
 
 # Popen objects of processes started by this interpreter, by start mark: without a wait their end leaves a zombie.
@@ -83,13 +84,15 @@ def start_process(
         secret: A part of the command that other users of the machine must not see; see `_hide`.
 
     Returns:
-        The record, also written to `folder`. A process of that name that runs already is left alone.
+        The record, also written to `folder`. A process of that name that runs already is left alone, unless it does not
+        answer any more: then it is ended and started anew.
 
     Raises:
         ServiceError: It ended or did not get ready in time; nothing of it is left running.
         StorageError: The disk has no room for what it writes; nothing was started.
     """
-    if running := running_process(folder, name):
+    running = running_process(folder, name)
+    if running and still_answers(ready, alive=lambda: _alive(running)):
         return running
     stop_process(folder, name, grace=3.0)
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,6 +123,18 @@ def start_process(
         stop_process(folder, name, grace=3.0)
         raise
     return record
+
+
+def still_answers(ready: Callable[[], bool], *, alive: Callable[[], bool]) -> bool:
+    """Whether a process that ran before answers, for which a busy one has some seconds; no longer than it lives."""
+    end = time.monotonic() + SILENT_SECONDS
+    while alive():
+        if ready():
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.1)
+    return False
 
 
 def record_process(

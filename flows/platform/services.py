@@ -210,8 +210,8 @@ def _start(
 ) -> str:
     """Starts one service and says whether it was running already."""
     folder = services_folder(home)
-    was_running = running_process(folder, name) is not None
-    start_process(
+    before = running_process(folder, name)
+    record = start_process(
         name,
         command,
         folder=folder,
@@ -221,7 +221,7 @@ def _start(
         env=environment(home) | env,
         cwd=home,
     )
-    return "running" if was_running else "started"
+    return "running" if record == before else "started"
 
 
 def _address(home: Path, name: str, preferred_port: int) -> str:
@@ -311,8 +311,9 @@ def _deploy(home: Path, root: Path, api: str) -> None:
 
 def _start_triton(home: Path) -> ServiceReport:
     triton = EmbeddedTriton(home)
-    state = "running" if triton.running() else "started"
+    before = triton.running()
     served = serve_champions(home)
     server = triton.start()
+    state = "running" if server == before else "started"
     detail = ", ".join(f"{r.product} is {r.model}" for r in served) or "nothing was released yet; run `relume release`"
     return ServiceReport(name="triton", state=state, address=server.grpc, detail=detail)

@@ -61,6 +61,17 @@ def test_a_running_process_is_not_started_twice(folder):
     assert second.pid == first.pid
 
 
+def test_a_running_process_that_does_not_answer_is_started_anew(folder, monkeypatch):
+    """One that hangs is ended after some seconds, and one that only answers late is left alone."""
+    monkeypatch.setattr("flows.processes.SILENT_SECONDS", 1.0)
+    asked = []
+    start = functools.partial(start_process, "one", SLEEP, folder=folder, timeout=5)
+    first = start(ready=lambda: True)
+    assert start(ready=lambda: len(asked) > 2 or asked.append(None)) == first
+    second = start(ready=lambda: start_mark(first.pid) is None)
+    assert second.pid != first.pid
+
+
 def test_stop_ends_the_children_too(folder):
     """A child that ignores SIGTERM and whose parent has ended is killed with its group."""
     pids = folder / "pids"

@@ -118,6 +118,18 @@ def test_killed_server(triton, server):
     assert not [stub for stub in stubs if stub.is_running() and stub.status() != "zombie"]
 
 
+def test_a_server_that_hangs_is_started_anew(triton, server, monkeypatch):
+    """A server that does not answer any more is silent in status; the next start ends it and serves again."""
+    monkeypatch.setattr("flows.processes.SILENT_SECONDS", 1.0)
+    monkeypatch.setattr("flows.embedded_triton._EXIT_SECONDS", 1)
+    pid = triton.status().pid
+    os.kill(pid, signal.SIGSTOP)
+    assert triton.status().state == "silent"
+    again = EmbeddedTriton(triton.folder.parent).start()
+    assert triton.status().pid != pid
+    assert restores(again)
+
+
 def test_outlives_the_command_that_started_it(triton, server):
     """A server started by a command that ends, and whose process group is killed, stays up."""
     triton.stop()
