@@ -8,13 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.abuse import disks, images, platform_files
+from tests.abuse import disks, images, kills, packages, platform_files, requests
 from tests.abuse.rows import Row, Setting, table
 
 FAMILIES: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "files": platform_files.attack,
     "images": images.attack,
     "disks": disks.attack,
+    "packages": packages.attack,
+    "requests": requests.attack,
+    "kills": kills.attack,
 }
 
 
