@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -139,44 +140,44 @@ def _finish(row: Row, platform: _Platform, command: Callable[[], object]) -> Row
     return row
 
 
-def _killed(command: list[str], when: Condition) -> bool:
-    """Runs a command and kills it, and nothing that it started, at a moment; whether that came before its end."""
-    process = subprocess.Popen(
-        command, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    end = time.monotonic() + SECONDS
-    try:
-        while process.poll() is None and time.monotonic() < end:
-            if when():
-                process.kill()
-                process.wait()
-                return process.returncode == -signal.SIGKILL
-            time.sleep(0.001)
-    finally:
-        process.kill()
-        process.wait()
-    return False
+def _killed(command: list[str], when: Condition) -> list[str]:
+    """Runs a command and kills it, and nothing that it started, at a moment; says what was wrong with that."""
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command, env=os.environ | {"PYTHONPATH": str(CHECKOUT)}, stdout=output, stderr=subprocess.STDOUT
+        )
+        end = time.monotonic() + SECONDS
+        try:
+            while process.poll() is None and time.monotonic() < end:
+                if when():
+                    return []
+                time.sleep(0.001)
+        finally:
+            process.kill()
+            process.wait()
+        output.seek(0)
+        return [f"the moment did not come, exit code {process.returncode}: {output.read()[-600:]}"]
 
 
-def _moments(platform: _Platform) -> dict[str, tuple[Callable[[], bool], Callable[[], object]]]:
+def _moments(platform: _Platform) -> dict[str, tuple[Callable[[], list[str]], Callable[[], object]]]:
     """By the moment, what kills a release there, and what is run next."""
     root, home = platform.root, platform.home
     command = [sys.executable, "-c", RELEASE, str(root), str(home)]
 
-    def written(event: str) -> Callable[[], bool]:
-        def kill() -> bool:
+    def written(event: str) -> Callable[[], list[str]]:
+        def kill() -> list[str]:
             lines = len(Ledger(home).entries())
             return _killed(command, lambda: event in [entry.event for entry in Ledger(home).entries()[lines:]])
 
         return kill
 
-    def there(path: Path) -> Callable[[], bool]:
+    def there(path: Path) -> Callable[[], list[str]]:
         return lambda: _killed(command, path.exists)
 
-    def dying(event: str) -> Callable[[], bool]:
-        def kill() -> bool:
+    def dying(event: str) -> Callable[[], list[str]]:
+        def kill() -> list[str]:
             die_at(root, home, event)
-            return True
+            return []
 
         return kill
 
@@ -198,11 +199,10 @@ def _roll_back(platform: _Platform) -> None:
         roll_back(platform.root, platform.home)
 
 
-def _kill_release(platform: _Platform, kind: str, kill: Callable[[], bool], command: Callable[[], object]) -> Row:
+def _kill_release(platform: _Platform, kind: str, kill: Callable[[], list[str]], command: Callable[[], object]) -> Row:
     row = Row(family=FAMILY, kind=f"a release when {kind}", tried=1)
     platform.put_other()
-    if not kill():
-        row.wrong.append("the moment did not come")
+    row.wrong += kill()
     row.wrong += platform.looks()
     return _finish(row, platform, command)
 
@@ -288,14 +288,12 @@ def _kill_up(platform: _Platform) -> Iterator[Row]:
         row = Row(family=FAMILY, kind=f"`relume up` when {kind}", tried=1)
         services.down(platform.home)
         row.wrong += [f"down left {' '.join(each.cmdline())[:200]}" for each in processes_of(platform.home)]
-        if not _killed([sys.executable, "-c", UP], when):
-            row.wrong.append("the moment did not come")
+        row.wrong += _killed([sys.executable, "-c", UP], when)
         row.wrong += platform.looks()
         yield _finish(row, platform, lambda: _up(platform))
     row = Row(family=FAMILY, kind="`relume up` killed, then `relume down`", tried=1)
     services.down(platform.home)
-    if not _killed([sys.executable, "-c", UP], (folder / "prefect.json").exists):
-        row.wrong.append("the moment did not come")
+    row.wrong += _killed([sys.executable, "-c", UP], (folder / "prefect.json").exists)
     addresses = [record.address for name in ("mlflow", "prefect") if (record := recorded_process(folder, name))]
     services.down(platform.home)
     row.wrong += [f"down left {' '.join(each.cmdline())[:200]}" for each in processes_of(platform.home)]
