@@ -182,9 +182,8 @@ class EmbeddedTriton:
                         where=found.repository,
                         next_step="stop it with `relume down`, then try again",
                     )
-                with TritonControl(found.grpc) as control:
-                    if still_answers(lambda: control.server() == self.name, alive=lambda: self.running() is not None):
-                        return found
+                if still_answers(self.answering, alive=lambda: self.running() is not None):
+                    return found
             if not self.installed:
                 raise ServiceError(
                     "The embedded Triton server is not installed", where=self._installation, next_step=INSTALL
