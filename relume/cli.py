@@ -573,6 +573,7 @@ def evaluate(
       relume evaluate models/adjustable --set kodak24 --protocol awgn:15,25,50 --ask 5,15,25,35,50,65 -o results
     """
     from relume.evaluation.benchmark.request import benchmark_request, describe
+    from relume.progress import Progress
 
     if as_list:
         click.echo(describe(data))
@@ -580,15 +581,14 @@ def evaluate(
     if not sets or out is None:
         raise click.UsageError("give --set and --out, or --list to see the benchmark sets and protocols")
 
-    terminal = sys.stderr.isatty()
-
-    def progress(title: str, done: int, total: int) -> None:
-        if terminal or done == total:
-            click.echo(f"{chr(13) if terminal else ''}{title}  {done}/{total}", nl=done == total, err=True)
-
-    table, notes = benchmark_request(
-        models=models, sets=sets, data=data, protocols=protocols, out=out, on_progress=progress, **options
-    )
+    progress = Progress("evaluate", one_by_one=True, file=sys.stderr)
+    try:
+        table, notes = benchmark_request(
+            models=models, sets=sets, data=data, protocols=protocols, out=out, on_progress=progress, **options
+        )
+    except KeyboardInterrupt as interrupt:
+        click.echo(f"Interrupted. {interrupt}".rstrip(), err=True)
+        sys.exit(130)
     for note in notes:
         click.echo(f"note: {note}", err=True)
     click.echo(f"{table}\n\n{_short(Path(out))}")

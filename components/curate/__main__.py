@@ -1,11 +1,11 @@
 """python -m components.curate: data/ingested -> data/curated."""
 
-from components.progress import Progress
 from components.step import run_component
 from relume.curation.curate import curate
 from relume.curation.settings import CurateSettings
 from relume.files import atomic_folder
 from relume.params_file import load_section
+from relume.progress import Progress
 
 
 def main() -> None:

@@ -1,12 +1,12 @@
 """python -m components.ingest: sources.json -> data/ingested."""
 
-from components.progress import Progress
 from components.step import run_component
 from relume.files import atomic_folder
 from relume.ingestion.ingest import ingest
 from relume.ingestion.settings import IngestSettings
 from relume.ingestion.sources import read_sources
 from relume.params_file import load_section
+from relume.progress import Progress
 
 
 def main() -> None:

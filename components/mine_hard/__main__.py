@@ -1,8 +1,5 @@
 """python -m components.mine_hard: ranks all training patches into data/hard_patches/hard.parquet."""
 
-import sys
-import time
-
 import numpy as np
 import torch
 
@@ -11,6 +8,7 @@ from components.training_stage.curated import Curated
 from relume.files import atomic_folder
 from relume.models.artifact import load_model
 from relume.params_file import load_section
+from relume.progress import Progress
 from relume.training.config import TrainingSettings
 from relume.training.mining import hard_count, hardest_first, patch_losses, write_ranking
 from relume.training.patches import Patches
@@ -48,14 +46,7 @@ def measured(patches: Patches, params: MiningSettings, seed: int) -> np.ndarray:
     network = load_model("models/ensemble").to("cuda" if torch.cuda.is_available() else "cpu")
     for problem in level_problems(params.degradation, network, where="mine_hard.degradation"):
         raise problem
-    last = time.monotonic()
-
-    def progress(done: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > 5 or (done == len(patches) and sys.stdout.isatty()):
-            print(f"mine_hard  {done}/{len(patches)} patches", flush=True)
-            last = time.monotonic()
-
+    progress = Progress("mine_hard", one_by_one=True)
     return patch_losses(
         network,
         patches,
@@ -63,7 +54,7 @@ def measured(patches: Patches, params: MiningSettings, seed: int) -> np.ndarray:
         draws=params.draws,
         batch=params.batch,
         seed=seed,
-        progress=progress,
+        progress=lambda done: progress("patches", done, len(patches)),
     )
 
 

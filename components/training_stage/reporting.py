@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from components.progress import LOG_SECONDS
 from components.tracking import StageRun
 from relume.durations import time_left
+from relume.progress import LOG_SECONDS
 from relume.training.config import StageSettings
 from relume.training.schedule import position_at
 

@@ -1,8 +1,9 @@
 """One evaluation from end to end: from sets, protocols and systems to tables, results.csv, summary.json, images."""
 
+import contextlib
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from relume.evaluation.benchmark.sets import ImageSet
 from relume.evaluation.benchmark.summary import as_json, best_levels, means_of, render
 from relume.evaluation.benchmark.systems import System
 from relume.evaluation.comparison import Cases, Comparison, compare, sheet
-from relume.files import atomic_folder, write_json
+from relume.files import atomic_file, atomic_folder, write_json
 from relume.images import save_image
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is measured, the number of images done and their total."""
+"""Called with what is counted, how many of them are done and their total."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,18 +97,20 @@ def run(plan: Plan, out: str | Path, *, settings: dict[str, Any], on_progress: P
             sweeps) and `pictures/` (for each comparison the best and the worst: input, first, second, clean). It
             replaces an earlier result.
         settings: Kept in summary.json, for the reader.
-        on_progress: Called after each image.
+        on_progress: Called after each image, of all sets, protocols and levels.
 
     Returns:
         The tables.
 
     Raises:
+        KeyboardInterrupt: It was interrupted; the rows so far are in `<out>.partial.csv`, which its text says.
         ConfigError: `out` contains a set or anything but an earlier result; or see `check_fit`.
         UserError: An image cannot be read, or a pair is incomplete.
     """
     check_output(out, needed=[image_set.folder for image_set in plan.sets if image_set.folder])
     check_fit(plan.runs(), plan.systems, asking=plan.asking, limit=plan.limit)
     rows: list[Row] = []
+    done, total = 0, sum(len(image_set.paths()[: plan.limit]) for image_set, _, _ in plan.runs())
     comparisons: list[Comparison] = []
     sweep = bool(plan.asking.levels)
     luma_of = {
@@ -115,19 +118,18 @@ def run(plan: Plan, out: str | Path, *, settings: dict[str, Any], on_progress: P
         for image_set, protocol, _ in plan.runs()
         if measured_on_luma(image_set, protocol)
     }
-    with atomic_folder(out) as folder:
+    with _keeping(rows, Path(out)), atomic_folder(out) as folder:
         for image_set, protocol, level in plan.runs():
             title = f"{image_set.name} {protocol.name}" + (
                 f" {protocol.parameter} {level:g}" if level is not None else ""
             )
             metric = "psnr_y" if (image_set.name, protocol.name) in luma_of else "psnr"
-            total = len(image_set.paths()[: plan.limit])
             gains: dict[tuple[str, str], dict[str, float]] = {pair: {} for pair in plan.pairs()}
             cases = {pair: Cases() for pair in gains}
             results = measure(
                 image_set, protocol, level, plan.systems, asking=plan.asking, seed=plan.seed, limit=plan.limit
             )
-            for done, measured in enumerate(results, 1):
+            for measured in results:
                 rows += measured.rows
                 shown = dict(zip((row.system for row in measured.rows), measured.results, strict=True))
                 value = {row.system: getattr(row, metric) for row in measured.rows}
@@ -137,8 +139,9 @@ def run(plan: Plan, out: str | Path, *, settings: dict[str, Any], on_progress: P
                     gains[first, second][image] = gain
                     names = dict.fromkeys((INPUT, first, second))
                     cases[first, second].add(gain, image, sheet([*(shown[name] for name in names), measured.clean]))
+                done += 1
                 if on_progress:
-                    on_progress(title, done, total)
+                    on_progress("images", done, total)
             for (first, second), by_image in gains.items():
                 where = {"set": image_set.name, "protocol": protocol.name, "level": level}
                 comparisons.append(compare(by_image, seed=plan.seed, first=first, second=second, **where))
@@ -158,6 +161,23 @@ def run(plan: Plan, out: str | Path, *, settings: dict[str, Any], on_progress: P
             },
         )
     return render(means, comparisons, sweeps, luma_of=luma_of, sweep=sweep)
+
+
+@contextlib.contextmanager
+def _keeping(rows: Sequence[Row], out: Path) -> Iterator[None]:
+    """Keeps the rows of an evaluation that is interrupted, beside `out`, where an earlier result still stands."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        kept = out.with_name(f"{out.name}.partial.csv")
+        with atomic_file(kept) as temporary:
+            _write_rows(temporary, rows)
+        raise KeyboardInterrupt(
+            f"{kept} has the {len(rows)} rows that were measured, a part of the result: means and comparisons need all."
+            " To measure all, run the same command again, which begins with the first image."
+        ) from None
 
 
 def _save_cases(cases: Cases, folder: Path) -> None:
