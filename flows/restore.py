@@ -223,7 +223,7 @@ def choose(root: Path, *, product: str | None = None, model: str | Path | None =
         model: A folder that takes precedence over both: a served model or a package.
 
     Raises:
-        ModelMissingError: There is no such model or product.
+        ModelMissingError: There is no such model or product, or no release of the product was promoted.
         ConfigError: `product` and `model` are both given, or the home's configuration is not valid.
         ReleaseError: The files of a package are not those that its hash, or the release, was made of.
         BrokenFileError: A file that names the model is damaged.
@@ -247,15 +247,31 @@ def choose(root: Path, *, product: str | None = None, model: str | Path | None =
         return Chosen(name=str(folder), folder=served)
     here = root.resolve()
     root, home = place_of_release(root)
-    where = None if product else f"default_product in {home / CONFIGURATION}"
+    configured = product is None
     product = product or default_product(home)
+    where = f"{product}, default_product in {home / CONFIGURATION}" if configured else product
     ledger = Ledger(home)
     if current := ledger.current(product):
         name = current.model if root == here else f"{current.model} (released in {root})"
         return Chosen(name=name, folder=_release_folder(root, home, current))
     released = {entry.release.product for entry in ledger.entries()}
-    folder = products.shipped(product, released, where=where and f"{product}, {where}")
+    if product in released and product not in products.names():
+        raise _nothing_serves(ledger, product, where)
+    folder = products.shipped(product, released, where=where)
     return Chosen(name=product, folder=folder / "serving", shipped=True)
+
+
+def _nothing_serves(ledger: Ledger, product: str, where: str) -> ModelMissingError:
+    """Why a product that was registered restores nothing: its release was refused, given up, or is not done."""
+    last = ledger.candidate(product)
+    became = f"was {last.event}" if last and last.event != "registered" else "is not promoted"
+    return ModelMissingError(
+        "No release of this product serves",
+        where=where,
+        why=f"{last.release.model} {became}" if last else "none was promoted",
+        next_step="see why with `relume status`, then run `relume pipeline run && relume release`;"
+        f" or choose one of: {', '.join(products.names())}",
+    )
 
 
 def released_product(root: Path) -> str | None:

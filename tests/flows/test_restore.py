@@ -127,6 +127,26 @@ def test_what_cannot_be_chosen(checkout, released):
         restore_file("noisy.png", "clean.png", model="package", server="127.0.0.1:1")
 
 
+@pytest.mark.parametrize(
+    ("events", "why"),
+    [
+        (["registered"], "wash-00000000 is not promoted"),
+        (["registered", "refused"], "wash-00000000 was refused"),
+        (["registered", "promoting", "abandoned"], "wash-00000000 was abandoned"),
+    ],
+)
+def test_a_product_of_which_nothing_serves(checkout, events, why):
+    """What was registered and never promoted is no unknown name: the message says what became of it."""
+    release = Release(product="wash", package="0" * 64, version="1", model="wash-00000000")
+    for event in events:
+        Ledger(relume_home()).append(event, release)
+    with pytest.raises(ModelMissingError) as refused:
+        restore_file("noisy.png", "clean.png", product="wash")
+    assert str(refused.value).startswith(f"No release of this product serves: wash\n  why:  {why}\n")
+    assert "relume status" in str(refused.value)
+    assert "did you mean" not in str(refused.value)
+
+
 def test_the_product_of_a_server(checkout, released):
     """Through a server the product is that of params.yaml, else the only one released here; else it must be named."""
     assert released_product(checkout) == "clean"
