@@ -6,9 +6,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from relume.errors import UserError
 from relume.network import keep_to_this_machine
 
 _OF_THE_CALLER = ("GIT_", "DVC_STAGE", "DVC_ROOT", "DVC_EXP_")  # set by a git hook or a stage for its own commands
+_LOCKED = "Unable to acquire lock"  # of dvc.lock.FAILED_TO_LOCK_MESSAGE
+
+
+class DvcLockedError(UserError):
+    """Another command of DVC works in the checkout."""
 
 
 def start_dvc(root: Path, arguments: list[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
@@ -45,8 +51,19 @@ def run_dvc(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
     Returns:
         The process that ended, with standard output and error as text.
+
+    Raises:
+        DvcLockedError: For some seconds another command of DVC held the checkout's lock.
     """
-    return subprocess.run(_command(arguments), cwd=root, env=_environment(None), capture_output=True, text=True)
+    done = subprocess.run(_command(arguments), cwd=root, env=_environment(None), capture_output=True, text=True)
+    if done.returncode and _LOCKED in done.stderr:
+        raise DvcLockedError(
+            "Another dvc command holds DVC's lock",
+            where=root / ".dvc" / "tmp" / "lock",
+            why=f"`dvc {arguments[0]}` needs it, and one command at a time works in a checkout",
+            next_step="wait until the other command ends, or end it, then run the same command again",
+        )
+    return done
 
 
 def _command(arguments: list[str] | tuple[str, ...]) -> list[str]:

@@ -62,6 +62,7 @@ def pipeline(repository: str, stages: list[str] | None = None, home: str | None 
         RunInProgressError: Another run is in progress in this checkout.
         StageFailedError: A stage failed; the others that could finish are in dvc.lock and checked out.
         CheckoutError: The outs could not be brought into the checkout.
+        DvcLockedError: Another command of DVC works in the checkout.
     """
     root = Path(repository).resolve()
     place = Path(home) if home else relume_home(root)
@@ -224,7 +225,7 @@ def _checkout(root: Path, outs: list[str]) -> None:
     """Brings outs from DVC's cache into the checkout. As `dvc repro` does, it replaces what is there."""
     if not outs:
         return
-    done = run_dvc(root, "checkout", "--quiet", "--force", *outs)
+    done = run_dvc(root, "checkout", "--force", *outs)  # --quiet would hide why it fails
     if done.returncode:
         raise CheckoutError(
             "DVC could not bring the outs into the checkout",

@@ -43,6 +43,7 @@ def read_lineage(root: Path, package: Package, home: Path) -> Lineage:
 
     Raises:
         UserError: Code, params or data changed since the package was built, so the checkout is not its lineage.
+        DvcLockedError: Another command of DVC works in the checkout.
         RepositoryError: The checkout is not the top of a git working tree.
     """
     own = own_list(home)
@@ -69,7 +70,7 @@ def _require_up_to_date(root: Path, package: Package, own: Path | None) -> None:
             "DVC cannot compare the checkout with the package",
             where=package.folder,
             why=done.stderr.strip(),
-            next_step="wait until no other dvc command runs in the checkout, then run the same command again",
+            next_step="run `dvc status`",
         )
     if _changes(json.loads(done.stdout), root, own):
         raise UserError(

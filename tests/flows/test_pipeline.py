@@ -8,6 +8,7 @@ import threading
 import filelock
 import psutil
 import pytest
+from dvc.lock import make_lock
 
 from tests.flows.toy import STEPS, prefect_server, wait_until
 
@@ -51,6 +52,17 @@ def test_independent_stages_run_at_the_same_time(built):
     assert steps[:4] == [("pretrain", "start")] * 2 + [("pretrain", "end")] * 2
     # Their outs did not change, so the last stage had nothing to do.
     assert len(steps) == 4
+
+
+def test_another_dvc_command_is_named(toy):
+    """While another one holds DVC's lock the outs cannot be checked out: the run says so; the next one has them all."""
+    with make_lock(str(toy.root / ".dvc" / "tmp" / "lock")):
+        _, _, errors = toy.run(code=2)
+    assert "Another dvc command holds DVC's lock" in errors
+    assert "run the same command again" in errors
+    assert "run `dvc checkout`" not in errors
+    assert set(toy.outcomes().values()) == {"cached"}
+    assert (toy.root / "reports/last/out.txt").is_file()
 
 
 def test_chosen_stages_run_with_what_they_need_and_the_rest_stays(built):
