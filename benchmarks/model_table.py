@@ -163,14 +163,14 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def versions() -> dict[str, str]:
-    """Versions of the runtimes that are installed."""
+def versions() -> list[str]:
+    """The runtimes that are installed, each with its version."""
     from importlib import metadata
 
-    found = {}
+    found = []
     for name in ("torch", "onnxruntime", "openvino"):
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
+            found.append(f"{name} {metadata.version(name)}")
     return found
 
 
@@ -198,12 +198,10 @@ def main() -> None:
 
     results = json.loads(arguments.results.read_text()) if arguments.results.exists() else {"models": {}}
     today = datetime.date.today().isoformat()
-    if chosen:
-        machine = {"processor": processor(), "threads": f"{arguments.threads} threads"}
-        results |= {"machine": machine, "versions": versions()}
+    on = ", ".join([processor(), f"{arguments.threads} threads", *versions()])
     for name, variant in chosen.items():
         measured = measure(name, variant, arguments.onnx, arguments.threads)
-        results["models"][name] = {"date": today} | measured
+        results["models"][name] = {"date": today, "on": on} | measured
         print(name, results["models"][name], flush=True)
         write_json(arguments.results, results)
     if arguments.table:

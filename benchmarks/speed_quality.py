@@ -113,7 +113,7 @@ def measured_psnr(ours: list[str], data: str, out: Path) -> dict[str, float]:
         out=out,
     )
     psnr = {row["system"]: row["psnr"] for row in read_json(out / "summary.json")["figures"]}
-    return {name: psnr[name] for name in ours} | {"non-local means": psnr["nlm"]}
+    return {name: psnr[str(products.FOLDER / name)] for name in ours} | {"non-local means": psnr["nlm"]}
 
 
 def installed(package: str) -> bool:
@@ -164,18 +164,17 @@ def draw(rows: dict[str, dict[str, float]], path: Path) -> None:
 
     figure = Figure(figsize=(7, 4.2), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xscale="log", xlabel="milliseconds a megapixel", ylabel="PSNR at sigma 50, CBSD68 (dB)")
+    axes = figure.add_subplot(xscale="log", ylabel="PSNR at sigma 50, CBSD68 (dB)")
+    axes.set_xlabel("milliseconds a megapixel; squares: eager PyTorch, circles: OpenVINO, diamonds: filters")
     systems: dict[str, list[tuple[float, float, str]]] = {}
     for name, row in rows.items():
         system, _, way = name.rpartition(", ")
-        point = (row["milliseconds_per_megapixel"], row["psnr"], way if system else "")
-        systems.setdefault(system or name, []).append(point)
+        marker = "D" if not system else "s" if way.startswith("eager") else "o"
+        systems.setdefault(system or name, []).append((row["milliseconds_per_megapixel"], row["psnr"], marker))
     for system, points in systems.items():
-        points.sort()
-        style = "o-" if system in OURS else "s--"
-        axes.plot([time for time, _, _ in points], [quality for _, quality, _ in points], style, label=system)
-        for milliseconds, quality, way in points:
-            axes.annotate(way, (milliseconds, quality), (0, 6), textcoords="offset points", fontsize=6, ha="center")
+        (line,) = axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "-" if system in OURS else "--")
+        for x, y, marker in points:
+            axes.plot(x, y, marker, color=line.get_color(), label=system if marker != "s" else None)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     figure.savefig(path)

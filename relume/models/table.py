@@ -199,9 +199,9 @@ def render_table(timings: Mapping[str, Any]) -> str:
     """The table of docs/models.md.
 
     Args:
-        timings: What `benchmarks/model_table.py` writes: `machine` and `versions` as texts by name, and `models`, for
-            each variant the `date`, the milliseconds per megapixel by runtime, or the reason why there are none, and
-            under `difference` how far each runtime's output is from PyTorch's.
+        timings: What `benchmarks/model_table.py` writes: under `models`, for each variant the `date`, what it was
+            measured `on`, the milliseconds per megapixel by runtime, or the reason why there are none, and under
+            `difference` how far each runtime's output is from PyTorch's.
 
     Returns:
         Markdown.
@@ -233,12 +233,15 @@ def render_table(timings: Mapping[str, Any]) -> str:
         for runtime, heading in RUNTIMES.items()
         if any(runtime in measured.get("difference", {}) for measured in timings["models"].values())
     }
-    dates = sorted({measured["date"] for measured in timings["models"].values()})
-    about = ", ".join([*timings["machine"].values(), *(f"{k} {v}" for k, v in timings["versions"].items())])
+    places: dict[str, list[str]] = {}
+    for name, measured in timings["models"].items():
+        places.setdefault(f"{measured['date']} on {measured['on']}", []).append(name)
+    most, *others = sorted(places, key=lambda place: -len(places[place]))
     return "\n".join(
         [
-            "Milliseconds per megapixel on this CPU, float32: one tile of the given side, scaled to its area.",
-            f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))}: {about}.",
+            "Milliseconds per megapixel on a CPU, float32: one tile of the given side, scaled to its area.",
+            f"Measured {most}.",
+            *(f"Not there, but {place}: {', '.join(places[place])}." for place in others),
             "GMACs count convolutions and all matrix products of the code here, those of attention included.",
             "Empty cells were not measured.",
             *(

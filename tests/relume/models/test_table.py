@@ -72,11 +72,10 @@ def test_table_shows_figures_and_reasons(monkeypatch):
     monkeypatch.setattr(table, "variants", lambda: few)
     text = table.render_table(
         {
-            "machine": {"cpu": "a processor"},
-            "versions": {"torch": "2"},
             "models": {
                 "dncnn-demo": {
                     "date": "2026-01-02",
+                    "on": "a processor, torch 2",
                     "tile": 256,
                     "eager": 1234.4,
                     "onnxruntime": 99.6,
@@ -84,6 +83,7 @@ def test_table_shows_figures_and_reasons(monkeypatch):
                 },
                 "drunet-demo": {
                     "date": "2026-03-04",
+                    "on": "another one",
                     "difference": {"onnxruntime": 2e-6},
                     "eager": 5.0,
                     "openvino": "OpenVINO is not installed",
@@ -92,7 +92,8 @@ def test_table_shows_figures_and_reasons(monkeypatch):
         }
     )
     lines = text.splitlines()
-    assert "Measured 2026-01-02 to 2026-03-04: a processor, torch 2." in lines
+    assert "Measured 2026-01-02 on a processor, torch 2." in lines
+    assert "Not there, but 2026-03-04 on another one: drunet-demo." in lines
     (dncnn,) = (line for line in lines if line.startswith("| dncnn-demo"))
     assert [cell.strip() for cell in dncnn.split("|")[4:8]] == ["256", "1,234", "100", "[1]"]
     (drunet,) = (line for line in lines if line.startswith("| drunet-demo"))
