@@ -19,13 +19,14 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import psutil
 from filelock import FileLock
 
-from flows.processes import free_port, remove_record, running_process, start_process, still_answers, stop_process
+from flows.processes import on_free_ports, remove_record, running_process, start_process, still_answers, stop_process
 from relume.errors import BrokenFileError, RelumeError, ServerRefusedError, ServerUnreachableError, ServiceError
 from relume.files import atomic_file
 from relume.home import private_home
@@ -190,28 +191,8 @@ class EmbeddedTriton:
                 )
             self._clean_up()
             path.mkdir(parents=True, exist_ok=True)
-            key = secrets.token_hex(32)
-            server = TritonServer(
-                grpc_port=free_port(grpc_port),
-                http_port=free_port(http_port),
-                metrics_port=free_port(metrics_port),
-                repository=str(path),
-                key=key,
-            )
-            with atomic_file(self._record, mode=0o600) as temporary:
-                temporary.write_text(json.dumps(dataclasses.asdict(server), indent=2), encoding="utf-8")
-            with TritonControl(server.grpc, key=key) as control:
-                start_process(
-                    _NAME,
-                    self._command(server),
-                    folder=self.folder,
-                    ready=lambda: control.server() == self.name,
-                    timeout=timeout,
-                    address=server.grpc,
-                    env=self._environment(),
-                    cwd=self.folder,
-                    secret=key,
-                )
+            server = on_free_ports([grpc_port, http_port, metrics_port], partial(self._launch, path, timeout))
+            with TritonControl(server.grpc, key=server.key) as control:
                 for product in models.products(path):
                     try:
                         control.load_product(path, product)
@@ -219,6 +200,30 @@ class EmbeddedTriton:
                         if isinstance(error, ServerUnreachableError):
                             self.end_model(models.products(path)[product])
                         _log.warning("The product %s cannot be served: %s", product, error.why or error)
+        return server
+
+    def _launch(
+        self, repository: Path, timeout: float, grpc_port: int, http_port: int, metrics_port: int
+    ) -> TritonServer:
+        """Starts the server's process on these ports, with a key of its own, and waits until it answers."""
+        key = secrets.token_hex(32)
+        server = TritonServer(
+            grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port, repository=str(repository), key=key
+        )
+        with atomic_file(self._record, mode=0o600) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(server), indent=2), encoding="utf-8")
+        with TritonControl(server.grpc, key=key) as control:
+            start_process(
+                _NAME,
+                self._command(server),
+                folder=self.folder,
+                ready=lambda: control.server() == self.name,
+                timeout=timeout,
+                address=server.grpc,
+                env=self._environment(),
+                cwd=self.folder,
+                secret=key,
+            )
         return server
 
     def stop(self) -> bool:

@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from flows.processes import answers, free_port, running_process, start_mark, start_process, stop_process
+from flows.processes import answers, on_free_ports, running_process, start_mark, start_process, stop_process
 from relume.home import private_file, private_home, require_database, sqlite_address
 from relume.reading import reading
 
@@ -107,22 +107,27 @@ def _start_server(folder: Path) -> str:
             _stop(folder, record.stem)
     name = _owner(os.getpid())
     atexit.register(_stop, folder, name)
-    address = f"http://127.0.0.1:{free_port()}"
-    command = [
-        *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
-        *("--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--log-level", "error"),
-    ]
-    start_process(
-        name,
-        command,
-        folder=folder,
-        ready=lambda: answers(f"{address}/api/health"),
-        timeout=START_SECONDS,
-        address=address,
-        # No UI and none of the server's background services.
-        env=os.environ | {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1", "PREFECT_UI_ENABLED": "0"},
-    )
-    return f"{address}/api"
+
+    def start(port: int) -> str:
+        address = f"http://127.0.0.1:{port}"
+        command = [
+            *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
+            *("--host", "127.0.0.1", "--port", str(port), "--log-level", "error"),
+        ]
+        start_process(
+            name,
+            command,
+            folder=folder,
+            ready=lambda: answers(f"{address}/api/health"),
+            timeout=START_SECONDS,
+            address=address,
+            # No UI and none of the server's background services.
+            env=os.environ
+            | {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1", "PREFECT_UI_ENABLED": "0"},
+        )
+        return f"{address}/api"
+
+    return on_free_ports([None], start)
 
 
 def _stop(folder: Path, name: str) -> None:

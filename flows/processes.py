@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -26,6 +27,8 @@ from relume.reading import read_as, reading
 
 KILL_SECONDS = 5.0
 _MEGABYTES = 16.0  # for logs, records and databases; a server without them ends with a traceback in no log
+_T = TypeVar("_T")
+_PORT_RACES = 3  # to lose before a start counts as failed
 SILENT_SECONDS = 20.0  # after which a process that does not answer counts as hung
 _MARK = "RELUME_RECORD"  # in the environment of what is started, its children included: the path of its record
 
@@ -274,6 +277,29 @@ def free_port(preferred: int | None = None) -> int:
                 continue
             return probe.getsockname()[1]
     raise ServiceError("There is no free port on 127.0.0.1", next_step="end some of the programs that listen on one")
+
+
+def on_free_ports(preferred: Sequence[int | None], start: Callable[..., _T]) -> _T:
+    """Starts a server on free ports of 127.0.0.1, and on others when another program took one before it could listen.
+
+    Args:
+        preferred: For each port the one to take if it is free; None for any.
+        start: Is given the ports. A failed one leaves nothing running.
+
+    Returns:
+        What `start` returned.
+
+    Raises:
+        ServiceError: It did not start although its ports stayed free, or lost three races for them.
+    """
+    for attempt in range(_PORT_RACES):
+        ports = [free_port(port) for port in preferred]
+        try:
+            return start(*ports)
+        except ServiceError:
+            if attempt + 1 == _PORT_RACES or all(free_port(port) == port for port in ports):
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def answers(url: str, *, timeout: float = 1.0) -> bool:

@@ -21,8 +21,8 @@ from flows.environment import child_environment
 from flows.prefect_settings import prefect_address, prefect_api, prefect_database, services_folder
 from flows.processes import (
     answers,
-    free_port,
     last_line,
+    on_free_ports,
     recorded_process,
     running_process,
     start_process,
@@ -224,16 +224,16 @@ def _start(
     return "running" if record == before else "started"
 
 
-def _address(home: Path, name: str, preferred_port: int) -> str:
-    """Where the service listens, or will: where it listened before, since others know that address, if it can."""
+def _start_at(home: Path, name: str, preferred_port: int, start: Callable[[str], ServiceReport]) -> ServiceReport:
+    """Starts a service at an address: where it listens or listened before, since others know that, if it can."""
     folder = services_folder(home)
     if (record := running_process(folder, name)) and record.address:
-        return record.address
+        return start(record.address)
     last = recorded_process(folder, name)
     stop_process(folder, name)  # what it left may hold the port
     if last and last.address:
         preferred_port = int(last.address.rpartition(":")[2])
-    return f"http://127.0.0.1:{free_port(preferred_port)}"
+    return on_free_ports([preferred_port], lambda port: start(f"http://127.0.0.1:{port}"))
 
 
 def _start_mlflow(home: Path) -> ServiceReport:
@@ -241,37 +241,43 @@ def _start_mlflow(home: Path) -> ServiceReport:
         return ServiceReport(name="mlflow", state="external", address=redacted(uri))
     folder = _made(home / "mlflow")
     private_file(folder / "mlflow.db")
-    address = _address(home, "mlflow", MLFLOW_PORT)
     if running_process(services_folder(home), "mlflow") is None:
         require_database(folder / "mlflow.db", "MLflow")
-    port = address.rpartition(":")[2]
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"),
-        *("--backend-store-uri", tracking_uri(home)),
-        # Clients write artifacts to the folder themselves, so that they find them with and without the server.
-        *("--no-serve-artifacts", "--default-artifact-root", (folder / "artifacts").as_uri()),
-    ]
-    state = _start(home, "mlflow", command, address=address, ready=lambda: answers(f"{address}/health"))
-    return ServiceReport(name="mlflow", state=state, address=address)
+
+    def start(address: str) -> ServiceReport:
+        port = address.rpartition(":")[2]
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"),
+            *("--backend-store-uri", tracking_uri(home)),
+            # Clients write artifacts to the folder themselves, so that they find them with and without the server.
+            *("--no-serve-artifacts", "--default-artifact-root", (folder / "artifacts").as_uri()),
+        ]
+        state = _start(home, "mlflow", command, address=address, ready=lambda: answers(f"{address}/health"))
+        return ServiceReport(name="mlflow", state=state, address=address)
+
+    return _start_at(home, "mlflow", MLFLOW_PORT, start)
 
 
 def _start_prefect(home: Path) -> ServiceReport:
     if api := os.environ.get("PREFECT_API_URL"):
         return ServiceReport(name="prefect", state="external", address=api)
     private_file(home / "prefect" / "prefect.db")
-    address = _address(home, "prefect", PREFECT_PORT)
     if running_process(services_folder(home), "prefect") is None:
         require_database(home / "prefect" / "prefect.db", "Prefect")
-    port = address.rpartition(":")[2]
-    state = _start(
-        home,
-        "prefect",
-        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
-        address=address,
-        ready=lambda: answers(f"{address}/api/health"),
-        PREFECT_SERVER_UI_API_URL=f"{address}/api",
-    )
-    return ServiceReport(name="prefect", state=state, address=address)
+
+    def start(address: str) -> ServiceReport:
+        port = address.rpartition(":")[2]
+        state = _start(
+            home,
+            "prefect",
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port],
+            address=address,
+            ready=lambda: answers(f"{address}/api/health"),
+            PREFECT_SERVER_UI_API_URL=f"{address}/api",
+        )
+        return ServiceReport(name="prefect", state=state, address=address)
+
+    return _start_at(home, "prefect", PREFECT_PORT, start)
 
 
 def _start_worker(home: Path, root: Path) -> ServiceReport:

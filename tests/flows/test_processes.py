@@ -8,14 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
-from flows.processes import free_port, mark, running_process, start_mark, start_process, stop_process
+from flows.processes import free_port, mark, on_free_ports, running_process, start_mark, start_process, stop_process
 from relume.errors import BrokenFileError, ServiceError, StorageError
 from tests.flows.toy import wait_until
 
@@ -151,6 +153,40 @@ def test_free_port_avoids_a_port_in_use(folder):
         busy = taken.getsockname()[1]
         assert free_port(busy) != busy
     assert free_port(busy) == busy
+
+
+def test_two_servers_that_start_at_once_do_not_race_for_a_port(folder):
+    """Both want the same free port and look before either listens: both run, one of them at another port."""
+    wanted = free_port()
+    both = threading.Barrier(2)
+
+    def start(name, port):
+        if port == wanted:
+            both.wait(timeout=20)  # both looked
+        listen = f"import socket, time; taken = socket.create_server(('127.0.0.1', {port})); time.sleep(60)"
+        address = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-c", listen]
+        start_process(name, command, folder=folder, ready=lambda: not is_free(port), timeout=20, address=address)
+        return port
+
+    with ThreadPoolExecutor() as pool:
+        ports = list(pool.map(lambda name: on_free_ports([wanted], functools.partial(start, name)), ["one", "two"]))
+    assert wanted in ports
+    assert len(set(ports)) == 2
+    assert all(running_process(folder, name) for name in ("one", "two"))
+
+
+def test_a_start_that_fails_with_its_port_free_is_not_repeated(folder):
+    """The fault is another than a lost race, so it is reported as it is."""
+    asked = []
+
+    def start(port):
+        asked.append(port)
+        start_process("none", ["/nonexistent/program"], folder=folder, ready=lambda: True, timeout=1)
+
+    with pytest.raises(ServiceError, match="none did not start"):
+        on_free_ports([None], start)
+    assert len(asked) == 1
 
 
 def test_what_cannot_be_written_down_does_not_run(folder):

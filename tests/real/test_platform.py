@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from flows.platform.services import ServiceReport, down, up
 from flows.platform.status import read_status, render
 from flows.platform.supervisor import Supervisor, restarts
 from flows.prefect_settings import prefect_address, services_folder
-from flows.processes import answers, running_process
+from flows.processes import answers, free_port, running_process
 from tests.flows.toy import wait_until
 from tests.real.embedded_triton import link_server
 
@@ -102,6 +103,21 @@ def test_up_status_down(home):
     assert [process.cmdline() for process in alive(everyone)] == []
     assert {service.state for service in read_status(Path(), home).services} == {"stopped"}
     assert {report.state for report in down(home)} == {"skipped"}
+
+
+@pytest.mark.parametrize(("name", "port"), [("mlflow", "MLFLOW_PORT"), ("prefect", "PREFECT_PORT")])
+def test_two_homes_that_start_at_once(home, tmp_path, monkeypatch, name, port):
+    """Both find the usual port free before either listens: the service of each runs, at an address of its own."""
+    monkeypatch.setattr(services, port, free_port())
+    homes = [home, tmp_path / "other home"]
+    try:
+        with ThreadPoolExecutor() as pool:
+            reports = list(pool.map(lambda each: services.start(Path(), each, name), homes))
+        assert [report.state for report in reports] == ["started", "started"], reports
+        assert len({report.address for report in reports}) == 2
+        assert f"http://127.0.0.1:{getattr(services, port)}" in {report.address for report in reports}
+    finally:
+        down(homes[1])
 
 
 def test_a_service_that_fails_does_not_keep_the_others_down(home):

@@ -1,5 +1,6 @@
 """Who may do what on a real server: without its key a client restores, and changes nothing."""
 
+import itertools
 import json
 import logging
 import re
@@ -10,14 +11,16 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
-from flows import embedded_triton
+from flows import processes
 from flows.embedded_triton import EmbeddedTriton
+from flows.processes import free_port
 from flows.release.served_product import reach_server
 from flows.restore import restore_file
 from relume.errors import ConfigError, ServerRefusedError, ServiceError
@@ -174,13 +177,32 @@ def test_key_and_environment(triton, server, monkeypatch):
         assert not {"AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "PYTHONPATH"} & set(each.environ())
 
 
+def test_two_homes_that_start_at_once(triton, tmp_path):
+    """Both find the same ports free before either listens: both servers run, each at its own, known by its home."""
+    wanted = {"grpc_port": free_port(), "http_port": free_port(), "metrics_port": free_port()}
+    homes = [EmbeddedTriton(tmp_path / name) for name in ("one", "two")]
+    for each in homes:
+        each.folder.mkdir(parents=True)
+        (each.folder / "env").symlink_to(triton.folder / "env")
+    try:
+        with ThreadPoolExecutor() as pool:
+            first, second = pool.map(lambda each: each.start(**wanted), homes)
+        assert wanted["grpc_port"] in (first.grpc_port, second.grpc_port)
+        assert first.grpc_port != second.grpc_port
+        assert [each.status().state for each in homes] == ["ready", "ready"]
+        assert homes[0].at(second.grpc) is homes[1].at(first.grpc) is None
+    finally:
+        for each in homes:
+            each.stop()
+
+
 def test_a_port_of_another_home(triton, server, tmp_path, monkeypatch):
     """A server that cannot listen because another home's has its ports did not start; the other is not taken for it."""
     other = EmbeddedTriton(tmp_path / "another home")
     other.folder.mkdir(parents=True)
     (other.folder / "env").symlink_to(triton.folder / "env")
-    ports = iter([server.grpc_port, server.http_port, server.metrics_port])
-    monkeypatch.setattr(embedded_triton, "free_port", lambda preferred: next(ports))
+    ports = itertools.cycle([server.grpc_port, server.http_port, server.metrics_port])
+    monkeypatch.setattr(processes, "free_port", lambda preferred: next(ports))
     with pytest.raises(ServiceError, match="did not start"):
         other.start()
     assert other.running() is None
