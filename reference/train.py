@@ -49,7 +49,7 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None) ->
     initial = PRODUCTS / product if (PRODUCTS / product / "model.json").is_file() else None
     settings = configure(product, share=share, lr=lr, initial=initial)
     started = datetime.date.today().isoformat()
-    call("relume", "data", "scan", str(photographs))
+    call("relume", "data", "scan", "--tracked", str(photographs.resolve()))
     call("dvc", "repro", f"pretrain@{product}")
     trained = Path("models/bases") / product
     number = len(list(RUNS.glob(f"{product}-*.json"))) + 1
