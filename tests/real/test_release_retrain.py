@@ -29,7 +29,7 @@ from relume.serving.triton_client import TritonRestorer
 from tests.flows.release.synthetic import make_package, make_photographs
 from tests.flows.toy import wait_until
 from tests.real.embedded_triton import CHECKOUT, link_server
-from tests.real.test_release_triton import SETTINGS
+from tests.real.releases import SETTINGS
 
 pytestmark = pytest.mark.slow
 
