@@ -71,7 +71,7 @@ def test_photo_gains_on_real_noise_and_keeps_clean_images():
 
 @pytest.mark.skipif(not SETS.is_dir(), reason="the benchmark sets are not on this machine")
 def test_denoise_adjustable_denoises_at_the_stated_level():
-    """On three Kodak images at sigma 25 at least 30 dB; given a tenth of the level it gives 2 dB less."""
+    """On three Kodak images at sigma 25 at least 30 dB; given a tenth of the level it takes 3 dB less noise away."""
     restorer = OpenVinoRestorer(products.shipped("denoise_adjustable") / "serving")
     stated, understated = [], []
     for number, path in enumerate(sorted((SETS / "kodak24").iterdir())[:3]):
@@ -81,7 +81,7 @@ def test_denoise_adjustable_denoises_at_the_stated_level():
         stated.append(psnr(restorer.restore(noisy, level=25).image, clean))
         understated.append(psnr(restorer.restore(noisy, level=2.5).image, clean))
     assert np.mean(stated) > 30
-    assert np.mean(understated) < np.mean(stated) - 2
+    assert np.mean(understated) < np.mean(stated) - 3
 
 
 @pytest.mark.skipif(not SETS.is_dir(), reason="the benchmark sets are not on this machine")
