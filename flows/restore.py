@@ -14,7 +14,9 @@ from relume.errors import ConfigError, ModelMissingError
 from relume.home import CONFIGURATION, default_product, place_of_release
 
 if TYPE_CHECKING:
-    from relume.images import DecodedImage
+    import numpy as np
+
+    from relume.images import DecodedImage, Metadata
     from relume.serving.in_process import InProcessRestorer
     from relume.serving.restoration import Restoration
 
@@ -118,10 +120,9 @@ class Opened:
         self, image: "DecodedImage", target: Path, how: How, on_progress: Callable[[int, int], None] | None
     ) -> Callable[[], RestoredFile]:
         """Restores an image, and gives the function that writes it, which another thread may run meanwhile."""
-        import cv2
         import numpy as np
 
-        from relume.images import Metadata, save_image, to_uint8
+        from relume.images import save_image, to_uint8
 
         notes, pixels = [], to_uint8(image.pixels)
         if image.pixels.dtype != np.uint8:
@@ -133,13 +134,7 @@ class Opened:
         seconds, levels = time.perf_counter() - started, restoration.levels
         if levels and restoration.level is not None and (note := levels.note(restoration.level)):
             notes.append(note)
-        result = restoration.image
-        if how.blend < 1:
-            result = cv2.addWeighted(result, how.blend, pixels, 1 - how.blend, 0)
-        if image.header.gray:
-            result = np.rint(result.mean(axis=2, keepdims=True)).astype(np.uint8)
-        metadata = Metadata() if how.keep == "none" else image.metadata
-        metadata = metadata.without_location() if how.keep == "place" else metadata
+        result, metadata = finished(image, restoration.image, how)
 
         def write() -> RestoredFile:
             save_image(target, result, metadata=metadata)
@@ -148,6 +143,31 @@ class Opened:
             )
 
         return write
+
+
+def finished(image: "DecodedImage", restored: "np.ndarray", how: How) -> "tuple[np.ndarray, Metadata]":
+    """What is saved of a restored image: blended with the input, gray if that was, with the metadata to keep.
+
+    Args:
+        image: The input.
+        restored: What the model made of it, (H, W, 3) RGB.
+        how: The share of the blend, and which metadata to keep.
+
+    Returns:
+        (H, W, 3) RGB or (H, W, 1) gray, and the metadata.
+    """
+    import cv2
+    import numpy as np
+
+    from relume.images import Metadata, to_uint8
+
+    result = restored
+    if how.blend < 1:
+        result = cv2.addWeighted(result, how.blend, to_uint8(image.pixels), 1 - how.blend, 0)
+    if image.header.gray:
+        result = np.rint(result.mean(axis=2, keepdims=True)).astype(np.uint8)
+    metadata = Metadata() if how.keep == "none" else image.metadata
+    return result, metadata.without_location() if how.keep == "place" else metadata
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

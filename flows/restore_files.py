@@ -71,7 +71,7 @@ def jobs_of(sources: Sequence[str | Path], output: str | Path) -> list[Job]:
         if not named:
             raise SourceError("There are no images to restore", where=source, next_step="check the path")
         for path, name in named.items():
-            target = output / _writable(name)
+            target = output / writable(name)
             if target in jobs:
                 raise ConfigError(
                     "Two images would be written to one file",
@@ -88,7 +88,8 @@ def jobs_of(sources: Sequence[str | Path], output: str | Path) -> list[Job]:
     return list(jobs.values())
 
 
-def _writable(name: Path) -> Path:
+def writable(name: Path) -> Path:
+    """The name of the file for an image of this name; one whose format is not written gets `.png` after it."""
     try:
         check_suffix(name)
     except ImageError:
