@@ -1,19 +1,30 @@
 """Restoring images in this process: tiles, levels and results, whatever runtime computes a tile."""
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from relume.errors import ImageError
+from relume.serving.float_graph import float_graph
 from relume.serving.levels import choose_level
 from relume.serving.restoration import Restoration
-from relume.serving.served_model import read_serving
-from relume.serving.tiling import restore_tiled
+from relume.serving.served_model import onnx_path, read_serving
+from relume.serving.tiling import map_tiles
+
+Run = Callable[[dict[str, np.ndarray]], np.ndarray]
+"""Computes `restored` from the inputs by name."""
+_TYPES = (np.uint8, np.uint16, np.float32)
 
 
 class InProcessRestorer(ABC):
     """A served model in this process; a subclass brings the runtime.
+
+    8-bit images are restored by the very graph that Triton serves, 16-bit and float ones by its float32 variant
+    (`relume.serving.float_graph`), which is made with the first such image.
 
     Args:
         folder: A served model, such as `models/exported`.
@@ -27,18 +38,28 @@ class InProcessRestorer(ABC):
     def __init__(self, folder: str | Path, *, release: str | None = None, batch: int = 1):
         self.serving = read_serving(folder)
         self.folder, self.release, self._batch = Path(folder), release or str(folder), batch
+        self._run = self._load(onnx_path(folder), np.dtype(np.uint8))
 
     @abstractmethod
+    def _load(self, model: Path | bytes, dtype: np.dtype[Any]) -> Run:
+        """Loads an ONNX file, or a serialised model, whose `image` and `restored` are uint8 or float32."""
+
+    @functools.cached_property
+    def _run_float(self) -> Run:
+        return self._load(float_graph(onnx_path(self.folder)), np.dtype(np.float32))
+
     def restore_batch(self, tiles_NCHW: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:
         """Restores tiles in one run.
 
         Args:
-            tiles_NCHW: uint8 (N, 3, T, T) RGB.
+            tiles_NCHW: (N, 3, T, T) RGB: uint8, or float32 in [0, 1].
             levels: float32 (N,), of the model's kind, for an adjustable model, which needs them; None for others.
 
         Returns:
-            uint8 (N, 3, T, T) RGB.
+            (N, 3, T, T) RGB of the same type; float32 is not rounded.
         """
+        run = self._run if tiles_NCHW.dtype == np.uint8 else self._run_float
+        return run({"image": tiles_NCHW} if levels is None else {"image": tiles_NCHW, "level": levels[:, np.newaxis]})
 
     def restore(
         self,
@@ -50,21 +71,34 @@ class InProcessRestorer(ABC):
         """Restores an image.
 
         Args:
-            image_HWC: uint8 (H, W, 3) RGB of any size.
+            image_HWC: (H, W, 3) RGB of any size: uint8, uint16, or float32 in [0, 1]; what is outside is clipped.
             level: For an adjustable model, of its kind; its default when None.
             on_progress: Called with the tiles done and the tiles in all.
 
+        Returns:
+            The restored image, of the same type.
+
         Raises:
-            ImageError: Not an 8-bit RGB image.
+            ImageError: Not such an image.
             ConfigError: `level` is no level of the model's kind, or the model takes none.
         """
+        if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.size == 0 or image_HWC.dtype not in _TYPES:
+            raise ImageError(
+                "The array is not an RGB image",
+                reason="not_rgb",
+                where=f"array of {image_HWC.dtype} {image_HWC.shape}",
+                next_step="give (height, width, 3) of uint8, uint16, or float32 in [0, 1]",
+            )
         chosen = choose_level(level, self.serving.levels, model=self.release)
+        peak = np.float32(65535)
 
         def restore_batch(tiles_NCHW: np.ndarray) -> np.ndarray:
             levels = None if chosen is None else np.full(len(tiles_NCHW), chosen, np.float32)
+            if tiles_NCHW.dtype == np.uint16:  # rounded after the tiles are blended
+                return self.restore_batch(tiles_NCHW / peak, levels) * peak
             return self.restore_batch(tiles_NCHW, levels)
 
-        image = restore_tiled(
+        image = map_tiles(
             image_HWC,
             restore_batch,
             tile=self.serving.tile,

@@ -2,11 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from relume.errors import ModelFormatError
-from relume.serving.in_process import InProcessRestorer
+from relume.serving.in_process import InProcessRestorer, Run
 from relume.serving.served_model import onnx_path
 
 __all__ = ["OnnxRestorer"]
@@ -27,18 +28,21 @@ class OnnxRestorer(InProcessRestorer):
     """
 
     def __init__(self, folder: str | Path, *, release: str | None = None, threads: int | None = None, batch: int = 1):
+        self._threads = threads or len(os.sched_getaffinity(0))
+        super().__init__(folder, release=release, batch=batch)
+
+    def _load(self, model: Path | bytes, dtype: np.dtype[Any]) -> Run:
         import onnxruntime
 
-        super().__init__(folder, release=release, batch=batch)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.enable_mem_pattern = False  # planned memory was twice that of the arena, and no faster
         # Spinning threads would take the cores from the tiler, which works beside the session.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = onnx_path(folder)
+        path = onnx_path(self.folder)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # a class of its own for each kind of failure
             raise ModelFormatError(
                 "The ONNX file cannot be read",
@@ -46,13 +50,13 @@ class OnnxRestorer(InProcessRestorer):
                 why=error,
                 next_step="export the model again with `dvc repro export`",
             ) from None
-        side = self.serving.tile
+        side, tensor = self.serving.tile, "tensor(uint8)" if dtype == np.uint8 else "tensor(float)"
         level = [("level", "tensor(float)", [1])] if self.serving.levels else []
         for tensors, expected in [
-            (self._session.get_inputs(), [("image", "tensor(uint8)", [3, side, side]), *level]),
-            (self._session.get_outputs(), [("restored", "tensor(uint8)", [3, side, side])]),
+            (session.get_inputs(), [("image", tensor, [3, side, side]), *level]),
+            (session.get_outputs(), [("restored", tensor, [3, side, side])]),
         ]:
-            found = [(tensor.name, tensor.type, tensor.shape[1:]) for tensor in tensors]
+            found = [(each.name, each.type, each.shape[1:]) for each in tensors]
             if found != expected:
                 raise ModelFormatError(
                     "The ONNX file does not match serving.json",
@@ -60,8 +64,4 @@ class OnnxRestorer(InProcessRestorer):
                     why=f"it has {found}, but serving.json needs {expected}",
                     next_step="export the model again with `dvc repro export`",
                 )
-
-    def restore_batch(self, tiles_NCHW: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:
-        """See `InProcessRestorer.restore_batch`."""
-        inputs = {"image": tiles_NCHW} if levels is None else {"image": tiles_NCHW, "level": levels[:, np.newaxis]}
-        return self._session.run(["restored"], inputs)[0]
+        return lambda inputs: session.run(["restored"], inputs)[0]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from relume.errors import ModelFormatError
-from relume.serving.in_process import InProcessRestorer
+from relume.serving.in_process import InProcessRestorer, Run
 from relume.serving.served_model import onnx_path
 
 __all__ = ["OpenVinoRestorer", "core", "fastest_precision"]
@@ -40,7 +40,8 @@ class OpenVinoRestorer(InProcessRestorer):
     Args:
         folder: A served model.
         precision: `f32` computes what PyTorch computes; `bf16` differs by at most a few of 255. It is always
-            stated, because OpenVINO takes bf16 by itself on some CPUs and not on others.
+            stated, because OpenVINO takes bf16 by itself on some CPUs and not on others. Images of more than 8 bits are
+            computed in f32.
         release: Its name in results and messages; the folder when None.
         threads: Threads of one run; by default one for each core this process may use.
         batch: Tiles in one run.
@@ -59,24 +60,26 @@ class OpenVinoRestorer(InProcessRestorer):
         threads: int | None = None,
         batch: int = 1,
     ):
+        self._precision, self._threads = precision, threads or len(os.sched_getaffinity(0))
         super().__init__(folder, release=release, batch=batch)
-        path = onnx_path(folder)
+
+    def _load(self, model: Path | bytes, dtype: np.dtype[Any]) -> Run:
         try:
-            self._model = core().compile_model(
-                path,
+            compiled = core().compile_model(
+                core().read_model(model) if isinstance(model, bytes) else model,
                 "CPU",
                 {
-                    "INFERENCE_PRECISION_HINT": precision,
+                    # bfloat16 would round what 16 bits hold.
+                    "INFERENCE_PRECISION_HINT": self._precision if dtype == np.uint8 else "f32",
                     "PERFORMANCE_HINT": "LATENCY",
-                    "INFERENCE_NUM_THREADS": threads or len(os.sched_getaffinity(0)),
+                    "INFERENCE_NUM_THREADS": self._threads,
                 },
             )
         except Exception as error:  # whatever a broken file makes it raise
             raise ModelFormatError(
-                "OpenVINO cannot read the ONNX file", where=path, why=error, next_step="export the model again"
+                "OpenVINO cannot read the ONNX file",
+                where=onnx_path(self.folder),
+                why=error,
+                next_step="export the model again",
             ) from None
-
-    def restore_batch(self, tiles_NCHW: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:
-        """See `InProcessRestorer.restore_batch`."""
-        inputs = {"image": tiles_NCHW} if levels is None else {"image": tiles_NCHW, "level": levels[:, np.newaxis]}
-        return self._model(inputs)["restored"]
+        return lambda inputs: compiled(inputs)["restored"]

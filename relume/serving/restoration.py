@@ -14,7 +14,7 @@ class Restoration:
     """A restored image. All of it comes from one release at one level, which are those that were used.
 
     Attributes:
-        image: uint8 (H, W, 3) RGB.
+        image: (H, W, 3) RGB of the type that was given; uint8 from a server.
         release: Name of the release, or the folder of a served model that was not released.
         level: The level that an adjustable model restored it at; None for another model.
         levels: The kind, range and default of that level; None for a model that takes none.

@@ -145,8 +145,9 @@ def map_tiles(
     another type. With batches in flight, the next is cut and the last one blended meanwhile.
 
     Args:
-        image_HWC: (H, W, C), uint8 or float32, any size from 1x1.
-        restore_batch: Takes tiles (N, C, T, T) of the image's type, and gives as many of the same shape and type.
+        image_HWC: (H, W, C), uint8, uint16 or float32, any size from 1x1.
+        restore_batch: Takes tiles (N, C, T, T) of the image's type, and gives as many of the same shape, on the same
+            scale and of any type.
         tile: Side of a tile in pixels.
         halo: Context in pixels, see the module's text.
         batch: Tiles in a batch at most; the last batch may hold fewer.
@@ -155,7 +156,7 @@ def map_tiles(
         on_progress: Called after each batch with the tiles done and the tiles in all.
 
     Returns:
-        (H, W, C) of the image's type; blended 8-bit values are rounded.
+        (H, W, C) of the image's type; blended values of an integer type are rounded.
 
     Raises:
         ConfigError: The halo does not fit the tile.
@@ -239,7 +240,7 @@ class _Canvas:
         self._row += 1
         following = self._rows.starts[self._row] if self._row < len(self._rows.starts) else height
         finished = following - start
-        if self.image_HWC.dtype == np.uint8:
+        if self.image_HWC.dtype.kind == "u":
             np.rint(self._band[:finished, :width], out=self._band[:finished, :width])
         self.image_HWC[start:following] = self._band[:finished, :width]
         self._band[: self._tile - finished] = self._band[finished:].copy()
