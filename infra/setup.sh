@@ -36,16 +36,26 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$key" ]; then
     exit 0
 fi
 
+# Installs a Debian package where this user may; elsewhere it is for the caller to say what is missing.
+debian() {
+    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        apt-get update -q && apt-get install -y --no-install-recommends "$1"
+    elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then
+        sudo -n apt-get update -q && sudo -n apt-get install -y --no-install-recommends "$1"
+    fi
+}
+
 # Debian keeps the module that makes virtual environments in a package of its own.
 if ! "$python" -c 'import ensurepip' 2>/dev/null; then
-    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    install="apt-get install -y --no-install-recommends python$version-venv"
-    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-        apt-get update -q && $install
-    elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then
-        sudo -n apt-get update -q && sudo -n $install
-    fi
-    "$python" -c 'import ensurepip' 2>/dev/null || fail "Python's venv module is missing" "sudo $install"
+    package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+    debian "$package"
+    "$python" -c 'import ensurepip' 2>/dev/null ||
+        fail "Python's venv module is missing" "sudo apt-get install -y $package"
+fi
+
+# Tests look at the studio's page in a real browser; without one they are skipped, which the test run says.
+if [ "$extra" = dev ] && ! command -v chromium >/dev/null; then
+    debian chromium >/dev/null || echo "chromium could not be installed: the tests of the studio's page are skipped"
 fi
 
 echo "Installing relume and its dependencies into .venv (some minutes, 3 GB)"

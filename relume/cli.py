@@ -174,6 +174,18 @@ def _restore_files(jobs: "list[Job]", output: Path, opened: "Opened", how: "How"
         raise click.exceptions.Exit(1)
 
 
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=8760, show_default=True, help="Port; 0 for any.")
+def studio(port: int) -> None:
+    """Restore images on a page in the browser, and look at them before and after.
+
+    The page is served on this machine alone and needs no network. Ctrl-C ends it, and removes its copies of the images.
+    """
+    from flows.studio.app import run
+
+    run(Path(), port=port, say=lambda address: click.echo(f"{address}  (Ctrl-C ends the studio)"))
+
+
 @main.group()
 def data() -> None:
     """List and fetch photographs, check test sets, upload curated data."""

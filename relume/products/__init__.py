@@ -11,7 +11,7 @@ from pathlib import Path
 from relume.errors import ModelMissingError
 from relume.nearest import did_you_mean
 
-__all__ = ["DEFAULT", "FOLDER", "names", "shipped"]
+__all__ = ["DEFAULT", "FOLDER", "names", "purpose", "shipped"]
 
 FOLDER = Path(__file__).parent
 DEFAULT = "photo"
@@ -20,6 +20,11 @@ DEFAULT = "photo"
 def names() -> list[str]:
     """The products that ship, sorted."""
     return sorted(path.parent.parent.name for path in FOLDER.glob("*/serving/serving.json"))
+
+
+def purpose(name: str) -> str:
+    """What a product that ships is for, the first paragraph of its card."""
+    return (FOLDER / name / "README.md").read_text(encoding="utf-8").split("\n\n")[1].strip()
 
 
 def shipped(name: str, released: Collection[str] = (), *, where: object = None) -> Path:

@@ -1,0 +1,1 @@
+"""The studio: a page on this machine where images are restored and looked at before and after."""
