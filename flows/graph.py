@@ -7,12 +7,35 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from relume import strict_yaml
 from relume.errors import GraphError
 from relume.nearest import did_you_mean
 from relume.params import load_params
+from relume.settings import Settings
 
 SCHEMA = "relume/params.py"
+
+
+class Meta(Settings):
+    """What a stage needs, its `meta` in dvc.yaml.
+
+    Attributes:
+        image: Container image.
+        cpu: Cores.
+        memory: Such as 2Gi or 512Mi.
+        gpu: GPUs, 0 for none.
+        retries: How often it is tried again after a failure.
+        timeout: Seconds after which it is ended.
+    """
+
+    image: str = Field(min_length=1)
+    cpu: float = Field(ge=0.1)
+    memory: str = Field(pattern=r"^[1-9]\d*(Mi|Gi)$")
+    gpu: int = Field(ge=0)
+    retries: int = Field(ge=0)
+    timeout: int = Field(ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +48,7 @@ class Stage:
         deps: Paths it reads, relative to the checkout, params files left out.
         outs: Paths it writes, metrics and plots included.
         params: Dotted keys of params.yaml and recipe.yaml that it depends on.
-        meta: What it needs, as written: image, cpu, memory, gpu, retries, timeout.
+        meta: What it needs, as written; see `Meta`.
         upstream: Names of the stages whose outs it reads.
         inputs: The outs of those stages that it reads; finer than deps where a dep is a folder of several outs.
     """

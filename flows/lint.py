@@ -16,26 +16,21 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pydantic import ValidationError
+
 from flows.families import REGISTRY, Families
-from flows.graph import SCHEMA, Graph, Stage, read_graph
+from flows.graph import SCHEMA, Graph, Meta, Stage, read_graph
 from relume import files
 from relume.errors import GraphError, UserError
 from relume.params import load_params
 from relume.params_file import RECIPE
 from relume.recipes.check import check_params
+from relume.settings import problems, validated
 
 CODE_ROOTS = ("relume", "components", "flows")
 FAMILIES = "relume/models"
 FINAL = "models/final"
 MARK = "the code it runs, by `relume pipeline lint --fix`"
-
-_MEMORY = re.compile(r"[1-9]\d*(Mi|Gi)")
-_QUANTITIES: dict[str, tuple[Any, float, str]] = {
-    "cpu": ((int, float), 0.1, "a number of cores, at least 0.1"),
-    "gpu": (int, 0, "a whole number of GPUs, 0 for none"),
-    "retries": (int, 0, "a whole number, at least 0"),
-    "timeout": (int, 1, "a whole number of seconds, at least 1"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,10 +180,10 @@ def check(graph: Graph) -> list[Problem]:
         What is broken, in the order of the graph; an empty list when nothing is.
     """
     code = Code(graph.root)
-    problems: list[Problem] = []
+    found: list[Problem] = []
     expected = {name: code_deps(graph, stage, code) for name, stage in graph.stages.items()}
     for name, stage in graph.stages.items():
-        problems += [*_check_component(graph.root, stage), *_check_meta(stage), *_check_paths(stage)]
+        found += [*_check_component(graph.root, stage), *_check_meta(stage), *_check_paths(stage)]
         if not expected[name]:
             continue
         listed = {dep for dep in stage.deps if is_code(dep)}
@@ -197,14 +192,14 @@ def check(graph: Graph) -> list[Problem]:
         shared = set().union(*(files for other, files in expected.items() if other.partition("@")[0] == group))
         repair = "relume pipeline lint --fix"
         if missing := sorted(expected[name] - listed):
-            problems.append(
+            found.append(
                 Problem(stage=name, what=f"its deps lack code that it runs: {', '.join(missing)}", repair=repair)
             )
         if idle := sorted(listed - shared):
-            problems.append(
+            found.append(
                 Problem(stage=name, what=f"its deps list code that it does not run: {', '.join(idle)}", repair=repair)
             )
-    return [*problems, *_check_params(graph.root)]
+    return [*found, *_check_params(graph.root)]
 
 
 def _check_params(root: Path) -> Iterator[Problem]:
@@ -225,26 +220,11 @@ def _check_component(root: Path, stage: Stage) -> Iterator[Problem]:
 
 
 def _check_meta(stage: Stage) -> Iterator[Problem]:
-    meta, repair = stage.meta, "correct `meta:` of the stage in dvc.yaml"
-    known = {"image", "memory", *_QUANTITIES}
-    if missing := sorted(known - set(meta)):
-        yield Problem(stage=stage.name, what=f"meta lacks {', '.join(missing)}", repair=repair)
-    if unknown := sorted(set(meta) - known):
-        yield Problem(stage=stage.name, what=f"meta has unknown keys: {', '.join(unknown)}", repair=repair)
-    if "image" in meta and not (isinstance(meta["image"], str) and meta["image"]):
-        yield Problem(
-            stage=stage.name, what=f"meta.image is {meta['image']!r}, not the name of a container image", repair=repair
-        )
-    if "memory" in meta and not _MEMORY.fullmatch(str(meta["memory"])):
-        yield Problem(
-            stage=stage.name,
-            what=f"meta.memory is {meta['memory']!r}, not an amount such as 2Gi or 512Mi",
-            repair=repair,
-        )
-    for key, (kind, least, wanted) in _QUANTITIES.items():
-        value = meta.get(key)
-        if key in meta and (isinstance(value, bool) or not isinstance(value, kind) or value < least):
-            yield Problem(stage=stage.name, what=f"meta.{key} is {value!r}, not {wanted}", repair=repair)
+    try:
+        validated(Meta, stage.meta)
+    except ValidationError as error:
+        for problem in problems(error, Meta, at=("meta",)):
+            yield Problem(stage=stage.name, what=problem, repair="correct `meta:` of the stage in dvc.yaml")
 
 
 def _check_paths(stage: Stage) -> Iterator[Problem]:
@@ -330,10 +310,10 @@ def require_sound(graph: Graph) -> None:
     Raises:
         GraphError: Names every broken rule.
     """
-    if problems := check(graph):
-        why = "".join(f"\n        {problem}" for problem in problems)
+    if found := check(graph):
+        why = "".join(f"\n        {problem}" for problem in found)
         raise GraphError(
-            f"The graph breaks {len(problems)} of its rules",
+            f"The graph breaks {len(found)} of its rules",
             where=graph.root / "dvc.yaml",
             why=why,
             next_step="run `relume pipeline lint --fix`, and correct by hand what it does not fix",

@@ -226,12 +226,12 @@ def test_an_unknown_architecture_is_refused_by_name(toy):
             "- data/first\n      - ../elsewhere:\n          cache: false\n    meta",
             "../elsewhere",
         ),
-        ("{image: toy, cpu: 1,", "{cpu: 1,", "meta lacks image"),
-        ("memory: 1Gi", "memory: lots", "meta.memory is 'lots'"),
-        ("cpu: 1", "cpu: 0", "meta.cpu is 0"),
-        ("retries: 0", "retries: -1", "meta.retries is -1"),
-        ("gpu: 0", "gpu: true", "meta.gpu is True"),
-        ("gpu: 0", "gpus: 0", "unknown keys: gpus"),
+        ("{image: toy, cpu: 1,", "{cpu: 1,", "meta.image is missing"),
+        ("memory: 1Gi", "memory: lots", "meta.memory = 'lots': String should match"),
+        ("cpu: 1", "cpu: 0", "meta.cpu = 0: Input should be greater"),
+        ("retries: 0", "retries: -1", "meta.retries = -1: Input should be greater"),
+        ("gpu: 0", "gpu: true", "meta.gpu = True: Input should be a valid integer"),
+        ("gpu: 0", "gpus: 0", "meta.gpus is unknown; did you mean gpu?"),
     ],
 )
 def test_each_rule_has_its_message(toy, old, new, said):
