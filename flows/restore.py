@@ -97,7 +97,7 @@ def restore_file(
     from relume.images import check_suffix, read_image
 
     check_suffix(target)
-    image = read_image(source)
+    image = read_image(source, full=True)
     with open_restorer(Path(root), server=server, product=product, model=model) as opened:
         return opened.restored(image, Path(target), how, on_progress)()
 
@@ -120,13 +120,12 @@ class Opened:
         self, image: "DecodedImage", target: Path, how: How, on_progress: Callable[[int, int], None] | None
     ) -> Callable[[], RestoredFile]:
         """Restores an image, and gives the function that writes it, which another thread may run meanwhile."""
-        import numpy as np
+        from relume.images import losses, save_image, to_uint8
 
-        from relume.images import save_image, to_uint8
-
-        notes, pixels = [], to_uint8(image.pixels)
-        if image.pixels.dtype != np.uint8:
-            notes.append("16-bit values were rounded to 8 bits, because the model takes 8-bit images")
+        notes, pixels = [], image.pixels
+        if self.server and image.header.bit_depth > 8:
+            pixels = to_uint8(pixels)
+            notes.append("the values were rounded to 8 bits, which is what servers take")
         if problem := image.metadata.problem:
             notes.append(problem)
         started = time.perf_counter()
@@ -135,6 +134,7 @@ class Opened:
         if levels and restoration.level is not None and (note := levels.note(restoration.level)):
             notes.append(note)
         result, metadata = finished(image, restoration.image, how)
+        notes += losses(result, target)
 
         def write() -> RestoredFile:
             save_image(target, result, metadata=metadata)
@@ -149,23 +149,32 @@ def finished(image: "DecodedImage", restored: "np.ndarray", how: How) -> "tuple[
     """What is saved of a restored image: blended with the input, gray if that was, with the metadata to keep.
 
     Args:
-        image: The input.
-        restored: What the model made of it, (H, W, 3) RGB.
+        image: The input, decoded in full.
+        restored: What the model made of it, (H, W, 3) RGB of the input's type, or uint8.
         how: The share of the blend, and which metadata to keep.
 
     Returns:
-        (H, W, 3) RGB or (H, W, 1) gray, and the metadata.
+        (H, W, C) RGB or gray of the type of `restored`, with the input's alpha as it was; and the metadata. Float
+        values below 0 and above 1, which models do not know, are as far outside as before.
     """
     import cv2
     import numpy as np
 
     from relume.images import Metadata, to_uint8
 
-    result = restored
+    def as_restored(values: np.ndarray) -> np.ndarray:
+        return values if values.dtype == restored.dtype else to_uint8(values)
+
+    result, pixels = restored, as_restored(image.pixels)
+    if result.dtype == np.float32:
+        result = result + (pixels - pixels.clip(0, 1))
     if how.blend < 1:
-        result = cv2.addWeighted(result, how.blend, to_uint8(image.pixels), 1 - how.blend, 0)
+        result = cv2.addWeighted(result, how.blend, pixels, 1 - how.blend, 0)
     if image.header.gray:
-        result = np.rint(result.mean(axis=2, keepdims=True)).astype(np.uint8)
+        mean = result.mean(axis=2, keepdims=True)
+        result = mean if result.dtype == np.float32 else np.rint(mean).astype(result.dtype)
+    if image.alpha is not None:
+        result = np.dstack([result, as_restored(image.alpha)])
     metadata = Metadata() if how.keep == "none" else image.metadata
     return result, metadata.without_location() if how.keep == "place" else metadata
 

@@ -127,7 +127,7 @@ def restore_files(
         entry = {"target": os.path.relpath(job.target, output), "source": hashlib.sha256(data).hexdigest(), **made}
         if done.get(entry["target"]) == entry and job.target.is_file():
             return None, entry
-        return decode(data, where=job.source), entry
+        return decode(data, where=job.source, full=True), entry
 
     def restored(number: int, job: Job, image: Future) -> Callable[[], Outcome]:
         def progress(tiles: int, of: int) -> None:

@@ -1,7 +1,7 @@
 """Images in files: decoded to RGB arrays with the facts about the file, and encoded by suffix."""
 
 from relume.images.decoding import DecodedImage, decode, read_bytes, read_image
-from relume.images.encoding import check_suffix, encode, save_image, to_uint8
+from relume.images.encoding import check_suffix, encode, losses, save_image, to_uint8
 from relume.images.header import Header, read_header
 from relume.images.metadata import Metadata
 
@@ -12,6 +12,7 @@ __all__ = [
     "check_suffix",
     "decode",
     "encode",
+    "losses",
     "read_bytes",
     "read_header",
     "read_image",

@@ -4,7 +4,8 @@ An image file becomes (H, W, 3) RGB, uint8 for up to 8 bits a channel and uint16
 
 - EXIF (or TIFF) orientation is applied, so row 0 is the top of the image as seen.
 - Gray becomes three equal channels; palettes are resolved; of an animation the first frame counts.
-- Alpha is composited over white, since colours under transparent pixels are arbitrary.
+- Alpha is composited over white, since colours under transparent pixels are arbitrary; in full it is kept apart.
+- Float TIFF, and 16-bit TIFF that is stored plane by plane, are refused; in full they are read, float as float32.
 - CMYK is converted by the plain formula. ICC profiles are never applied: RGB values stay as they
   are in the file, and the profile of an RGB file is passed on, as EXIF, XMP and resolution are, to be saved again.
 """
@@ -18,8 +19,10 @@ import numpy as np
 from relume.errors import ImageError
 from relume.files import open_regular
 from relume.images.bands import bands
+from relume.images.deep_tiff import DeepTiff
 from relume.images.header import Header, damaged, open_image, too_large
 from relume.images.metadata import Metadata, metadata_of
+from relume.images.orientation import as_stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +30,21 @@ class DecodedImage:
     """A decoded image.
 
     Attributes:
-        pixels: (H, W, 3) RGB, uint8 or uint16.
+        pixels: (H, W, 3) RGB, uint8 or uint16, of float files float32.
         header: The facts about the file it came from.
         metadata: What else the file holds, to be saved with the result.
+        alpha: (H, W) of the pixels' type, of a file with transparency that was decoded in full; else None.
     """
 
     pixels: np.ndarray
     header: Header
     metadata: Metadata
+    alpha: np.ndarray | None = None
 
 
-def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, min_side: int = 1) -> DecodedImage:
+def decode(
+    data: bytes, *, where: object = None, max_megapixels: float = 200.0, min_side: int = 1, full: bool = False
+) -> DecodedImage:
     """Decodes the bytes of an image file.
 
     Args:
@@ -45,12 +52,13 @@ def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, 
         where: Path or address for messages.
         max_megapixels: Larger images are refused from their header, before memory is taken.
         min_side: Smallest width and height that is accepted, in pixels.
+        full: Whether all that the file holds is to be saved again: alpha apart from the colours, float values as such.
 
     Raises:
         ImageError: `reason` is `empty_file`, `wrong_magic`, `unsupported_format`,
             `decompression_bomb`, `too_small`, `truncated` or `corrupt`.
     """
-    opened, header = open_image(data, where)
+    opened, header = open_image(data, where, full=full)
     if header.megapixels > max_megapixels:
         size = f"{header.width}x{header.height} is {header.megapixels:.0f} megapixels, the limit {max_megapixels:g}"
         raise too_large(f"{size}; it would take {header.decoding_bytes / 1e9:.1f} GB of memory", where)
@@ -63,24 +71,29 @@ def decode(data: bytes, *, where: object = None, max_megapixels: float = 200.0, 
             next_step="use a larger image",
         )
     try:
-        pixels = np.empty((header.height, header.width, 3), np.uint16 if header.bit_depth == 16 else np.uint8)
-        if header.bit_depth == 16:
-            _fill_deep(_as_stored(pixels, header), data, header)
+        if isinstance(opened, DeepTiff):
+            pixels, alpha = _split(opened.pixels())
         else:
-            _fill(_as_stored(pixels, header), opened)
+            shape, depth = (header.height, header.width), np.uint16 if header.bit_depth == 16 else np.uint8
+            pixels = np.empty((*shape, 3), depth)
+            alpha = np.empty(shape, depth) if full and _has_alpha(opened, header) else None
+            # Pillow and OpenCV turn a TIFF while they decode it, and only a TIFF.
+            turned = 1 if header.format == "TIFF" else header.orientation
+            fill = _fill_deep if header.bit_depth == 16 else _fill
+            fill(as_stored(pixels, turned), None if alpha is None else as_stored(alpha, turned), opened, data, header)
     except Exception as error:  # whatever a decoder raises belongs to this file
         raise damaged(data, header.format, error, where) from error
     metadata = metadata_of(opened, header.format, colour=header.mode.startswith(("RGB", "P")))
-    return DecodedImage(pixels=pixels, header=header, metadata=metadata)
+    return DecodedImage(pixels=pixels, header=header, metadata=metadata, alpha=alpha)
 
 
-def read_image(path: str | Path, *, max_megapixels: float = 200.0) -> DecodedImage:
-    """Decodes an image file.
+def read_image(path: str | Path, *, max_megapixels: float = 200.0, full: bool = False) -> DecodedImage:
+    """Decodes an image file; see `decode`.
 
     Raises:
         ImageError: As `decode`, and `not_found` or `unreadable` for the file itself.
     """
-    return decode(read_bytes(path), where=path, max_megapixels=max_megapixels)
+    return decode(read_bytes(path), where=path, max_megapixels=max_megapixels, full=full)
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -106,15 +119,26 @@ def read_bytes(path: str | Path) -> bytes:
         ) from None
 
 
-def _fill(target: np.ndarray, opened: Any) -> None:
+def _split(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """RGB and alpha of 1 to 4 channels: gray, gray and alpha, RGB, or RGB and alpha."""
+    colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))
+    rgb = np.broadcast_to(pixels[..., :colours], (*pixels.shape[:2], 3))
+    return np.ascontiguousarray(rgb), np.ascontiguousarray(pixels[..., -1]) if pixels.shape[2] > colours else None
+
+
+def _has_alpha(opened: Any, header: Header) -> bool:
+    return header.channels in (2, 4) if header.bit_depth == 16 else opened.has_transparency_data
+
+
+def _fill(target: np.ndarray, alpha: np.ndarray | None, opened: Any, data: bytes, header: Header) -> None:
     opened.load()
     mode = "RGBA" if opened.has_transparency_data else "RGB"
     for band in bands(target):
-        part = opened.crop((0, band.start, opened.width, band.stop)).convert(mode)
-        target[band] = _over_white(np.asarray(part)) if mode == "RGBA" else np.asarray(part)
+        part = np.asarray(opened.crop((0, band.start, opened.width, band.stop)).convert(mode))
+        _put(target[band], None if alpha is None else alpha[band], part)
 
 
-def _fill_deep(target: np.ndarray, data: bytes, header: Header) -> None:
+def _fill_deep(target: np.ndarray, alpha: np.ndarray | None, opened: Any, data: bytes, header: Header) -> None:
     """Decodes 16-bit PNG and TIFF with OpenCV, because Pillow drops their lower eight bits."""
     import cv2
 
@@ -129,23 +153,21 @@ def _fill_deep(target: np.ndarray, data: bytes, header: Header) -> None:
         if pixels.ndim == 2:
             target[band] = pixels[band, :, None]
         elif pixels.shape[2] == 4 and (header.format, header.channels) != ("TIFF", 3):
-            target[band] = _over_white(pixels[band][..., [2, 1, 0, 3]])
+            _put(target[band], None if alpha is None else alpha[band], pixels[band][..., [2, 1, 0, 3]])
         else:  # a fourth channel that a TIFF does not declare as alpha, such as infrared, is left out
             target[band] = pixels[band][..., 2::-1]
 
 
-def _over_white(pixels_RGBA: np.ndarray) -> np.ndarray:
+def _put(target: np.ndarray, alpha: np.ndarray | None, part: np.ndarray) -> None:
+    """Puts RGB in its place, and RGBA apart where alpha has a place of its own, else over white."""
+    if alpha is not None:
+        target[:], alpha[:] = part[..., :3], part[..., 3]
+    else:
+        target[:] = over_white(part) if part.shape[2] == 4 else part
+
+
+def over_white(pixels_RGBA: np.ndarray) -> np.ndarray:
     """Composites over white, rounded to the nearest integer; (H, W, 4) to (H, W, 3)."""
     white = np.iinfo(pixels_RGBA.dtype).max
     colour, alpha = pixels_RGBA[..., :3].astype(np.uint32), pixels_RGBA[..., 3:].astype(np.uint32)
     return ((colour * alpha + white * (white - alpha) + white // 2) // white).astype(pixels_RGBA.dtype)
-
-
-def _as_stored(pixels: np.ndarray, header: Header) -> np.ndarray:
-    """A view of an upright image, rotated to the orientation in which its file stores it. Source: EXIF 2.3, tag 274."""
-    if header.format == "TIFF":  # Pillow and OpenCV turn a TIFF while they decode it, and only a TIFF
-        return pixels
-    down = -1 if header.orientation in (3, 4, 7, 8) else 1
-    right = -1 if header.orientation in (2, 3, 6, 7) else 1
-    stored = pixels[::down, ::right]
-    return stored.swapaxes(0, 1) if header.orientation > 4 else stored

@@ -1,8 +1,7 @@
 """Images encoded by the suffix of their file, and written atomically."""
 
 import io
-import struct
-import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,30 @@ import numpy as np
 from relume.errors import ImageError, StorageError
 from relume.files import write_bytes
 from relume.images.bands import bands
+from relume.images.decoding import over_white
 from relume.images.metadata import NONE, Metadata
 
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class _Format:
+    """What a format holds: values of at most this type, alpha; and Pillow's arguments to write it."""
+
+    deepest: type
+    alpha: bool
+    options: dict[str, Any]
+
+
+_FORMATS = {
+    "PNG": _Format(np.uint16, True, {"compress_level": 3}),
+    "JPEG": _Format(np.uint8, False, {"quality": JPEG_QUALITY, "subsampling": 0}),
+    "WEBP": _Format(np.uint8, True, {"quality": JPEG_QUALITY}),
+    "TIFF": _Format(np.float32, True, {}),
+    "AVIF": _Format(np.uint8, True, {"quality": 90, "subsampling": "4:4:4"}),
+    "JPEG2000": _Format(np.uint8, True, {}),
+    "BMP": _Format(np.uint8, False, {}),
+}
 _SUFFIX_FORMAT = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -20,17 +41,23 @@ _SUFFIX_FORMAT = {
     ".webp": "WEBP",
     ".tif": "TIFF",
     ".tiff": "TIFF",
+    ".avif": "AVIF",
+    ".jp2": "JPEG2000",
+    ".bmp": "BMP",
 }
-JPEG_QUALITY = 95
+_WORDS = {np.dtype(np.uint16): "16-bit", np.dtype(np.float32): "float"}
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """Brings uint16 pixels to uint8, each value v to the integer nearest v / 257; uint8 stays as it is."""
+    """Brings pixels to uint8: uint16 values v to the integer nearest v / 257, float32 in [0, 1] nearest 255 v."""
     if pixels.dtype == np.uint8:
         return pixels
     result = np.empty(pixels.shape, np.uint8)
     for band in bands(pixels):
-        result[band] = (pixels[band].astype(np.uint32) + 128) // 257  # 257 is odd: there are no ties
+        if pixels.dtype == np.float32:
+            result[band] = np.rint(pixels[band].clip(0, 1) * 255)
+        else:
+            result[band] = (pixels[band].astype(np.uint32) + 128) // 257  # 257 is odd: there are no ties
     return result
 
 
@@ -51,42 +78,45 @@ def check_suffix(path: str | Path) -> str:
     return _SUFFIX_FORMAT[suffix]
 
 
-def encode(pixels: np.ndarray, suffix: str, *, metadata: Metadata = NONE, where: object = None) -> bytes:
-    """Encodes RGB or gray pixels in the format of a suffix; equal pixels give equal bytes.
+def losses(pixels: np.ndarray, path: str | Path) -> list[str]:
+    """What pixels lose in the format of a file name, a sentence for each; see `encode`."""
+    kind = check_suffix(path)
+    held = _FORMATS[kind]
+    lost = []
+    if pixels.dtype.itemsize > np.dtype(held.deepest).itemsize:
+        bits = 8 * np.dtype(held.deepest).itemsize
+        lost.append(f"{_WORDS[pixels.dtype]} values were rounded to {bits} bits, the most that {kind} holds here")
+    if pixels.shape[2] in (2, 4) and not held.alpha:
+        lost.append(f"transparency was composited over white, because {kind} holds none here")
+    return lost
 
-    PNG and TIFF keep uint8 and uint16 without loss. JPEG (quality 95, 4:4:4) and WebP (quality 95)
-    hold 8 bits: uint16 is rounded.
+
+def encode(pixels: np.ndarray, suffix: str, *, metadata: Metadata = NONE, where: object = None) -> bytes:
+    """Encodes pixels in the format of a suffix; equal pixels give equal bytes.
+
+    TIFF keeps uint8, uint16 and float32 without loss, PNG uint8 and uint16, BMP uint8. JPEG (quality 95, 4:4:4), WebP
+    (quality 95), AVIF (quality 90, 4:4:4) and lossless JPEG 2000 hold 8 bits. Deeper values are rounded to what the
+    format holds, and alpha is composited over white where it holds none.
 
     Args:
-        pixels: (H, W, 3) RGB, uint8 or uint16, or (H, W, 1) gray, uint8.
+        pixels: (H, W, C) gray, gray and alpha, RGB, or RGB and alpha: uint8, uint16, or float32 in [0, 1].
         suffix: Such as `.png`.
-        metadata: To put into the file; of 16-bit images the colour profile only.
+        metadata: To put into the file.
         where: Path for messages.
 
     Raises:
-        ImageError: The suffix is not known, or the format cannot hold a image of this size.
+        ImageError: The suffix is not known, or the format cannot hold an image of this size.
     """
     kind = check_suffix(f"image{suffix}")
-    if pixels.dtype == np.uint16 and kind == "PNG":
-        return _encode_deep_png(pixels, metadata.icc_profile)
-    buffer = io.BytesIO()
-    if pixels.dtype == np.uint16 and kind == "TIFF":
-        import tifffile
+    pixels = _as_held(pixels, _FORMATS[kind])
+    if kind == "TIFF":
+        from relume.images.tiff import encode_tiff
 
-        tifffile.imwrite(buffer, pixels, photometric="rgb", compression="zlib", iccprofile=metadata.icc_profile)
-        return buffer.getvalue()
-
-    from PIL import Image
-
-    options: dict[str, dict[str, Any]] = {
-        "PNG": {"compress_level": 3},
-        "JPEG": {"quality": JPEG_QUALITY, "subsampling": 0},
-        "WEBP": {"quality": JPEG_QUALITY},
-        "TIFF": {"compression": "tiff_adobe_deflate"},
-    }
+        return encode_tiff(pixels, metadata)
+    if pixels.dtype == np.uint16:
+        return _encode_deep_png(pixels, metadata)
     try:
-        image = Image.fromarray(to_uint8(pixels).squeeze(2) if pixels.shape[2] == 1 else to_uint8(pixels))
-        image.save(buffer, kind, **options[kind] | metadata.options(kind))
+        return _by_pillow(pixels, kind, metadata)
     except (OSError, ValueError) as error:
         raise ImageError(
             f"The image cannot be encoded as {kind}",
@@ -95,11 +125,10 @@ def encode(pixels: np.ndarray, suffix: str, *, metadata: Metadata = NONE, where:
             why=f"{pixels.shape[1]}x{pixels.shape[0]}: {error}",
             next_step="save it as .png or .tif",
         ) from None
-    return buffer.getvalue()
 
 
 def save_image(path: str | Path, pixels: np.ndarray, *, metadata: Metadata = NONE) -> None:
-    """Writes RGB or gray pixels atomically in the format of the path's suffix; see `encode`.
+    """Writes pixels atomically in the format of the path's suffix; see `encode`.
 
     Raises:
         ImageError: As `encode`, and `unwritable` when the file cannot be written.
@@ -119,12 +148,38 @@ def save_image(path: str | Path, pixels: np.ndarray, *, metadata: Metadata = NON
         ) from None
 
 
-def _encode_deep_png(pixels: np.ndarray, icc_profile: bytes | None) -> bytes:
+def _as_held(pixels: np.ndarray, held: _Format) -> np.ndarray:
+    if pixels.dtype.itemsize > np.dtype(held.deepest).itemsize:
+        deep = held.deepest is np.uint16
+        pixels = np.rint(pixels.clip(0, 1) * 65535).astype(np.uint16) if deep else to_uint8(pixels)
+    if held.alpha or pixels.shape[2] in (1, 3):
+        return pixels
+    rgb = over_white(_with_three_colours(pixels))
+    return rgb[..., :1] if pixels.shape[2] == 2 else rgb
+
+
+def _with_three_colours(pixels: np.ndarray) -> np.ndarray:
+    """RGB and alpha of gray and alpha; others as they are."""
+    return pixels[..., [0, 0, 0, 1]] if pixels.shape[2] == 2 else pixels
+
+
+def _by_pillow(pixels: np.ndarray, kind: str, metadata: Metadata) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+    image.save(buffer, kind, **_FORMATS[kind].options | metadata.options(kind))
+    return buffer.getvalue()
+
+
+def _encode_deep_png(pixels: np.ndarray, metadata: Metadata) -> bytes:
+    """By OpenCV, because Pillow writes no 16-bit colours; the chunks of the metadata are those that Pillow writes."""
     import cv2
 
-    data = cv2.imencode(".png", pixels[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
-    if icc_profile is None:
-        return data
-    body = b"iCCP" + b"ICC profile\0\0" + zlib.compress(icc_profile)
-    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
-    return data[:33] + chunk + data[33:]  # 8 bytes of magic and 25 of IHDR come first
+    pixels = _with_three_colours(pixels)
+    bgr = pixels[..., [2, 1, 0, 3]] if pixels.shape[2] == 4 else pixels[..., ::-1]
+    data = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
+    start = 33  # 8 bytes of magic and 25 of IHDR come first
+    one_pixel = _by_pillow(np.zeros((1, 1, 3), np.uint8), "PNG", metadata)
+    chunks = one_pixel[start : one_pixel.index(b"IDAT") - 4]
+    return data[:start] + chunks + data[start:]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relume.errors import ImageError
+from relume.images.deep_tiff import DeepTiff
 
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -44,7 +45,7 @@ class Header:
         format: PNG, JPEG, WEBP, TIFF, BMP or GIF, by the file's first bytes and not by its name.
         width: Pixels across, after the orientation is applied.
         height: Pixels down, after the orientation is applied.
-        mode: Pillow's name of the stored pixels, such as RGB, L, P or CMYK, with `;16` for 16 bits.
+        mode: Pillow's name of the stored pixels, such as RGB, L, P or CMYK, with `;16` for 16 bits, `;32` for float.
         channels: Stored channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha or CMYK.
         bit_depth: Stored bits a channel.
         orientation: EXIF orientation, 1 to 8.
@@ -64,7 +65,8 @@ class Header:
 
         Pixels of 16 bits stand there twice, a strip of a TIFF once more; WebP decodes to four channels of its own.
         """
-        return self.width * self.height * (21 if self.bit_depth == 16 or self.format == "WEBP" else 10)
+        a_pixel = 10 if self.bit_depth <= 8 and self.format != "WEBP" else 21 if self.bit_depth <= 16 else 42
+        return self.width * self.height * a_pixel
 
     @property
     def gray(self) -> bool:
@@ -162,8 +164,14 @@ def damaged(data: bytes, kind: str, error: Exception, where: object) -> ImageErr
     )
 
 
-def open_image(data: bytes, where: object) -> tuple[Any, Header]:
-    """Opens the file with the one Pillow reader that its magic names, which decodes nothing yet."""
+def open_image(data: bytes, where: object, *, full: bool = False) -> tuple[Any, Header]:
+    """Opens the file with the one Pillow reader that its magic names, which decodes nothing yet.
+
+    Args:
+        data: The bytes of the file.
+        where: Path or address for messages.
+        full: Whether a TIFF that Pillow does not decode is opened as `DeepTiff`.
+    """
     kind = _format_of(data, where)
     # The readers are called directly: Image.open would guess, and has a size limit of its own.
     from PIL import (
@@ -185,14 +193,31 @@ def open_image(data: bytes, where: object) -> tuple[Any, Header]:
         "WEBP": WebPImagePlugin.WebPImageFile,
     }
     Image.MAX_IMAGE_PIXELS = _PILLOW_PIXELS
+    opened: Any
     try:
-        opened = readers[kind](io.BytesIO(data))
-        header, problem = _header(opened, data, kind)
+        if full and kind == "TIFF" and (deep := DeepTiff(data)).is_deep:
+            opened, (header, problem) = deep, (_header_of_deep(deep), deep.problem)
+        else:
+            opened = readers[kind](io.BytesIO(data))
+            header, problem = _header(opened, data, kind)
     except Exception as error:  # whatever a decoder raises belongs to this file
         raise damaged(data, kind, error, where) from error
     if problem:
         raise _unsupported(problem, where)
     return opened, header
+
+
+def _header_of_deep(opened: DeepTiff) -> Header:
+    width, height = opened.size if opened.orientation <= 4 else opened.size[::-1]
+    return Header(
+        format="TIFF",
+        width=width,
+        height=height,
+        mode={1: "L", 2: "LA", 3: "RGB"}.get(opened.channels, "RGBA") + f";{opened.bit_depth}",
+        channels=opened.channels,
+        bit_depth=opened.bit_depth,
+        orientation=opened.orientation,
+    )
 
 
 def _header(opened: Any, data: bytes, kind: str) -> tuple[Header, str | None]:

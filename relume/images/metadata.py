@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 # Tags of EXIF 2.3 and TIFF 6.0.
-_ORIENTATION, _XMP, _EXIF, _GPS = 0x0112, 0x02BC, 0x8769, 0x8825
+_ORIENTATION, XMP, EXIF, GPS = 0x0112, 0x02BC, 0x8769, 0x8825
 _JPEG_SEGMENT = 65_500
 # What EXIF shares with the tags of a TIFF; its other tags say how the pixels are stored, which changes.
-_DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, _EXIF, _GPS)
+DESCRIPTIVE = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, EXIF, GPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,10 @@ class Metadata:
         """The same without the place where the photograph was taken."""
         exif, xmp = self.exif, self.xmp
         if exif is not None:
-            tags = _tags(exif)
-            tags.get_ifd(_EXIF)  # else it is not written again
-            if _GPS in tags:
-                del tags[_GPS]
+            tags = tags_of(exif)
+            tags.get_ifd(EXIF)  # else it is not written again
+            if GPS in tags:
+                del tags[GPS]
                 exif = tags.tobytes()
         if xmp is not None:
             xmp = re.sub(rb"""\s+exif:GPS\w+\s*=\s*("[^"]*"|'[^']*')""", b"", xmp)
@@ -45,7 +45,7 @@ class Metadata:
         return replace(self, exif=exif, xmp=xmp)
 
     def options(self, kind: str) -> dict[str, Any]:
-        """Pillow's arguments to write it into a file of a format. A JPEG has no room for blocks of over 64 KB."""
+        """Pillow's arguments to write it into a file. A JPEG has no room for blocks of over 64 KB."""
         exif, xmp = (
             None if block is None or (kind == "JPEG" and len(block) > _JPEG_SEGMENT) else block
             for block in (self.exif, self.xmp)
@@ -56,12 +56,6 @@ class Metadata:
 
             given["pnginfo"] = PngInfo()
             given["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode(errors="replace"))
-        elif kind == "TIFF" and (exif or xmp):
-            given["exif"] = _tags(exif or b"")
-            if xmp is not None:
-                given["exif"][_XMP] = xmp
-            given["compression"] = None  # Pillow cannot write EXIF and have libtiff compress the pixels
-            return given
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -127,13 +121,14 @@ def _exif_of_tiff(opened: Any) -> bytes | None:
     from PIL.Image import Exif
 
     tags, found = opened.getexif(), Exif()
-    for tag in _DESCRIPTIVE:
+    for tag in DESCRIPTIVE:
         if tag in tags:
-            found[tag] = tags.get_ifd(tag) if tag in (_EXIF, _GPS) else tags[tag]
+            found[tag] = tags.get_ifd(tag) if tag in (EXIF, GPS) else tags[tag]
     return found.tobytes() if found else None
 
 
-def _tags(exif: bytes) -> Any:
+def tags_of(exif: bytes) -> Any:
+    """The tags of an EXIF block, as Pillow gives them."""
     from PIL.Image import Exif
 
     tags = Exif()
