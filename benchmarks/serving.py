@@ -35,11 +35,11 @@ from flows.embedded_triton import EmbeddedTriton, TritonServer
 from relume.files import write_json
 from relume.home import relume_home
 from relume.images import read_image, save_image
+from relume.inference.tiling import count_tiles
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.repository import publish_release
 from relume.serving.restoration import Restoration
 from relume.serving.served_model import read_serving
-from relume.serving.tiling import count_tiles
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
 
@@ -106,12 +106,12 @@ def start_server(served: str, triton: EmbeddedTriton) -> TritonServer:
 def throughput(served: str, triton: EmbeddedTriton) -> dict[str, object]:
     """Tiles per second on each way and its ratio to in process: median, least and most over the turns."""
     serving = read_serving(served)
-    in_process = OnnxRestorer(served)
-    tile_seconds = timed(lambda: in_process.restore(sample(serving.tile, serving.tile)), repeat=3)
-    side = serving.tile
-    while count_tiles(side, side, tile=serving.tile, halo=serving.halo) * tile_seconds < TURN_SECONDS:
-        side += serving.tile // 2
-    image, count = sample(side, side), count_tiles(side, side, tile=serving.tile, halo=serving.halo)
+    in_process, inference = OnnxRestorer(served), serving.inference
+    side = inference.tile
+    tile_seconds = timed(lambda: in_process.restore(sample(side, side)), repeat=3)
+    while count_tiles(side, side, inference) * tile_seconds < TURN_SECONDS:
+        side += inference.tile // 2
+    image, count = sample(side, side), count_tiles(side, side, inference)
 
     server = start_server(served, triton)
     ways: dict[str, Callable[[np.ndarray], Restoration]] = {"in process": in_process.restore}
@@ -259,7 +259,8 @@ def show(result: dict) -> None:
     """Prints the result as two tables."""
     width = shutil.get_terminal_size().columns
     print("-" * min(width, 78))
-    print(f"{result['date']}  {result['hardware']}  tile {result['model']['tile']}, halo {result['model']['halo']}")
+    plan = result["model"]["inference"]
+    print(f"{result['date']}  {result['hardware']}  tile {plan['tile']}, halo {plan['halo']}")
     print(f"\n{'way':24}{'tiles/s':>10}{'least':>9}{'most':>9}{'ratio':>10}{'least':>9}{'most':>9}{'CPU ms':>9}")
     throughput = result["throughput"]
     for name, rate in throughput["tiles_per_second"].items():

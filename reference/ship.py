@@ -10,13 +10,16 @@ import skimage.data
 from relume.degradations import counter_rng
 from relume.evaluation.networks import at_level, tiled
 from relume.files import atomic_folder, write_json
+from relume.inference.plan import Inference
 from relume.models.artifact import load_card, load_model
 from relume.serving.export import OPSET, Parity, export_onnx, levels_of, measure_parity
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.openvino_restorer import OpenVinoRestorer
 from relume.serving.served_model import Serving, write_served_model
 
-TILE, HALO = 512, 32  # larger tiles waste less on halos; at 512 a restore stays below 700 MB
+INFERENCE = Inference(
+    tile=512, halo=32, overlap=16
+)  # larger tiles waste less on halos; at 512 a restore stays below 700 MB
 LIMITS = {"onnxruntime": (60.0, 1), "openvino_f32": (60.0, 1), "openvino_bf16": (50.0, 3)}  # dB, 8-bit levels
 
 
@@ -40,8 +43,8 @@ def ship(trained: Path, target: Path) -> dict[str, list[Parity]]:
         levels = levels_of(network, card)
         with tempfile.TemporaryDirectory() as scratch:
             onnx_file = Path(scratch) / "model.onnx"
-            export_onnx(network, onnx_file, tile=TILE)
-            serving = Serving(tile=TILE, halo=HALO, opset=OPSET, levels=levels)
+            export_onnx(network, onnx_file, tile=INFERENCE.tile)
+            serving = Serving(inference=INFERENCE, opset=OPSET, levels=levels)
             write_served_model(onnx_file, folder / "serving", serving)
         found = parity(folder)
         write_json(folder / "parity.json", {name: [vars(row) for row in rows] for name, rows in found.items()})
@@ -66,11 +69,11 @@ def parity(folder: Path) -> dict[str, list[Parity]]:
         "openvino_bf16": OpenVinoRestorer(folder / "serving", precision="bf16"),
     }
     level = 15.0 if restorers["onnxruntime"].serving.levels else None
-    reference = tiled(network if level is None else at_level(network, level), tile=TILE, halo=HALO, batch=1)
+    reference = tiled(network if level is None else at_level(network, level), INFERENCE, batch=1)
     expected = {name: reference(image) for name, image in noisy.items()}
     found = {
         runtime: [
-            measure_parity(name, expected[name], restorer.restore(image, level=level).image, tile=TILE)
+            measure_parity(name, expected[name], restorer.restore(image, level=level).image, tile=INFERENCE.tile)
             for name, image in noisy.items()
         ]
         for runtime, restorer in restorers.items()

@@ -560,6 +560,13 @@ def report(output: str | None) -> None:
     help="Run model artifacts in tiles of this side in pixels, not on whole images.",
 )
 @click.option("--halo", type=click.IntRange(min=0), default=16, show_default=True, help="Context of a tile in pixels.")
+@click.option(
+    "--overlap",
+    type=click.IntRange(min=0),
+    default=8,
+    show_default=True,
+    help="Pixels over which neighbouring tiles are blended.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the noise.")
 @click.option("--limit", type=click.IntRange(min=1), help="Measure only this number of images of each set.")
 @click.option("--list", "as_list", is_flag=True, help="List the benchmark sets and protocols, and measure nothing.")

@@ -13,11 +13,11 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from relume.curation.settings import CurateSettings, ValidateSettings
 from relume.errors import ConfigError
 from relume.evaluation.settings import EvaluateSettings
+from relume.inference.plan import Inference
 from relume.ingestion.settings import IngestSettings
 from relume.params_file import RECIPE, checked, read_values
 from relume.recipes.recipe import Scale
 from relume.serving.settings import ExportSettings, PackageSettings
-from relume.serving.tile import tiles_problem
 from relume.settings import Settings
 from relume.training.config import BaseModelSettings, TrainingSettings
 from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
@@ -76,7 +76,7 @@ class ReleaseSettings(Settings):
     Attributes:
         seed: Of the gate's noise.
         images: Held-out photographs that the gate uses at most.
-        crop: Side in pixels of the centre crop that it uses of each.
+        crop: Side in pixels of the centre crop that it uses of each; that of a tile where the tile is larger.
         min_gain_over_noisy_db: By sigma, mean PSNR that the candidate must gain over its noisy input.
         min_gain_over_nlm_db: By sigma, mean PSNR over OpenCV's non-local means, when there is no champion.
         max_regression_db: Mean PSNR, at each sigma, that it may lose against the champion.
@@ -112,7 +112,8 @@ class Params(Settings):
         mine_hard: How the training patches are ranked.
         finetune_hard: The fine-tune on the hard patches.
         evaluate: What is measured on the held-out photographs.
-        export: How the model is served.
+        inference: How the model restores an image: what is measured, gated, exported and served.
+        export: How exact the export must be.
         package: What the package is for.
         release: What a candidate must reach before it may serve.
     """
@@ -127,17 +128,10 @@ class Params(Settings):
     mine_hard: MiningSettings
     finetune_hard: FinetuneSettings
     evaluate: EvaluateSettings
+    inference: Inference
     export: ExportSettings
     package: PackageSettings
     release: ReleaseSettings
-
-    @field_validator("export")
-    @classmethod
-    def _serves_what_is_measured(cls, export: ExportSettings, info: ValidationInfo) -> ExportSettings:
-        evaluate = info.data.get("evaluate")
-        if evaluate and (why := tiles_problem((evaluate.tile, evaluate.halo), (export.tile, export.halo))):
-            raise ValueError(why)
-        return export
 
     @field_validator("release")
     @classmethod

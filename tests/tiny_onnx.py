@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from relume.inference.plan import Inference
 from relume.serving.levels import LevelRange
 from relume.serving.served_model import Serving, write_served_model
 
-FORMAT_1 = Path(__file__).with_name("format_1")
+FORMAT_1, FORMAT_2 = (Path(__file__).with_name(name) for name in ("format_1", "format_2"))
 BLUR = np.ones((3, 3)) / 9
 SHARPEN = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]])
 IDENTITY = np.array([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
@@ -65,7 +66,9 @@ def write_tiny_model(
     """Fills `folder` with a served model, adjustable when it has levels, and returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_onnx(folder / "source.onnx", tile=tile, kernel=kernel, adjustable=levels is not None)
-    write_served_model(folder / "source.onnx", folder, Serving(tile=tile, halo=halo, levels=levels))
+    write_served_model(
+        folder / "source.onnx", folder, Serving(inference=Inference(tile=tile, halo=halo, overlap=1), levels=levels)
+    )
     return folder
 
 
@@ -76,4 +79,14 @@ def write_tiny_model_of_format_1(folder: Path, *, kernel: np.ndarray = BLUR, adj
     """
     shutil.copytree(FORMAT_1 / ("adjustable" if adjustable else "blind"), folder, dirs_exist_ok=True)
     write_onnx(folder / "triton/denoise/1/model.onnx", tile=32, kernel=kernel, adjustable=adjustable)
+    return folder
+
+
+def write_tiny_model_of_format_2(folder: Path) -> Path:
+    """Fills `folder` with a served model as relume wrote it until format 3, and returns it.
+
+    All but the ONNX file is kept in tests/format_2; its configuration has a warm-up, which later ones have not.
+    """
+    shutil.copytree(FORMAT_2, folder, dirs_exist_ok=True)
+    write_onnx(folder / "triton/model/1/model.onnx", tile=32, kernel=BLUR)
     return folder

@@ -16,6 +16,7 @@ from relume.evaluation.held_out import Score, evaluate_held_out, evaluate_pairs,
 from relume.evaluation.settings import EvaluateSettings
 from relume.files import atomic_file, atomic_folder, write_json
 from relume.images import save_image
+from relume.inference.plan import Inference
 from relume.models.artifact import load_card, load_model
 from relume.params_file import load_section
 from relume.serving.levels import kind_of
@@ -25,12 +26,18 @@ PICTURED = ("noisy", "nlm", "final")
 
 
 def main() -> None:
-    """Reads `evaluate`, the models and the held-out photographs; writes reports/."""
-    params = load_section("evaluate", EvaluateSettings)
+    """Reads `evaluate`, `inference`, the models and the held-out photographs; writes reports/."""
+    params, inference = load_section("evaluate", EvaluateSettings), load_section("inference", Inference)
     torch.set_num_threads(params.threads)
     clean = photographs(TEST)
     if not clean:
         raise SourceError("There are no held-out photographs", where=TEST, next_step="run `dvc repro curate`")
+    if small := {name: image.shape[:2] for name, image in clean.items() if min(image.shape[:2]) < inference.tile}:
+        print(
+            f"evaluate  {len(small)} of {len(clean)} photographs are smaller than the tile of {inference.tile} pixels,"
+            " and are measured in smaller tiles; raise curate.held_out_side, or list larger photographs",
+            flush=True,
+        )
     pairs = None if params.pairs is None else open_pairs(params.pairs)
     networks = {f"base:{path.name}": load_model(path) for path in sorted(Path("models/bases").glob("[!.]*"))}
     networks |= {"ensemble": load_model("models/ensemble"), "final": load_model("models/final")}
@@ -50,14 +57,13 @@ def main() -> None:
             clean,
             networks,
             sigmas=params.sigmas,
-            tile=params.tile,
-            halo=params.halo,
+            inference=inference,
             seed=params.seed,
             bm3d=params.bm3d,
         )
         if pairs is not None:
-            final, sides = networks["final"], {"tile": params.tile, "halo": params.halo}
-            runs = itertools.chain(runs, evaluate_pairs(pairs.examples(), final, bm3d=params.bm3d, **sides))
+            found = evaluate_pairs(pairs.examples(), networks["final"], inference, bm3d=params.bm3d)
+            runs = itertools.chain(runs, found)
         for row, images in runs:
             scores += row
             first = row[0]

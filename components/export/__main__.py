@@ -12,6 +12,7 @@ from relume.errors import ParityError
 from relume.evaluation.held_out import noisy_photograph, photographs
 from relume.evaluation.networks import at_level, tiled
 from relume.files import atomic_folder, write_json
+from relume.inference.plan import Inference
 from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, load_model
 from relume.params_file import load_section
@@ -24,17 +25,17 @@ OUT = Path("models/exported")
 
 
 def main() -> None:
-    """Reads `export` and models/final; writes models/exported, or nothing when parity fails."""
-    params = load_section("export", ExportSettings)
+    """Reads `export`, `inference` and models/final; writes models/exported, or nothing when parity fails."""
+    params, inference = load_section("export", ExportSettings), load_section("inference", Inference)
     torch.set_num_threads(params.threads)
     network = load_model("models/final")
     levels = levels_of(network, load_card("models/final"))
-    serving = Serving(tile=params.tile, halo=params.halo, opset=OPSET, levels=levels)
+    serving = Serving(inference=inference, opset=OPSET, levels=levels)
     images = _images(params.sizes)
 
     with atomic_folder(OUT) as folder:
         onnx_file = folder / "model.onnx"
-        export_onnx(network, onnx_file, tile=params.tile)
+        export_onnx(network, onnx_file, tile=inference.tile)
         write_served_model(onnx_file, folder, serving)
         onnx_file.unlink()
         restorer = OnnxRestorer(folder, threads=params.threads)
@@ -61,21 +62,24 @@ def main() -> None:
 
 def _parity(network: nn.Module, restorer: OnnxRestorer, images: dict[str, np.ndarray]) -> Iterator[Parity]:
     """Each image by PyTorch and by ONNX Runtime, at the ends of an adjustable model's range and at its default."""
-    tile, halo, levels = restorer.serving.tile, restorer.serving.halo, restorer.serving.levels
+    inference, levels = restorer.serving.inference, restorer.serving.levels
     for level in sorted(set(levels.points)) if levels else [None]:
-        in_process = tiled(network if level is None else at_level(network, level), tile=tile, halo=halo, batch=2)
+        in_process = tiled(network if level is None else at_level(network, level), inference, batch=2)
         for name, image in images.items():
             title = name if level is None else f"{name} level {level:g}"
-            yield measure_parity(title, in_process(image), restorer.restore(image, level=level).image, tile=tile)
+            yield measure_parity(
+                title, in_process(image), restorer.restore(image, level=level).image, tile=inference.tile
+            )
 
 
 def _mixed_parity(network: nn.Module, restorer: OnnxRestorer) -> Iterator[Parity]:
     """Of an adjustable model, one tile at three levels in one batch against PyTorch at one level after the other."""
-    tile, levels = restorer.serving.tile, restorer.serving.levels
+    inference, levels = restorer.serving.inference, restorer.serving.levels
     if levels is None:
         return
+    tile = inference.tile
     image = np.random.default_rng(0).integers(0, 256, (tile, tile, 3), np.uint8)
-    expected = [tiled(at_level(network, level), tile=tile, halo=0, batch=1)(image) for level in levels.points]
+    expected = [tiled(at_level(network, level), inference, batch=1)(image) for level in levels.points]
     tiles_NCHW = np.stack([image.transpose(2, 0, 1)] * len(expected))
     restored = restorer.restore_batch(tiles_NCHW, np.array(levels.points, np.float32)).transpose(0, 2, 3, 1)
     yield measure_parity("three levels in a batch", np.concatenate(expected), np.concatenate(restored), tile=tile)

@@ -61,12 +61,14 @@ class GateReport:
         champion: Hash of the champion's package, or None.
         images: Image ids of the photographs that were used.
         checks: The checks, in the order they were made.
+        mirrored: How many of the photographs are smaller than a tile, which sees them continued by mirroring.
     """
 
     candidate: str
     champion: str | None
     images: tuple[str, ...]
     checks: tuple[Check, ...]
+    mirrored: int = 0
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -88,6 +90,11 @@ class GateReport:
             verdict = "pass" if check.passed else "FAIL"
             lines.append(
                 f"  {verdict}  {check.name:<{width}}  {check.value:9.2f}  {sign} {check.limit:.2f} {check.unit}"
+            )
+        if self.mirrored:
+            lines.append(
+                f"  note  {self.mirrored} photographs are smaller than a tile and were continued by mirroring;"
+                " the gains may differ on larger ones: raise curate.held_out_side, or list larger photographs"
             )
         return "\n".join(lines) + "\n"
 
@@ -132,8 +139,10 @@ def measure(
     from relume.serving.onnx_restorer import OnnxRestorer
 
     restorer = OnnxRestorer(candidate.folder / "serving")
-    restorers = [restorer]
-    photographs = held_out_photographs(held_out, settings)
+    champion_restorer = OnnxRestorer(champion.folder / "serving") if champion else None
+    restorers = [restorer, *([champion_restorer] if champion_restorer else [])]
+    tile = max(each.serving.inference.tile for each in restorers)
+    photographs = held_out_photographs(held_out, settings, tile=tile)
     levels = restorer.serving.levels
     given = " (given to it)" if levels and levels.kind == "sigma" else ""
     found = _psnr_by_sigma(restorer, photographs, settings)
@@ -146,27 +155,31 @@ def measure(
         )
         for sigma, limit in settings.min_gain_over_noisy_db.items()
     ]
-    if champion is None:
+    if champion_restorer is None:
         checks += _against_non_local_means(candidate, settings)
     else:
-        champion_restorer = OnnxRestorer(champion.folder / "serving")
-        restorers.append(champion_restorer)
         champion_found = _psnr_by_sigma(champion_restorer, photographs, settings)
         checks += _against_champion(found, champion_found, settings)
     checks += _export_parity(candidate)
     packages = [candidate, *([champion] if champion else [])]
     latency = latency or take_turns("in process", packages, [_one_level(restorer) for restorer in restorers])
-    checks += _latency(latency, [restorer.serving.tile for restorer in restorers], settings)
+    checks += _latency(latency, [restorer.serving.inference.tile for restorer in restorers], settings)
     return GateReport(
         candidate=candidate.sha256,
         champion=champion.sha256 if champion else None,
         images=tuple(photographs),
         checks=tuple(checks),
+        mirrored=sum(min(image.shape[:2]) < tile for image in photographs.values()),
     )
 
 
-def held_out_photographs(folder: Path, settings: ReleaseSettings) -> dict[str, np.ndarray]:
+def held_out_photographs(folder: Path, settings: ReleaseSettings, *, tile: int = 0) -> dict[str, np.ndarray]:
     """Centre crops, uint8 (H, W, 3), of evenly chosen held-out photographs by image id.
+
+    Args:
+        folder: `<image_id>.png`.
+        settings: How many, and the side of the crop.
+        tile: Side of the largest tile that they are restored in; a crop is no smaller.
 
     Raises:
         UserError: There is none.
@@ -180,12 +193,13 @@ def held_out_photographs(folder: Path, settings: ReleaseSettings) -> dict[str, n
             where=folder,
             next_step="run `dvc checkout`, or `relume pipeline run`",
         )
+    crop = max(settings.crop, tile)
     chosen = {i * len(paths) // settings.images for i in range(settings.images)}
     photographs = {}
     for path in [path for i, path in enumerate(paths) if i in chosen or len(paths) <= settings.images]:
         image = read_image(path).pixels
-        top, left = (max(0, (side - settings.crop) // 2) for side in image.shape[:2])
-        photographs[path.stem] = image[top : top + settings.crop, left : left + settings.crop]
+        top, left = (max(0, (side - crop) // 2) for side in image.shape[:2])
+        photographs[path.stem] = image[top : top + crop, left : left + crop]
     return photographs
 
 

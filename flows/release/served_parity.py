@@ -8,8 +8,9 @@ import numpy as np
 
 from flows.release.gate import held_out_photographs, noisy_photographs
 from relume.errors import ParityError
+from relume.inference.plan import Inference
+from relume.inference.tiling import cover_axis
 from relume.params import ReleaseSettings
-from relume.serving.tiling import cover_axis
 
 Restore = Callable[[np.ndarray], np.ndarray]
 
@@ -54,8 +55,8 @@ def compare_served(
     from relume.serving.triton_client import TritonRestorer
 
     in_process = OnnxRestorer(serving)
-    tile, halo = in_process.serving.tile, in_process.serving.halo
-    images = parity_images(held_out, settings, tile=tile)
+    inference = in_process.serving.inference
+    images = parity_images(held_out, settings, tile=inference.tile)
     levels = in_process.serving.levels
     differences: list[PathDifference] = []
     with TritonRestorer(address, model, key=key) as served:
@@ -64,14 +65,13 @@ def compare_served(
                 lambda image, level=level: in_process.restore(image, level=level).image,  # type: ignore[misc]
                 lambda image, level=level: served.restore(image, level=level).image,  # type: ignore[misc]
                 images if level is None else {f"{name}, level {level:g}": i for name, i in images.items()},
-                tile=tile,
-                halo=halo,
+                inference,
             )
     return differences
 
 
 def compare_paths(
-    in_process: Restore, served: Restore, images: dict[str, np.ndarray], *, tile: int, halo: int
+    in_process: Restore, served: Restore, images: dict[str, np.ndarray], inference: Inference
 ) -> list[PathDifference]:
     """Restores images on both paths and compares the results.
 
@@ -79,16 +79,15 @@ def compare_paths(
         in_process: Restores uint8 (H, W, 3) with ONNX Runtime in this process.
         served: Restores the same through the server.
         images: uint8 (H, W, 3) by name.
-        tile: Side of the served tile in pixels.
-        halo: Its halo in pixels.
+        inference: How the model restores.
     """
     from relume.serving.export import measure_parity
 
     differences = []
     for name, image in images.items():
         first, second = in_process(image), served(image)
-        parity = measure_parity(name, first, second, tile=tile)
-        borders = _border_difference(first, second, tile, halo)
+        parity = measure_parity(name, first, second, tile=inference.tile)
+        borders = _border_difference(first, second, inference)
         differences.append(PathDifference(**dataclasses.asdict(parity), tile_borders=borders))
     return differences
 
@@ -138,18 +137,18 @@ def require_parity(differences: list[PathDifference], settings: ReleaseSettings)
         )
 
 
-def _border_difference(first: np.ndarray, second: np.ndarray, tile: int, halo: int) -> float:
+def _border_difference(first: np.ndarray, second: np.ndarray, inference: Inference) -> float:
     """Mean difference of two uint8 (H, W, 3) in the bands where two tiles meet; 0 where there is one tile only."""
-    bands = [_band(length, tile, halo) for length in first.shape[:2]]
+    bands = [_band(length, inference) for length in first.shape[:2]]
     meeting = bands[0][:, None] | bands[1][None, :]
     difference = np.abs(first.astype(np.int16) - second.astype(np.int16)).mean(axis=2)
     return round(float(difference[meeting].mean()), 4) if meeting.any() else 0.0
 
 
-def _band(length: int, tile: int, halo: int) -> np.ndarray:
+def _band(length: int, inference: Inference) -> np.ndarray:
     """Whether each pixel of an axis takes part of its value from more than one tile."""
-    axis = cover_axis(length, tile, halo)
-    parts = np.zeros(max(length, tile), int)
+    axis = cover_axis(length, inference)
+    parts = np.zeros(max(length, inference.tile), int)
     for start, weights in zip(axis.starts, axis.weights, strict=True):
-        parts[start : start + tile] += weights > 0
+        parts[start : start + inference.tile] += weights > 0
     return parts[:length] > 1

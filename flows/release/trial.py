@@ -95,7 +95,8 @@ def take_turns(
     turns: list[tuple[Callable, np.ndarray, float | None, list[float]]] = []
     for package, restore in zip(packages, ways, strict=True):
         serving = read_serving(package.folder / "serving")
-        tile = np.random.default_rng(0).integers(0, 256, (1, 3, serving.tile, serving.tile), np.uint8)
+        side = serving.inference.tile
+        tile = np.random.default_rng(0).integers(0, 256, (1, 3, side, side), np.uint8)
         turns.append((restore, tile, serving.levels.default if serving.levels else None, []))
     end = time.monotonic() + SECONDS
     for run in range(WARM_UP + RUNS):

@@ -27,6 +27,7 @@ from relume.evaluation.networks import at_level, restore_whole, tiled
 from relume.evaluation.settings import Pairs
 from relume.files import sha256_folder
 from relume.images import read_image
+from relume.inference.plan import Inference
 from relume.metrics import measure, to_8_bit
 
 JPEG = {"jpeg85": 85, "jpeg95": 95}
@@ -85,8 +86,7 @@ def evaluate_held_out(
     networks: dict[str, nn.Module],
     *,
     sigmas: tuple[float, ...],
-    tile: int,
-    halo: int,
+    inference: Inference,
     seed: int,
     bm3d: bool = False,
 ) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
@@ -98,8 +98,7 @@ def evaluate_held_out(
         clean: Held-out photographs by id, uint8 (H, W, 3).
         networks: By system name, in eval mode. The mean of those named `base:...` is added as `average`.
         sigmas: Noise levels, [0, 255] scale.
-        tile: Side of a served tile in pixels.
-        halo: Context of a served tile in pixels.
+        inference: How the final model is served; in tiles no larger than a photograph.
         seed: Of the noise.
         bm3d: Whether BM3D is measured as well.
 
@@ -107,6 +106,7 @@ def evaluate_held_out(
         For each photograph, level and protocol: the scores, and the 8-bit images by system name.
     """
     for image_id, reference in clean.items():
+        plan = inference.within(*reference.shape[:2])
         for sigma in sigmas:
             leveled = {name: at_level(network, sigma) for name, network in networks.items()}
             where = {"image_id": image_id, "sigma": sigma}
@@ -116,7 +116,7 @@ def evaluate_held_out(
             baselines = _baselines(to_8_bit(noisy), sigma, bm3d=bm3d)
             images = {"noisy": to_8_bit(noisy), **baselines}
             for name, network in leveled.items():
-                images[name] = tiled(network, tile=tile, halo=halo, batch=2)(images["noisy"])
+                images[name] = tiled(network, plan, batch=2)(images["noisy"])
             bases = [image for name, image in images.items() if name.startswith("base:")]
             if bases:
                 images["average"] = np.rint(np.mean(bases, axis=0)).astype(np.uint8)
@@ -132,7 +132,7 @@ def evaluate_held_out(
                 noisy = noisy_photograph(reference, image_id, sigma, protocol, seed)
                 images = {"noisy": to_8_bit(noisy), **_baselines(to_8_bit(noisy), sigma, bm3d=bm3d)}
                 for name, network in final.items():
-                    images[name] = tiled(network, tile=tile, halo=halo, batch=2)(images["noisy"])
+                    images[name] = tiled(network, plan, batch=2)(images["noisy"])
                 yield _scores(images, reference, noisy, protocol=protocol, **where), images
 
 
@@ -161,7 +161,7 @@ def open_pairs(given: Pairs) -> ImageSet:
 
 
 def evaluate_pairs(
-    pairs: Iterable[Example], final: nn.Module, *, tile: int, halo: int, bm3d: bool = False
+    pairs: Iterable[Example], final: nn.Module, inference: Inference, *, bm3d: bool = False
 ) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
     """Runs the baselines and the final model on real pairs, in tiles as it is served.
 
@@ -171,8 +171,7 @@ def evaluate_pairs(
     Args:
         pairs: Both images uint8 (H, W, 3).
         final: In eval mode.
-        tile: Side of a served tile in pixels.
-        halo: Context of a served tile in pixels.
+        inference: How the final model is served; in tiles no larger than a photograph.
         bm3d: Whether BM3D is measured as well.
 
     Yields:
@@ -182,7 +181,7 @@ def evaluate_pairs(
         assert pair.degraded is not None
         noisy, planes = pair.degraded, pair.degraded.astype(np.float32)
         sigma = round(float(np.mean([noise_sigma(planes[..., channel]) for channel in range(3)])), 2)
-        restore = tiled(at_level(final, sigma), tile=tile, halo=halo, batch=2)
+        restore = tiled(at_level(final, sigma), inference.within(*noisy.shape[:2]), batch=2)
         images = {"noisy": noisy, **_baselines(noisy, sigma, bm3d=bm3d), "final": restore(noisy)}
         where = {"image_id": pair.image_id, "sigma": sigma, "protocol": PAIRS}
         yield _scores(images, pair.clean, noisy.astype(np.float32) / np.float32(255), **where), images

@@ -9,10 +9,11 @@ from torch import nn
 
 from relume.errors import ModelFormatError
 from relume.inference.level import AtLevel
+from relume.inference.plan import Inference
+from relume.inference.tiling import map_tiles, restore_tiled
 from relume.metrics import to_8_bit
 from relume.models.registry import inputs_of
 from relume.serving.export import ServedNetwork
-from relume.serving.tiling import map_tiles, restore_tiled
 
 
 def at_level(network: nn.Module, level: float) -> nn.Module:
@@ -20,7 +21,7 @@ def at_level(network: nn.Module, level: float) -> nn.Module:
     return AtLevel(network, level).eval() if "level" in inputs_of(network) else network
 
 
-def tiled(network: nn.Module, *, tile: int, halo: int, batch: int) -> Callable[[np.ndarray], np.ndarray]:
+def tiled(network: nn.Module, inference: Inference, *, batch: int) -> Callable[[np.ndarray], np.ndarray]:
     """A function that restores an 8-bit photograph as it is served: tiles in and out as uint8; see `at_level`."""
     served = ServedNetwork(network).eval()
 
@@ -28,7 +29,7 @@ def tiled(network: nn.Module, *, tile: int, halo: int, batch: int) -> Callable[[
         with torch.inference_mode():
             return served(torch.from_numpy(tiles_NCHW)).numpy()
 
-    return lambda image: restore_tiled(image, restore_batch, tile=tile, halo=halo, batch=batch)
+    return lambda image: restore_tiled(image, restore_batch, inference, batch=batch)
 
 
 def run_whole(network: nn.Module, image: np.ndarray) -> np.ndarray:
@@ -61,22 +62,18 @@ def _run_batch(network: nn.Module, batch_NCHW: np.ndarray) -> np.ndarray:
     return restored.cpu().numpy()
 
 
-def run_tiled(network: nn.Module, image: np.ndarray, *, tile: int, halo: int) -> np.ndarray:
+def run_tiled(network: nn.Module, image: np.ndarray, inference: Inference) -> np.ndarray:
     """A network on an image tile by tile: tiles and weights as they are served, without rounding to 8 bits.
 
     Args:
         network: float32 (N, C, T, T) in about [0, 1] to the same shape.
         image: float32 (H, W, C); continued by mirroring where it is smaller than a tile.
-        tile: T in pixels.
-        halo: Context in pixels; see `relume.serving.tiling`.
+        inference: How it is tiled.
 
     Returns:
         float32 (H, W, C), not clamped.
-
-    Raises:
-        ConfigError: The halo does not fit the tile.
     """
-    return map_tiles(image, partial(_run_batch, network), tile=tile, halo=halo, batch=1)
+    return map_tiles(image, partial(_run_batch, network), inference, batch=1)
 
 
 def restore_whole(network: nn.Module, noisy: np.ndarray) -> np.ndarray:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from relume.errors import ConfigError
+from relume.inference.plan import Inference
 from relume.params_file import RECIPE
 from relume.recipes.recipe import FOLDER, MERGED, Recipe, resolve, shared_keys
-from relume.serving.tile import halo_problem, tiles_problem
 from relume.settings import fields, mentioned, problems, validated
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 # What a network may raise when its arguments do not fit together or an image does not fit it.
 UNFIT = (ConfigError, RuntimeError, ValueError, TypeError, AssertionError, IndexError)
-TILED = ("evaluate", "export")
 SMALL = 5_000_000  # parameters of a network that runs in a moment
 
 
@@ -123,8 +122,8 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
             report.problems += [line for line in found if section not in MERGED or not line.endswith(" is missing")]
     if not report.problems:
         stages = (settings[section] for section in ("ensemble_head", "mine_hard", "finetune_hard"))
-        tiles = {section: (sections[section]["tile"], sections[section]["halo"]) for section in TILED}
-        _Check(report, sections["curate"]["patch"], tiles, settings["training"]).run(
+        curate, inference = sections["curate"], settings["inference"]
+        _Check(report, curate["patch"], curate["held_out_side"], inference, settings["training"]).run(
             settings["pretrain"].bases, *stages
         )
     return report
@@ -136,12 +135,9 @@ def check_params(params: "Params") -> Report:
     Each problem begins with its stage: a run would fail there, or serve badly.
     """
     report = Report(recipe=RECIPE, scale="")
-    tiles = {
-        "evaluate": (params.evaluate.tile, params.evaluate.halo),
-        "export": (params.export.tile, params.export.halo),
-    }
     stages = params.ensemble_head, params.mine_hard, params.finetune_hard
-    _Check(report, params.curate.patch, tiles, params.training).run(params.pretrain.bases, *stages)
+    curate, inference = params.curate, params.inference
+    _Check(report, curate.patch, curate.held_out_side, inference, params.training).run(params.pretrain.bases, *stages)
     return report
 
 
@@ -190,7 +186,8 @@ def _widths(size: StageSize) -> list[tuple[int, int]]:
 class _Check:
     report: Report
     patch: int
-    tiles: dict[str, tuple[int, int]]
+    held_out_side: int
+    inference: Inference
     training: "TrainingSettings"
 
     def problem(self, text: str) -> None:
@@ -265,13 +262,13 @@ class _Check:
         from relume.training.rules import crop_multiple
 
         multiple = crop_multiple(network)
-        if why := tiles_problem(*(self.tiles[section] for section in TILED)):
-            self.problem(f"export: {why}")
-        for section, (tile, halo) in self.tiles.items():
-            if tile % multiple:
-                self.problem(f"{section}: tile {tile} is not a multiple of {multiple}, as the network needs")
-            if why := halo_problem(tile, halo):
-                self.problem(f"{section}: {why}")
+        if self.inference.tile % multiple:
+            self.problem(f"inference: tile {self.inference.tile} is not a multiple of {multiple}, as the network needs")
+        if self.inference.tile > self.held_out_side:
+            self.problem(
+                f"inference: tile {self.inference.tile} is larger than a held-out photograph, whose"
+                f" curate.held_out_side is {self.held_out_side}; raise that to {self.inference.tile} at least"
+            )
 
 
 @functools.cache

@@ -23,8 +23,8 @@ from relume.settings import Settings, problems, validated
 FOLDER = Path("recipes")
 DEFAULTS = "defaults"
 # Sections that a recipe gives whole, and sections of which it gives the keys that `defaults.yaml` gives.
-OWNED = ("training", "pretrain", "ensemble_head", "mine_hard", "finetune_hard")
-MERGED = ("curate", "evaluate", "export")
+OWNED = ("inference", "training", "pretrain", "ensemble_head", "mine_hard", "finetune_hard")
+MERGED = ("curate", "evaluate")
 HEADER = """\
 # yaml-language-server: $schema=docs/params.schema.json
 # Written by `relume recipes use`, which replaces this whole file and updates dvc.yaml. A key is here or in

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from relume.errors import ConfigError
+from relume.inference.plan import Inference, before_format_3
 from relume.serving.levels import LevelRange
 
 MAX_BATCH = 8
@@ -33,18 +34,6 @@ dynamic_batching {
 }
 """
 
-_PARAMETERS = """\
-parameters {{ key: "tile" value {{ string_value: "{tile}" }} }}
-parameters {{ key: "halo" value {{ string_value: "{halo}" }} }}
-"""
-
-_LEVEL_PARAMETERS = """\
-parameters {{ key: "level_kind" value {{ string_value: "{kind}" }} }}
-parameters {{ key: "lowest_level" value {{ string_value: "{lowest}" }} }}
-parameters {{ key: "highest_level" value {{ string_value: "{highest}" }} }}
-parameters {{ key: "default_level" value {{ string_value: "{default}" }} }}
-"""
-
 _PARAMETER = re.compile(r'parameters\s*\{\s*key:\s*"(\w+)"\s*value\s*\{\s*string_value:\s*"([^"]*)"')
 _DIMS = re.compile(r"dims:\s*\[\s*3,\s*(\d+),\s*(\d+)\s*\]")
 _MAX_BATCH = re.compile(r"max_batch_size:\s*(\d+)")
@@ -55,46 +44,53 @@ _BACKENDS = {
 }
 
 
-def release_config(*, tile: int, halo: int, levels: LevelRange | None = None, backend: str = "python") -> str:
+def release_config(inference: Inference, *, levels: LevelRange | None = None, backend: str = "python") -> str:
     """The config.pbtxt of a release.
 
     It has no `model_warmup`, which releases had before: one that failed ended the whole server in 5 of 12 loads. The
     probe of `TritonControl.load_release` warms a model.
 
     Args:
-        tile: Side of the served tile in pixels.
-        halo: Pixels around a tile that the client throws away; clients read it in the model's parameters.
+        inference: How the model restores; clients carry it out, and read it in the model's parameters.
         levels: Those of an adjustable model, which clients read there as well; None for one without the input `level`.
         backend: `python` runs 1/model.py (the embedded server has no other backend); `onnxruntime` runs 1/model.onnx
             natively, as in production on the NGC image.
     """
+    parameters = inference.model_dump()
+    if levels:
+        parameters |= {("level_kind" if name == "kind" else f"{name}_level"): v for name, v in asdict(levels).items()}
     return (
         _BACKENDS[backend]
-        + _tensors(tile, adjustable=levels is not None)
+        + _tensors(inference.tile, adjustable=levels is not None)
         + _BATCHING
-        + _PARAMETERS.format(tile=tile, halo=halo)
-        + (_LEVEL_PARAMETERS.format(**asdict(levels)) if levels else "")
+        + "".join(
+            f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}\n'
+            for name, value in parameters.items()
+        )
     )
 
 
-def read_parameters(parameters: Mapping[str, str]) -> tuple[int, int, LevelRange | None]:
-    """The tile, the halo and the levels that a release's configuration states.
+def read_parameters(parameters: Mapping[str, str]) -> tuple[Inference, LevelRange | None]:
+    """How a release restores, and its levels, as its configuration states them.
 
     Args:
-        parameters: Of the configuration, by name. Releases of format 1 name no kind of level: they are taken for sigma.
+        parameters: Of the configuration, by name. Releases of formats 1 and 2 name no overlap. Those of format 1 name
+            no kind of level: they are taken for sigma.
 
     Returns:
-        Tile and halo in pixels, and the levels; None for a model that takes no level.
+        The plan, and the levels; None for a model that takes no level.
     """
     levels = None
     if "default_level" in parameters:
         lowest, highest, default = (float(parameters[f"{end}_level"]) for end in ("lowest", "highest", "default"))
         kind = parameters.get("level_kind", "sigma")
         levels = LevelRange(kind=kind, lowest=lowest, highest=highest, default=default)
-    return int(parameters["tile"]), int(parameters["halo"]), levels
+    if "overlap" not in parameters:
+        return before_format_3(int(parameters["tile"]), int(parameters["halo"])), levels
+    return Inference.model_validate_strings({name: parameters[name] for name in Inference.model_fields}), levels
 
 
-def problem(text: str, *, tile: int, halo: int, levels: LevelRange | None) -> str | None:
+def problem(text: str, inference: Inference, *, levels: LevelRange | None) -> str | None:
     """Why the text of a release's config.pbtxt does not fit what serving.json says, or None.
 
     Whether it is well formed is for Triton to say; this looks for what clients and the server's memory depend on.
@@ -106,9 +102,9 @@ def problem(text: str, *, tile: int, halo: int, levels: LevelRange | None) -> st
     try:
         stated = read_parameters(found)
     except (KeyError, ValueError, ConfigError):
-        return "config.pbtxt does not state tile, halo and levels"
-    if stated != (tile, halo, levels) or sides != {(str(tile), str(tile))}:
-        return f"serving.json says tile {tile}, halo {halo}, {levels or 'no levels'}; config.pbtxt says something else"
+        return "config.pbtxt does not state tiles and levels that can be"
+    if stated != (inference, levels) or sides != {(str(inference.tile),) * 2}:
+        return f"serving.json says {inference}, {levels or 'no levels'}; config.pbtxt says something else"
     if len(batches) != 1 or not 1 <= batches[0] <= MAX_BATCH:
         return f"config.pbtxt has to state one max_batch_size, of 1 to {MAX_BATCH}"
     return None

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from relume.errors import ImageError
+from relume.inference.tiling import map_tiles
 from relume.serving.float_graph import float_graph
 from relume.serving.levels import choose_level
 from relume.serving.restoration import Restoration
 from relume.serving.served_model import onnx_path, read_serving
-from relume.serving.tiling import map_tiles
 
 Run = Callable[[dict[str, np.ndarray]], np.ndarray]
 """Computes `restored` from the inputs by name."""
@@ -101,8 +101,7 @@ class InProcessRestorer(ABC):
         image = map_tiles(
             image_HWC,
             restore_batch,
-            tile=self.serving.tile,
-            halo=self.serving.halo,
+            self.serving.inference,
             batch=self._batch,
             in_flight=1,
             on_progress=on_progress,

@@ -50,7 +50,7 @@ class OnnxRestorer(InProcessRestorer):
                 why=error,
                 next_step="export the model again with `dvc repro export`",
             ) from None
-        side, tensor = self.serving.tile, "tensor(uint8)" if dtype == np.uint8 else "tensor(float)"
+        side, tensor = self.serving.inference.tile, "tensor(uint8)" if dtype == np.uint8 else "tensor(float)"
         level = [("level", "tensor(float)", [1])] if self.serving.levels else []
         for tensors, expected in [
             (session.get_inputs(), [("image", tensor, [3, side, side]), *level]),

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from relume.errors import ConfigError, ModelMissingError, ServerRefusedError, ServerUnreachableError
+from relume.inference.plan import Inference
+from relume.inference.tiling import RestoreBatch, restore_tiled
 from relume.serving.config_pbtxt import read_parameters
 from relume.serving.levels import LevelRange, choose_level
 from relume.serving.restoration import Restoration
 from relume.serving.shared_tiles import SharedTiles, is_this_host
-from relume.serving.tiling import RestoreBatch, restore_tiled
 from relume.serving.triton_transport import QueueFullError, RestrictedError, Transport, connect
 
 __all__ = ["TritonRestorer"]
@@ -27,15 +28,13 @@ class ServedRelease:
 
     Attributes:
         release: Name of the release's model.
-        tile: Side of its tile in pixels.
-        halo: Pixels around a tile that are thrown away where it has a neighbour.
+        inference: How it restores.
         max_batch: Tiles in one request at most.
         levels: Those of an adjustable model; None for one that takes no level.
     """
 
     release: str
-    tile: int
-    halo: int
+    inference: Inference
     max_batch: int
     levels: LevelRange | None = None
 
@@ -125,11 +124,9 @@ class TritonRestorer:
                         next_step="relume release",
                     ) from None
                 previous = release
-        tile, halo, levels = read_parameters(
-            {name: each["string_value"] for name, each in config["parameters"].items()}
-        )
+        inference, levels = read_parameters({name: each["string_value"] for name, each in config["parameters"].items()})
         return ServedRelease(
-            release=release, tile=tile, halo=halo, max_batch=int(config["max_batch_size"]), levels=levels
+            release=release, inference=inference, max_batch=int(config["max_batch_size"]), levels=levels
         )
 
     def restore(
@@ -163,8 +160,7 @@ class TritonRestorer:
                     image = restore_tiled(
                         image_HWC,
                         restore_batch,
-                        tile=served.tile,
-                        halo=served.halo,
+                        served.inference,
                         batch=batch,
                         in_flight=self._in_flight,
                         on_progress=on_progress,
@@ -199,7 +195,7 @@ class TritonRestorer:
     @contextlib.contextmanager
     def _backend(self, served: ServedRelease, batch: int, level: float | None) -> Iterator[RestoreBatch]:
         """The way to restore a batch: through shared memory registered for this image, or the connection."""
-        tiles = self._share(self._in_flight, batch * 3 * served.tile**2) if self._shared_memory else None
+        tiles = self._share(self._in_flight, batch * 3 * served.inference.tile**2) if self._shared_memory else None
         if tiles is None:
             yield lambda tiles_NCHW: self.restore_batch(tiles_NCHW, level)
             return

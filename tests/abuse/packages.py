@@ -223,7 +223,10 @@ KINDS: dict[str, tuple[Break, str]] = {
     "an ONNX file with a further input": (_onnx(adjustable=True), "config.pbtxt says"),
     "an ONNX file after its hash": (_after_its_hash, "damaged"),
     "config.pbtxt against serving.json": (_config("[ 3, 64, 64 ]", "[ 3, 96, 96 ]"), "contradicts itself"),
-    "serving.json against config.pbtxt": (_states("serving/serving.json", halo=4), "contradicts itself"),
+    "serving.json against config.pbtxt": (
+        _states("serving/serving.json", inference={"tile": 64, "halo": 4, "overlap": 4, "weight": "linear"}),
+        "contradicts itself",
+    ),
     "a batch beyond the maximum": (_config("max_batch_size: 8", "max_batch_size: 64"), "max_batch_size, of 1 to 8"),
     "config.pbtxt with a backend that is not there": (_config('"python"', '"tensorrt"'), "cannot serve"),
     "config.pbtxt that is no configuration": (_config("dynamic_batching {", "dynamic_batching {{"), "cannot serve"),

@@ -43,7 +43,7 @@ def checkout(tmp_path):
 
 def evaluate(checkout, pairs):
     """Runs the stage with pairs in its settings, or without."""
-    recipe = {"evaluate": {"sigmas": [25], "tile": 64, "halo": 8}}
+    recipe = {"evaluate": {"sigmas": [25]}, "inference": {"tile": 96, "halo": 8, "overlap": 4}}
     params = {"evaluate": {"seed": 7, "threads": 1, "pairs": pairs}}
     (checkout / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (checkout / "params.yaml").write_text(yaml.safe_dump(params))

@@ -18,13 +18,16 @@ from relume.serving.levels import LevelRange
 from relume.serving.served_model import read_serving
 
 ROOT = Path(__file__).parents[2]
-PARAMS = {"threads": 1, "tile": 48, "halo": 4, "min_psnr": 50.0, "max_difference": 1, "sizes": [[48, 48], [60, 75]]}
+PARAMS = {
+    "export": {"threads": 1, "min_psnr": 50.0, "max_difference": 1, "sizes": [[48, 48], [60, 75]]},
+    "inference": {"tile": 48, "halo": 4, "overlap": 2},
+}
 
 
 def export(folder: Path, **trained_for) -> subprocess.CompletedProcess:
     """Runs the step on AdaFM in a folder of its own."""
     save_image(folder / "data/curated/held_out/test/00ff.png", skimage.data.astronaut()[:100, :100])
-    (folder / "params.yaml").write_text(yaml.safe_dump({"export": PARAMS}))
+    (folder / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     variant = variants()["adafm-demo"]
     torch.manual_seed(0)
     network = build(variant.architecture, variant.arguments)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 import relume
+from relume.inference.plan import Inference
+from relume.inference.tiling import cover_axis
 from relume.recipes.check import check
 from relume.recipes.recipe import SCALES, find, names, resolve
 
@@ -142,6 +144,32 @@ def test_buptmm_is_as_published():
     }
 
 
+def tiles(sections):
+    """Side, distance of neighbours, whose first pixels are measured where two tiles lie, and weight of the blend."""
+    inference = Inference(**sections["inference"])
+    first, second, *_ = cover_axis(2 * inference.tile, inference).starts
+    return inference.tile, second - first, inference.weight
+
+
+@pytest.mark.parametrize("scale", ["gpu", "full"])
+@pytest.mark.parametrize("recipe", ["nafnet", "hmidenoise", "all_in_one", "dynet"])
+def test_networks_that_see_the_whole_tile_are_served_at_the_size_of_their_last_crops(recipe, scale):
+    """Their global statistics are those of a training crop."""
+    sections = resolve(recipe, scale, FOLDER)
+    (base,) = sections["pretrain"]["bases"].values()
+    last = (sections["finetune_hard"]["phases"] or base["phases"])[-1]
+    assert tiles(sections)[0] == last["patch"]
+
+
+@pytest.mark.parametrize("scale", ["gpu", "full"])
+@pytest.mark.parametrize("recipe", ["buptmm"])
+def test_local_statistics_act_where_they_are_measured(recipe, scale):
+    """A tile is larger than their window, 1.5 times the side they were trained for, and so is a held-out photograph."""
+    sections = resolve(recipe, scale, FOLDER)
+    window = 1.5 * sections["pretrain"]["bases"]["restormer"]["arguments"]["train_size"]
+    assert window < sections["inference"]["tile"] <= sections["curate"]["held_out_side"]
+
+
 def test_hmidenoise_is_as_published():
     """64 with 16 crops, 128, 224 with one; 4e-4 and L2, then 5e-5 with SSIM."""
     _, base, (_, patches, batches) = published("hmidenoise")
@@ -158,7 +186,7 @@ def test_pixel_purifiers_is_as_published():
     assert (base["optimizer"]["lr"], base["optimizer"]["shape"]) == (1e-4, "restarts")
     assert sections["finetune_hard"]["optimizer"]["lr"] == pytest.approx(1e-4 / 100)
     assert sections["mine_hard"]["fraction"] < 1
-    assert (sections["evaluate"]["tile"], 2 * sections["evaluate"]["halo"]) == (256, 50)
+    assert tiles(sections) == (256, 256 - 50, "uniform")
     assert sections["training"]["processes"] == 8
     assert sizes("pixel_purifiers")["pretrain@restormer"][0] == 26_111_668
 
@@ -181,7 +209,7 @@ def test_alwaysu_is_as_published():
     assert sections["training"]["degradation"] == {
         "steps": [{"kind": "gaussian_noise", "sigma": [50, 50], "clipped": 1.0}]
     }
-    assert (sections["evaluate"]["tile"], 2 * sections["evaluate"]["halo"]) == (256, 16)
+    assert tiles(sections) == (256, 256 - 16, "linear")
     assert sizes("alwaysu")["finetune_hard"] == (26_251_447, 139_779)
 
 
@@ -196,7 +224,7 @@ def test_tcler_is_as_published():
     assert set(sections["pretrain"]["bases"]) == {"promptir", "mambairv2"}
     assert sections["ensemble_head"]["fusion"]["arguments"]["weights"] == [0.5, 0.5]
     assert sections["training"]["augmentation"]["usm"] > 0
-    assert (sections["evaluate"]["tile"], 2 * sections["evaluate"]["halo"]) == (192, 32)
+    assert tiles(sections)[:2] == (192, 192 - 32)
 
 
 def test_masked_is_as_published():

@@ -12,6 +12,7 @@ import yaml
 
 import relume
 from relume.errors import ConfigError
+from relume.evaluation.settings import EvaluateSettings
 from relume.params import Params, load_params
 from relume.params_file import PARAMS, RECIPE, load_section, read_values
 from relume.serving.settings import ExportSettings
@@ -73,9 +74,9 @@ def test_a_wrong_value_in_any_section_is_refused(checkout, old, new, said):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("export: {tile: 192, halo: 16}", "export: {tile: 192, halo: 77}", "a halo of 0 to 76 fits"),
-        ("tile: 192, halo: 16}\nexport", "tile: 192, halo: 96}\nexport", "nothing is left of a tile of 192"),
-        ("sigmas: [15, 25, 50], tile: 192", "sigmas: [15, 25, 50], tile: 256", "make them equal"),
+        ("tile: 192, halo: 16", "tile: 192, halo: 92", "nothing is left of a tile of 192"),
+        ("overlap: 8", "overlap: 160", "nothing is left of a tile of 192 within a halo of 16 and an overlap of 160"),
+        ("weight: linear", "weight: hann", "Input should be 'linear', 'cosine' or 'uniform'"),
         (
             "sigmas: [15, 25, 50]",
             "sigmas: [15]",
@@ -137,17 +138,17 @@ def test_a_key_in_both_files_is_refused(checkout):
 
 def test_a_section_may_be_shared_by_both_files(tmp_path):
     """Each key stands in one of them, and knows which."""
-    (tmp_path / PARAMS).write_text("export:\n  threads: 1\n  min_psnr: 60\n  max_difference: 1\n  sizes: []\n")
-    (tmp_path / RECIPE).write_text("export: {tile: 64, halo: -1}\n")
-    with pytest.raises(ConfigError, match=r"recipe\.yaml, line 1: export\.halo = -1"):
-        load_section("export", ExportSettings, tmp_path)
-    (tmp_path / RECIPE).write_text("export: {tile: 64, halo: 8}\n")
-    assert load_section("export", ExportSettings, tmp_path).tile == 64
+    (tmp_path / PARAMS).write_text("evaluate:\n  seed: 1\n  threads: 1\n")
+    (tmp_path / RECIPE).write_text("evaluate: {sigmas: [-1]}\n")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml, line 1: evaluate\.sigmas\.0 = -1"):
+        load_section("evaluate", EvaluateSettings, tmp_path)
+    (tmp_path / RECIPE).write_text("evaluate: {sigmas: [15]}\n")
+    assert load_section("evaluate", EvaluateSettings, tmp_path).sigmas == (15,)
 
 
 def test_a_section_is_checked_alone(tmp_path):
     """A stage does not mind what the others' sections say; one that is not there is named."""
-    section = {"threads": 1, "tile": 64, "halo": 8, "min_psnr": 60.0, "max_difference": 1, "sizes": []}
+    section = {"threads": 1, "min_psnr": 60.0, "max_difference": 1, "sizes": []}
     (tmp_path / PARAMS).write_text(yaml.safe_dump({"export": section, "release": {"nonsense": 1}}))
     assert load_section("export", ExportSettings, tmp_path).min_psnr == 60
     with pytest.raises(ConfigError, match=r"section of the parameters is missing: pretrain\.bases\.nafnet"):

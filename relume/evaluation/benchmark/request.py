@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from relume.errors import ConfigError, SourceError
 from relume.evaluation.benchmark.measure import Asking
@@ -12,6 +13,7 @@ from relume.evaluation.benchmark.protocols import PROTOCOLS, parse_levels
 from relume.evaluation.benchmark.run import Plan, Progress, run
 from relume.evaluation.benchmark.sets import SETS, open_set
 from relume.evaluation.benchmark.systems import System, baseline, fuse_at_edges, load_estimator, load_system
+from relume.inference.plan import Inference
 
 
 def benchmark_request(
@@ -28,6 +30,7 @@ def benchmark_request(
     self_ensemble: bool = False,
     tile: int | None = None,
     halo: int = 16,
+    overlap: int = 8,
     seed: int = 0,
     limit: int | None = None,
     on_progress: Progress | None = None,
@@ -47,6 +50,7 @@ def benchmark_request(
         self_ensemble: Whether artifacts run in eight orientations.
         tile: Side of the tiles that artifacts run in; None for whole images.
         halo: Context of a tile in pixels.
+        overlap: Pixels over which neighbouring tiles are blended.
         seed: Of the noise and of the bootstrap.
         limit: Only the first so many images of each set.
         on_progress: Called after each image.
@@ -73,12 +77,14 @@ def benchmark_request(
         "self_ensemble": self_ensemble,
         "tile": tile,
         "halo": halo if tile else None,
+        "overlap": overlap if tile else None,
     }
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    inference = None if tile is None else _tiles(tile, halo, overlap)
     opened = [open_set(name, data) for name in sets]
 
     def load(path: str) -> System:
-        return load_system(path, tile=tile, halo=halo, self_ensemble=self_ensemble, device=device)
+        return load_system(path, inference=inference, self_ensemble=self_ensemble, device=device)
 
     systems = [load(path) for path in models]
     if edge_fusion:
@@ -91,6 +97,18 @@ def benchmark_request(
     )
     plan = Plan(sets=opened, systems=systems, protocols=protocols, asking=asking, seed=seed, limit=limit)
     return run(plan, out, settings=settings, on_progress=on_progress), plan.notes()
+
+
+def _tiles(tile: int, halo: int, overlap: int) -> Inference:
+    try:
+        return Inference(tile=tile, halo=halo, overlap=overlap)
+    except ValidationError as error:
+        raise ConfigError(
+            "The tiles cannot cover an image",
+            where=f"--tile {tile} --halo {halo} --overlap {overlap}",
+            why=error.errors()[0]["msg"].removeprefix("Value error, "),
+            next_step="lower the halo or the overlap, or enlarge the tile",
+        ) from None
 
 
 def describe(data: str | None) -> str:

@@ -11,6 +11,7 @@ from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.evaluation.baselines import block_matching, gaussian_blur, import_bm3d, non_local_means
 from relume.evaluation.networks import run_tiled, run_whole
 from relume.inference.level import AtLevel
+from relume.inference.plan import Inference
 from relume.inference.self_ensemble import SelfEnsemble
 from relume.metrics import to_8_bit
 from relume.models.artifact import ModelCard, load_card, load_model
@@ -18,7 +19,6 @@ from relume.models.registry import inputs_of
 from relume.models.table import channels_of
 from relume.serving.export import levels_of
 from relume.serving.levels import LevelRange, kind_of
-from relume.serving.tiling import check_tile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,27 +71,24 @@ class System:
 
 
 def load_system(
-    path: str | Path, *, tile: int | None = None, halo: int = 0, self_ensemble: bool = False, device: str = "cpu"
+    path: str | Path, *, inference: Inference | None = None, self_ensemble: bool = False, device: str = "cpu"
 ) -> System:
     """Loads a model from its folder.
 
     Args:
         path: A model artifact, a served model or a package; also the system's name.
-        tile: Side of the tiles that an artifact runs in; None for whole images. Served models bring their own.
-        halo: Context of a tile in pixels.
+        inference: The tiles that an artifact runs in; None for whole images. Served models bring their own.
         self_ensemble: Whether an artifact runs in the eight orientations.
         device: Where an artifact runs, as torch names it.
 
     Raises:
         ModelMissingError: The folder holds none of these.
         ModelFormatError: The model cannot be rebuilt, or needs other inputs than an image and a level.
-        ConfigError: A served model cannot run as asked, or the halo does not fit the tile.
+        ConfigError: A served model cannot run as asked.
     """
-    if tile is not None:
-        check_tile(tile, halo)
     folder = Path(path)
     if (folder / "model.json").is_file():
-        return _artifact(folder, str(path), tile=tile, halo=halo, self_ensemble=self_ensemble, device=device)
+        return _artifact(folder, str(path), inference, self_ensemble=self_ensemble, device=device)
     served = next((place for place in (folder, folder / "serving") if (place / "serving.json").is_file()), None)
     if served is None:
         raise ModelMissingError(
@@ -109,7 +106,7 @@ def load_system(
     return _served(served, str(path))
 
 
-def _artifact(folder: Path, name: str, *, tile: int | None, halo: int, self_ensemble: bool, device: str) -> System:
+def _artifact(folder: Path, name: str, inference: Inference | None, *, self_ensemble: bool, device: str) -> System:
     card, network = load_card(folder), load_model(folder).to(device)
     inputs = inputs_of(network)
     if inputs not in (("image",), ("image", "level")):
@@ -124,7 +121,7 @@ def _artifact(folder: Path, name: str, *, tile: int | None, halo: int, self_ense
     def run(image: np.ndarray, level: float | None) -> np.ndarray:
         runner = network if level is None else AtLevel(network, level).to(device)
         runner = SelfEnsemble(runner) if self_ensemble else runner
-        return run_whole(runner, image) if tile is None else run_tiled(runner, image, tile=tile, halo=halo)
+        return run_whole(runner, image) if inference is None else run_tiled(runner, image, inference)
 
     return System(
         name=name,

@@ -10,6 +10,7 @@ import numpy as np
 
 from flows.release.package import Package, open_package
 from relume.files import sha256_folder, write_json
+from relume.inference.plan import Inference
 from relume.serving.levels import LevelRange
 from relume.serving.served_model import Serving, write_served_model
 
@@ -105,7 +106,9 @@ def make_package(
         onnx_filter(source, gaussian(blur), tile=tile, adjustable=levels is not None)
     else:
         source.write_bytes(onnx_bytes)
-    write_served_model(source, folder / "serving", Serving(tile=tile, halo=HALO, levels=levels))
+    write_served_model(
+        source, folder / "serving", Serving(inference=Inference(tile=tile, halo=HALO, overlap=4), levels=levels)
+    )
     source.unlink()
     write_json(
         folder / "serving" / "parity.json",

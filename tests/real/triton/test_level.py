@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from relume.cli import main
 from relume.errors import ConfigError, ServerRefusedError
 from relume.images import read_image, save_image
+from relume.inference.plan import Inference
 from relume.models.registry import build, variants
 from relume.serving.export import export_onnx
 from relume.serving.levels import LevelRange
@@ -125,7 +126,11 @@ def test_a_network_that_loops_over_its_batch(server, control, tmp_path):
         for parameter in network.second.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     export_onnx(network, tmp_path / "model.onnx", tile=32)
-    write_served_model(tmp_path / "model.onnx", tmp_path / "served", Serving(tile=32, halo=6, levels=LEVELS))
+    write_served_model(
+        tmp_path / "model.onnx",
+        tmp_path / "served",
+        Serving(inference=Inference(tile=32, halo=6, overlap=3), levels=LEVELS),
+    )
     serve(server, control, tmp_path / "served", "interpolated-1", "interpolated")
     in_process, image = OnnxRestorer(tmp_path / "served", threads=1), photograph(50, 40)
     with TritonRestorer(server.grpc, "interpolated", key=server.key) as restorer:

@@ -162,7 +162,7 @@ def test_release_with_another_tile(server, control, tmp_path):
         control.load_release("denoise-large")
         control.switch_product(server.repository, "denoise", "denoise-large")
         np.testing.assert_array_equal(restorer.restore(IMAGE).image, EXPECTED["sharpen"])
-        assert restorer.served().tile == 48
+        assert restorer.served().inference.tile == 48
     control.switch_product(server.repository, "denoise", "denoise-blur")
 
 

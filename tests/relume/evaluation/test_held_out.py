@@ -11,9 +11,13 @@ import torch
 from relume.errors import ConfigError
 from relume.evaluation.baselines import gaussian_blur, non_local_means
 from relume.evaluation.held_out import Score, evaluate_held_out, noisy_photograph, summarize
+from relume.inference.plan import Inference
 from relume.metrics import psnr, to_8_bit
 
 IMAGE_ID = "00ff"
+
+
+INFERENCE = Inference(tile=64, halo=8, overlap=4)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,7 @@ class Identity(torch.nn.Module):
 def scores(clean):
     """All scores of two identities as base models and as the final model."""
     networks = {"base:a": Identity(), "base:b": Identity(), "final": Identity()}
-    runs = evaluate_held_out({IMAGE_ID: clean}, networks, sigmas=(25,), tile=64, halo=8, seed=3)
+    runs = evaluate_held_out({IMAGE_ID: clean}, networks, sigmas=(25,), inference=INFERENCE, seed=3)
     return {(score.protocol, score.system): score for row, _ in runs for score in row}
 
 
@@ -61,7 +65,7 @@ def test_an_adjustable_network_is_told_the_sigma_of_the_noise(clean):
             return torch.ones_like(image) * (level / 255).view(-1, 1, 1, 1)
 
     networks = {"final": Told(), "base:identity": Identity()}
-    runs = evaluate_held_out({IMAGE_ID: clean}, networks, sigmas=(15, 50), tile=64, halo=8, seed=3)
+    runs = evaluate_held_out({IMAGE_ID: clean}, networks, sigmas=(15, 50), inference=INFERENCE, seed=3)
     answers = [(row[0].protocol, row[0].sigma, np.unique(images["final"]).tolist()) for row, images in runs]
     assert answers == [
         (protocol, s, [s]) for s in (15, 50) for protocol in ("clipped", "unclipped", "jpeg85", "jpeg95")
@@ -124,6 +128,24 @@ def test_the_summary_is_the_mean_over_photographs():
 def test_bm3d_is_an_extra_that_says_how_to_get_it(clean, monkeypatch):
     """Without the package its name in the settings is refused with the command that installs it."""
     monkeypatch.setitem(sys.modules, "bm3d", None)
-    runs = evaluate_held_out({IMAGE_ID: clean}, {}, sigmas=(25,), tile=64, halo=8, seed=3, bm3d=True)
+    runs = evaluate_held_out({IMAGE_ID: clean}, {}, sigmas=(25,), inference=INFERENCE, seed=3, bm3d=True)
     with pytest.raises(ConfigError, match=r"\.\[bm3d\]"):
         next(runs)
+
+
+def test_a_photograph_smaller_than_the_tile_is_not_continued_by_mirroring(clean):
+    """The tile is cut down to what the photograph holds, so that a network sees its pixels alone."""
+    seen = []
+
+    class Sees(Identity):
+        def forward(self, image):
+            seen.append(tuple(image.shape[2:]))
+            return image
+
+    inference = Inference(tile=256, halo=16, overlap=8)
+    runs = evaluate_held_out({IMAGE_ID: clean}, {"final": Sees()}, sigmas=(25,), inference=inference, seed=3)
+    protocols = [row[0].protocol for row, _ in runs]
+    assert clean.shape[:2] == (80, 100)
+    assert protocols[0] == "clipped"
+    assert seen[0] == (80, 80)
+    assert max(side for sides in seen for side in sides) <= 100

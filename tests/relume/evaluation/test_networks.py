@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from relume.errors import ConfigError
 from relume.evaluation.networks import run_tiled, run_whole, tiled
+from relume.inference.plan import Inference
 
 PICTURE = np.random.default_rng(2).normal(0.5, 0.4, (50, 70, 3)).astype(np.float32)
 
@@ -23,23 +23,21 @@ def test_tiles_give_what_the_whole_image_gives(tile, halo):
     network = Blur()
     whole = run_whole(network, PICTURE)
     inside = np.s_[: 50 - (tile > 50), : 70 - (tile > 70)] if halo else np.s_[:0]
-    np.testing.assert_allclose(run_tiled(network, PICTURE, tile=tile, halo=halo)[inside], whole[inside], atol=1e-6)
+    np.testing.assert_allclose(
+        run_tiled(network, PICTURE, Inference(tile=tile, halo=halo, overlap=3))[inside], whole[inside], atol=1e-6
+    )
 
 
 def test_tiles_without_a_halo_lose_nothing_of_an_identity():
     """Values beyond [0, 1] are kept."""
-    np.testing.assert_array_equal(run_tiled(torch.nn.Identity(), PICTURE, tile=16, halo=0), PICTURE)
+    np.testing.assert_array_equal(
+        run_tiled(torch.nn.Identity(), PICTURE, Inference(tile=16, halo=0, overlap=0)), PICTURE
+    )
 
 
 def test_float_tiles_round_to_the_served_ones():
     """On 8-bit input the difference to the served tiler is its rounding of each tile, one level at most."""
     levels = np.random.default_rng(3).integers(0, 256, (50, 70, 3), np.uint8)
-    served = tiled(Blur(), tile=32, halo=4, batch=2)(levels)
-    result = run_tiled(Blur(), levels / np.float32(255), tile=32, halo=4)
+    served = tiled(Blur(), Inference(tile=32, halo=4, overlap=2), batch=2)(levels)
+    result = run_tiled(Blur(), levels / np.float32(255), Inference(tile=32, halo=4, overlap=2))
     assert np.abs(result * 255 - served).max() <= 1
-
-
-def test_a_halo_that_does_not_fit_is_refused():
-    """As the tiler does."""
-    with pytest.raises(ConfigError):
-        run_tiled(Blur(), PICTURE, tile=16, halo=8)

@@ -51,15 +51,15 @@ LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
         (
             "nafnet",
             "  demo:\n",
-            "  demo:\n    export: {tile: 190}\n",
-            "export: tile 190 is not a multiple of 4, as the network needs",
+            "  demo:\n    inference: {tile: 190}\n",
+            "inference: tile 190 is not a multiple of 4, as the network needs",
         ),
-        ("nafnet", "  demo:\n", "  demo:\n    evaluate: {halo: 96}\n", "nothing is left of a tile of 192"),
+        ("nafnet", "  demo:\n", "  demo:\n    inference: {overlap: 160}\n", "nothing is left of a tile of 192"),
         (
             "nafnet",
             "  demo:\n",
-            "  demo:\n    export: {tile: 256}\n",
-            "export: evaluate has tile 192 and halo 16, export has tile 256 and halo 16; make them equal",
+            "  demo:\n    inference: {tile: 512}\n",
+            "inference: tile 512 is larger than a held-out photograph, whose curate.held_out_side is 400",
         ),
         ("nafnet", "      nafnet:\n", "      a b:\n", "pretrain.bases.a b: the name becomes a folder and a stage"),
         ("srcb", "detail.*", "details.*", "phases[3].train: 'details.*'"),
@@ -181,7 +181,7 @@ def test_a_sheet_tells_what_is_open():
             "fusion: null",
             "ensemble_head: ",
         ),
-        ("tile: 192", "tile: 188", "export: tile 188 is not a multiple of 8, as the network needs"),
+        ("tile: 192", "tile: 188", "inference: tile 188 is not a multiple of 8, as the network needs"),
     ],
 )
 def test_what_was_edited_by_hand_is_checked_as_a_recipe_is(tmp_path, old, new, problem):

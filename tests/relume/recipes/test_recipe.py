@@ -158,7 +158,7 @@ def test_a_file_without_keys_is_refused(tmp_path, name, text):
         ("nafnet", {"training": {}}, "pretrain"),
         ("nafnet", {"training": {}, "pretrain": {}}, r"pretrain\.bases"),
         ("nafnet", {"training": {}, "pretrain": {"bases": None}}, r"pretrain\.bases"),
-        ("defaults", {"curate": {}, "evaluate": {}}, "export, ensemble_head, mine_hard, finetune_hard"),
+        ("defaults", {"curate": {}, "evaluate": {}}, "ensemble_head, mine_hard, finetune_hard"),
     ],
 )
 def test_a_recipe_that_lacks_a_section_is_refused(tmp_path, file, sections, said):

@@ -10,6 +10,7 @@ import torch
 
 from relume.errors import ModelFormatError
 from relume.evaluation.networks import at_level, tiled
+from relume.inference.plan import Inference
 from relume.models.artifact import ModelCard
 from relume.models.registry import build, variants
 from relume.serving.export import ServedNetwork, export_onnx, levels_of, measure_parity, parity_report, to_onnx
@@ -18,6 +19,7 @@ from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import Serving, onnx_path, write_served_model
 
 TILE = 32
+INFERENCE = Inference(tile=TILE, halo=4, overlap=2)
 LEVELS = LevelRange(kind="sigma", lowest=15, highest=75, default=45)
 
 
@@ -124,7 +126,7 @@ def adjustable(request, tmp_path_factory):
             last.bias.copy_(0.5 + gain * (last.bias - mean))
     folder = tmp_path_factory.mktemp("adjustable")
     export_onnx(network, folder / "model.onnx", tile=TILE)
-    write_served_model(folder / "model.onnx", folder, Serving(tile=TILE, halo=4, levels=LEVELS))
+    write_served_model(folder / "model.onnx", folder, Serving(inference=INFERENCE, levels=LEVELS))
     return network, OnnxRestorer(folder, threads=1)
 
 
@@ -163,7 +165,7 @@ def test_a_served_photograph_equals_pytorch(adjustable, level):
     """A photograph of several tiles at a level is what PyTorch computes tile by tile, within one 8-bit level."""
     network, restorer = adjustable
     photograph = np.random.default_rng(5).integers(0, 256, (TILE + 20, TILE + 9, 3), np.uint8)
-    expected = tiled(at_level(network, level), tile=TILE, halo=4, batch=2)(photograph)
+    expected = tiled(at_level(network, level), INFERENCE, batch=2)(photograph)
     difference = np.abs(restorer.restore(photograph, level=level).image.astype(int) - expected)
     assert difference.max() <= 1
     assert expected.std() > 30

@@ -9,16 +9,27 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
+import relume.products
 from relume.errors import BrokenFileError, ConfigError, ModelFormatError, ModelMissingError
 from relume.files import sha256_folder, write_json
+from relume.inference.plan import Inference
 from relume.reading import read_json
 from relume.serving.config_pbtxt import product_config, read_parameters, release_config
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.repository import publish_release
 from relume.serving.served_model import Serving, onnx_path, read_serving, triton_model, write_served_model
-from tests.tiny_onnx import BLUR, convolve, write_onnx, write_tiny_model, write_tiny_model_of_format_1
+from tests.tiny_onnx import (
+    BLUR,
+    convolve,
+    write_onnx,
+    write_tiny_model,
+    write_tiny_model_of_format_1,
+    write_tiny_model_of_format_2,
+)
 
+INFERENCE = Inference(tile=64, halo=8, overlap=6, weight="cosine")
+TINY = Inference(tile=32, halo=2, overlap=1)
 LEVELS = LevelRange(kind="sigma", lowest=15, highest=75, default=37.25)
 LEVELS_JSON = asdict(LEVELS)
 
@@ -52,21 +63,23 @@ def test_files_are_deterministic(served, tmp_path):
 
 def test_release_config_is_what_triton_reads():
     """Triton's own parser reads the configuration of a release: tensors, queue policy, parameters."""
-    config = text_format.Parse(release_config(tile=64, halo=8), ModelConfig())
+    config = text_format.Parse(release_config(INFERENCE), ModelConfig())
     assert config.backend == "python"
     assert list(config.input[0].dims) == list(config.output[0].dims) == [3, 64, 64]
     assert config.max_batch_size == 8
     assert not config.model_warmup  # one that fails may end the whole server
     assert config.dynamic_batching.default_queue_policy.max_queue_size > 0
-    assert config.parameters["halo"].string_value == "8"
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    assert parameters == {"tile": "64", "halo": "8", "overlap": "6", "weight": "cosine"}
+    assert read_parameters(parameters) == (INFERENCE, None)
     assert config.instance_group[0].kind == ModelInstanceGroup.KIND_CPU
     assert not config.name
 
 
 def test_production_config_differs_in_its_backend_alone():
     """For production the same release runs in Triton's onnxruntime backend, with the same tensors and policies."""
-    embedded = text_format.Parse(release_config(tile=64, halo=8), ModelConfig())
-    production = text_format.Parse(release_config(tile=64, halo=8, backend="onnxruntime"), ModelConfig())
+    embedded = text_format.Parse(release_config(INFERENCE), ModelConfig())
+    production = text_format.Parse(release_config(INFERENCE, backend="onnxruntime"), ModelConfig())
     assert production.backend == "onnxruntime"
     for field in ("backend", "instance_group"):
         embedded.ClearField(field)
@@ -82,7 +95,7 @@ def test_config_of_an_adjustable_model(adjustable):
     assert (level.name, level.data_type, list(level.dims)) == ("level", DataType.Value("TYPE_FP32"), [1])
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     assert parameters["level_kind"] == "sigma"
-    assert read_parameters(parameters) == (32, 2, LEVELS)
+    assert read_parameters(parameters) == (TINY, LEVELS)
     told = {name: float(value) for name, value in parameters.items() if name.endswith("level")}
     assert told == {"lowest_level": 15, "highest_level": 75, "default_level": 37.25}
 
@@ -90,7 +103,7 @@ def test_config_of_an_adjustable_model(adjustable):
 def test_product_of_an_adjustable_model_passes_the_level_on():
     """Its input `level` is the step's input `level`, in the type and size of the release's."""
     product = text_format.Parse(product_config(release="denoise-1", tile=64, adjustable=True), ModelConfig())
-    release = text_format.Parse(release_config(tile=64, halo=8, levels=LEVELS), ModelConfig())
+    release = text_format.Parse(release_config(INFERENCE, levels=LEVELS), ModelConfig())
     assert product.input == release.input
     assert dict(product.ensemble_scheduling.step[0].input_map) == {"image": "image", "level": "level"}
 
@@ -133,7 +146,7 @@ def test_level_for_a_model_without_one(served):
 def test_levels_are_kept_in_serving_json(served, adjustable):
     """They are read back as they were written; without them the file says null."""
     assert read_serving(adjustable).levels == LEVELS
-    assert set(read_json(served / "serving.json")) == {"format", "tile", "halo", "dtype", "channels", "opset", "levels"}
+    assert set(read_json(served / "serving.json")) == {"format", "inference", "dtype", "channels", "opset", "levels"}
     assert read_serving(served).levels is None
 
 
@@ -151,7 +164,7 @@ def test_impossible_levels(adjustable, tmp_path, levels):
 def test_a_level_that_is_only_said_or_only_held(tmp_path, said):
     """An ONNX file whose input `level` serving.json does not know, or the other way round, is refused."""
     write_onnx(tmp_path / "other.onnx", tile=32, kernel=BLUR, adjustable=said is None)
-    write_served_model(tmp_path / "other.onnx", tmp_path, Serving(tile=32, halo=2, levels=said))
+    write_served_model(tmp_path / "other.onnx", tmp_path, Serving(inference=TINY, levels=said))
     with pytest.raises(ModelFormatError, match="level"):
         OnnxRestorer(tmp_path)
 
@@ -161,7 +174,7 @@ def test_what_the_levels_mean_is_kept(adjustable, tmp_path, kind):
     """The kind is read back as it was written, with the range."""
     levels = LevelRange(kind=kind, lowest=4, highest=8, default=6)
     write_served_model(onnx_path(adjustable), tmp_path, replace(read_serving(adjustable), levels=levels))
-    assert read_serving(tmp_path) == Serving(tile=32, halo=2, levels=levels)
+    assert read_serving(tmp_path) == Serving(inference=TINY, levels=levels)
     assert read_json(tmp_path / "serving.json")["levels"]["kind"] == kind
 
 
@@ -173,7 +186,7 @@ def test_a_served_model_of_format_1(tmp_path, stated, kind):
     values = read_json(folder / "serving.json")
     assert values.pop("level") == "sigma"
     write_json(folder / "serving.json", values | stated)
-    assert read_serving(folder) == Serving(tile=32, halo=2, levels=replace(LEVELS, kind=kind))
+    assert read_serving(folder) == Serving(inference=TINY, levels=replace(LEVELS, kind=kind))
     image = np.random.default_rng(4).integers(0, 256, (40, 50, 3), np.uint8)
     np.testing.assert_array_equal(OnnxRestorer(folder, threads=1).restore(image).image, convolve(image, BLUR, 37.25))
     publish_release(folder, tmp_path / "models", "denoise-old")
@@ -184,7 +197,7 @@ def test_a_served_model_of_format_1(tmp_path, stated, kind):
 def test_a_blind_served_model_of_format_1(tmp_path):
     """It takes no level, and restores as it did."""
     folder = write_tiny_model_of_format_1(tmp_path)
-    assert read_serving(folder) == Serving(tile=32, halo=2)
+    assert read_serving(folder) == Serving(inference=TINY)
     image = np.random.default_rng(5).integers(0, 256, (40, 50, 3), np.uint8)
     np.testing.assert_array_equal(OnnxRestorer(folder, threads=1).restore(image).image, convolve(image, BLUR))
 
@@ -192,8 +205,8 @@ def test_a_blind_served_model_of_format_1(tmp_path):
 def test_an_unknown_format(served, tmp_path):
     """A serving.json of a later format is refused with the formats that can be read."""
     write_served_model(onnx_path(served), tmp_path, read_serving(served))
-    write_json(tmp_path / "serving.json", read_json(tmp_path / "serving.json") | {"format": 3})
-    with pytest.raises(ModelFormatError, match="formats 1 to 2"):
+    write_json(tmp_path / "serving.json", read_json(tmp_path / "serving.json") | {"format": 4})
+    with pytest.raises(ModelFormatError, match="formats 1 to 3"):
         read_serving(tmp_path)
 
 
@@ -235,33 +248,33 @@ def test_broken_onnx_file(served, tmp_path, content):
 def test_tensors_of_another_size(tmp_path):
     """An ONNX file with other tensors than serving.json says is refused with both shapes."""
     write_onnx(tmp_path / "other.onnx", tile=48, kernel=BLUR)
-    write_served_model(tmp_path / "other.onnx", tmp_path, Serving(tile=32, halo=2))
+    write_served_model(tmp_path / "other.onnx", tmp_path, Serving(inference=TINY))
     with pytest.raises(ModelFormatError, match=r"48, 48.*32, 32"):
         OnnxRestorer(tmp_path)
-
-
-def test_impossible_halo_is_not_written(tmp_path):
-    """A model whose halo does not fit its tile is refused before a file is written."""
-    with pytest.raises(ConfigError):
-        write_served_model(tmp_path / "any.onnx", tmp_path / "served", Serving(tile=32, halo=15))
-    assert not (tmp_path / "served").exists()
 
 
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
+        (
+            '"overlap" value { string_value: "1"',
+            '"overlap" value { string_value: "2"',
+            "config.pbtxt says something else",
+        ),
+        ('"linear"', '"uniform"', "config.pbtxt says something else"),
+        ('"linear"', '"hann"', "does not state tiles"),
         ("3, 32, 32", "3, 64, 64", "config.pbtxt says something else"),
         ('"halo" value { string_value: "2"', '"halo" value { string_value: "4"', "config.pbtxt says something else"),
         ('string_value: "75', 'string_value: "99', "config.pbtxt says something else"),
         ("max_batch_size: 8", "max_batch_size: 9", "of 1 to 8"),
         ("max_batch_size: 8", "max_batch_size: 0", "of 1 to 8"),
-        ('"tile" value', '"tiles" value', "does not state tile"),
+        ('"tile" value', '"tiles" value', "does not state tiles"),
         ("backend", "this is no configuration {", None),
     ],
 )
 def test_a_configuration_that_contradicts_serving_json(adjustable, tmp_path, old, new, why):
-    """Another tile, halo, level or maximum of tiles in a request is refused when the model is read; whether the text is
-    well formed is for Triton to say."""
+    """Another plan, level or maximum of tiles in a request is refused when the model is read; whether the text is well
+    formed is for Triton to say."""
     shutil.copytree(adjustable, tmp_path / "served")
     config = triton_model(tmp_path / "served") / "config.pbtxt"
     assert old in config.read_text()
@@ -273,12 +286,18 @@ def test_a_configuration_that_contradicts_serving_json(adjustable, tmp_path, old
             read_serving(tmp_path / "served")
 
 
-def test_a_configuration_with_a_warm_up(served, tmp_path):
-    """One as relume wrote it until now is read as one of today."""
-    shutil.copytree(served, tmp_path / "served")
-    text = (Path(__file__).parents[2] / "format_2" / "config.pbtxt").read_text()
-    assert "model_warmup" in text
-    (triton_model(tmp_path / "served") / "config.pbtxt").write_text(
-        text.replace('string_value: "8"', 'string_value: "2"')
-    )
-    assert read_serving(tmp_path / "served") == read_serving(served)
+def test_a_served_model_of_format_2(tmp_path):
+    """Its tiles overlap by half of their halo; its configuration has a warm-up. It restores as it did, and as one of
+    today with that overlap."""
+    folder = write_tiny_model_of_format_2(tmp_path / "served")
+    assert "model_warmup" in (triton_model(folder) / "config.pbtxt").read_text()
+    assert read_serving(folder) == Serving(inference=Inference(tile=32, halo=2, overlap=1))
+    image = np.random.default_rng(6).integers(0, 256, (70, 50, 3), np.uint8)
+    np.testing.assert_array_equal(OnnxRestorer(folder, threads=1).restore(image).image, convolve(image, BLUR))
+
+
+@pytest.mark.parametrize("product", ["denoise", "denoise_adjustable", "photo"])
+def test_what_is_shipped_is_read(product):
+    """Packages of format 2: tiles of 512 with a halo of 32 that overlap by 16."""
+    folder = Path(relume.products.__file__).parent / product / "serving"
+    assert read_serving(folder).inference == Inference(tile=512, halo=32, overlap=16)

@@ -10,9 +10,10 @@ from click.testing import CliRunner
 from relume.cli import main
 from relume.errors import ConfigError, ImageError, SourceError
 from relume.evaluation.benchmark.measure import Asking, check_fit
+from relume.evaluation.benchmark.request import benchmark_request
 from relume.evaluation.benchmark.run import Plan, run
 from relume.evaluation.benchmark.sets import open_set
-from relume.evaluation.benchmark.systems import System, baseline, load_system
+from relume.evaluation.benchmark.systems import System, baseline
 from relume.images import save_image
 from relume.serving.levels import LevelRange
 
@@ -126,11 +127,12 @@ def test_levels_that_are_none_are_refused(own_images, tmp_path, option, value):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_tile_without_room_for_its_halo_is_refused_when_the_model_is_loaded(tmp_path, save_network):
+@pytest.mark.parametrize("tiles", [{"halo": 8, "overlap": 0}, {"halo": 4, "overlap": 8}])
+def test_a_tile_without_room_is_refused_before_a_model_is_loaded(own_images, tmp_path, tiles):
     """Not at the first image."""
-    save_network(tmp_path / "model", "dncnn", width=8, layers=3)
-    with pytest.raises(ConfigError, match="halo"):
-        load_system(tmp_path / "model", tile=16, halo=8)
+    arguments = {"models": ["no/model"], "sets": [str(own_images)], "data": None, "protocols": []}
+    with pytest.raises(ConfigError, match=f"--tile 16 --halo {tiles['halo']}.*\n.*nothing is left of a tile of 16"):
+        benchmark_request(**arguments, out=tmp_path / "out", tile=16, **tiles)
 
 
 def test_a_missing_baseline_is_refused_when_it_is_named(monkeypatch):

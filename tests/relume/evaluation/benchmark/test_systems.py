@@ -9,6 +9,7 @@ from relume.evaluation.baselines import non_local_means
 from relume.evaluation.benchmark.measure import Asking
 from relume.evaluation.benchmark.protocols import PROTOCOLS
 from relume.evaluation.benchmark.systems import System, baseline, fuse_at_edges, load_estimator, load_system
+from relume.inference.plan import Inference
 from relume.inference.self_ensemble import SelfEnsemble
 from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, save_model
@@ -27,7 +28,7 @@ def by_hand(network, *inputs):
         return network(batch, *inputs)[0].numpy().transpose(1, 2, 0)
 
 
-@pytest.mark.parametrize("options", [{}, {"tile": 16, "halo": 2}, {"self_ensemble": True}])
+@pytest.mark.parametrize("options", [{}, {"inference": Inference(tile=16, halo=2, overlap=1)}, {"self_ensemble": True}])
 def test_an_identity_changes_nothing(tmp_path, save_network, options):
     """Whole, in tiles and in eight orientations, values beyond [0, 1] included."""
     save_network(tmp_path / "model", "dncnn", identity=True, **DNCNN)

@@ -2,9 +2,9 @@
 
 Every way of restoring an image (evaluation, parity, in process, through Triton) uses this file, so they differ in
 nothing but the backend. A tile of side T has a halo of H pixels, which gives the network context and is thrown away
-where the tile has a neighbour; the kept parts of neighbours overlap by F = ceil(H / 2) pixels and are faded into each
-other. A network whose receptive field reaches at most H pixels gives, tiled, what it gives on the whole image;
-any other network gets a fade instead of a seam.
+where the tile has a neighbour; the kept parts of neighbours overlap by F pixels and are blended over all of these. A
+network whose receptive field reaches at most H pixels gives, tiled, what it gives on the whole image; any other network
+gets a blend instead of a seam. See `relume.inference.plan`.
 
 The weights are separable and on a grid, so their sum is the product of two sums over one axis. They are divided by
 these sums beforehand: the blended image needs no weight image.
@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from relume.errors import ConfigError, ImageError
-from relume.serving.tile import fade_of, halo_problem
+from relume.errors import ImageError
+from relume.inference.plan import Inference
 
 RestoreBatch = Callable[[np.ndarray], np.ndarray]
 """Takes tiles, uint8 (N, 3, T, T) RGB, and gives as many restored ones of the same shape and type."""
@@ -35,22 +35,7 @@ class Axis(NamedTuple):
     """For each tile, (T,) float32 weights; over all tiles they sum to 1 at each pixel."""
 
 
-def check_tile(tile: int, halo: int) -> None:
-    """Checks that tiles of side `tile` with this halo can cover an image.
-
-    Raises:
-        ConfigError: They cannot.
-    """
-    if why := halo_problem(tile, halo):
-        raise ConfigError(
-            "The halo does not fit the tile",
-            where=f"tile {tile}, halo {halo}",
-            why=why,
-            next_step="lower the halo or enlarge the tile",
-        )
-
-
-def cover_axis(length: int, tile: int, halo: int) -> Axis:
+def cover_axis(length: int, inference: Inference) -> Axis:
     """Lays tiles over one axis of an image.
 
     Tiles have one pitch; the last is moved back to end with the image. At the image's own border a tile is
@@ -58,20 +43,18 @@ def cover_axis(length: int, tile: int, halo: int) -> Axis:
 
     Args:
         length: Pixels of the image along the axis, at least 1.
-        tile: Side of a tile in pixels.
-        halo: Pixels at each side of a tile that are thrown away where it has a neighbour.
+        inference: Tile, halo, overlap and weight.
     """
-    fade = fade_of(halo)
-    pitch = tile - 2 * halo - fade
+    tile = inference.tile
     last = max(0, length - tile)
-    starts = [*range(0, last, pitch), last]
-    ramp = np.concatenate([np.zeros(halo), np.arange(1, fade + 1) / (fade + 1)])
+    starts = [*range(0, last, inference.pitch), last]
+    ramp = np.concatenate([np.zeros(inference.halo), _fade(inference.overlap, inference.weight)])
     total = np.zeros(max(length, tile))
     raw = []
     for start in starts:
         weight = np.ones(tile)
         if start > 0:
-            weight[: ramp.size] = ramp
+            weight[: ramp.size] *= ramp
         if start < last:
             weight[tile - ramp.size :] *= ramp[::-1]
         total[start : start + tile] += weight
@@ -82,6 +65,12 @@ def cover_axis(length: int, tile: int, halo: int) -> Axis:
     return Axis(starts, weights)
 
 
+def _fade(overlap: int, weight: str) -> np.ndarray:
+    """Weights above 0 over the pixels of an overlap, which with those of the neighbour have the same sum everywhere."""
+    share = np.arange(1, overlap + 1) / (overlap + 1)
+    return {"linear": share, "cosine": np.sin(np.pi / 2 * share) ** 2, "uniform": np.ones(overlap)}[weight]
+
+
 def _reflected(length: int, tile: int) -> np.ndarray:
     """Indices 0 ... max(length, tile) - 1, mirrored about the last pixel and the first as often as needed."""
     period = max(1, 2 * (length - 1))
@@ -89,17 +78,16 @@ def _reflected(length: int, tile: int) -> np.ndarray:
     return np.minimum(positions, period - positions)
 
 
-def count_tiles(height: int, width: int, *, tile: int, halo: int) -> int:
+def count_tiles(height: int, width: int, inference: Inference) -> int:
     """The number of tiles that an image of this size is cut into."""
-    return len(cover_axis(height, tile, halo).starts) * len(cover_axis(width, tile, halo).starts)
+    return len(cover_axis(height, inference).starts) * len(cover_axis(width, inference).starts)
 
 
 def restore_tiled(
     image_HWC: np.ndarray,
     restore_batch: RestoreBatch,
+    inference: Inference,
     *,
-    tile: int,
-    halo: int,
     batch: int = 4,
     in_flight: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -109,13 +97,13 @@ def restore_tiled(
     Args:
         image_HWC: uint8 (H, W, 3) RGB, any size from 1x1.
         restore_batch: The backend.
+        inference: How the model restores.
 
     Returns:
         uint8 (H, W, 3) RGB. With a `restore_batch` that changes nothing, exactly `image_HWC`.
 
     Raises:
         ImageError: `image_HWC` is not an 8-bit RGB image.
-        ConfigError: The halo does not fit the tile.
     """
     if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8 or image_HWC.size == 0:
         raise ImageError(
@@ -124,17 +112,14 @@ def restore_tiled(
             where=f"array of {image_HWC.dtype} {image_HWC.shape}",
             next_step="give uint8 (height, width, 3)",
         )
-    return map_tiles(
-        image_HWC, restore_batch, tile=tile, halo=halo, batch=batch, in_flight=in_flight, on_progress=on_progress
-    )
+    return map_tiles(image_HWC, restore_batch, inference, batch=batch, in_flight=in_flight, on_progress=on_progress)
 
 
 def map_tiles(
     image_HWC: np.ndarray,
     restore_batch: Callable[[np.ndarray], np.ndarray],
+    inference: Inference,
     *,
-    tile: int,
-    halo: int,
     batch: int,
     in_flight: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -148,8 +133,7 @@ def map_tiles(
         image_HWC: (H, W, C), uint8, uint16 or float32, any size from 1x1.
         restore_batch: Takes tiles (N, C, T, T) of the image's type, and gives as many of the same shape, on the same
             scale and of any type.
-        tile: Side of a tile in pixels.
-        halo: Context in pixels, see the module's text.
+        inference: How the model restores.
         batch: Tiles in a batch at most; the last batch may hold fewer.
         in_flight: Batches given to `restore_batch` at a time, each from a thread of its own. 0 calls it in the
             caller's thread, as torch needs: the number of threads set for it holds in that thread alone.
@@ -157,13 +141,9 @@ def map_tiles(
 
     Returns:
         (H, W, C) of the image's type; blended values of an integer type are rounded.
-
-    Raises:
-        ConfigError: The halo does not fit the tile.
     """
-    check_tile(tile, halo)
-    height, width = image_HWC.shape[:2]
-    rows, columns = cover_axis(height, tile, halo), cover_axis(width, tile, halo)
+    (height, width), tile = image_HWC.shape[:2], inference.tile
+    rows, columns = cover_axis(height, inference), cover_axis(width, inference)
     total = len(rows.starts) * len(columns.starts)
     canvas = _Canvas(image_HWC, rows, columns, tile)
 

@@ -1,0 +1,72 @@
+"""How a model restores an image, written once: in the recipe, serving.json and Triton's configuration.
+
+It imports neither torch nor numpy.
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from relume.settings import Settings
+
+
+class Inference(Settings):
+    """How a model restores an image, wherever it does: measured, released and served.
+
+    The distance of neighbouring tiles is tile - 2 halo - overlap.
+
+    Attributes:
+        tile: Side of a tile in pixels.
+        halo: Context in pixels at each side of a tile, thrown away where it has a neighbour.
+        overlap: Pixels over which what is kept of neighbouring tiles is blended.
+        weight: Of the blend: `linear` and `cosine` fade one tile into the other, `uniform` takes their mean.
+    """
+
+    tile: int = Field(gt=0)
+    halo: int = Field(ge=0)
+    overlap: int = Field(ge=0)
+    weight: Literal["linear", "cosine", "uniform"] = "linear"
+
+    def __str__(self) -> str:
+        """For people, such as `tiles of 192 pixels, halo 16, overlap 8 (linear)`."""
+        return f"tiles of {self.tile} pixels, halo {self.halo}, overlap {self.overlap} ({self.weight})"
+
+    @property
+    def pitch(self) -> int:
+        """Pixels from one tile to the next."""
+        return self.tile - 2 * self.halo - self.overlap
+
+    @model_validator(mode="after")
+    def _covers(self) -> "Inference":
+        if self.pitch < 1:
+            raise ValueError(
+                f"nothing is left of a tile of {self.tile} within a halo of {self.halo} and an overlap of"
+                f" {self.overlap}; twice the halo and the overlap have to be less than the tile together"
+            )
+        return self
+
+    def within(self, height: int, width: int) -> "Inference":
+        """The same with a tile no larger than an image, so that no tile is continued by mirroring.
+
+        Args:
+            height: Of the image, in pixels.
+            width: Of the image, in pixels.
+
+        Returns:
+            With a tile that is a multiple of 16, as all networks want it; without halo and overlap where that leaves no
+            room for them. As it is where the image is smaller than 16.
+        """
+        side = min(height, width) // 16 * 16
+        if not 0 < side < self.tile:
+            return self
+        room = side - 2 * self.halo - self.overlap > 0
+        return self.model_copy(update={"tile": side} | ({} if room else {"halo": 0, "overlap": 0}))
+
+
+def before_format_3(tile: int, halo: int) -> Inference:
+    """The plan of a served model of format 1 or 2, whose tiles overlapped by half of the halo.
+
+    Raises:
+        ValidationError: The halo does not fit the tile.
+    """
+    return Inference(tile=tile, halo=halo, overlap=(halo + 1) // 2)
