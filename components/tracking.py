@@ -43,8 +43,9 @@ def connect(home: Path, uri: str, experiment: str) -> tuple[Any, str]:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    for name in ("alembic", "mlflow.store.db.utils"):  # the log of making an empty database is not for users
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # The log of making an empty database is not for users, nor tracebacks of what is raised here as one error.
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     location = None
     with contextlib.ExitStack() as stack:
         if database := sqlite_file(uri):

@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.graph import read_graph
 from flows.lint import require_sound
-from flows.prefect_settings import use_local_prefect
+from flows.prefect_settings import prefect_errors, use_local_prefect
 from flows.run_commit import check_repository
 
 
@@ -38,6 +38,7 @@ def run(root: Path, home: Path, stages: list[str] | None = None) -> dict[str, An
     from flows.pipeline_flow import pipeline
 
     try:
-        return pipeline(str(root), stages, str(home))
+        with prefect_errors(home):
+            return pipeline(str(root), stages, str(home))
     except TerminationSignal:  # Prefect's own for SIGTERM
         raise KeyboardInterrupt from None

@@ -1,15 +1,27 @@
 """Prefect on a laptop: its API on SQLite below RELUME_HOME beside the flow, unless there is a server to report to."""
 
 import atexit
+import contextlib
 import json
 import os
 import sys
 import tomllib
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.processes import answers, on_free_ports, running_process, start_mark, start_process, stop_process
+from flows.processes import (
+    FREE_MEGABYTES,
+    answers,
+    on_free_ports,
+    running_process,
+    start_mark,
+    start_process,
+    stop_process,
+)
+from relume.errors import RelumeError, ServiceError
+from relume.files import check_space
 from relume.home import private_file, private_home, require_database, sqlite_address
 from relume.reading import reading
 
@@ -38,6 +50,10 @@ def use_local_prefect(home: Path) -> None:
         "PREFECT_HOME": str(home / "prefect"),
         # The flow prints its own summary; Prefect's log goes to its API.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+        # By default a flow whose server ended tries for ten minutes, and most of that after it has said why it failed.
+        "PREFECT_CLIENT_MAX_RETRIES": "2",
+        "PREFECT_API_REQUEST_TIMEOUT": "20",
     }
     profiles = Path.home() / ".prefect" / "profiles.toml"
     if profiles.is_file():
@@ -47,6 +63,35 @@ def use_local_prefect(home: Path) -> None:
     os.environ.setdefault(*prefect_database(Path(os.environ["PREFECT_HOME"])))
     if "PREFECT_API_URL" not in os.environ and not _profile_has_server():
         os.environ["PREFECT_API_URL"] = prefect_address(home) or _start_server(home / "prefect" / "servers")
+
+
+@contextlib.contextmanager
+def prefect_errors(home: Path) -> Iterator[None]:
+    """Makes one error of Prefect's client, whose server cannot keep what a flow reports or ended meanwhile.
+
+    Args:
+        home: RELUME_HOME.
+
+    Raises:
+        RelumeError: What the flow itself failed of, if it did.
+        StorageError: The disk is full.
+        ServiceError: The server failed otherwise.
+    """
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPError as error:
+        before = error.__context__
+        while before:
+            if isinstance(before, RelumeError):
+                raise before from None
+            before = before.__context__
+        check_space(home, FREE_MEGABYTES)
+        why = str(error).partition("\n")[0] or type(error).__name__
+        next_step = "see why with `relume status`, then run the same command again"
+        address = os.environ.get("PREFECT_API_URL")
+        raise ServiceError("Prefect's server failed", where=address, why=why, next_step=next_step) from error
 
 
 def prefect_address(home: Path) -> str | None:

@@ -26,7 +26,7 @@ from relume.files import check_space, write_json
 from relume.reading import read_as, reading
 
 KILL_SECONDS = 5.0
-_MEGABYTES = 16.0  # for logs, records and databases; a server without them ends with a traceback in no log
+FREE_MEGABYTES = 16.0  # for logs, records and databases; a server without them ends with a traceback in no log
 _T = TypeVar("_T")
 _PORT_RACES = 3  # to lose before a start counts as failed
 SILENT_SECONDS = 20.0  # after which a process that does not answer counts as hung
@@ -99,7 +99,7 @@ def start_process(
         return running
     stop_process(folder, name, grace=3.0)
     folder.mkdir(parents=True, exist_ok=True)
-    check_space(folder, _MEGABYTES)
+    check_space(folder, FREE_MEGABYTES)
     log = folder / f"{name}.log"
     with open(log, "ab") as output:
         try:
@@ -257,6 +257,7 @@ def stop_process(folder: Path, name: str, *, grace: float = 10.0) -> bool:
     look = partial(_started, record, mark(folder, name))
     members = look()
     _signal(members, signal.SIGTERM)
+    _signal(members, signal.SIGCONT)  # one that is stopped takes the other signal only then
     if not _gone(look, grace):
         _signal(look(), signal.SIGKILL)
         _gone(look, KILL_SECONDS)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows.release.ledger import Ledger, Release
 from relume import products
 from relume.errors import ConfigError, ModelMissingError
-from relume.home import CONFIGURATION, default_product, place_of_release
+from relume.home import place_of_release
 
 if TYPE_CHECKING:
     import numpy as np
@@ -277,8 +277,8 @@ def choose(root: Path, *, product: str | None = None, model: str | Path | None =
     here = root.resolve()
     root, home = place_of_release(root)
     configured = product is None
-    product = product or default_product(home)
-    where = f"{product}, default_product in {home / CONFIGURATION}" if configured else product
+    product = product or products.default(home)
+    where = f"{product}, default_product in {home / products.CONFIGURATION}" if configured else product
     ledger = Ledger(home)
     if current := ledger.current(product):
         name = current.model if root == here else f"{current.model} (released in {root})"

@@ -8,6 +8,7 @@ import io
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,13 @@ def restore(
             _restore_files(jobs, Path(output), opened, how)
         return
     result = restore_file(
-        sources[0], output, server=server, product=product, model=model, how=how, on_progress=_progress("tiles")
+        sources[0],
+        output,
+        server=server,
+        product=product,
+        model=model,
+        how=how,
+        on_progress=_progress("restore", "tiles"),
     )
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
@@ -226,9 +233,10 @@ def data_upload(address: str) -> None:
     Examples:
       relume data upload s3://bucket/curated
     """
+    from relume.progress import Progress
     from relume.training.streaming import upload
 
-    count = upload("data/curated", address, progress=lambda what, done, total: _progress(what)(done, total))
+    count = upload("data/curated", address, progress=Progress("upload", file=sys.stderr))
     click.echo(f"{address}: {count} files")
 
 
@@ -248,7 +256,7 @@ def data_fetch(name: str, output: str) -> None:
     """
     from relume.ingestion.debian import TABLE, fetch
 
-    fetched = fetch(output, progress=_progress("photographs"))
+    fetched = fetch(output, progress=_progress("fetch", "photographs"))
     for photograph, reason in fetched.left_out:
         click.echo(f"note: {photograph.file} was left out: {reason}", err=True)
     click.echo(f"{output}: {len(fetched.present)} photographs; their licences are in {TABLE}")
@@ -271,7 +279,7 @@ def data_overlaps(training: str, tests: tuple[str, ...]) -> None:
 
     photographs = image_files(training)
     images = [image for folder in tests for image in image_files(folder)]
-    overlaps = find_overlaps(photographs, images, progress=_progress("photographs"))
+    overlaps = find_overlaps(photographs, images, progress=_progress("overlaps", "photographs"))
     for overlap in overlaps:
         how = "is a copy of" if overlap.same_file else "shows the same scene as"
         click.echo(f"{overlap.test} {how} {overlap.training}")
@@ -755,14 +763,11 @@ def recipes_use(name: str, scale: str) -> None:
     click.echo("next    relume pipeline run")
 
 
-def _progress(unit: str) -> Callable[[int, int], None]:
-    """Shows how many of all are done, on a terminal."""
+def _progress(command: str, what: str) -> Callable[[int, int], None]:
+    """Shows on standard error how many of all are done."""
+    from relume.progress import Progress
 
-    def show(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r{done}/{total} {unit}", nl=done == total, err=True)
-
-    return show
+    return partial(Progress(command, file=sys.stderr), what)
 
 
 @contextlib.contextmanager

@@ -166,27 +166,3 @@ def place_of_release(root: Path) -> tuple[Path, Path]:
 def _last_release() -> Path:
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "relume" / "last_release.json"
-
-
-CONFIGURATION = "config.yaml"
-
-
-def default_product(home: Path) -> str:
-    """The product that restores when none is named: `default_product` of config.yaml in the home, else `photo`.
-
-    Raises:
-        ConfigError: config.yaml cannot be read, or holds other keys.
-    """
-    from relume.products import DEFAULT
-
-    path = home / CONFIGURATION
-    if not os.path.lexists(path):
-        return DEFAULT
-    from relume import strict_yaml
-    from relume.errors import ConfigError
-
-    value = strict_yaml.read(path).value
-    product = value.get("default_product", DEFAULT)
-    if value.keys() - {"default_product"} or not isinstance(product, str):
-        raise ConfigError("config.yaml is not valid", where=path, next_step="the only allowed key is default_product")
-    return product

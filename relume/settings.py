@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from relume import strict_yaml
+from relume.errors import ConfigError
 from relume.nearest import did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -30,6 +33,19 @@ def validated(model: type[S], value: dict[str, Any]) -> S:
         ValidationError: Some values are refused; `problems` says why.
     """
     return model.model_validate_json(json.dumps(value), strict=True)
+
+
+def read_settings(path: Path, model: type[S], **more: Any) -> S:
+    """Settings from a file of YAML, whose values `more` are put over.
+
+    Raises:
+        ConfigError: The file cannot be read, or some values are refused; names them.
+    """
+    try:
+        return validated(model, strict_yaml.read(path).value | more)
+    except ValidationError as error:
+        why = "; ".join(problems(error, model))
+        raise ConfigError("The file is not valid", where=path, why=why, next_step=f"correct {path}") from None
 
 
 def problems(

@@ -32,7 +32,7 @@ from flows.release.registry import redacted
 from flows.release.served_product import serve_champions
 from relume.errors import ModelMissingError, RelumeError, ServiceError
 from relume.files import as_relume_error
-from relume.home import private_file, private_home, require_database, tracking_uri
+from relume.home import private_file, private_home, require_database, require_usable, tracking_uri
 
 WORK_POOL = "relume"
 MLFLOW_PORT, PREFECT_PORT = 5000, 4200
@@ -67,7 +67,11 @@ def up(root: Path, home: Path) -> list[ServiceReport]:
 
     Returns:
         One report a service.
+
+    Raises:
+        ConfigError: The path of the checkout or the home has a character that other programs take for one of theirs.
     """
+    require_usable(root.resolve(), next_step="move the checkout to another folder")
     starts = _starts(root.resolve(), home)
     chains = [[(name, starts[name]) for name in names] for names in (["mlflow"], ["prefect", "worker"], ["triton"])]
     with _lock(home), ThreadPoolExecutor(len(chains)) as pool:
@@ -102,21 +106,19 @@ def _starts(root: Path, home: Path) -> dict[str, Callable[[], ServiceReport]]:
 
 def _start_supervisor(root: Path, home: Path, reports: list[ServiceReport]) -> ServiceReport:
     """Starts what starts services again that end by themselves: those that run now."""
-    from flows.platform import supervisor
-
     names = [report.name for report in reports if report.state in ("started", "running")]
     if not names:
-        return _skipped(supervisor.NAME, "there is no service to supervise")
-    record = running_process(services_folder(home), supervisor.NAME)
-    command = supervisor.command(root, home, names)
+        return _skipped("supervisor", "there is no service to supervise")
+    record = running_process(services_folder(home), "supervisor")
+    command = [sys.executable, "-m", "flows.platform.supervisor", str(root), str(home), *names]
     if record and list(record.command) != command:
-        stop_process(services_folder(home), supervisor.NAME)
+        stop_process(services_folder(home), "supervisor")
 
     def start_it() -> ServiceReport:
-        state = _start(home, supervisor.NAME, command, address=None, ready=lambda: True)
-        return ServiceReport(name=supervisor.NAME, state=state, detail="restarts services that end by themselves")
+        state = _start(home, "supervisor", command, address=None, ready=lambda: True)
+        return ServiceReport(name="supervisor", state=state, detail="restarts services that end by themselves")
 
-    return _start_chain([(supervisor.NAME, start_it)])[0]
+    return _start_chain([("supervisor", start_it)])[0]
 
 
 def down(home: Path) -> list[ServiceReport]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.embedded_triton import EmbeddedTriton
-from flows.platform import supervisor
 from flows.platform.services import answering
+from flows.platform.supervisor import restarts
 from flows.prefect_settings import ask_prefect, services_folder
 from flows.processes import running_process
 from flows.release.aliases import ALIASES, by_ledger, in_registry
@@ -108,7 +108,7 @@ def read_status(root: Path, home: Path) -> Status:
     """
     problems: list[str] = []
     releasing = _releasing(home)
-    notes = {name: supervisor.describe(found) for name, found in supervisor.restarts(home).items()}
+    notes = {name: str(found) for name, found in restarts(home).items()}
     names = ("mlflow", "prefect", "worker", "supervisor")
     services = [_service(home, name, notes, problems) for name in names]
     for name, owner in (("mlflow", "MLflow"), ("prefect", "Prefect")):

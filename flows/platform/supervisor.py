@@ -13,9 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from flows.embedded_triton import EmbeddedTriton
 from flows.platform import services
@@ -23,9 +21,8 @@ from flows.prefect_settings import services_folder
 from flows.processes import KILL_SECONDS, ProcessRecord, running_process
 from relume.errors import BrokenFileError, RelumeError
 from relume.files import write_json
-from relume.reading import read_json
+from relume.reading import read_as
 
-NAME = "supervisor"
 _FIRST, _LONGEST = 2.0, 300.0  # seconds from one start to the next
 _STEADY = 600.0  # a service that ran as long counts as stable
 _LOOK = 2.0
@@ -33,25 +30,34 @@ _SILENT = 180.0  # a living service that does not answer for as long counts as e
 _ENDED, _NO_ANSWER = "ended", "did not answer"
 
 
-def command(root: Path, home: Path, names: list[str]) -> list[str]:
-    """The command that supervises services in a process of its own."""
-    return [sys.executable, "-m", "flows.platform.supervisor", str(root), str(home), *names]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restarts:
+    """The restarts of a service since `relume up`.
 
-
-@dataclasses.dataclass
-class _Restarts:
-    """See `restarts`."""
+    Attributes:
+        why: What had become of the service the last time.
+        count: How often it was started again.
+        last: The last time, in UTC.
+        error: Why the last start failed; None when it did not.
+    """
 
     why: str
     count: int
     last: str
     error: str | None
 
+    def __str__(self) -> str:
+        """What `relume status` says about it."""
+        last = self.last[:16].replace("T", " ")
+        if self.error:
+            return f"{self.why} and cannot be started: {self.error} (tried {self.count} times, last {last} UTC)"
+        return f"{self.why} and was started again: {self.count} times, last {last} UTC"
 
-def restarts(home: Path) -> dict[str, dict[str, Any]]:
-    """By service: `why` it was started again, the `count` since `relume up`, the `last` time in UTC, its `error`."""
+
+def restarts(home: Path) -> dict[str, Restarts]:
+    """The restarts by service."""
     try:
-        return read_json(_record(home), like=dict[str, _Restarts], next_step="relume up")
+        return read_as(dict[str, Restarts], _record(home), next_step="relume up")
     except BrokenFileError:
         return {}
 
@@ -74,7 +80,7 @@ class Supervisor:
 
     def __init__(self, root: Path, home: Path, names: list[str], *, first: float = _FIRST, silent: float = _SILENT):
         self._root, self._home, self._names, self._first, self._silent = root, home, names, first, silent
-        self._found: dict[str, dict[str, Any]] = {}
+        self._found: dict[str, Restarts] = {}
         self._wait = dict.fromkeys(names, first)
         self._next = dict.fromkeys(names, 0.0)
         self._well_since: dict[str, float] = {}
@@ -115,21 +121,12 @@ class Supervisor:
 
     def _note(self, name: str, why: str, error: str | None, wait: float) -> None:
         time_now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        count = self._found.get(name, {}).get("count", 0) + 1
-        self._found[name] = {"why": why, "count": count, "last": time_now, "error": error}
-        write_json(_record(self._home), self._found)
+        count = self._found[name].count + 1 if name in self._found else 1
+        self._found[name] = Restarts(why=why, count=count, last=time_now, error=error)
+        write_json(_record(self._home), {each: dataclasses.asdict(found) for each, found in self._found.items()})
         outcome = f"cannot be started: {error}" if error else "was started again"
         again = f"; next try in {wait:.0f} s" if error else ""
         print(f"{time_now} {name} {why} and {outcome}{again}", flush=True)
-
-
-def describe(found: Mapping[str, Any]) -> str:
-    """What `relume status` says about the restarts of a service."""
-    last = found["last"][:16].replace("T", " ")
-    if found["error"]:
-        tried = f"(tried {found['count']} times, last {last} UTC)"
-        return f"{found['why']} and cannot be started: {found['error']} {tried}"
-    return f"{found['why']} and was started again: {found['count']} times, last {last} UTC"
 
 
 def _record(home: Path) -> Path:

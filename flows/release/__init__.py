@@ -18,7 +18,7 @@ def run(root: Path, home: Path, *, server: str | None = None) -> dict[str, Any]:
     Raises:
         RelumeError: As `flows.release.release.release_package`.
     """
-    from flows.prefect_settings import use_local_prefect
+    from flows.prefect_settings import prefect_errors, use_local_prefect
     from flows.release.package import open_package
 
     root, home = root.resolve(), home.resolve()
@@ -26,4 +26,5 @@ def run(root: Path, home: Path, *, server: str | None = None) -> dict[str, Any]:
     use_local_prefect(home)
     from flows.release.flow import release
 
-    return release(str(root), server, str(home))
+    with prefect_errors(home):
+        return release(str(root), server, str(home))

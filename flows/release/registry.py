@@ -212,15 +212,16 @@ class Registry:
 
         try:
             yield
-        except (SQLAlchemyError, CommandError) as error:  # a database of another MLflow, a full or read-only disk
-            raise BrokenFileError(
-                "MLflow's database cannot be used",
-                where=redacted(self.uri),
-                why=redacted(str(getattr(error, "orig", None) or error)).splitlines()[0][:300],
-                next_step="restore it from a backup, or move it aside to begin an empty registry; if the disk is full,"
-                " free some space",
-            ) from error
-        except (requests.ConnectionError, MlflowException) as error:
+        except (requests.ConnectionError, MlflowException, SQLAlchemyError, CommandError) as error:
+            # A database of another MLflow, or a full or read-only disk; MLflow packs some of SQLAlchemy's errors.
+            if isinstance(error, SQLAlchemyError | CommandError) or "(sqlite3." in str(error):
+                raise BrokenFileError(
+                    "MLflow's database cannot be used",
+                    where=redacted(self.uri),
+                    why=redacted(str(getattr(error, "orig", None) or error)).splitlines()[0][:300],
+                    next_step="restore it from a backup, or move it aside to begin an empty registry; if the disk is"
+                    " full, free some space",
+                ) from error
             if not self.uri.startswith("http") or "API request to" not in str(error):
                 raise ReleaseError(
                     "MLflow refused the request",

@@ -35,6 +35,7 @@ TAIL = 12  # lines of the log in an error message
 # What DVC says to a person at a prompt.
 _NOISE = re.compile(
     r"dvc push|dvc config core\.autostage|git add dvc\.lock|To track the changes with git|To enable auto staging"
+    r"|^A {7}\S|^\d+ files? (fetched|added)"
     r"|^Running stage|(Generating|Updating) lock file|^Data and pipelines are up to date|^Pulling data for stage"
 )
 _EXITED = re.compile(r"failed to run: .*, exited with (\d+)")
@@ -137,7 +138,7 @@ class SubprocessRunner:
         # one that the stage's old entry names, and so a stage for unchanged although the one before it changed.
         # Without a remote, `repro --pull` fails on a hit in the run cache.
         bring, pull = ("pull", ["--pull"]) if self._run.store.remote else ("checkout", [])
-        commands = [[bring, "--quiet", *stage.inputs]] if stage.inputs else []
+        commands = [[bring, *stage.inputs]] if stage.inputs else []
         commands.append(["repro", "--single-item", *pull, stage.name])
         for command in commands:
             if why := self._dvc(stage, clone, command, seen):

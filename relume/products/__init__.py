@@ -5,16 +5,35 @@ NAME/serving/                          the served model, exported from it
 NAME/README.md                         its card: what it is for, what it was trained on, what it reaches
 """
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
 from relume.errors import ModelMissingError
 from relume.nearest import did_you_mean
+from relume.settings import Settings, read_settings
 
-__all__ = ["DEFAULT", "FOLDER", "names", "purpose", "shipped"]
+__all__ = ["CONFIGURATION", "FOLDER", "default", "names", "purpose", "shipped"]
 
 FOLDER = Path(__file__).parent
-DEFAULT = "photo"
+CONFIGURATION = "config.yaml"
+
+
+class _Configuration(Settings):
+    """What config.yaml of a home may say."""
+
+    default_product: str = "photo"
+
+
+def default(home: Path) -> str:
+    """The product that restores when none is named: `default_product` of config.yaml in the home, else `photo`.
+
+    Raises:
+        ConfigError: config.yaml cannot be read, or holds other keys.
+    """
+    path = home / CONFIGURATION
+    found = read_settings(path, _Configuration) if os.path.lexists(path) else _Configuration()
+    return found.default_product
 
 
 def names() -> list[str]:

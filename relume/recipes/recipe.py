@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import ValidationError, model_validator
+from pydantic import model_validator
 
 from relume import files, strict_yaml
 from relume.errors import ConfigError
 from relume.nearest import did_you_mean
 from relume.params_file import PARAMS, RECIPE, checked, joined
 from relume.recipes.text import differences, dump
-from relume.settings import Settings, problems, validated
+from relume.settings import Settings, read_settings
 
 FOLDER = Path("recipes")
 DEFAULTS = "defaults"
@@ -171,14 +171,9 @@ L = TypeVar("L", bound=Layers)
 
 
 def _read(path: Path, model: type[L], **more: Any) -> L:
-    document = strict_yaml.read(path)
-    if not document.value:
+    if not strict_yaml.read(path).value:
         raise ConfigError("The file is not a recipe", where=path, why="it has no keys", next_step=f"correct {path}")
-    try:
-        return validated(model, document.value | more)
-    except ValidationError as error:
-        why = "; ".join(problems(error, model))
-        raise ConfigError("The recipe is not valid", where=path, why=why, next_step=f"correct {path}") from None
+    return read_settings(path, model, **more)
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:

@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -23,6 +24,7 @@ from flows.release.ledger import Ledger, Release
 from relume.curation.curate import curate
 from relume.files import atomic_folder, sha256_file
 from relume.training.checkpoint import Checkpoint
+from tests.abuse import full_releases
 from tests.abuse.platform_files import CHECKOUT, VARIANT, build_place
 from tests.abuse.rows import Command, Ended, Row, Setting, inside, printed, python, relume, step, watched
 from tests.flows.release.synthetic import make_photographs
@@ -142,6 +144,11 @@ def _main(folder: str, seed: str, thorough: str, mounted: str) -> None:
         make_photographs(root / "others", count=2, side=64)
         for row in _attacks(disks, root, home, setting):
             print(json.dumps(dataclasses.asdict(row)), file=rows, flush=True)
+    if setting.thorough and mounted == "1":
+        disk = Disk(setting.folder / "released", mounted=True)
+        with open(setting.folder / "rows.jsonl", "a") as rows:
+            for row in full_releases.attack(disk.path / "place", partial(disk.fill, 0), disk.mend):
+                print(json.dumps(dataclasses.asdict(row)), file=rows, flush=True)
 
 
 def _attacks(disks: dict[str, Disk], root: Path, home: Path, setting: Setting) -> Iterator[Row]:

@@ -60,6 +60,20 @@ def test_ctrl_c_ends_a_run_in_seconds(toy):
     assert servers(toy) == []
 
 
+def test_a_run_whose_server_ends_is_one_message(toy):
+    """Without its Prefect server a run ends by a deadline, with one error that names it and the next command."""
+    toy.tell("sleep", "first", 2)
+    process = toy.start("first")
+    wait_until(toy.ran, seconds=150)
+    (server,) = servers(toy)
+    server.kill()
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert errors.count("error: Prefect's server failed: http://127.0.0.1:") == 1
+    assert "run the same command again" in errors
+
+
 def test_the_server_of_a_killed_run_is_ended_by_the_next(toy):
     """After kill -9 the server is an orphan; the next run ends it and starts its own."""
     toy.tell("sleep", "first", 300)

@@ -95,7 +95,7 @@ def test_which_model_restores(checkout, released):
     with pytest.raises(ModelMissingError, match=r"cleam, default_product in .*config\.yaml"):
         by()
     (checkout / "home" / "config.yaml").write_text("default: clean\n")
-    with pytest.raises(ConfigError, match="only allowed key is default_product"):
+    with pytest.raises(ConfigError, match=r"config\.yaml\n.*default is unknown; did you mean default_product"):
         by()
 
 

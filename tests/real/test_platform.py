@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
 from flows.platform import services
 from flows.platform.doctor import examine, exit_code
@@ -22,6 +24,7 @@ from flows.platform.status import read_status, render
 from flows.platform.supervisor import Supervisor, restarts
 from flows.prefect_settings import prefect_address, services_folder
 from flows.processes import answers, free_port, running_process
+from relume.cli import main
 from tests.flows.toy import wait_until
 from tests.real.embedded_triton import link_server
 
@@ -105,6 +108,20 @@ def test_up_status_down(home):
     assert {report.state for report in down(home)} == {"skipped"}
 
 
+@pytest.mark.parametrize(("command", "place"), [("up", "checkout"), ("up", "home"), ("serve", "home")])
+@pytest.mark.parametrize(("character", "name"), [(":", "a colon"), ("\n", "a line break")])
+def test_a_path_that_other_programs_misread_starts_nothing(tmp_path, monkeypatch, command, place, character, name):
+    """A checkout or home with a colon or a line break is refused with the character named, and nothing is made."""
+    folders = {each: tmp_path / f"{each}{character * (each == place)}" for each in ("checkout", "home")}
+    folders["checkout"].mkdir()
+    monkeypatch.chdir(folders["checkout"])
+    monkeypatch.setenv("RELUME_HOME", str(folders["home"]))
+    ended = CliRunner().invoke(main, [command])
+    assert ended.exit_code == 2
+    assert f"The path of the folder has {name}" in ended.stderr
+    assert not folders["home"].exists()
+
+
 @pytest.mark.parametrize(("name", "port"), [("mlflow", "MLFLOW_PORT"), ("prefect", "PREFECT_PORT")])
 def test_two_homes_that_start_at_once(home, tmp_path, monkeypatch, name, port):
     """Both find the usual port free before either listens: the service of each runs, at an address of its own."""
@@ -175,21 +192,41 @@ def test_a_service_that_died_is_started_again(home):
     assert running_process(services_folder(home), "mlflow") == found
 
 
-def test_a_service_that_lives_and_does_not_answer_is_started_again(home):
-    """A stopped MLflow is killed once it was silent for long, and starts on its port; `status` says why."""
-    address = services._start_mlflow(home).address
-    found = running_process(services_folder(home), "mlflow")
-    supervisor = Supervisor(Path(), home, ["mlflow"], silent=2.0)
-    supervisor.look()
-    for process in (psutil.Process(found.pid), *psutil.Process(found.pid).children(recursive=True)):
+def suspended(pid: int) -> set[int]:
+    """Stops a process and all that it started, as SIGSTOP does; gives their numbers."""
+    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in processes:
         process.suspend()
+    return {process.pid for process in processes}
+
+
+@pytest.mark.parametrize("name", ["mlflow", "triton"])
+def test_a_service_that_lives_and_does_not_answer_is_started_again(home, name):
+    """A stopped service is named, killed when it was silent for long, and starts on its port; `down` ends it."""
+    folder = home / "triton" if name == "triton" else services_folder(home)
+    address = services.start(Path(), home, name).address
+    found = running_process(folder, name)
+    supervisor = Supervisor(Path(), home, [name], silent=2.0)
     supervisor.look()
-    assert running_process(services_folder(home), "mlflow") == found
+    suspended(found.pid)
+    started = time.monotonic()
+    assert re.search(rf"{name} +silent", render(read_status(Path(), home)))
+    assert exit_code(examine(Path(), home)) == 1
+    assert time.monotonic() - started < 20
+    supervisor.look()
+    assert running_process(folder, name) == found
     time.sleep(2)
     supervisor.look()
-    assert running_process(services_folder(home), "mlflow").pid != found.pid
-    assert answers(f"{address}/health")
-    assert "did not answer and was started again: 1 times" in render(read_status(Path(), home))
+    again = running_process(folder, name)
+    assert (again.pid != found.pid, again.address) == (True, address)
+    assert services.answering(home, name)
+    assert re.search(
+        rf"(?s){name} +running .*did not answer and was started again: 1 times", render(read_status(Path(), home))
+    )
+    pids, started = suspended(again.pid), time.monotonic()
+    assert [report.name for report in down(home) if report.state == "stopped"] == [name]
+    assert time.monotonic() - started < 20
+    assert alive(pids) == []
 
 
 def test_a_service_that_cannot_be_started_is_tried_later_and_later(home, monkeypatch):
@@ -201,7 +238,7 @@ def test_a_service_that_cannot_be_started_is_tried_later_and_later(home, monkeyp
     supervisor, tried = Supervisor(Path(), home, ["mlflow"], first=100.0), []
     for _ in range(5):
         supervisor.look()
-        tried.append(restarts(home)["mlflow"]["count"])
+        tried.append(restarts(home)["mlflow"].count)
         clock[0] += 60.0
     assert tried == [1, 1, 2, 2, 2]  # were the wait the same each time, 1240 would be the third
     assert "ended and cannot be started" in render(read_status(Path(), home))

@@ -105,6 +105,22 @@ def test_outs_that_left_the_cache_are_made_again(built):
     assert run_stage(built, "first", lock).outcome == "ran"
 
 
+@pytest.mark.parametrize("with_remote", [False, True])
+def test_inputs_that_left_the_cache_are_named(built, tmp_path, with_remote):
+    """What a stage reads and DVC cannot bring is named with the next command; what it does bring is not said."""
+    if with_remote:
+        built.shell("dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+    built.write("params.yaml", (built.root / "params.yaml").read_text().replace("width: 1", "width: 11"))
+    lock, lines = (built.root / "dvc.lock").read_text(), []
+    runner, stages = runner_of(built, lambda stage, line: lines.append(line)), read_graph(built.root).stages
+    if not with_remote:
+        assert runner.run(stages["pretrain@one"], lock).outcome == "ran"
+        assert lines == ["> python -m components.pretrain --base one", "pretrain@one says hello"]
+    shutil.rmtree(built.root / ".dvc" / "cache")
+    with pytest.raises(StageFailedError, match=r"(?s)pretrain@one.*\n +data/first\n.*next: run `relume pipeline run`"):
+        runner.run(stages["pretrain@one"], lock)
+
+
 def test_what_is_not_in_the_cache_comes_from_the_remote(built, tmp_path):
     """With a default remote, outs that only the remote has are pulled and their stages do not run."""
     lock = (built.root / "dvc.lock").read_text()
