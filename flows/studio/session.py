@@ -18,7 +18,7 @@ from flows.restore_files import writable
 from relume import products
 from relume.curation.quality import noise_sigma
 from relume.errors import ConfigError, RelumeError
-from relume.home import default_product, place_of_release
+from relume.home import place_of_release
 from relume.images import DecodedImage, decode, read_bytes, save_image, to_uint8
 from relume.serving.served_model import read_serving
 
@@ -99,7 +99,7 @@ class Session:
                 chosen = choose(self._root, product=name)
                 purpose = products.purpose(name) if chosen.shipped else f"Released here: {chosen.name}."
                 found.append({"name": name, "purpose": purpose, "levels": read_serving(chosen.folder).levels})
-        return {"default": default_product(home), "products": found}
+        return {"default": products.default(home), "products": found}
 
     def images(self) -> list[StudioImage]:
         """All images, in the order in which they were added."""
