@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +17,13 @@ from relume.home import place_of_release
 if TYPE_CHECKING:
     import numpy as np
 
-    from relume.images import DecodedImage, Metadata
+    from relume.images import DecodedImage, Header, Metadata
+    from relume.inference.plan import Inference
     from relume.serving.in_process import InProcessRestorer
     from relume.serving.restoration import Restoration
+
+
+STANDARD = Path("-")  # standard input as a source, standard output as a target
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,11 +63,13 @@ class How:
         level: For an adjustable model, of its kind, such as the sigma of the noise; the model's default when None.
         blend: Share of the restored image in the result, 0 to 1; the rest is the input.
         keep: Which metadata the result has: `all`, all but the `place` where the photograph was taken, or `none`.
+        compare: Whether an image of before and after is written beside the result.
     """
 
     level: float | None = None
     blend: float = 1.0
     keep: Literal["all", "place", "none"] = "all"
+    compare: bool = False
 
 
 def restore_file(
@@ -74,30 +81,36 @@ def restore_file(
     product: str | None = None,
     model: str | Path | None = None,
     how: How = How(),
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[float, float], None] | None = None,
 ) -> RestoredFile:
     """Restores an image file.
 
     Args:
-        source: Image to restore.
-        target: File to write; its suffix chooses the format. It appears whole or not at all.
+        source: Image to restore, `-` for standard input.
+        target: File to write; its suffix chooses the format. It appears whole or not at all. With `-` the image goes to
+            standard output in the format of the input, or as PNG where that is not written.
         root: The checkout, whose package may hold the champion.
         server: Triton's address; in this process when None.
         product: The product to restore with; see `choose`, and with a server `released_product`, for None.
         model: The folder of a served model or a package, instead of a product.
         how: The level, and what the result holds.
-        on_progress: Called with the tiles done and the tiles in all.
+        on_progress: Called with the share that is done and the megapixels of the image.
 
     Raises:
-        ImageError: The image cannot be read, or the format of `target` is unknown.
+        ImageError: The image cannot be read, the format of `target` is unknown, or there is no memory for it.
         ModelMissingError: There is no model yet.
         ConfigError: The model takes no level, it is no level of its kind, or nothing says which product is meant.
         ServerUnreachableError: The server does not answer.
     """
-    from relume.images import check_suffix, read_image
+    from relume.images import check_suffix
 
-    check_suffix(target)
-    image = read_image(source, full=True)
+    if Path(target) != STANDARD:
+        check_suffix(target)
+    elif sys.stdout.isatty():
+        raise ConfigError(
+            "An image is not for a terminal to show", next_step="redirect standard output, or name a file"
+        )
+    image = decode_source(read_source(source), source)
     with open_restorer(Path(root), server=server, product=product, model=model) as opened:
         return opened.restored(image, Path(target), how, on_progress)()
 
@@ -110,17 +123,23 @@ class Opened:
         restorer: Of this process or a server.
         server: Whose server it asks, None in this process.
         model: What it restores with, for who must know whether that is the same as before.
+        inference: How it restores.
     """
 
     restorer: Any
     server: str | None
     model: str
+    inference: "Inference"
 
     def restored(
-        self, image: "DecodedImage", target: Path, how: How, on_progress: Callable[[int, int], None] | None
+        self, image: "DecodedImage", target: Path, how: How, on_progress: Callable[[float, float], None] | None
     ) -> Callable[[], RestoredFile]:
         """Restores an image, and gives the function that writes it, which another thread may run meanwhile."""
-        from relume.images import losses, save_image, to_uint8
+        from relume.images import losses, to_uint8
+
+        def progress(tiles: int, of: int) -> None:
+            if on_progress:
+                on_progress(tiles / of, image.header.megapixels)
 
         notes, pixels = [], image.pixels
         if self.server and image.header.bit_depth > 8:
@@ -129,20 +148,89 @@ class Opened:
         if problem := image.metadata.problem:
             notes.append(problem)
         started = time.perf_counter()
-        restoration: Restoration = self.restorer.restore(pixels, level=how.level, on_progress=on_progress)
+        restoration: Restoration = self.restorer.restore(pixels, level=how.level, on_progress=progress)
         seconds, levels = time.perf_counter() - started, restoration.levels
         if levels and restoration.level is not None and (note := levels.note(restoration.level)):
             notes.append(note)
         result, metadata = finished(image, restoration.image, how)
-        notes += losses(result, target)
+        notes += losses(result, target if target != STANDARD else f"image{standard_suffix(image.header)}")
 
         def write() -> RestoredFile:
-            save_image(target, result, metadata=metadata)
+            _save(target, result, metadata, image.header)
+            if how.compare:
+                _save_comparison(target, image.pixels, result)
             return RestoredFile(
                 target=target, restoration=restoration, seconds=seconds, notes=tuple(notes), server=self.server
             )
 
         return write
+
+
+def read_source(source: str | Path) -> bytes:
+    """The bytes of an image file, or of standard input.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    from relume.images import read_bytes
+
+    return sys.stdin.buffer.read() if Path(source) == STANDARD else read_bytes(source)
+
+
+def decode_source(data: bytes, source: str | Path) -> "DecodedImage":
+    """Decodes an image in full, if there is memory to restore it.
+
+    Raises:
+        ImageError: It cannot be decoded, or there is no memory for it.
+    """
+    from relume.images import decode, read_header
+    from relume.images.header import out_of_memory
+    from relume.memory import available_memory
+
+    where = "standard input" if Path(source) == STANDARD else source
+    needed = needed_memory(read_header(data, where=where, full=True))
+    if needed > (free := available_memory()):
+        raise out_of_memory(where, f"it takes up to {needed / 1e9:.2g} GB, and {free / 1e9:.2g} GB are free")
+    return decode(data, where=where, full=True)
+
+
+def needed_memory(header: "Header") -> int:
+    """Bytes that an image takes at most while it is decoded, restored and encoded, without the model's own."""
+    a_pixel = max(3, header.channels) * -(-header.bit_depth // 8)
+    return header.decoding_bytes + 3 * header.width * header.height * a_pixel
+
+
+def standard_suffix(header: "Header") -> str:
+    """The suffix of the format that goes to standard output: the input's, or `.png` where that is not written."""
+    from relume.images import SUFFIXES
+
+    return SUFFIXES.get(header.format, ".png")
+
+
+def _save(target: Path, pixels: "np.ndarray", metadata: "Metadata", header: "Header") -> None:
+    from relume.images import encode, save_image
+
+    if target != STANDARD:
+        save_image(target, pixels, metadata=metadata)
+        return
+    sys.stdout.buffer.write(encode(pixels, standard_suffix(header), metadata=metadata, where="standard output"))
+    sys.stdout.buffer.flush()
+
+
+def comparison_of(target: Path) -> Path:
+    """The file of before and after beside a result."""
+    return target.with_name(f"{target.stem}.compare.jpg")
+
+
+def _save_comparison(target: Path, before: "np.ndarray", after: "np.ndarray") -> None:
+    """Before and after beside each other, or one above the other when they are wide; alpha is left out."""
+    import numpy as np
+
+    from relume.images import save_image, to_uint8
+
+    after = to_uint8(after[..., :1] if after.shape[2] <= 2 else after[..., :3])
+    pair = [to_uint8(before), np.broadcast_to(after, before.shape)]
+    save_image(comparison_of(target), np.concatenate(pair, axis=0 if before.shape[1] > before.shape[0] else 1))
 
 
 def finished(image: "DecodedImage", restored: "np.ndarray", how: How) -> "tuple[np.ndarray, Metadata]":
@@ -204,7 +292,8 @@ def open_restorer(
 
         chosen = choose(root, product=product, model=model)
         restorer = _in_process(chosen)
-        yield Opened(restorer=restorer, server=None, model=f"{restorer.release} {sha256_folder(chosen.folder)}")
+        model = f"{restorer.release} {sha256_folder(chosen.folder)}"
+        yield Opened(restorer=restorer, server=None, model=model, inference=restorer.serving.inference)
         return
     if model is not None:
         raise ConfigError(
@@ -227,7 +316,8 @@ def open_restorer(
     own = EmbeddedTriton(place_of_release(root)[1]).at(server)
     with TritonRestorer(server, product, key=own.key if own else None) as client:
         whose = "this home's server" if own else f"the server of {folder_of(client.server())}"
-        yield Opened(restorer=client, server=whose, model=client.served().release)
+        served = client.served()
+        yield Opened(restorer=client, server=whose, model=served.release, inference=served.inference)
 
 
 def _in_process(chosen: Chosen) -> "InProcessRestorer":

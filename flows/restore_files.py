@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from flows.restore import How, Opened, RestoredFile
+from flows.restore import STANDARD, How, Opened, RestoredFile, decode_source
 from relume.errors import ConfigError, ImageError, SourceError
-from relume.images import DecodedImage, check_suffix, decode, read_bytes
+from relume.images import DecodedImage, check_suffix, read_bytes
+from relume.images.header import out_of_memory
 from relume.ingestion.sources import image_files
 
 RECORD = ".relume-restored.jsonl"  # in the output folder: of each file what it was made from, and how
@@ -59,6 +60,10 @@ def jobs_of(sources: Sequence[str | Path], output: str | Path) -> list[Job]:
     within = output.resolve()
     jobs: dict[Path, Job] = {}
     for source in map(Path, sources):
+        if source == STANDARD:
+            raise ConfigError(
+                "Standard input has no name to save its image by", where=output, next_step="name a file with --output"
+            )
         if source.is_dir():
             found = image_files(source)
             if within != source.resolve():  # an output folder inside of the source holds earlier results
@@ -102,7 +107,7 @@ def restore_files(
     output: Path,
     opened: Opened,
     how: How,
-    on_progress: Callable[[int, int, int], None] | None = None,
+    on_progress: Callable[[int, float, float], None] | None = None,
 ) -> Iterator[Outcome]:
     """Restores images one after the other; one that cannot be read or written does not end the others.
 
@@ -113,7 +118,7 @@ def restore_files(
         output: The folder that keeps the record of what is done.
         opened: The restorer.
         how: The level, and what the results hold.
-        on_progress: Called with the number of the image, its tiles done and all its tiles.
+        on_progress: Called with the number of the image, the share of it that is done, and its megapixels.
 
     Yields:
         What became of each, in their order.
@@ -127,20 +132,20 @@ def restore_files(
         entry = {"target": os.path.relpath(job.target, output), "source": hashlib.sha256(data).hexdigest(), **made}
         if done.get(entry["target"]) == entry and job.target.is_file():
             return None, entry
-        return decode(data, where=job.source, full=True), entry
+        return decode_source(data, job.source), entry
 
     def restored(number: int, job: Job, image: Future) -> Callable[[], Outcome]:
-        def progress(tiles: int, of: int) -> None:
+        def progress(share: float, megapixels: float) -> None:
             if on_progress:
-                on_progress(number, tiles, of)
+                on_progress(number, share, megapixels)
 
         try:
             decoded, entry = image.result()
             if decoded is None:
                 return lambda: Outcome(job)
             write = opened.restored(decoded, job.target, how, progress)
-        except ImageError as error:
-            failed = Outcome(job, failed=error)
+        except (ImageError, MemoryError) as error:
+            failed = Outcome(job, failed=_as_image_error(error, job))
             return lambda: failed
 
         def finish() -> Outcome:
@@ -149,8 +154,8 @@ def restore_files(
                 unfinished.unlink(missing_ok=True)
             try:
                 result = write()
-            except ImageError as error:
-                return Outcome(job, failed=error)
+            except (ImageError, MemoryError) as error:
+                return Outcome(job, failed=_as_image_error(error, job))
             with open(record, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
             return Outcome(job, restored=result)
@@ -170,6 +175,10 @@ def restore_files(
             writing = writer.submit(finish)
         if writing is not None:
             yield writing.result()
+
+
+def _as_image_error(error: ImageError | MemoryError, job: Job) -> ImageError:
+    return error if isinstance(error, ImageError) else out_of_memory(job.source)
 
 
 def _read_record(path: Path) -> dict[str, dict]:

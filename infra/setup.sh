@@ -58,6 +58,11 @@ if [ "$extra" = dev ] && ! command -v chromium >/dev/null; then
     debian chromium >/dev/null || echo "chromium could not be installed: the tests of the studio's page are skipped"
 fi
 
+# Metadata is read back by an independent program, in the same way.
+if [ "$extra" = dev ] && ! command -v exiftool >/dev/null; then
+    debian libimage-exiftool-perl >/dev/null || echo "exiftool could not be installed: tests of metadata are skipped"
+fi
+
 echo "Installing relume and its dependencies into .venv (some minutes, 3 GB)"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \

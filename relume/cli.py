@@ -62,13 +62,14 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path())
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", type=click.Path(allow_dash=True))
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(),
-    help="File to write, whose suffix sets the format; a folder for several images or a folder of them.",
+    type=click.Path(allow_dash=True),
+    help="File to write, whose suffix sets the format; a folder for several images or a folder of them; - for standard "
+    "output, in the format of the input.",
 )
 @click.option("--server", help="Restore with the Triton server at this address: HOST:PORT (gRPC) or http://HOST:PORT.")
 @click.option(
@@ -89,6 +90,10 @@ def main() -> None:
 )
 @click.option("--strip", is_flag=True, help="Leave out all metadata: EXIF, XMP, colour profile, resolution.")
 @click.option("--strip-place", is_flag=True, help="Leave out where the photograph was taken.")
+@click.option(
+    "--compare", is_flag=True, help="Write before and after in one image beside the result: NAME.compare.jpg."
+)
+@click.option("--dry-run", is_flag=True, help="Write nothing; show what would be restored, and the time and memory.")
 @click.option("--strength", type=float, hidden=True)
 def restore(
     sources: tuple[str, ...],
@@ -100,12 +105,15 @@ def restore(
     blend: float,
     strip: bool,
     strip_place: bool,
+    compare: bool,
+    dry_run: bool,
     strength: float | None,
 ) -> None:
     """Restore images: files, folders, or patterns in quotes.
 
     Uses the product's champion (its released model) or, if nothing of that product was released, the model of that
-    name that ships with relume. Metadata is kept. Into a folder, images that are restored there already are skipped.
+    name that ships with relume. Depth, alpha and metadata are kept. Into a folder, images that are restored there
+    already are skipped. Exit code 1 if an image of several failed.
 
     \b
     Examples:
@@ -113,9 +121,11 @@ def restore(
       relume restore holiday/ -o restored/
       relume restore noisy.png -o clean.png --product denoise
       relume restore noisy.jpg -o clean.png --server 127.0.0.1:8001
+      relume restore - -o - < noisy.png > clean.png
     """
-    from flows.restore import How, open_restorer, restore_file
-    from flows.restore_files import is_folder, jobs_of
+    from flows.restore import STANDARD, How, open_restorer, restore_file
+    from flows.restore_files import Job, is_folder, jobs_of
+    from flows.restore_progress import RestoreProgress
 
     if strength is not None:
         click.echo(
@@ -124,12 +134,20 @@ def restore(
         if level is not None:
             raise click.UsageError("--level and --strength cannot be used together; use --level")
         level = strength
-    how = How(level=level, blend=blend, keep="none" if strip else "place" if strip_place else "all")
-    if is_folder(sources, output):
-        jobs = jobs_of(sources, output)
+    to_standard = Path(output) == STANDARD
+    if compare and to_standard:
+        raise click.UsageError("--compare writes beside the result, so --output must be a file or a folder")
+    how = How(level=level, blend=blend, keep="none" if strip else "place" if strip_place else "all", compare=compare)
+    several = is_folder(sources, output)
+    jobs = jobs_of(sources, output) if several else [Job(Path(sources[0]), Path(output))]
+    if several or dry_run:
         with open_restorer(Path(), server=server, product=product, model=model) as opened:
-            _restore_files(jobs, Path(output), opened, how)
+            if dry_run:
+                _show_plan(jobs, opened)
+            else:
+                _restore_files(jobs, Path(output), opened, how)
         return
+    progress = RestoreProgress([jobs[0].source])
     result = restore_file(
         sources[0],
         output,
@@ -137,47 +155,66 @@ def restore(
         product=product,
         model=model,
         how=how,
-        on_progress=_progress("restore", "tiles"),
+        on_progress=lambda share, megapixels: progress(0, share, megapixels),
     )
+    progress.ended(0, megapixels=0)
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
-    click.echo(f"{result}{' (default)' if level is None and result.restoration.levels else ''}")
+    click.echo(f"{result}{' (default)' if level is None and result.restoration.levels else ''}", err=to_standard)
 
 
 def _restore_files(jobs: "list[Job]", output: Path, opened: "Opened", how: "How") -> None:
     """Restores images into a folder, a line for each; ends with 1 if one failed."""
-    import time
-
     from flows.restore_files import restore_files
-    from relume.durations import time_left
+    from flows.restore_progress import RestoreProgress, speed
+    from relume.durations import duration
 
-    started, terminal = time.monotonic(), sys.stderr.isatty()
-    restored, skipped, failed, megapixels = 0, 0, 0, 0.0
-
-    def progress(number: int, tiles: int, of: int) -> None:
-        if terminal:
-            left = time_left(time.monotonic() - started, number, len(jobs))
-            click.echo(f"\r\x1b[Kimage {number + 1}/{len(jobs)}  {tiles}/{of} tiles  {left}", nl=False, err=True)
-
-    for outcome in restore_files(jobs, output, opened, how, progress):
-        if terminal:
-            click.echo("\r\x1b[K", nl=False, err=True)
+    restored, skipped, failed = 0, 0, []
+    progress = RestoreProgress([job.source for job in jobs])
+    for number, outcome in enumerate(restore_files(jobs, output, opened, how, progress)):
+        result = outcome.restored
+        megapixels = result.restoration.image.shape[0] * result.restoration.image.shape[1] / 1e6 if result else 0.0
+        progress.ended(number, megapixels=megapixels, skipped=not (result or outcome.failed))
         if outcome.failed:
-            failed += 1
+            failed.append(outcome.job.source)
             click.echo(f"error: {outcome.failed}", err=True)
-        elif outcome.restored is None:
+        elif result is None:
             skipped += 1
         else:
             restored += 1
-            height, width = outcome.restored.restoration.image.shape[:2]
-            megapixels += height * width / 1e6
-            for note in outcome.restored.notes:
+            for note in result.notes:
                 click.echo(f"note: {outcome.job.source}: {note}", err=True)
-            click.echo(str(outcome.restored))
-    seconds = time.monotonic() - started
-    speed = f"; {megapixels:.1f} megapixels in {seconds:.0f} s" if restored else ""
-    click.echo(f"{restored} restored, {skipped} done before, {failed} failed{speed}")
+            click.echo(str(result))
+    total = f"{progress.megapixels:.1f} megapixels in {duration(progress.seconds)}"
+    pace = f"; {total}, {speed(progress.megapixels, progress.seconds)}" if restored else ""
+    click.echo(f"{restored} restored, {skipped} done before, {len(failed)} failed{pace}")
     if failed:
+        click.echo(f"failed: {', '.join(map(str, failed))}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _show_plan(jobs: "list[Job]", opened: "Opened") -> None:
+    """What restoring would take, a line for each image; ends with 1 if one would fail."""
+    from flows.restore_plan import plan
+    from relume.durations import duration
+
+    planned = plan(jobs, opened)
+    for image in planned:
+        if image.header is None:
+            click.echo(f"error: {image.problem}", err=True)
+        else:
+            size = f"{image.header.width}x{image.header.height}"
+            cost = f"{image.tiles} tiles, about {duration(image.seconds)}, up to {image.bytes / 1e6:.0f} MB"
+            click.echo(f"{image.job.source} -> {image.job.target}  {size}  {cost}")
+    headers = [image.header for image in planned if image.header]
+    megapixels = sum(header.megapixels for header in headers)
+    memory = sum(sorted((image.bytes for image in planned), reverse=True)[:3])  # as many are in memory at a time
+    total = f"about {duration(sum(image.seconds for image in planned))}"
+    click.echo(
+        f"{len(headers)} images, {megapixels:.1f} megapixels: {total},"
+        f" up to {memory / 1e6:.0f} MB beside the model; nothing was written"
+    )
+    if len(headers) < len(planned):
         raise click.exceptions.Exit(1)
 
 

@@ -45,6 +45,7 @@ _SUFFIX_FORMAT = {
     ".jp2": "JPEG2000",
     ".bmp": "BMP",
 }
+SUFFIXES = {kind: suffix for suffix, kind in reversed(_SUFFIX_FORMAT.items())}  # by format the usual one
 _WORDS = {np.dtype(np.uint16): "16-bit", np.dtype(np.float32): "float"}
 
 
@@ -109,14 +110,12 @@ def encode(pixels: np.ndarray, suffix: str, *, metadata: Metadata = NONE, where:
     """
     kind = check_suffix(f"image{suffix}")
     pixels = _as_held(pixels, _FORMATS[kind])
-    if kind == "TIFF":
-        from relume.images.tiff import encode_tiff
-
-        return encode_tiff(pixels, metadata)
-    if pixels.dtype == np.uint16:
-        return _encode_deep_png(pixels, metadata)
     try:
-        return _by_pillow(pixels, kind, metadata)
+        if kind == "TIFF":
+            from relume.images.tiff import encode_tiff
+
+            return encode_tiff(pixels, metadata)
+        return _encode_deep_png(pixels, metadata) if pixels.dtype == np.uint16 else _by_pillow(pixels, kind, metadata)
     except (OSError, ValueError) as error:
         raise ImageError(
             f"The image cannot be encoded as {kind}",

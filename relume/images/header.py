@@ -79,17 +79,18 @@ class Header:
         return self.width * self.height / 1e6
 
 
-def read_header(data: bytes, *, where: object = None) -> Header:
+def read_header(data: bytes, *, where: object = None, full: bool = False) -> Header:
     """Reads the facts about an image from its file's bytes without decoding the pixels.
 
     Args:
         data: The bytes of the file.
         where: Path or address for messages.
+        full: Whether it will be decoded in full, see `decode`.
 
     Raises:
         ImageError: The bytes are no image that can be read here.
     """
-    return open_image(data, where)[1]
+    return open_image(data, where, full=full)[1]
 
 
 def _format_of(data: bytes, where: object) -> str:
@@ -134,6 +135,17 @@ def too_large(why: str, where: object) -> ImageError:
     )
 
 
+def out_of_memory(where: object, why: str | None = None) -> ImageError:
+    """That an image has no room, before or after it was tried."""
+    return ImageError(
+        "There is no memory for the image",
+        reason="out_of_memory",
+        where=where,
+        why=why,
+        next_step="free memory, or make the image smaller",
+    )
+
+
 def damaged(data: bytes, kind: str, error: Exception, where: object) -> ImageError:
     """What a decoder raised, in the user's terms: `truncated` when the end of the file is missing, else `corrupt`.
 
@@ -144,12 +156,7 @@ def damaged(data: bytes, kind: str, error: Exception, where: object) -> ImageErr
     if isinstance(error, DecompressionBombError):
         return too_large(str(error), where)
     if isinstance(error, MemoryError):
-        return ImageError(
-            "There is no memory for the image",
-            reason="out_of_memory",
-            where=where,
-            next_step="free memory, or make the image smaller",
-        )
+        return out_of_memory(where)
     end_is_missing = {
         "JPEG": b"\xff\xd9" not in data,
         "WEBP": int.from_bytes(data[4:8], "little") + 8 > len(data),

@@ -1,5 +1,6 @@
 """Many files restored by one command: structure, metadata, what is skipped, and what a bad file costs."""
 
+import io
 import os
 import signal
 import subprocess
@@ -11,12 +12,15 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
+import tifffile
 from click.testing import CliRunner
+from PIL import Image
 
+import flows.restore
 from relume.cli import main
-from relume.images import read_image, save_image
+from relume.images import decode, read_header, read_image, save_image
 from tests.relume.images.test_metadata import photograph
-from tests.tiny_onnx import BLUR, convolve, write_tiny_model
+from tests.tiny_onnx import BLUR, IDENTITY, convolve, write_tiny_model
 
 ROOT = Path(__file__).parents[2]
 
@@ -151,3 +155,110 @@ def test_a_killed_call_is_resumed(folder):
         expected = convolve(read_image(f"many/{number:02}.png").pixels, BLUR)
         np.testing.assert_array_equal(read_image(f"done/{number:02}.png").pixels, expected)
     assert not list(Path("done").glob(".*.png*"))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF"])
+def test_standard_input_to_standard_output(folder, kind):
+    """The result has the format of the input, by its content; standard output holds the image alone."""
+    file = io.BytesIO()
+    Image.fromarray(skimage.data.chelsea()[:40, :60]).save(file, kind)
+    result = CliRunner().invoke(main, ["restore", "-", "-o", "-", "--model", "model"], input=file.getvalue())
+    assert result.exit_code == 0, result.stderr
+    image = decode(result.stdout_bytes)
+    assert image.header.format == kind
+    error = np.abs(image.pixels.astype(int) - convolve(decode(file.getvalue()).pixels, BLUR))
+    assert error.mean() < 3 if kind == "JPEG" else error.max() == 0
+    assert "by model" in result.stderr
+    result = CliRunner().invoke(main, ["restore", "-", "-o", "named.png", "--model", "model"], input=file.getvalue())
+    assert result.stdout.startswith("named.png  60x40")
+    assert read_image("named.png").header.format == "PNG"
+
+
+def test_what_standard_streams_cannot_be(folder):
+    """A folder needs names, nothing is no image, and before and after are written beside a file."""
+    for arguments, words in [
+        (["-", "-o", "out/"], "no name"),
+        (["-", "-o", "-"], "file is empty"),
+        (["in/gray.png", "-o", "-", "--compare"], "--output must be a file"),
+    ]:
+        result = restore(*arguments)
+        assert result.exit_code == 2
+        assert words in result.stderr
+        assert result.stdout_bytes == b""
+
+
+def test_200_images_with_ten_bad_ones(folder):
+    """The good ones are restored, the bad ones named one by one and at the end, and the exit code is 1."""
+    write_tiny_model(folder / "model", kernel=IDENTITY)
+    image = skimage.data.chelsea()[:24, :24]
+    bad = {f"{number:03}.png" for number in range(5, 200, 20)}
+    for number in range(200):
+        save_image(f"many/{number:03}.png", np.roll(image, number, axis=1))
+    for number, name in enumerate(sorted(bad)):
+        whole = Path("many", name).read_bytes()
+        Path("many", name).write_bytes([b"", b"no image", whole[:200], whole[:40] + bytes(40) + whole[80:]][number % 4])
+    result = restore("many", "-o", "out")
+    assert result.exit_code == 1
+    assert "190 restored, 0 done before, 10 failed; 0.1 megapixels in " in result.stdout
+    assert result.stderr.count("error: ") == 10
+    assert result.stderr.splitlines()[-1] == f"failed: {', '.join(f'many/{name}' for name in sorted(bad))}"
+    assert {path.name for path in Path("out").glob("*.png")} == {f"{n:03}.png" for n in range(200)} - bad
+    np.testing.assert_array_equal(read_image("out/123.png").pixels, np.roll(image, 123, axis=1))
+    for name in bad:
+        save_image(Path("many", name), image)
+    assert "10 restored, 190 done before, 0 failed" in restore("many", "-o", "out").stdout
+
+
+def test_before_and_after_in_one_image(folder):
+    """Wide images stand one above the other, high ones side by side; the next call with it writes what is missing."""
+    assert restore("in/a b.png", "-o", "wide.png", "--compare").exit_code == 0
+    before, after = read_image("in/a b.png").pixels, read_image("wide.png").pixels
+    found = read_image("wide.compare.jpg").pixels
+    assert np.abs(found - np.concatenate([before, after]).astype(int)).mean() < 3
+    assert restore("in/side.jpg", "-o", "side.jpg", "--compare").exit_code == 0
+    assert read_image("side.compare.jpg").pixels.shape == (60, 80, 3)
+    restore("in", "-o", "out")
+    assert "5 restored" in restore("in", "-o", "out", "--compare").stdout
+    assert len(list(Path("out").rglob("*.compare.jpg"))) == 5
+
+
+def test_a_dry_run_writes_nothing(folder):
+    """It says what would be written, tiles and time; an image that would fail is named, and the exit code says so."""
+    result = restore("in", "-o", "out", "--dry-run")
+    assert result.exit_code == 1
+    assert "in/a b.png -> out/a b.png  70x50  6 tiles, about 0 s" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("5 images, 0.0 megapixels: about ")
+    assert "bad.jpg" in result.stderr
+    assert not Path("out").exists()
+    assert restore("in/gray.png", "-o", "one.png", "--dry-run").exit_code == 0
+    assert not Path("one.png").exists()
+
+
+def test_an_image_without_room_fails_alone(folder, monkeypatch):
+    """What an image will take is known from its header: it is refused before memory is taken, and the rest goes on."""
+    tifffile.imwrite("in/deep.tif", np.zeros((400, 500, 3), np.float32), photometric="rgb")
+    needed = flows.restore.needed_memory(read_header(Path("in/deep.tif").read_bytes(), full=True))
+    monkeypatch.setattr("relume.memory.available_memory", lambda: needed - 1)
+    result = restore("in", "-o", "out")
+    assert "5 restored, 0 done before, 2 failed" in result.stdout
+    assert "There is no memory for the image: in/deep.tif\n  why:  it takes up to 0.016 GB" in result.stderr
+
+
+def test_what_a_new_user_types(folder, tmp_path_factory, monkeypatch):
+    """Without a model, from any folder, with spaces, into a folder that exists, and over the original."""
+    elsewhere = tmp_path_factory.mktemp("my photographs")
+    monkeypatch.chdir(elsewhere)
+    save_image("one two.png", skimage.data.chelsea()[:40, :60])
+    before = read_image("one two.png").pixels
+    Path("clean ones").mkdir()
+
+    def run(*arguments):
+        return CliRunner().invoke(main, ["restore", *arguments])
+
+    assert "by photo (shipped" in run("one two.png", "-o", "clean ones").stdout
+    assert run(str(elsewhere / "one two.png"), "-o", "new/deep/clean.png").exit_code == 0
+    assert run("one two.png", "-o", "one two.png").exit_code == 0
+    results = [read_image(name).pixels for name in ("clean ones/one two.png", "new/deep/clean.png", "one two.png")]
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+    assert (results[0] != before).any()

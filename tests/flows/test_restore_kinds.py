@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -16,9 +18,10 @@ from PIL import Image, ImageCms
 
 from relume.cli import main
 from relume.errors import ImageError
-from relume.images import decode, read_image
+from relume.images import decode, read_image, save_image
 from tests.tiny_onnx import BLUR, IDENTITY, write_tiny_model
 
+ROOT = Path(__file__).parents[2]
 RGB = skimage.data.chelsea()[60:110, 100:170]
 RGB16 = RGB.astype(np.uint16) * 257 - np.random.default_rng(0).integers(0, 257, RGB.shape, dtype=np.uint16).clip(
     0, RGB.astype(np.uint16) * 257
@@ -225,3 +228,33 @@ def test_metadata_stays_in_the_eyes_of_exiftool(model, kind):
     left = tags_by_exiftool(f"placeless{suffix}")
     assert not [name for name in left if "GPS" in name]
     assert left["EXIF:DateTimeOriginal"] == "2026:05:01 10:20:30"
+
+
+MEASURE = """
+import sys
+from flows.restore import needed_memory, restore_file
+from relume.images import read_header
+from tests.abuse.images import memory
+
+restore_file(f"small{sys.argv[1]}", f"out{sys.argv[1]}", model="model")  # imports what restoring needs
+with memory() as taken:
+    restore_file(f"in{sys.argv[1]}", f"out{sys.argv[1]}", model="model")
+with open(f"in{sys.argv[1]}", "rb") as file:
+    print(taken[0], needed_memory(read_header(file.read(), full=True)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["jpeg", "png 16 alpha", "tiff float"])
+def test_memory_is_what_was_predicted(model, kind):
+    """Nine megapixels, in a process of their own, take no more than was said before, and not only a third of it."""
+    suffix, data, _, _ = KINDS[kind]
+    Path(f"small{suffix}").write_bytes(data)
+    image = decode(data, full=True)
+    pixels = image.pixels if image.alpha is None else np.dstack([image.pixels, image.alpha])
+    save_image(f"in{suffix}", np.tile(pixels, (60, 43, 1)))
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", MEASURE, suffix]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    taken, said = map(int, done.stdout.split())
+    assert said / 3 < taken < said

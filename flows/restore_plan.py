@@ -1,0 +1,64 @@
+"""What restoring will take, before it is done: the time by a measured tile, and the memory by the size of an image."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flows.restore import Opened, needed_memory, read_source
+from flows.restore_files import Job
+from relume.errors import ImageError
+from relume.images import Header, read_header
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """What an image will take.
+
+    Attributes:
+        job: The image, and the file to write.
+        header: Of the image; None when it cannot be read.
+        tiles: That it is cut into.
+        seconds: Predicted, of restoring alone; decoding and encoding go on beside it.
+        bytes: Of memory, at most, beside what the model takes.
+        problem: Why it will fail.
+    """
+
+    job: Job
+    header: Header | None = None
+    tiles: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    problem: ImageError | None = None
+
+
+def plan(jobs: Sequence[Job], opened: Opened) -> list[Planned]:
+    """What each image will take; restores a tile of noise to measure it, and writes nothing."""
+    from relume.inference.tiling import count_tiles
+
+    measured: dict[Any, float] = {}
+    planned = []
+    for job in jobs:
+        try:
+            header = read_header(read_source(job.source), where=job.source, full=True)
+        except ImageError as error:
+            planned.append(Planned(job, problem=error))
+            continue
+        dtype = np.uint8 if header.bit_depth <= 8 or opened.server else np.uint16
+        if dtype not in measured:
+            measured[dtype] = _seconds_of_a_tile(opened, dtype)
+        tiles = count_tiles(header.height, header.width, opened.inference)
+        planned.append(Planned(job, header, tiles, tiles * measured[dtype], needed_memory(header)))
+    return planned
+
+
+def _seconds_of_a_tile(opened: Opened, dtype: Any) -> float:
+    """Of the second run: the first one allocates."""
+    side = opened.inference.tile
+    noise = np.random.default_rng(0).integers(0, 255, (side, side, 3)).astype(dtype)
+    opened.restorer.restore(noise)
+    started = time.perf_counter()
+    opened.restorer.restore(noise)
+    return time.perf_counter() - started
