@@ -449,6 +449,46 @@ def serve() -> None:
 
 
 @main.command()
+@click.option("--server", help="gRPC address of the Triton server; by default the embedded one, if that runs.")
+@click.option("--product", help="Product that restores where a client names none; by default that of the checkout.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8770, show_default=True, help="Port; 0 for any.")
+@click.option("--token-file", type=click.Path(path_type=Path), help="File with the token that clients must send.")
+@click.option("--certificate", type=click.Path(path_type=Path), help="Certificate for HTTPS, in PEM.")
+@click.option("--certificate-key", type=click.Path(path_type=Path), help="Its key, if that is a file of its own.")
+def gateway(
+    server: str | None,
+    product: str | None,
+    host: str,
+    port: int,
+    token_file: Path | None,
+    certificate: Path | None,
+    certificate_key: Path | None,
+) -> None:
+    """Restore images that clients send over HTTP, until Ctrl-C.
+
+    Clients send an image and get the restored one; they need to know nothing of Triton or its tiles.
+
+    \b
+    Example:
+      curl --data-binary @noisy.jpg http://127.0.0.1:8770/v1/restore -o clean.jpg
+    """
+    from flows.gateway.app import read_token, run
+    from flows.gateway.start import connected
+
+    token = read_token(token_file) if token_file else None
+    run(
+        connected(Path(), server=server, product=product),
+        host=host,
+        port=port,
+        token=token,
+        certificate=certificate,
+        certificate_key=certificate_key,
+        say=lambda address: click.echo(f"{address}/v1/restore  (Ctrl-C ends the gateway)"),
+    )
+
+
+@main.command()
 def up() -> None:
     """Start MLflow, Prefect with its schedule, and Triton in the background.
 

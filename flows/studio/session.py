@@ -138,9 +138,9 @@ class Session:
         return image
 
     def _read(self, file: Path, name: str) -> StudioImage:
-        decoded = decode(read_bytes(file), where=name)
+        decoded = decode(read_bytes(file), where=name, full=True)
         pixels = to_uint8(decoded.pixels)
-        save_image(self._file(file.name, "before.png"), pixels)
+        save_image(self._file(file.name, "before.png"), _shown(decoded, decoded.pixels))
         save_image(self._file(file.name, "thumbnail.png"), _thumbnail(pixels))
         noise = np.mean([noise_sigma(pixels[..., channel].astype(np.float32)) for channel in range(3)])
         problem = decoded.metadata.problem
@@ -185,10 +185,10 @@ class Session:
             image.state, started = "restoring", time.perf_counter()
             assert image.product is not None
             opened, decoded = self._open(image.product), self._decoded(image)
-            restoration = opened.restorer.restore(to_uint8(decoded.pixels), level=level, on_progress=progress)
+            restoration = opened.restorer.restore(decoded.pixels, level=level, on_progress=progress)
             with open(self._file(image.key, "npy"), "wb") as file:
                 np.save(file, restoration.image, allow_pickle=False)
-            save_image(self._file(image.key, "after.png"), finished(decoded, restoration.image, How())[0])
+            save_image(self._file(image.key, "after.png"), _shown(decoded, restoration.image))
             note = restoration.levels.note(restoration.level) if restoration.levels else None
             image.notes = [*filter(None, [decoded.metadata.problem, note])]
             image.level, image.release = restoration.level, restoration.release
@@ -206,7 +206,7 @@ class Session:
         return self._opened[product]
 
     def _decoded(self, image: StudioImage) -> DecodedImage:
-        return decode(read_bytes(self._folder / image.key), where=image.name)
+        return decode(read_bytes(self._folder / image.key), where=image.name, full=True)
 
     def preview(self, key: str, which: Preview) -> Path:
         """A PNG of an image.
@@ -262,6 +262,11 @@ class Session:
 
     def _file(self, key: str, kind: str) -> Path:
         return self._folder / f"{key}.{kind}"
+
+
+def _shown(image: DecodedImage, restored: np.ndarray) -> np.ndarray:
+    """What the page shows, 8 bits a channel, as that is what screens show."""
+    return to_uint8(finished(image, restored, How())[0])
 
 
 def _thumbnail(pixels: np.ndarray, side: int = 96) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""The gateway: a photograph in, a restored photograph out, over HTTP, for clients that know nothing of tiles."""

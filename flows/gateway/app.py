@@ -1,0 +1,390 @@
+"""The gateway's web application: it reads an image, has Triton restore it, and writes it in the format asked for.
+
+    curl --data-binary @noisy.jpg http://127.0.0.1:8770/v1/restore -o clean.jpg
+
+Memory is bounded: bodies share one budget and decoded images another, of what each header is said to need. A request
+that finds no room in time gets 503 and `Retry-After`.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import ipaddress
+import re
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import Depends, FastAPI, Header, Query, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+
+from flows.gateway.budget import Budget, BusyError
+from flows.gateway.metrics import Metrics
+from flows.restore import How, finished
+from relume import __version__
+from relume.errors import (
+    ConfigError,
+    ImageError,
+    ModelMissingError,
+    RelumeError,
+    ServerRefusedError,
+    ServerUnreachableError,
+)
+from relume.images import decode, encode, read_header, to_uint8
+from relume.serving.restoration import Restoration
+from relume.serving.triton_client import TritonRestorer
+from relume.settings import Settings
+
+CONNECTIONS = 100  # at a time; more get 503 at once
+_RETRY_SECONDS = 5
+_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "avif": ".avif"}  # by subtype of image/
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}")
+
+
+class Limits(Settings):
+    """What a gateway takes.
+
+    Attributes:
+        bytes: Of a body.
+        megapixels: Of an image.
+        memory: Bytes, of all bodies and images at a time.
+        seconds: That a client may take to send a body, and that a request may wait for memory, each.
+    """
+
+    bytes: int = Field(default=64_000_000, gt=0)
+    megapixels: float = Field(default=100.0, gt=0)
+    memory: int = Field(default=2_000_000_000, gt=0)
+    seconds: float = Field(default=30.0, gt=0)
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error of HTTP.
+
+    Args:
+        status: Of HTTP.
+        message: What is wrong.
+    """
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a client asks for beside its image.
+
+    Attributes:
+        product: To restore with.
+        level: For an adjustable model; its default when None.
+        format: Of the answer; None for that of the image.
+        blend: Share of the restored image.
+    """
+
+    product: str
+    level: float | None
+    format: str | None
+    blend: float
+
+
+class Gateway:
+    """What the requests of a gateway share: Triton's clients, the budgets, the metrics.
+
+    Args:
+        server: Triton's gRPC address.
+        product: That restores where the client names none.
+        key: Triton's control key, for shared memory.
+        limits: What is taken.
+    """
+
+    def __init__(self, server: str, product: str, *, key: str | None, limits: Limits):
+        self.product, self.limits, self.metrics = product, limits, Metrics()
+        self._server, self._key = server, key
+        self._restorers: dict[str, TritonRestorer] = {}
+        self.bodies = Budget(limits.memory // 4, wait=limits.seconds)
+        self.images = Budget(limits.memory - limits.memory // 4, wait=limits.seconds)
+
+    def restorer(self, product: str) -> TritonRestorer:
+        """The client for a product; kept once the server is known to serve it."""
+        if (known := self._restorers.get(product)) is not None:
+            return known
+        new = TritonRestorer(self._server, product, key=self._key)
+        try:
+            new.served()
+        except BaseException:
+            new.close()
+            raise
+        if (kept := self._restorers.setdefault(product, new)) is not new:
+            new.close()
+        return kept
+
+    def close(self) -> None:
+        """Closes the connections to Triton."""
+        for restorer in self._restorers.values():
+            restorer.close()
+
+    def restore(self, data: bytes, wanted: Wanted) -> tuple[bytes, str, Restoration, dict[str, float]]:
+        """Restores the bytes of an image.
+
+        Returns:
+            The bytes of the result, its subtype of `image/`, the restoration, and the seconds by part.
+        """
+        seconds: dict[str, float] = {}
+        restorer = self.restorer(wanted.product)
+        with _timed(seconds, "decode"):
+            image = decode(data, where="the body", max_megapixels=self.limits.megapixels, full=True)
+        kind = wanted.format or image.header.format.lower()
+        kind = kind if kind in _SUFFIXES else "png"
+        with _timed(seconds, "restore"):
+            restoration = restorer.restore(to_uint8(image.pixels), level=wanted.level)
+        with _timed(seconds, "encode"):
+            pixels, metadata = finished(image, restoration.image, How(blend=wanted.blend))
+            result = encode(pixels, _SUFFIXES[kind], metadata=metadata)
+        self.metrics.megapixels.labels(restoration.release).inc(image.header.megapixels)
+        for part, value in seconds.items():
+            self.metrics.seconds.labels(part).observe(value)
+        return result, kind, restoration, seconds
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[part] = time.perf_counter() - started
+
+
+def gateway_app(gateway: Gateway, *, token: str | None = None) -> FastAPI:
+    """The application.
+
+    Args:
+        gateway: What its requests share; closed when the application ends.
+        token: That clients send as `Authorization: Bearer TOKEN`; None takes everyone.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        gateway.close()
+
+    app = FastAPI(
+        title="relume",
+        version=__version__,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        lifespan=lifespan,
+    )
+
+    @app.middleware("http")
+    async def account(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        asked = request.headers.get("x-request-id", "")
+        request.state.id = asked if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(8)
+        response = await call_next(request)
+        response.headers["X-Request-Id"] = request.state.id
+        if request.url.path.startswith("/v1/"):
+            gateway.metrics.answers.labels(response.status_code).inc()
+        return response
+
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> JSONResponse:
+        return _error(request, error.status, str(error))
+
+    @app.exception_handler(RelumeError)
+    async def failed(request: Request, error: RelumeError) -> JSONResponse:
+        return _error(request, _status_of(error), str(error))
+
+    @app.exception_handler(BusyError)
+    async def busy(request: Request, _: BusyError) -> JSONResponse:
+        return _error(request, 503, "All memory for images is in use; try again later")
+
+    def authorized(authorization: Annotated[str, Header(include_in_schema=False)] = "") -> None:
+        if token is not None and not hmac.compare_digest(authorization.encode(), f"Bearer {token}".encode()):
+            raise RefusedError(401, "The request needs the header `Authorization: Bearer TOKEN` with the right token")
+
+    @app.post(
+        "/v1/restore",
+        dependencies=[Depends(authorized)],
+        response_class=Response,
+        openapi_extra={"requestBody": {"required": True, "content": {"image/*": {}, "application/octet-stream": {}}}},
+        responses={200: {"description": "The restored image.", "content": {"image/*": {}}}},
+    )
+    async def restore(
+        request: Request,
+        product: Annotated[str | None, Query(description="To restore with; by default the gateway's.")] = None,
+        level: Annotated[float | None, Query(description="For an adjustable model; its default when left out.")] = None,
+        format: Annotated[
+            str | None,
+            Query(pattern=f"^({'|'.join(_SUFFIXES)})$", description="Of the answer; by default the image's."),
+        ] = None,
+        blend: Annotated[float, Query(ge=0, le=1, description="Share of the restored image in the answer.")] = 1.0,
+    ) -> Response:
+        """Restores the image in the body: PNG, JPEG, WebP, TIFF, BMP or GIF."""
+        wanted = Wanted(product or gateway.product, level, format, blend)
+        async with gateway.bodies.share(_announced(request, gateway.limits)):
+            data = await _received(request, gateway.limits)
+            needed = read_header(data, where="the body").decoding_bytes
+            async with gateway.images.share(needed):
+                with gateway.metrics.restoring.track_inprogress():
+                    result, kind, restoration, seconds = await run_in_threadpool(gateway.restore, data, wanted)
+        headers = {
+            "X-Relume-Release": restoration.release,
+            "Server-Timing": ", ".join(f"{part};dur={1000 * value:.1f}" for part, value in seconds.items()),
+        }
+        if restoration.level is not None and restoration.levels is not None:
+            headers["X-Relume-Level"] = f"{restoration.levels.kind} {restoration.level:g}"
+        return Response(result, media_type=f"image/{kind}", headers=headers)
+
+    @app.get("/v1/products/{product}", dependencies=[Depends(authorized)])
+    def served(product: str) -> dict[str, Any]:
+        """What a product is served by: its release, and the levels of an adjustable one."""
+        now = gateway.restorer(product).served()
+        return {"product": product, "release": now.release, "levels": now.levels}
+
+    @app.get("/healthz")
+    async def alive() -> dict[str, str]:
+        """Answers while the gateway runs."""
+        return {"status": "alive"}
+
+    @app.get("/readyz")
+    def ready() -> dict[str, str]:
+        """Answers 200 while Triton serves the gateway's product."""
+        return {"status": "ready", "release": gateway.restorer(gateway.product).served().release}
+
+    @app.get("/metrics", dependencies=[Depends(authorized)])
+    def metrics() -> Response:
+        """What was counted and timed, for Prometheus."""
+        return Response(generate_latest(gateway.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _announced(request: Request, limits: Limits) -> int:
+    """Bytes that the client says the body has; the most that is taken where it does not say."""
+    try:
+        announced = int(request.headers.get("content-length", limits.bytes))
+    except ValueError:
+        raise RefusedError(400, "Content-Length is not a number") from None
+    if announced > limits.bytes:
+        raise RefusedError(413, f"The body has {announced:,} bytes; at most {limits.bytes:,} are taken")
+    return announced
+
+
+async def _received(request: Request, limits: Limits) -> bytes:
+    data = bytearray()
+    try:
+        async with asyncio.timeout(limits.seconds):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > limits.bytes:
+                    raise RefusedError(
+                        413, f"The body has more than {limits.bytes:,} bytes, which is all that is taken"
+                    )
+    except TimeoutError:
+        raise RefusedError(408, f"The body did not arrive within {limits.seconds:g} seconds") from None
+    return bytes(data)
+
+
+def _status_of(error: RelumeError) -> int:
+    if isinstance(error, ImageError):
+        return {"decompression_bomb": 413, "unsupported_format": 415, "wrong_magic": 415}.get(error.reason, 422)
+    if isinstance(error, ModelMissingError):
+        return 404
+    if isinstance(error, ServerUnreachableError):
+        return 503
+    return 502 if isinstance(error, ServerRefusedError) else 422
+
+
+def _error(request: Request, status: int, message: str) -> JSONResponse:
+    headers = {"Retry-After": str(_RETRY_SECONDS)} if status == 503 else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse({"error": message, "request_id": request.state.id}, status_code=status, headers=headers)
+
+
+def read_token(path: Path) -> str:
+    """The token in a file, which others may not read.
+
+    Raises:
+        ConfigError: It is not such a file, or holds no token.
+    """
+    try:
+        mode, token = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", error)
+        raise ConfigError(
+            "The token cannot be read", where=path, why=why, next_step="name a file with one line"
+        ) from None
+    if mode & 0o077:
+        raise ConfigError("Others may read the token", where=path, next_step=f"chmod 600 {path}")
+    if len(token) < 16:
+        raise ConfigError(
+            "The token has fewer than 16 characters", where=path, next_step=f"openssl rand -hex 32 > {path}"
+        )
+    return token
+
+
+def run(
+    gateway: Gateway,
+    *,
+    host: str,
+    port: int,
+    token: str | None,
+    certificate: Path | None,
+    certificate_key: Path | None,
+    say: Callable[[str], None],
+) -> None:
+    """Serves a gateway until it is interrupted; what is being restored then is finished first.
+
+    Args:
+        gateway: What its requests share.
+        host: Address to listen at.
+        port: To listen at; 0 for any that is free.
+        token: That clients send; None takes everyone, on loopback only.
+        certificate: For HTTPS, in PEM; None for HTTP.
+        certificate_key: Of the certificate, where that file does not hold it.
+        say: Prints the address.
+
+    Raises:
+        ConfigError: Others than this machine could ask without a token, or the address or certificate cannot be used.
+    """
+    if token is None and not _is_loopback(host):
+        raise ConfigError(
+            "Other machines could use the gateway without a token", where=host, next_step="add --token-file FILE"
+        )
+    config = uvicorn.Config(
+        gateway_app(gateway, token=token),
+        log_level="warning",
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=10,
+        ssl_certfile=certificate,
+        ssl_keyfile=certificate_key,
+    )
+    try:
+        config.load()
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:  # an SSLError too
+        raise ConfigError(
+            "The gateway cannot start",
+            where=f"{host}:{port}",
+            why=error.strerror or error,
+            next_step="choose another --host or --port, or check --certificate; port 0 is any that is free",
+        ) from None
+    with listener:
+        say(f"http{'s' if certificate else ''}://{host}:{listener.getsockname()[1]}")
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

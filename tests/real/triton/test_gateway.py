@@ -1,0 +1,238 @@
+"""The gateway before a real Triton server, asked as any HTTP client asks."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from flows.gateway.app import Gateway, Limits, gateway_app
+from relume.images import decode, encode
+from relume.serving.onnx_restorer import OnnxRestorer
+from tests.flows.web import serving
+from tests.relume.images.test_metadata import photograph
+from tests.tiny_onnx import BLUR, convolve
+
+TOKEN = "a-token-of-a-test"
+
+
+def noise(height, width):
+    return np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+
+
+@pytest.fixture
+def gateway(server):
+    """The address of a gateway that needs no token."""
+    with serving(gateway_app(Gateway(server.grpc, "denoise", key=server.key, limits=Limits()))) as address:
+        yield address
+
+
+def restored(address, data, **query):
+    return requests.post(f"{address}/v1/restore", params=query, data=data, timeout=60)
+
+
+def test_an_image_comes_back_restored(gateway, served):
+    """The pixels are those of ONNX Runtime in process; the answer says by which release, and in which time."""
+    image = noise(70, 90)
+    answer = requests.post(
+        f"{gateway}/v1/restore", data=encode(image, ".png"), headers={"X-Request-Id": "mine-1"}, timeout=60
+    )
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    assert answer.headers["x-relume-release"] == "denoise-blur"
+    assert answer.headers["x-request-id"] == "mine-1"
+    assert {part.split(";")[0] for part in answer.headers["server-timing"].split(", ")} == {
+        "decode",
+        "restore",
+        "encode",
+    }
+    expected = OnnxRestorer(served["blur"], threads=1).restore(image).image
+    np.testing.assert_array_equal(decode(answer.content).pixels, expected)
+
+
+def test_the_format_is_that_of_the_image_or_the_one_asked_for(gateway):
+    """A JPEG stays one, upright and with its EXIF; others are made on request; the blend is that of the input."""
+    answer = restored(gateway, photograph())
+    upright, sent = decode(answer.content), decode(photograph())
+    assert (answer.headers["content-type"], upright.header.format, upright.header.orientation) == (
+        "image/jpeg",
+        "JPEG",
+        1,
+    )
+    assert upright.pixels.shape == sent.pixels.shape
+    assert upright.metadata.exif == sent.metadata.exif
+    for kind in ("png", "webp", "tiff"):
+        answer = restored(gateway, photograph(), format=kind)
+        assert (answer.headers["content-type"], decode(answer.content).header.format.lower()) == (f"image/{kind}", kind)
+    image = noise(40, 40)
+    half = decode(restored(gateway, encode(image, ".png"), blend=0.5).content).pixels
+    mean = (image.astype(float) + convolve(image, BLUR)) / 2
+    assert np.max(np.abs(half - mean)) <= 0.5
+
+
+def test_many_clients_get_their_own_images(gateway):
+    """Requests at once, of images of many sizes, each with its own result."""
+    images = [noise(40 + 7 * index, 60) for index in range(12)]
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda image: restored(gateway, encode(image, ".png")), images))
+    for image, answer in zip(images, answers, strict=True):
+        np.testing.assert_array_equal(decode(answer.content).pixels, convolve(image, BLUR))
+
+
+@pytest.mark.parametrize(
+    ("data", "query", "status", "says"),
+    [
+        (b"no image at all", {}, 415, "not an image"),
+        (b"", {}, 422, "empty"),
+        (encode(noise(30, 30), ".png")[:400], {}, 422, "body"),
+        (encode(noise(30, 30), ".png"), {"product": "nothing"}, 404, "nothing"),
+        (encode(noise(30, 30), ".png"), {"level": 5}, 422, "takes no level"),
+        (encode(noise(30, 30), ".png"), {"format": "bmp"}, 422, "pattern"),
+        (encode(noise(30, 30), ".png"), {"blend": 2}, 422, "less than or equal to 1"),
+        (encode(noise(1100, 1000), ".png"), {}, 413, "megapixels"),
+        (bytes(2_000_001), {}, 413, "2,000,001 bytes"),
+        (iter([bytes(1_500_000), bytes(1_500_000)]), {}, 413, "more than 2,000,000 bytes"),
+    ],
+    ids=["text", "nothing", "cut", "product", "level", "format", "blend", "pixels", "length", "chunks"],
+)
+def test_what_cannot_be_restored(server, data, query, status, says):
+    """A status of its own kind, and what is wrong; the gateway serves on."""
+    limits = Limits(bytes=2_000_000, megapixels=1)
+    if status == 413 and "megapixels" in says:
+        limits = Limits(megapixels=1)
+    with serving(gateway_app(Gateway(server.grpc, "denoise", key=server.key, limits=limits))) as address:
+        answer = restored(address, data, **query)
+        assert (answer.status_code, says in answer.text) == (status, True), answer.text
+        assert restored(address, encode(noise(20, 20), ".png")).status_code == 200
+
+
+def test_a_full_gateway_turns_away_and_recovers(server):
+    """With memory for one image at a time and no patience, some of many get 503 and a time to come back; none fails."""
+    needed = 10 * 400 * 400
+    limits = Limits(memory=2 * needed, seconds=0.2)
+    image = noise(400, 400)
+    with (
+        serving(gateway_app(Gateway(server.grpc, "denoise", key=server.key, limits=limits))) as address,
+        ThreadPoolExecutor(12) as pool,
+    ):
+        answers = list(pool.map(lambda _: restored(address, encode(image, ".png")), range(24)))
+        statuses = [answer.status_code for answer in answers]
+        assert set(statuses) == {200, 503}
+        for answer in answers:
+            if answer.status_code == 503:
+                assert int(answer.headers["retry-after"]) > 0
+            else:
+                np.testing.assert_array_equal(decode(answer.content).pixels, convolve(image, BLUR))
+        assert restored(address, encode(image, ".png")).status_code == 200
+
+
+def test_a_slow_sender_is_ended(server):
+    """A body that does not arrive in its time gets 408, and gives back what it held."""
+    limits = Limits(seconds=0.5, memory=8_000_000)
+    with serving(gateway_app(Gateway(server.grpc, "denoise", key=server.key, limits=limits))) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(b"POST /v1/restore HTTP/1.1\r\nHost: relume\r\nContent-Length: 1900000\r\n\r\nslow")
+            assert connection.recv(100).startswith(b"HTTP/1.1 408")
+        assert restored(address, encode(noise(20, 20), ".png")).status_code == 200
+
+
+def test_a_token_is_needed_where_there_is_one(server):
+    """Restoring, products and metrics need it; whether the gateway is alive does not."""
+    with serving(gateway_app(Gateway(server.grpc, "denoise", key=server.key, limits=Limits()), token=TOKEN)) as address:
+        data = encode(noise(20, 20), ".png")
+        for header in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": TOKEN},
+            {"Authorization": "Bearer \xe4"},
+        ):
+            answer = requests.post(f"{address}/v1/restore", data=data, headers=header, timeout=60)
+            assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
+            assert requests.get(f"{address}/metrics", headers=header, timeout=60).status_code == 401
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        assert requests.post(f"{address}/v1/restore", data=data, headers=right, timeout=60).status_code == 200
+        assert requests.get(f"{address}/healthz", timeout=60).json() == {"status": "alive"}
+
+
+def test_what_is_served_counted_and_described(gateway):
+    """The product's release, readiness, metrics that Prometheus reads, and the OpenAPI description."""
+    assert requests.get(f"{gateway}/readyz", timeout=60).json()["release"] == "denoise-blur"
+    assert requests.get(f"{gateway}/v1/products/denoise", timeout=60).json() == {
+        "product": "denoise",
+        "release": "denoise-blur",
+        "levels": None,
+    }
+    for data in (encode(noise(100, 100), ".png"), b"text"):
+        restored(gateway, data)
+    text = requests.get(f"{gateway}/metrics", timeout=60).text
+    values = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert values["relume_answers_total", "415"] == 1
+    assert values["relume_megapixels_total", "denoise-blur"] == pytest.approx(0.01)
+    assert values["relume_seconds_count", "restore"] == 1
+    described = requests.get(f"{gateway}/v1/openapi.json", timeout=60).json()
+    assert {each["name"] for each in described["paths"]["/v1/restore"]["post"]["parameters"]} == {
+        "product",
+        "level",
+        "format",
+        "blend",
+    }
+
+
+def test_a_server_that_stops_and_comes_back(triton, server, gateway):
+    """While Triton is down the gateway says so with 503, and restores again when it is back."""
+    data = encode(noise(20, 20), ".png")
+    assert restored(gateway, data).status_code == 200
+    triton.stop()
+    answer = restored(gateway, data)
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+    assert requests.get(f"{gateway}/readyz", timeout=60).status_code == 503
+    triton.start(grpc_port=server.grpc_port, http_port=server.http_port, metrics_port=server.metrics_port)
+    limit = time.monotonic() + 30
+    while restored(gateway, data).status_code != 200:
+        assert time.monotonic() < limit
+        time.sleep(0.2)
+
+
+def test_the_command(server, home, tmp_path):
+    """`relume gateway` asks this home's server with its key, serves HTTPS, wants the token, and ends by Ctrl-C."""
+    token, pem = tmp_path / "token", tmp_path / "certificate.pem"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    options = ["-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    options += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    files = ["-keyout", pem, "-out", tmp_path / "cert.pem"]
+    subprocess.run(["openssl", "req", "-x509", *options, *files], check=True, capture_output=True)
+    pem.write_bytes(pem.read_bytes() + (tmp_path / "cert.pem").read_bytes())
+    command = [sys.executable, "-c", "from relume.cli import main; main()", "gateway", "--server", server.grpc]
+    process = subprocess.Popen(
+        [*command, "--product", "denoise", "--port", "0", "--token-file", token, "--certificate", pem],
+        cwd=tmp_path,
+        env=os.environ | {"RELUME_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        address = process.stdout.readline().split()[0]
+        assert address.startswith("https://127.0.0.1:")
+        answer = requests.post(
+            address,
+            data=encode(noise(20, 20), ".png"),
+            headers={"Authorization": f"Bearer {TOKEN}", "Connection": "close"},
+            verify=tmp_path / "cert.pem",
+            timeout=60,
+        )
+        assert (answer.status_code, answer.headers["x-relume-release"]) == (200, "denoise-blur")
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
