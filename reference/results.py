@@ -34,15 +34,14 @@ MEASURED = {
     },
     "denoise": {"cbsd68": GAUSSIAN, "kodak24": GAUSSIAN, "set12": GAUSSIAN},
     "denoise_adjustable": {"cbsd68": GAUSSIAN, "kodak24": GAUSSIAN, "set12": GAUSSIAN},
-    "dejpeg": {"classic5": ["jpeg:10,20,30,40"]},
+    "dejpeg": {"classic5": ["jpeg:10,20,30,40"], "kodak24": ["jpeg:40,70,85,90,95"]},
 }
 PURPOSE = {
     "photo": "Photographs from cameras and phones: correlated noise, in-camera processing, JPEG of quality 60 and"
     " above. Blind and gentle. Not made for strong white noise.",
     "denoise": "White Gaussian noise of sigma 0 to 55, blind, in colour and gray.",
     "denoise_adjustable": "White Gaussian noise of a stated sigma to 55, in colour and gray.",
-    "dejpeg": "JPEG artefacts of quality 10 to 80, blind, in colour and gray. It is trained to quality 95, but from"
-    " about 85 on it takes away more detail than artefacts.",
+    "dejpeg": "JPEG artefacts of quality 10 to 95, blind, in colour and gray.",
 }
 # PSNR in dB at sigma 15 / 25 / 50, not clipped; from the tables of FFDNet and SwinIR (arXiv 1710.04026, 2108.10257).
 PUBLISHED = {
