@@ -153,7 +153,8 @@ class Opened:
         if levels and restoration.level is not None and (note := levels.note(restoration.level)):
             notes.append(note)
         result, metadata = finished(image, restoration.image, how)
-        notes += losses(result, target if target != STANDARD else f"image{standard_suffix(image.header)}")
+        name = target if target != STANDARD else f"image{standard_suffix(image.header)}"
+        notes += losses(result, name, metadata)
 
         def write() -> RestoredFile:
             _save(target, result, metadata, image.header)

@@ -5,6 +5,7 @@ An image file becomes (H, W, 3) RGB, uint8 for up to 8 bits a channel and uint16
 - EXIF (or TIFF) orientation is applied, so row 0 is the top of the image as seen.
 - Gray becomes three equal channels; palettes are resolved; of an animation the first frame counts.
 - Alpha is composited over white, since colours under transparent pixels are arbitrary; in full it is kept apart.
+- In full, the formats of `relume.images.further` are read, too.
 - Float TIFF, and 16-bit TIFF that is stored plane by plane, are refused; in full they are read, float as float32.
 - CMYK is converted by the plain formula. ICC profiles are never applied: RGB values stay as they
   are in the file, and the profile of an RGB file is passed on, as EXIF, XMP and resolution are, to be saved again.
@@ -19,7 +20,6 @@ import numpy as np
 from relume.errors import ImageError
 from relume.files import open_regular
 from relume.images.bands import bands
-from relume.images.deep_tiff import DeepTiff
 from relume.images.header import Header, damaged, open_image, too_large
 from relume.images.metadata import Metadata, metadata_of
 from relume.images.orientation import as_stored
@@ -71,7 +71,7 @@ def decode(
             next_step="use a larger image",
         )
     try:
-        if isinstance(opened, DeepTiff):
+        if hasattr(opened, "pixels"):  # a DeepTiff or a RawFile
             pixels, alpha = _split(opened.pixels())
         else:
             shape, depth = (header.height, header.width), np.uint16 if header.bit_depth == 16 else np.uint8

@@ -20,12 +20,15 @@ class DeepTiff:
         data: The bytes of a TIFF.
 
     Attributes:
+        format: TIFF.
         info: As of Pillow's images: `icc_profile`, `xmp` and `dpi`, where the file has them.
         size: Width and height as stored.
         bit_depth: 16, or 32 for float, whatever its size in the file.
         channels: Stored channels; a last one beyond gray or RGB is alpha.
         orientation: The tag, 1 where there is none.
     """
+
+    format = "TIFF"
 
     def __init__(self, data: bytes):
         from PIL.Image import Exif

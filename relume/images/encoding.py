@@ -18,11 +18,12 @@ JPEG_QUALITY = 95
 
 @dataclass(frozen=True)
 class _Format:
-    """What a format holds: values of at most this type, alpha; and Pillow's arguments to write it."""
+    """What a format holds: values of at most this type, alpha, metadata; and Pillow's arguments to write it."""
 
     deepest: type
     alpha: bool
     options: dict[str, Any]
+    metadata: bool = True
 
 
 _FORMATS = {
@@ -31,8 +32,8 @@ _FORMATS = {
     "WEBP": _Format(np.uint8, True, {"quality": JPEG_QUALITY}),
     "TIFF": _Format(np.float32, True, {}),
     "AVIF": _Format(np.uint8, True, {"quality": 90, "subsampling": "4:4:4"}),
-    "JPEG2000": _Format(np.uint8, True, {}),
-    "BMP": _Format(np.uint8, False, {}),
+    "JPEG2000": _Format(np.uint8, True, {}, metadata=False),
+    "BMP": _Format(np.uint8, False, {}, metadata=False),
 }
 _SUFFIX_FORMAT = {
     ".png": "PNG",
@@ -79,8 +80,8 @@ def check_suffix(path: str | Path) -> str:
     return _SUFFIX_FORMAT[suffix]
 
 
-def losses(pixels: np.ndarray, path: str | Path) -> list[str]:
-    """What pixels lose in the format of a file name, a sentence for each; see `encode`."""
+def losses(pixels: np.ndarray, path: str | Path, metadata: Metadata = NONE) -> list[str]:
+    """What an image loses in the format of a file name, a sentence for each; see `encode`."""
     kind = check_suffix(path)
     held = _FORMATS[kind]
     lost = []
@@ -89,6 +90,8 @@ def losses(pixels: np.ndarray, path: str | Path) -> list[str]:
         lost.append(f"{_WORDS[pixels.dtype]} values were rounded to {bits} bits, the most that {kind} holds here")
     if pixels.shape[2] in (2, 4) and not held.alpha:
         lost.append(f"transparency was composited over white, because {kind} holds none here")
+    if not held.metadata and (metadata.exif or metadata.xmp or metadata.icc_profile):
+        lost.append(f"EXIF, XMP and the colour profile were left out, because {kind} holds none here")
     return lost
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from relume.errors import ImageError
 from relume.images.deep_tiff import DeepTiff
+from relume.images.further import further_format, open_further
 
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -42,7 +43,8 @@ class Header:
     """What a file says about its image before any pixel is decoded.
 
     Attributes:
-        format: PNG, JPEG, WEBP, TIFF, BMP or GIF, by the file's first bytes and not by its name.
+        format: PNG, JPEG, WEBP, TIFF, BMP or GIF, or one of `relume.images.further`, by the file's first bytes and not
+            by its name.
         width: Pixels across, after the orientation is applied.
         height: Pixels down, after the orientation is applied.
         mode: Pillow's name of the stored pixels, such as RGB, L, P or CMYK, with `;16` for 16 bits, `;32` for float.
@@ -177,9 +179,10 @@ def open_image(data: bytes, where: object, *, full: bool = False) -> tuple[Any, 
     Args:
         data: The bytes of the file.
         where: Path or address for messages.
-        full: Whether a TIFF that Pillow does not decode is opened as `DeepTiff`.
+        full: Whether what is only restored is opened as well: the formats of `relume.images.further`, and a TIFF that
+            Pillow does not decode, as `DeepTiff`.
     """
-    kind = _format_of(data, where)
+    kind = (further_format(data) if full else None) or _format_of(data, where)
     # The readers are called directly: Image.open would guess, and has a size limit of its own.
     from PIL import (
         BmpImagePlugin,
@@ -203,10 +206,13 @@ def open_image(data: bytes, where: object, *, full: bool = False) -> tuple[Any, 
     opened: Any
     try:
         if full and kind == "TIFF" and (deep := DeepTiff(data)).is_deep:
-            opened, (header, problem) = deep, (_header_of_deep(deep), deep.problem)
+            opened = deep
         else:
-            opened = readers[kind](io.BytesIO(data))
-            header, problem = _header(opened, data, kind)
+            opened = readers[kind](io.BytesIO(data)) if kind in readers else open_further(kind, data, where)
+        decodes_itself = hasattr(opened, "pixels")
+        header, problem = (_own_header(opened), opened.problem) if decodes_itself else _header(opened, data, kind)
+    except ImageError:
+        raise
     except Exception as error:  # whatever a decoder raises belongs to this file
         raise damaged(data, kind, error, where) from error
     if problem:
@@ -214,10 +220,11 @@ def open_image(data: bytes, where: object, *, full: bool = False) -> tuple[Any, 
     return opened, header
 
 
-def _header_of_deep(opened: DeepTiff) -> Header:
+def _own_header(opened: Any) -> Header:
+    """Of a `DeepTiff` or a `RawFile`."""
     width, height = opened.size if opened.orientation <= 4 else opened.size[::-1]
     return Header(
-        format="TIFF",
+        format=opened.format,
         width=width,
         height=height,
         mode={1: "L", 2: "LA", 3: "RGB"}.get(opened.channels, "RGBA") + f";{opened.bit_depth}",
@@ -234,6 +241,12 @@ def _header(opened: Any, data: bytes, kind: str) -> tuple[Header, str | None]:
     bit_depth = {"1": 1, "I;16": 16, "I;16B": 16, "I": 32, "F": 32}.get(mode, 8)
     if kind == "PNG":
         bit_depth = data[24]  # the IHDR chunk: Pillow gives 16-bit RGB as 8 bits
+    if kind == "JPEG2000":
+        bit_depth = (data[data.index(b"\xff\x4f\xff\x51") + 42] & 0x7F) + 1  # Ssiz of the first component
+        if 8 < bit_depth < 16:
+            problem = "JPEG 2000 is read with up to 8 bits, and with 16"
+    if kind == "JPEG XL":  # its decoder turns the image, whatever the EXIF block says
+        orientation = 1
     if kind == "TIFF":
         tags = opened.tag_v2
         bits = tags.get(_BITS, (1,))

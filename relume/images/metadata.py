@@ -72,7 +72,7 @@ def metadata_of(opened: Any, kind: str, *, colour: bool) -> Metadata:
     """
     info, problem, exif = opened.info, None, None
     try:
-        exif = _exif_of_tiff(opened) if kind == "TIFF" else _upright(info.get("exif"))
+        exif = _exif_of_tiff(opened) if kind in ("TIFF", "RAW") else _upright(info.get("exif"))
     except (ValueError, struct.error) as error:
         problem = f"the EXIF block is damaged and is not kept: {error}"
     xmp = info.get("xmp") or info.get("XML:com.adobe.xmp")

@@ -190,6 +190,8 @@ SAMPLES = [
     *(saved(Image.fromarray(noise(24, 16)), kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")),
     encode(noise(24, 16, dtype=np.uint16), ".png"),
     encode(noise(24, 16, dtype=np.uint16), ".tif"),
+    encode(noise(24, 16).astype(np.float32), ".tif"),
+    *(saved(Image.fromarray(noise(24, 16)), kind) for kind in ("AVIF", "JPEG2000")),
 ]
 
 
@@ -198,15 +200,16 @@ SAMPLES = [
     data=st.sampled_from(SAMPLES),
     cut=st.floats(0, 1),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
+    full=st.booleans(),
 )
 @pytest.mark.filterwarnings("ignore")  # Pillow warns of what it finds odd in damaged files
-def test_damaged_bytes_give_an_image_or_an_image_error(data, cut, flips):
+def test_damaged_bytes_give_an_image_or_an_image_error(data, cut, flips, full):
     """Whatever is cut off or overwritten, decoding gives RGB pixels or an ImageError, never another exception."""
     damaged = bytearray(data[: int(cut * len(data)) + 1])
     for place, value in flips:
         damaged[int(place * len(damaged))] = value
     with contextlib.suppress(ImageError):
-        picture = decode(bytes(damaged), max_megapixels=1)
+        picture = decode(bytes(damaged), max_megapixels=1, full=full)
         assert picture.pixels.shape == (picture.header.height, picture.header.width, 3)
 
 
