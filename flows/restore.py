@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from relume.images import DecodedImage, Header, Metadata
     from relume.inference.plan import Inference
     from relume.serving.in_process import InProcessRestorer
+    from relume.serving.levels import LevelRange
     from relume.serving.restoration import Restoration
 
 
@@ -60,13 +61,14 @@ class How:
     """How images are restored and saved.
 
     Attributes:
-        level: For an adjustable model, of its kind, such as the sigma of the noise; the model's default when None.
+        level: For an adjustable model, of its kind, such as the sigma of the noise; `auto` for the noise that is
+            estimated of the image, within the levels that the model was trained for; the model's default when None.
         blend: Share of the restored image in the result, 0 to 1; the rest is the input.
         keep: Which metadata the result has: `all`, all but the `place` where the photograph was taken, or `none`.
         compare: Whether an image of before and after is written beside the result.
     """
 
-    level: float | None = None
+    level: float | Literal["auto"] | None = None
     blend: float = 1.0
     keep: Literal["all", "place", "none"] = "all"
     compare: bool = False
@@ -124,12 +126,14 @@ class Opened:
         server: Whose server it asks, None in this process.
         model: What it restores with, for who must know whether that is the same as before.
         inference: How it restores.
+        levels: Those of an adjustable model.
     """
 
     restorer: Any
     server: str | None
     model: str
     inference: "Inference"
+    levels: "LevelRange | None"
 
     def restored(
         self, image: "DecodedImage", target: Path, how: How, on_progress: Callable[[float, float], None] | None
@@ -148,7 +152,8 @@ class Opened:
         if problem := image.metadata.problem:
             notes.append(problem)
         started = time.perf_counter()
-        restoration: Restoration = self.restorer.restore(pixels, level=how.level, on_progress=progress)
+        level = self._estimated(pixels) if how.level == "auto" else how.level
+        restoration: Restoration = self.restorer.restore(pixels, level=level, on_progress=progress)
         seconds, levels = time.perf_counter() - started, restoration.levels
         if levels and restoration.level is not None and (note := levels.note(restoration.level)):
             notes.append(note)
@@ -165,6 +170,20 @@ class Opened:
             )
 
         return write
+
+    def _estimated(self, pixels: "np.ndarray") -> float:
+        """The level for an image by its noise."""
+        from relume.curation.quality import image_noise
+        from relume.images import to_uint8
+
+        if self.levels is None or self.levels.kind != "sigma":
+            raise ConfigError(
+                "The level cannot be estimated",
+                where=self.model,
+                why=f"its level is a {self.levels.kind}" if self.levels else "it takes no level",
+                next_step="leave --level out, or choose an adjustable denoiser, such as denoise_adjustable",
+            )
+        return round(min(max(image_noise(to_uint8(pixels)), self.levels.lowest), self.levels.highest), 1)
 
 
 def read_source(source: str | Path) -> bytes:
@@ -294,7 +313,8 @@ def open_restorer(
         chosen = choose(root, product=product, model=model)
         restorer = _in_process(chosen)
         model = f"{restorer.release} {sha256_folder(chosen.folder)}"
-        yield Opened(restorer=restorer, server=None, model=model, inference=restorer.serving.inference)
+        serving = restorer.serving
+        yield Opened(restorer=restorer, server=None, model=model, inference=serving.inference, levels=serving.levels)
         return
     if model is not None:
         raise ConfigError(
@@ -318,7 +338,9 @@ def open_restorer(
     with TritonRestorer(server, product, key=own.key if own else None) as client:
         whose = "this home's server" if own else f"the server of {folder_of(client.server())}"
         served = client.served()
-        yield Opened(restorer=client, server=whose, model=served.release, inference=served.inference)
+        yield Opened(
+            restorer=client, server=whose, model=served.release, inference=served.inference, levels=served.levels
+        )
 
 
 def _in_process(chosen: Chosen) -> "InProcessRestorer":

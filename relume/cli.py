@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -38,6 +38,15 @@ class RelumeGroup(click.Group):
                 raise
             click.echo(f"error: {error}", err=True)
             context.exit(error.exit_code)
+
+
+class Level(click.ParamType):
+    """A number, or `auto`."""
+
+    name = "number|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        return value if value == "auto" else click.FLOAT.convert(value, param, context)
 
 
 @click.group(
@@ -80,7 +89,11 @@ def main() -> None:
 @click.option(
     "--model", type=click.Path(), help="Folder of a served model or a package to restore with, such as models/exported."
 )
-@click.option("--level", type=float, help="Level for an adjustable model, such as the sigma of the noise.")
+@click.option(
+    "--level",
+    type=Level(),
+    help="Level for an adjustable model, such as the sigma of the noise; auto estimates the noise of each image.",
+)
 @click.option(
     "--blend",
     type=click.FloatRange(0, 1),
@@ -101,7 +114,7 @@ def restore(
     server: str | None,
     product: str | None,
     model: str | None,
-    level: float | None,
+    level: float | Literal["auto"] | None,
     blend: float,
     strip: bool,
     strip_place: bool,

@@ -16,7 +16,7 @@ from flows.release.ledger import Ledger
 from flows.restore import How, Opened, choose, finished, open_restorer
 from flows.restore_files import writable
 from relume import products
-from relume.curation.quality import noise_sigma
+from relume.curation.quality import image_noise
 from relume.errors import ConfigError, RelumeError
 from relume.home import place_of_release
 from relume.images import DecodedImage, decode, read_bytes, save_image, to_uint8
@@ -142,14 +142,13 @@ class Session:
         pixels = to_uint8(decoded.pixels)
         save_image(self._file(file.name, "before.png"), _shown(decoded, decoded.pixels))
         save_image(self._file(file.name, "thumbnail.png"), _thumbnail(pixels))
-        noise = np.mean([noise_sigma(pixels[..., channel].astype(np.float32)) for channel in range(3)])
         problem = decoded.metadata.problem
         return StudioImage(
             key=file.name,
             name=name,
             width=decoded.header.width,
             height=decoded.header.height,
-            noise=round(float(noise), 1),
+            noise=round(image_noise(pixels), 1),
             notes=[problem] if problem else [],
         )
 

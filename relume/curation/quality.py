@@ -74,6 +74,17 @@ def noise_sigma(luma: np.ndarray) -> float:
     return float(np.quantile(sigmas, _SMOOTH_QUANTILE)) if sigmas.size else 0.0
 
 
+def image_noise(pixels: np.ndarray) -> float:
+    """Estimates the noise of an image: the mean of `noise_sigma` over its channels.
+
+    Args:
+        pixels: (H, W, 3) uint8; 0 for an image too small to be measured.
+    """
+    if min(pixels.shape[:2]) < _NOISE_BLOCK + 2:
+        return 0.0
+    return float(np.mean([noise_sigma(pixels[..., channel].astype(np.float32)) for channel in range(3)]))
+
+
 def flat_fraction(luma: np.ndarray) -> float:
     """Share of the 8x8 blocks of (H, W) gray values whose standard deviation is below 3."""
     return float((_blocks(luma, _FLAT_BLOCK).std(axis=(1, 3)) < _FLAT_SIGMA).mean())

@@ -49,6 +49,27 @@ def test_level(adjustable, asked, level):
     assert len(result.notes) == (level == 90)
 
 
+def test_the_level_is_estimated(adjustable):
+    """`auto` is the noise of the image, within the trained levels, in one step with what the same level gives."""
+    rng = np.random.default_rng(0)
+    for sigma, expected in ((30, 30), (2, 15), (90, 75)):
+        flat = np.full((128, 128, 3), 128) + rng.normal(0, sigma, (128, 128, 3))
+        save_image("flat.png", np.clip(np.rint(flat), 0, 255).astype(np.uint8))
+        result = restore_file("flat.png", "clean.png", model="models/exported", how=How(level="auto"))
+        assert result.restoration.level == pytest.approx(expected, rel=0.15)
+        again = restore_file("flat.png", "at.png", model="models/exported", how=How(level=result.restoration.level))
+        np.testing.assert_array_equal(again.restoration.image, result.restoration.image)
+
+
+def test_a_level_is_not_estimated_for_a_model_without(tmp_path):
+    """`--level auto` on a blind product is refused, with what to use instead."""
+    save_image(tmp_path / "noisy.png", IMAGE)
+    command = ["restore", str(tmp_path / "noisy.png"), "-o", str(tmp_path / "clean.png"), "--level", "auto"]
+    result = CliRunner().invoke(main, [*command, "--product", "photo"])
+    assert (result.exit_code, "it takes no level" in result.stderr) == (2, True)
+    assert CliRunner().invoke(main, [*command[:-1], "some"]).exit_code == 2
+
+
 @pytest.mark.parametrize(("options", "words"), [([], "37.25 (default)"), (["--level", "20"], "20")])
 def test_the_command_states_the_level(adjustable, options, words):
     """The line that is printed ends with the level and its kind, and says when nobody asked for it."""
