@@ -269,6 +269,7 @@ def finished(image: "DecodedImage", restored: "np.ndarray", how: How) -> "tuple[
     import numpy as np
 
     from relume.images import Metadata, to_uint8
+    from relume.images.channels import joined
 
     def as_restored(values: np.ndarray) -> np.ndarray:
         return values if values.dtype == restored.dtype else to_uint8(values)
@@ -278,11 +279,8 @@ def finished(image: "DecodedImage", restored: "np.ndarray", how: How) -> "tuple[
         result = result + (pixels - pixels.clip(0, 1))
     if how.blend < 1:
         result = cv2.addWeighted(result, how.blend, pixels, 1 - how.blend, 0)
-    if image.header.gray:
-        mean = result.mean(axis=2, keepdims=True)
-        result = mean if result.dtype == np.float32 else np.rint(mean).astype(result.dtype)
-    if image.alpha is not None:
-        result = np.dstack([result, as_restored(image.alpha)])
+    alpha = None if image.alpha is None else as_restored(image.alpha)
+    result = joined(result, gray=image.header.gray, alpha=alpha)
     metadata = Metadata() if how.keep == "none" else image.metadata
     return result, metadata.without_location() if how.keep == "place" else metadata
 
@@ -373,15 +371,10 @@ def choose(root: Path, *, product: str | None = None, model: str | Path | None =
     if model is not None:
         if product is not None:
             raise ConfigError("--model and --product cannot be used together", next_step="leave one of them out")
+        from relume.serving.served_model import served_folder
+
         folder = Path(model)
-        served = next((place for place in (folder, folder / "serving") if (place / "serving.json").is_file()), None)
-        if served is None:
-            raise ModelMissingError(
-                "The folder is neither a served model nor a package",
-                where=folder,
-                why="it has no serving.json",
-                next_step="name the folder of a served model or a package, such as models/exported",
-            )
+        served = served_folder(folder)
         if os.path.lexists(folder / "package.json"):
             from flows.release.package import open_package
 

@@ -20,6 +20,7 @@ import numpy as np
 from relume.errors import ImageError
 from relume.files import open_regular
 from relume.images.bands import bands
+from relume.images.channels import split
 from relume.images.header import Header, damaged, open_image, too_large
 from relume.images.metadata import Metadata, metadata_of
 from relume.images.orientation import as_stored
@@ -72,7 +73,7 @@ def decode(
         )
     try:
         if hasattr(opened, "pixels"):  # a DeepTiff or a RawFile
-            pixels, alpha = _split(opened.pixels())
+            pixels, alpha = split(opened.pixels())
         else:
             shape, depth = (header.height, header.width), np.uint16 if header.bit_depth == 16 else np.uint8
             pixels = np.empty((*shape, 3), depth)
@@ -117,13 +118,6 @@ def read_bytes(path: str | Path) -> bytes:
             why=error.strerror,
             next_step="check that it is a file that you may read",
         ) from None
-
-
-def _split(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """RGB and alpha of 1 to 4 channels: gray, gray and alpha, RGB, or RGB and alpha."""
-    colours = pixels.shape[2] - (pixels.shape[2] in (2, 4))
-    rgb = np.broadcast_to(pixels[..., :colours], (*pixels.shape[:2], 3))
-    return np.ascontiguousarray(rgb), np.ascontiguousarray(pixels[..., -1]) if pixels.shape[2] > colours else None
 
 
 def _has_alpha(opened: Any, header: Header) -> bool:

@@ -64,6 +64,23 @@ def write_served_model(onnx_file: str | Path, folder: str | Path, serving: Servi
     write_json(Path(folder) / "serving.json", values)
 
 
+def served_folder(folder: str | Path) -> Path:
+    """The served model of a folder: itself, or the one inside of a package.
+
+    Raises:
+        ModelMissingError: It is neither.
+    """
+    for place in (Path(folder), Path(folder) / "serving"):
+        if (place / "serving.json").is_file():
+            return place
+    raise ModelMissingError(
+        "The folder is neither a served model nor a package",
+        where=folder,
+        why="it has no serving.json",
+        next_step="name the folder of a served model or a package, such as models/exported",
+    )
+
+
 def triton_model(folder: str | Path) -> Path:
     """The Triton model of a served model, the one folder below `triton`."""
     found = Path(folder).glob("triton/*/config.pbtxt")

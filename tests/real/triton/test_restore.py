@@ -3,16 +3,21 @@
 import errno
 import logging
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import relume
 from relume.errors import ModelMissingError, ServerRefusedError
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_transport import GrpcTransport
+from tests.relume.test_restorer import PAGE
+from tests.tiny_onnx import BLUR, convolve
 
 
 def photograph(height, width):
@@ -59,6 +64,24 @@ def test_a_release_by_its_own_name(server, control, served):
     with TritonRestorer(server.grpc, "denoise-sharpen", key=server.key) as restorer:
         restored = restorer.restore(image).image
     np.testing.assert_array_equal(restored, OnnxRestorer(served["sharpen"], threads=1).restore(image).image)
+
+
+def test_the_page_and_every_kind_of_image(server):
+    """The code of docs/python.md at this server's address; deep images come back in their type, in 8 bits."""
+    image = photograph(40, 50)
+    expected = convolve(image, BLUR)
+    code = re.search(r"```python\n(.*?)```", PAGE.read_text().split("## By a server")[1], re.DOTALL)[1]
+    names = {"relume": relume, "noisy": image}
+    exec(code.replace("127.0.0.1:8001", server.grpc), names)
+    np.testing.assert_array_equal(names["clean"], expected)
+    with relume.RemoteRestorer(server.grpc, "denoise", key=server.key) as remote:
+        assert (remote.release, remote.levels) == ("denoise-blur", None)
+        np.testing.assert_array_equal(np.asarray(remote.restore(Image.fromarray(image))), expected)
+        np.testing.assert_array_equal(remote.restore(image.astype(np.uint16) * 257), expected.astype(np.uint16) * 257)
+        found = remote.restore((image / 255).astype(np.float32))
+        np.testing.assert_array_equal(found, expected / np.float32(255))
+        streamed = list(remote.stream([image, image[::-1].copy()]))
+        np.testing.assert_array_equal(streamed[1], convolve(image[::-1], BLUR))
 
 
 def test_unknown_product(server):
