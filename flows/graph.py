@@ -1,8 +1,9 @@
 """The one graph of dvc.yaml, read once from DVC into plain values."""
 
 import contextlib
+import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,12 @@ class Store:
     Args:
         cache: The cache folder.
         remote: Name of the default remote, or None.
+        remotes: The folder of each remote that is one.
     """
 
     cache: Path
     remote: str | None
+    remotes: Mapping[str, Path] = field(default_factory=dict)
 
 
 def _overlaps(out: str, deps: tuple[str, ...]) -> bool:
@@ -184,7 +187,9 @@ def read_store(repository: str | Path = ".") -> Store:
         GraphError: The folder is not a DVC repository.
     """
     with _repo(Path(repository).resolve()) as repo:
-        return Store(cache=Path(repo.cache.local_cache_dir), remote=repo.config["core"].get("remote"))
+        addresses = {name: str(remote["url"]) for name, remote in repo.config["remote"].items()}
+        remotes = {name: Path(address) for name, address in addresses.items() if os.path.isabs(address)}
+        return Store(cache=Path(repo.cache.local_cache_dir), remote=repo.config["core"].get("remote"), remotes=remotes)
 
 
 @contextlib.contextmanager

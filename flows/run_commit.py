@@ -12,6 +12,7 @@ from relume.ingestion.lists import LIST
 
 REF = "refs/relume/runs"
 KEPT_RUNS = 20
+MOST_UNTRACKED_MB = 50.0  # of a run's commit, which git keeps for weeks
 
 
 class RepositoryError(UserError):
@@ -39,7 +40,9 @@ def git(root: Path, *arguments: str, index: Path | None = None) -> str:
     # Hooks are the user's for the user's own commits.
     command = ["git", "-c", "core.hooksPath=/dev/null", *arguments]
     try:
-        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=root, env=environment, capture_output=True, text=True, errors="surrogateescape"
+        )
     except FileNotFoundError:
         raise RepositoryError(
             "git is not installed",
@@ -100,13 +103,14 @@ def commit_run(repository: str | Path, run: str, *, own_list: Path | None = None
         The full hash of the commit.
 
     Raises:
-        RepositoryError: The folder is not the top of a git working tree.
+        RepositoryError: The folder is not the top of a git working tree, or has large files that git does not know.
     """
     root = Path(repository).resolve()
     check_repository(root)
     ref = f"{REF}/{run}"
     if existing := git(root, "for-each-ref", "--format=%(objectname)", ref):
         return existing
+    _require_small(root)
     head = _head(root)
     with tempfile.TemporaryDirectory(prefix="relume-index-") as folder:
         index = Path(folder) / "index"
@@ -127,8 +131,23 @@ def commit_run(repository: str | Path, run: str, *, own_list: Path | None = None
     return commit
 
 
+def _require_small(root: Path) -> None:
+    """Refuses untracked files that would make the repository grow with every run that they differ in."""
+    names = git(root, "ls-files", "--others", "--exclude-standard", "-z").split("\0")[:-1]
+    sizes = {name: os.lstat(root / name).st_size / 1e6 for name in names}
+    if sum(sizes.values()) > MOST_UNTRACKED_MB:
+        largest = sorted(sizes, key=sizes.__getitem__, reverse=True)[:3]
+        raise RepositoryError(
+            f"Untracked files of {sum(sizes.values()):.0f} MB would become part of the run's commit",
+            where=root,
+            why=f"at most {MOST_UNTRACKED_MB:.0f} MB may; the largest: "
+            + ", ".join(f"{name} ({sizes[name]:.0f} MB)" for name in largest),
+            next_step="name them in .gitignore, or move them out of the checkout",
+        )
+
+
 def forget_old_runs(root: Path, home: Path, keep: int = KEPT_RUNS) -> None:
-    """Removes the logs of all runs but the newest, and the refs that hold their commits.
+    """Removes the logs of all runs but the newest, the refs that hold their commits, and what git held by them alone.
 
     Call it only while holding the driver's lock. The commits of packages, which have refs of their own and no
     folder, stay. A run that is retried after that uses the working tree of that moment.
@@ -144,16 +163,25 @@ def forget_old_runs(root: Path, home: Path, keep: int = KEPT_RUNS) -> None:
         # The ref first: the next call finds a folder that a crash left.
         git(root, "update-ref", "-d", f"{REF}/{folder.name}")
         shutil.rmtree(folder)
+    if folders[keep:]:
+        git(root, "prune", "--expire=2.weeks.ago")  # the time that git gives what nothing refers to
 
 
 def clone_commit(root: Path, commit: str, folder: Path) -> None:
     """Makes a private clone at a commit, which shares the objects of the repository.
+
+    Not by `git clone`, which copies from a shallow repository and then lacks the commits that are on no branch.
 
     Args:
         root: The repository; it must stay while the clone is used.
         commit: Any commit in it, on a branch or not.
         folder: Where the clone goes; it must not exist.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    git(root, "clone", "--quiet", "--shared", "--no-checkout", "--no-tags", str(root), str(folder))
+    git(root, "init", "--quiet", "--template=", str(folder))
+    shared = [(root / git(root, "rev-parse", "--git-path", name)).resolve() for name in ("objects", "shallow")]
+    alternates = folder / ".git" / "objects" / "info" / "alternates"
+    alternates.parent.mkdir(exist_ok=True)
+    alternates.write_text(f"{shared[0]}\n", encoding="utf-8", errors="surrogateescape")
+    if shared[1].is_file():
+        shutil.copyfile(shared[1], folder / ".git" / "shallow")
     git(folder, "checkout", "--quiet", "--detach", commit)

@@ -81,8 +81,14 @@ def require_usable(folder: Path, *, next_step: str) -> None:
 
 
 def tracking_uri(home: Path) -> str:
-    """The address of MLflow's tracking store: MLFLOW_TRACKING_URI, or SQLite in the home."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(home / "mlflow" / "mlflow.db")
+    """The address of MLflow's tracking store: MLFLOW_TRACKING_URI, or SQLite in the home.
+
+    A path in it is made absolute, for the stages, whose current folder is another one.
+    """
+    address = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_address(home / "mlflow" / "mlflow.db")
+    if (database := sqlite_file(address)) and not database.is_absolute():
+        return sqlite_address(database.absolute())
+    return address if ":" in address or address == "databricks" else str(Path(address).absolute())
 
 
 def sqlite_address(path: Path, driver: str = "sqlite") -> str:

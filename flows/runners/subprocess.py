@@ -128,6 +128,9 @@ class SubprocessRunner:
         self._run.store.cache.mkdir(parents=True, exist_ok=True)
         (clone / ".dvc" / "cache").symlink_to(self._run.store.cache)
         config.setdefault("cache", {}).update({"dir": "cache", "type": ["hardlink", "symlink", "copy"]})
+        for number, (name, place) in enumerate(self._run.store.remotes.items()):  # a relative one is of the checkout
+            (clone / ".dvc" / f"remote-{number}").symlink_to(place)
+            config.setdefault(f'remote "{name}"', {})["url"] = f"remote-{number}"
         config.filename = str(clone / ".dvc" / "config.local")
         config.write()
         return clone

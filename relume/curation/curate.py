@@ -21,7 +21,7 @@ import numpy as np
 from relume.curation.diversity import clusters, descriptor
 from relume.curation.duplicates import Fingerprint, find_scenes, fingerprint
 from relume.curation.patches import Patch, PatchShardWriter, choose_patches, find_patches
-from relume.curation.quality import Quality, gray, quality
+from relume.curation.quality import Quality, gray, quality, shrink
 from relume.curation.settings import CurateSettings
 from relume.curation.split import split_scenes
 from relume.images import save_image, to_uint8
@@ -127,26 +127,6 @@ def _pixels(photographs: Photographs, photograph: Photograph, settings: CurateSe
     """A photograph as everything here sees it, uint8 (H, W, 3), shrunk to `max_side`."""
     pixels = to_uint8(photographs.pixels(photograph))
     return pixels if settings.max_side is None else shrink(pixels, settings.max_side)
-
-
-def shrink(pixels: np.ndarray, max_side: int) -> np.ndarray:
-    """Averages areas until the longer side is `max_side`, which removes a photograph's own noise as well.
-
-    Args:
-        pixels: uint8 (H, W, 3).
-        max_side: In pixels; smaller photographs stay as they are.
-
-    Returns:
-        uint8 (H', W', 3).
-    """
-    import cv2
-
-    height, width = pixels.shape[:2]
-    factor = max_side / max(height, width)
-    if factor >= 1:
-        return pixels
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
 def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSettings) -> _Measured:

@@ -7,6 +7,9 @@ import numpy as np
 
 # Blocks of this many pixels a side are compared to find the smooth parts of a photograph.
 _NOISE_BLOCK = 32
+# Longer sides are shrunk to this before the sharpness is measured: at its full size a good photograph of a camera has
+# as little contrast between neighbouring pixels as a blurred small one.
+_SHARPNESS_SIDE = 1024
 # The share of the smoothest blocks that the noise is read from; the others hold texture as well.
 _SMOOTH_QUANTILE = 0.1
 _FLAT_BLOCK = 8
@@ -19,7 +22,8 @@ class Quality:
     """Figures of one photograph or patch.
 
     Attributes:
-        sharpness: Variance of the Laplacian; low for blur, high for detail and for noise.
+        sharpness: Variance of the Laplacian, at a size of at most 1024 pixels a side; low for blur, high for detail
+            and for noise.
         noise_sigma: Estimated standard deviation of the noise.
         flat_fraction: Share of the area without any structure, 0 to 1.
     """
@@ -43,7 +47,28 @@ def quality(pixels: np.ndarray) -> Quality:
         pixels: (H, W, 3) RGB uint8; each side at least 32 pixels.
     """
     luma = gray(pixels)
-    return Quality(sharpness=sharpness(luma), noise_sigma=noise_sigma(luma), flat_fraction=flat_fraction(luma))
+    sharp = sharpness(gray(shrink(pixels, _SHARPNESS_SIDE)))
+    return Quality(sharpness=sharp, noise_sigma=noise_sigma(luma), flat_fraction=flat_fraction(luma))
+
+
+def shrink(pixels: np.ndarray, max_side: int) -> np.ndarray:
+    """Averages areas until the longer side is `max_side`, which removes a photograph's own noise as well.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        max_side: In pixels; smaller photographs stay as they are.
+
+    Returns:
+        uint8 (H', W', 3).
+    """
+    import cv2
+
+    height, width = pixels.shape[:2]
+    factor = max_side / max(height, width)
+    if factor >= 1:
+        return pixels
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
 
 
 def sharpness(luma: np.ndarray) -> float:

@@ -14,7 +14,8 @@ class CurateSettings(Settings):
             size carry noise of their own, which a network would learn to keep. None leaves them as they are.
         patch: Side of a training patch, in pixels.
         stride: Distance between neighbouring patches, in pixels; below `patch` they overlap.
-        min_sharpness: Photographs below this variance of the Laplacian are rejected as `blurred`.
+        min_sharpness: Photographs below this variance of the Laplacian, at a size of at most 1024 pixels a side, are
+            rejected as `blurred`.
         max_noise_sigma: Photographs whose luma holds more noise are rejected as `noisy`, on 0 to 255.
         max_flat_fraction: Patches with a larger share of structureless area are left out.
         patches_per_cluster: At most so many training patches come from one cluster of similar photographs.

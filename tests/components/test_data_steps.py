@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -103,6 +104,16 @@ def test_a_critical_failure_stops_the_run_with_its_figures(workspace):
     assert "Traceback" not in done.stderr
     outcomes = json.loads((workspace / "data/validation/validation.json").read_text())
     assert [outcome["observed"] for outcome in outcomes if not outcome["success"]] == ["17"]
+
+
+def test_curate_says_what_it_set_aside(workspace):
+    """Each reason has its number and examples, and where more than a fifth goes a warning names the limits."""
+    step("ingest", workspace)
+    params = (workspace / "params.yaml").read_text()
+    (workspace / "params.yaml").write_text(params.replace("min_sharpness: 30.0", "min_sharpness: 600.0"))
+    done = step("curate", workspace)
+    assert re.search(r"\n  blurred +\d+  such as \S+\.(png|jpg)", done.stdout), done.stdout + done.stderr
+    assert re.search(r"warning: \d+ of 17 photographs were set aside; .* params\.yaml", done.stdout)
 
 
 def test_curate_without_ingested_data_says_what_to_run(workspace):

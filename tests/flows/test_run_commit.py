@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from flows.run_commit import RepositoryError, commit_run, forget_old_runs
+from flows.run_commit import RepositoryError, clone_commit, commit_run, forget_old_runs, git
 
 
 def state_of(toy):
@@ -131,3 +131,54 @@ def test_the_users_own_list_is_in_the_runs_commit_alone(toy):
     assert toy.shell("git", "log", "--branches", "--format=%H").stdout.split() == [
         toy.shell("git", "rev-parse", "HEAD").stdout.strip()
     ]
+
+
+def test_a_shallow_clone_runs_again_and_again(toy, tmp_path):
+    """The commits of its runs are on no branch; a private clone of each has its files."""
+    toy.write("x", "0")
+    toy.commit()
+    root = tmp_path / "shallow"
+    toy.shell("git", "clone", "--quiet", "--depth", "1", f"file://{toy.root}", str(root))
+    for run in ("one", "two"):
+        (root / "x").write_text(run)
+        clone_commit(root, commit_run(root, run), tmp_path / run)
+        assert (tmp_path / run / "x").read_text() == run
+        assert git(tmp_path / run, "status", "--short") == ""
+
+
+def test_a_linked_working_tree_is_cloned_as_well(toy, tmp_path):
+    """The objects of a working tree of `git worktree` are in another folder than its own."""
+    root = tmp_path / "linked"
+    toy.shell("git", "worktree", "add", "--quiet", str(root))
+    (root / "x").write_text("new")
+    clone_commit(root, commit_run(root, "r1"), tmp_path / "clone")
+    assert (tmp_path / "clone" / "x").read_text() == "new"
+
+
+def test_large_untracked_files_are_refused(toy, monkeypatch):
+    """They would stay in git for weeks: the largest are named with what to do, and nothing was added."""
+    (toy.root / "notes.txt").write_text("small")
+    with open(toy.root / "weights.bin", "wb") as file:
+        file.truncate(60_000_000)
+    with pytest.raises(RepositoryError, match=r"60 MB(?s:.*)weights\.bin \(60 MB\), notes(?s:.*)\.gitignore"):
+        commit_run(toy.root, "r1")
+    assert git(toy.root, "for-each-ref", "refs/relume") == ""
+    toy.write(".gitignore", "*.bin\n")
+    commit_run(toy.root, "r1")
+
+
+def test_what_only_old_runs_held_leaves_git(toy):
+    """After two weeks git has no trace of the files of a run that was forgotten."""
+    (toy.root / "large.txt").write_text("once")
+    commit = commit_run(toy.root, "old")
+    (toy.root / "large.txt").unlink()
+    for age, name in enumerate(("new", "old")):
+        folder = toy.home / "runs" / name
+        folder.mkdir(parents=True)
+        os.utime(folder, (1e9 - age, 1e9 - age))
+    for path in (toy.root / ".git" / "objects").rglob("*"):
+        if path.is_file():
+            os.utime(path, (1e9, 1e9))
+    forget_old_runs(toy.root, toy.home, keep=1)
+    with pytest.raises(RepositoryError):
+        git(toy.root, "cat-file", "-e", commit)

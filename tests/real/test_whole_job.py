@@ -27,12 +27,22 @@ CHARACTERS = " a'b\"&;$#,?%()%(c)säöü"
 PHOTOGRAPHS = 12
 # In one process tree, so that one trace sees the servers as well.
 JOB = """\
-import json, os, subprocess, sys
+import json, os, signal, subprocess, sys
 commands = json.loads(sys.argv[1])
 for command in commands:
     line = "import sys; from relume.cli import main; sys.argv[0] = 'relume'; main()"
-    done = subprocess.run([sys.executable, "-c", line, *command], capture_output=True, text=True)
-    print(json.dumps([command, done.returncode, done.stdout, done.stderr]), flush=True)
+    with open("../errors", "w+") as errors:
+        run = [sys.executable, "-c", line, *command]
+        started = subprocess.Popen(run, stdout=subprocess.PIPE, stderr=errors, text=True)
+        seen = []
+        for printed in started.stdout:
+            seen.append(printed)
+            if "is served by" in printed:  # `relume serve` goes on until it is ended
+                started.send_signal(signal.SIGTERM)
+        code = started.wait()
+        errors.seek(0)
+        print(json.dumps([command, code, "".join(seen), errors.read()]), flush=True)
+os.remove("../errors")
 """
 
 
@@ -74,7 +84,8 @@ def job(tmp_path_factory) -> Job:
     photograph = next(photographs.glob("coffee*"))
     restored = out / f"restored{CHARACTERS}.png"
     restore = ["restore", str(photograph), "-o", str(restored), "--product", "denoise"]
-    commands = [["pipeline", "run", "--source", str(photographs)], ["release"], restore, ["status"], ["down"]]
+    commands = [["pipeline", "run", "--source", str(photographs)], ["release"], restore]
+    commands += [["up"], ["retrain", "--watch"], ["status"], ["doctor"], ["down"], ["serve"]]
     environment = {
         name: value for name, value in tiny.environment.items() if not name.startswith(("MLFLOW", "PREFECT"))
     }
@@ -95,14 +106,16 @@ def job(tmp_path_factory) -> Job:
 
 
 def test_every_command_works_with_every_character(job):
-    """Pipeline, release and restore end with 0, the image is there, and nothing lies outside of the named folders."""
-    for command in ("pipeline", "release", "restore", "status", "down"):
-        code, output, errors = job.outputs[command]
+    """Each command ends with 0, the image is there, and nothing lies outside of the named folders."""
+    assert len(job.outputs) == 9
+    for code, output, errors in job.outputs.values():
         assert code == 0, output + errors
     assert "warning" not in job.outputs["pipeline"][1]
     assert read_image(job.restored).pixels.ndim == 3
     assert "by denoise-" in job.outputs["restore"][1]
     assert "champion  denoise-" in job.outputs["status"][1]
+    assert {line.split()[1] for line in job.outputs["up"][1].splitlines()[:5]} == {"started", "running"}
+    assert "denoise is served by denoise-" in job.outputs["serve"][1]
     names = {f"{name}{CHARACTERS}" for name in ("checkout", "home", "photographs", "outputs")}
     assert set(os.listdir(job.top)) == names | {"state", *(["trace"] if job.trace else [])}
     assert os.listdir(job.top.parent) == [job.top.name]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relume.errors import ConfigError
-from relume.home import private_home, sqlite_address, sqlite_file
+from relume.home import private_home, sqlite_address, sqlite_file, tracking_uri
 
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=40).filter(
     lambda name: name not in (".", "..") and len(name.encode()) < 200
@@ -47,3 +47,21 @@ def test_a_home_that_other_programs_would_misread_is_refused(tmp_path, character
     with pytest.raises(ConfigError, match=name):
         private_home(home)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("sqlite:///runs/a.db", "sqlite:////here/runs/a.db"),
+        ("./mlruns", "/here/mlruns"),
+        ("sqlite:////there/a.db?timeout=3", "sqlite:////there/a.db?timeout=3"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("databricks", "databricks"),
+        ("", "sqlite:////here/home/mlflow/mlflow.db"),
+    ],
+)
+def test_a_relative_tracking_address_is_of_the_current_folder(tmp_path, monkeypatch, given, meant):
+    """It is made absolute, so that the stages, which run in clones, find the same store."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert tracking_uri(tmp_path / "home") == meant.replace("/here", str(tmp_path))

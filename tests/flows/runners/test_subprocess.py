@@ -1,19 +1,25 @@
 import os
 import shutil
 import stat
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
+from configobj import ConfigObj
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
 
-from flows.graph import read_graph, read_store
+from flows.graph import Stage, read_graph, read_store
 from flows.lock import merge
+from flows.pipeline_flow import _checkout
 from flows.run_commit import commit_run
 from flows.runners import Run, StageCancelledError
 from flows.runners.subprocess import SubprocessRunner, end_leftovers
 from relume.errors import StageFailedError
-from tests.flows.toy import wait_until
+from tests.flows.toy import copy_toy, wait_until
 
 
 def runner_of(toy, *arguments, **options):
@@ -121,13 +127,57 @@ def test_inputs_that_left_the_cache_are_named(built, tmp_path, with_remote):
         runner.run(stages["pretrain@one"], lock)
 
 
-def test_what_is_not_in_the_cache_comes_from_the_remote(built, tmp_path):
-    """With a default remote, outs that only the remote has are pulled and their stages do not run."""
-    lock = (built.root / "dvc.lock").read_text()
-    built.shell("dvc", "remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+@pytest.mark.parametrize("scope", ["--local", "--project"])
+@pytest.mark.parametrize("relative", [False, True])
+def test_what_is_not_in_the_cache_comes_from_the_remote(built, tmp_path, scope, relative):
+    """Outs that only the default remote has are pulled, from where its address is for the checkout."""
+    lock, store = (built.root / "dvc.lock").read_text(), tmp_path / "st'o#r,e"
+    address = os.path.relpath(store, built.root) if relative else str(store)
+    built.shell("dvc", "remote", "add", scope, "--default", "store", address)
     built.shell("dvc", "push")
     shutil.rmtree(built.root / ".dvc" / "cache")
     assert run_stage(built, "pretrain@two", lock).outcome == "cached"
+
+
+NAMES = st.text(
+    st.characters(exclude_characters="/:", exclude_categories=("Cs", "Cc", "Z"), include_characters=" "), max_size=30
+).map(lambda name: f"a{name}b")
+
+
+@settings(
+    max_examples=6,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(checkout=NAMES, store=NAMES.map(lambda name: name.replace("%(", "%")))  # which DVC takes for an option
+@example(checkout=" '\"&;$#,?%()%(c)s${a}~\\ä ", store="' \"&;$#,?%()=\\äb")
+def test_dvc_reads_the_paths_that_a_clone_is_given(toy, checkout, store):
+    """Whatever checkout and remote are called, DVC in a clone has the cache and the remote of the checkout."""
+    with tempfile.TemporaryDirectory() as folder:
+        mine = copy_toy(toy, Path(folder) / checkout)
+        config = ConfigObj(encoding="utf-8", interpolation=False)
+        config['remote "store"'] = {"url": f"../../{store}"}
+        config.filename = str(mine.root / ".dvc" / "config.local")
+        config.write()
+        stage = Stage(name="first", command="", deps=(), outs=())
+        clone = runner_of(mine)._clone(stage, "")
+        own, of_clone = read_store(mine.root), read_store(clone)
+        assert of_clone.cache.resolve() == own.cache.resolve()
+        assert own.remotes == {"store": mine.root.parent / store}
+        assert of_clone.remotes["store"].resolve() == mine.root.parent / store
+
+
+def test_data_on_another_disk_is_not_touched_by_a_clone(toy, tmp_path):
+    """`data` may be a link that git ignores: a stage writes in its clone; what a run ends with goes to the target."""
+    (tmp_path / "disk").mkdir()
+    toy.write(".gitignore", "/data\n/models\n/reports\n__pycache__/\n")
+    (toy.root / "data").symlink_to(tmp_path / "disk")
+    result = run_stage(toy, "first")
+    assert list((tmp_path / "disk").iterdir()) == []
+    toy.write("dvc.lock", merge("", [result.entry], ["first"]))
+    _checkout(toy.root, ["data/first"])
+    assert (tmp_path / "disk" / "first" / "out.txt").is_file()
 
 
 def test_deps_in_a_clone_are_read_only_links_into_the_cache(built):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from relume.curation.curate import curate, shrink
+from relume.curation.curate import curate
+from relume.curation.quality import shrink
 from relume.errors import SourceError
 from relume.files import sha256_folder
 from relume.images import decode, encode, read_image

@@ -28,6 +28,16 @@ def test_sharpness_falls_with_blur():
     assert figures[0] > 20 * figures[-1]
 
 
+def test_a_photograph_is_as_sharp_at_any_size():
+    """Enlarged as a camera's file is, its neighbouring pixels have hardly any contrast; it is not blurred for that."""
+    photograph = skimage_photograph("coffee.png")
+    large = cv2.resize(photograph, None, fx=6, fy=6, interpolation=cv2.INTER_CUBIC)
+    half = cv2.resize(photograph, (1024, 683), interpolation=cv2.INTER_CUBIC)
+    assert sharpness(gray(large)) < 0.05 * sharpness(gray(half))
+    assert quality(large).sharpness == pytest.approx(sharpness(gray(half)), rel=0.35)
+    assert quality(photograph).sharpness == sharpness(gray(photograph))
+
+
 @pytest.mark.parametrize("sigma", [2, 5, 15, 30])
 def test_noise_is_found_on_a_ramp(sigma):
     """Gaussian noise on a plane is estimated within 8 percent: the operator is blind to planes."""
