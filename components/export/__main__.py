@@ -35,7 +35,7 @@ def main() -> None:
 
     with atomic_folder(OUT) as folder:
         onnx_file = folder / "model.onnx"
-        export_onnx(network, onnx_file, tile=inference.tile)
+        export_onnx(network, onnx_file, tile=inference.tile, dtype=inference.dtype)
         write_served_model(onnx_file, folder, serving)
         onnx_file.unlink()
         restorer = OnnxRestorer(folder, threads=params.threads)
@@ -77,11 +77,15 @@ def _mixed_parity(network: nn.Module, restorer: OnnxRestorer) -> Iterator[Parity
     inference, levels = restorer.serving.inference, restorer.serving.levels
     if levels is None:
         return
-    tile = inference.tile
+    tile, once = inference.tile, inference.model_copy(update={"orientations": 1})
     image = np.random.default_rng(0).integers(0, 256, (tile, tile, 3), np.uint8)
-    expected = [tiled(at_level(network, level), inference, batch=1)(image) for level in levels.points]
+    expected = [tiled(at_level(network, level), once, batch=1)(image) for level in levels.points]
     tiles_NCHW = np.stack([image.transpose(2, 0, 1)] * len(expected))
+    if inference.dtype == "float32":
+        tiles_NCHW = tiles_NCHW / np.float32(255)
     restored = restorer.restore_batch(tiles_NCHW, np.array(levels.points, np.float32)).transpose(0, 2, 3, 1)
+    if inference.dtype == "float32":
+        restored = to_8_bit(restored)
     yield measure_parity("three levels in a batch", np.concatenate(expected), np.concatenate(restored), tile=tile)
 
 

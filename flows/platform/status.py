@@ -60,6 +60,7 @@ class ProductStatus:
         previous: The release that a rollback goes to, or None.
         candidate: The ledger's last line about a release that was not promoted, or None.
         served: The release that the running server uses, or None.
+        inference: How the champion restores; None while it is not in the model repository.
         answers: Whether the server restored a tile just now.
         last: The last line of the ledger about it.
     """
@@ -69,6 +70,7 @@ class ProductStatus:
     previous: Release | None
     candidate: LedgerEntry | None
     served: str | None
+    inference: str | None
     answers: bool
     last: LedgerEntry
 
@@ -119,7 +121,7 @@ def read_status(root: Path, home: Path) -> Status:
     triton, served = _triton(home, problems)
     ledger = Ledger(home)
     try:
-        products = [_product(ledger, name, served) for name in _products(ledger)]
+        products = [_product(home, ledger, name, served, problems) for name in _products(ledger)]
         unfinished = list(ledger.unfinished())
     except (LedgerError, BrokenFileError) as error:
         products, unfinished = None, []
@@ -191,6 +193,8 @@ def _product_lines(product: ProductStatus) -> list[str]:
         f"  previous  {_release(product.previous)}",
         f"  served    {served}",
     ]
+    if product.inference:
+        lines.append(f"  restores  in {product.inference}")
     if product.candidate:
         lines.append(f"  candidate {_release(product.candidate.release)}, {product.candidate.event}")
         lines += [f"            {failed}" for failed in product.candidate.details.get("failed", [])]
@@ -269,14 +273,23 @@ def _products(ledger: Ledger) -> list[str]:
     return sorted({entry.release.product for entry in ledger.entries()})
 
 
-def _product(ledger: Ledger, name: str, served: dict[str, tuple[str | None, bool]]) -> ProductStatus:
+def _product(
+    home: Path, ledger: Ledger, name: str, served: dict[str, tuple[str | None, bool]], problems: list[str]
+) -> ProductStatus:
     release, answering = served.get(name, (None, False))
+    champion = ledger.current(name)
+    inference = None
+    try:
+        inference = models.inference_of(EmbeddedTriton(home).repository, champion.model) if champion else None
+    except BrokenFileError as error:
+        problems.append(str(error))
     return ProductStatus(
         product=name,
-        champion=ledger.current(name),
+        champion=champion,
         previous=ledger.previous(name),
         candidate=ledger.candidate(name),
         served=release,
+        inference=str(inference) if inference else None,
         answers=answering,
         last=[entry for entry in ledger.entries() if entry.release.product == name][-1],
     )

@@ -19,6 +19,7 @@ from relume.params import ReleaseSettings
 from relume.reading import read_table
 
 if TYPE_CHECKING:
+    from relume.inference.plan import Inference
     from relume.serving.onnx_restorer import OnnxRestorer
 
 _AGAIN = "run `relume pipeline run`"
@@ -61,14 +62,14 @@ class GateReport:
         champion: Hash of the champion's package, or None.
         images: Image ids of the photographs that were used.
         checks: The checks, in the order they were made.
-        mirrored: How many of the photographs are smaller than a tile, which sees them continued by mirroring.
+        notes: How the candidate restores and what that costs, and what may make the checks less true.
     """
 
     candidate: str
     champion: str | None
     images: tuple[str, ...]
     checks: tuple[Check, ...]
-    mirrored: int = 0
+    notes: tuple[str, ...]
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -78,7 +79,12 @@ class GateReport:
     def as_json(self) -> dict:
         """The report as JSON values."""
         checks = [dataclasses.asdict(check) | {"passed": check.passed} for check in self.checks]
-        return dataclasses.asdict(self) | {"images": list(self.images), "checks": checks, "passed": not self.failed}
+        return dataclasses.asdict(self) | {
+            "images": list(self.images),
+            "checks": checks,
+            "notes": list(self.notes),
+            "passed": not self.failed,
+        }
 
     def table(self) -> str:
         """The report as text, one line a check."""
@@ -91,11 +97,7 @@ class GateReport:
             lines.append(
                 f"  {verdict}  {check.name:<{width}}  {check.value:9.2f}  {sign} {check.limit:.2f} {check.unit}"
             )
-        if self.mirrored:
-            lines.append(
-                f"  note  {self.mirrored} photographs are smaller than a tile and were continued by mirroring;"
-                " the gains may differ on larger ones: raise curate.held_out_side, or list larger photographs"
-            )
+        lines += [f"  note  {note}" for note in self.notes]
         return "\n".join(lines) + "\n"
 
     def require_passed(self) -> None:
@@ -163,14 +165,23 @@ def measure(
     checks += _export_parity(candidate)
     packages = [candidate, *([champion] if champion else [])]
     latency = latency or take_turns("in process", packages, [_one_level(restorer) for restorer in restorers])
-    checks += _latency(latency, [restorer.serving.inference.tile for restorer in restorers], settings)
+    checks += _latency(latency, [restorer.serving.inference for restorer in restorers], settings)
     return GateReport(
         candidate=candidate.sha256,
         champion=champion.sha256 if champion else None,
         images=tuple(photographs),
         checks=tuple(checks),
-        mirrored=sum(min(image.shape[:2]) < tile for image in photographs.values()),
+        notes=tuple(_notes(restorer.serving.inference, photographs, tile)),
     )
+
+
+def _notes(inference: "Inference", photographs: Mapping[str, np.ndarray], tile: int) -> Iterator[str]:
+    yield f"{inference}; {inference.runs_per_megapixel:.0f} runs of the network a megapixel"
+    if small := sum(min(image.shape[:2]) < tile for image in photographs.values()):
+        yield (
+            f"{small} photographs are smaller than a tile of {tile} pixels and were continued by mirroring; the gains"
+            " may differ on larger ones: raise curate.held_out_side, or list larger photographs"
+        )
 
 
 def held_out_photographs(folder: Path, settings: ReleaseSettings, *, tile: int = 0) -> dict[str, np.ndarray]:
@@ -299,12 +310,13 @@ def _one_level(restorer: "OnnxRestorer") -> Callable[[np.ndarray, float | None],
     return lambda tile, level: restorer.restore_batch(tile, None if level is None else np.array([level], np.float32))
 
 
-def _latency(found: Latency, tiles: Sequence[int], settings: ReleaseSettings) -> list[Check]:
-    """The time of one tile, and its ratio to the champion's for equally many pixels."""
-    name = f"latency of one tile of {tiles[0]} pixels, {found.where}"
+def _latency(found: Latency, plans: Sequence["Inference"], settings: ReleaseSettings) -> list[Check]:
+    """The time of one run of the network, and its ratio to the champion's for the runs that a megapixel takes."""
+    runs = [plan.runs_per_megapixel for plan in plans]
+    name = f"latency of one tile of {plans[0].tile} pixels, {found.where}"
     checks = [_at_most(name, found.candidate, settings.latency_ms_per_tile, "ms")]
     if found.champion is not None:
-        ratio = (found.candidate / tiles[0] ** 2) / (found.champion / tiles[1] ** 2)
+        ratio = (found.candidate * runs[0]) / (found.champion * runs[1])
         name = f"latency of a pixel over the champion's, {found.where}"
         checks.append(_at_most(name, ratio, settings.max_latency_ratio, "times"))
     return checks

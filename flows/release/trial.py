@@ -90,13 +90,15 @@ def take_turns(
     Args:
         where: As in `Latency`.
         packages: The candidate and perhaps the champion.
-        ways: For each, what restores a tile, uint8 (1, 3, T, T), at a level.
+        ways: For each, what restores a tile, (1, 3, T, T) of its plan's type, at a level.
     """
     turns: list[tuple[Callable, np.ndarray, float | None, list[float]]] = []
     for package, restore in zip(packages, ways, strict=True):
         serving = read_serving(package.folder / "serving")
         side = serving.inference.tile
         tile = np.random.default_rng(0).integers(0, 256, (1, 3, side, side), np.uint8)
+        if serving.inference.dtype == "float32":
+            tile = tile / np.float32(255)
         turns.append((restore, tile, serving.levels.default if serving.levels else None, []))
     end = time.monotonic() + SECONDS
     for run in range(WARM_UP + RUNS):

@@ -125,7 +125,10 @@ def evaluate_held_out(
             noisy = noisy_photograph(reference, image_id, sigma, "unclipped", seed)
             # The baselines take 8-bit input only, which is the same in both protocols, and so is their result.
             images = {"noisy": to_8_bit(noisy), **baselines}
-            images |= {name: restore_whole(network, noisy) for name, network in final.items()}
+            images |= {
+                name: restore_whole(network, noisy, orientations=inference.orientations)
+                for name, network in final.items()
+            }
             yield _scores(images, reference, noisy, protocol="unclipped", **where), images
 
             for protocol in JPEG:

@@ -10,7 +10,8 @@ from torch import nn
 from relume.errors import ModelFormatError
 from relume.inference.level import AtLevel
 from relume.inference.plan import Inference
-from relume.inference.tiling import map_tiles, restore_tiled
+from relume.inference.self_ensemble import self_ensemble
+from relume.inference.tiling import map_tiles, restore_image
 from relume.metrics import to_8_bit
 from relume.models.registry import inputs_of
 from relume.serving.export import ServedNetwork
@@ -22,22 +23,23 @@ def at_level(network: nn.Module, level: float) -> nn.Module:
 
 
 def tiled(network: nn.Module, inference: Inference, *, batch: int) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that restores an 8-bit photograph as it is served: tiles in and out as uint8; see `at_level`."""
-    served = ServedNetwork(network).eval()
+    """A function that restores an 8-bit photograph as it is served; for an adjustable network see `at_level`."""
+    served = ServedNetwork(network, dtype=inference.dtype).eval()
 
     def restore_batch(tiles_NCHW: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return served(torch.from_numpy(tiles_NCHW)).numpy()
 
-    return lambda image: restore_tiled(image, restore_batch, inference, batch=batch)
+    return lambda image: restore_image(image, restore_batch, inference, batch=batch)
 
 
-def run_whole(network: nn.Module, image: np.ndarray) -> np.ndarray:
+def run_whole(network: nn.Module, image: np.ndarray, *, orientations: int = 1) -> np.ndarray:
     """A network on a whole image, on the network's device.
 
     Args:
         network: float32 (N, C, H, W) in about [0, 1] to the same shape.
         image: float32 (H, W, C).
+        orientations: Of the self-ensemble.
 
     Returns:
         float32 (H, W, C), not clamped.
@@ -45,7 +47,8 @@ def run_whole(network: nn.Module, image: np.ndarray) -> np.ndarray:
     Raises:
         ModelFormatError: What comes back is not an image of the same size.
     """
-    return _run_batch(network, np.ascontiguousarray(image.transpose(2, 0, 1))[None])[0].transpose(1, 2, 0)
+    run = self_ensemble(partial(_run_batch, network), orientations)
+    return run(np.ascontiguousarray(image.transpose(2, 0, 1))[None])[0].transpose(1, 2, 0)
 
 
 def _run_batch(network: nn.Module, batch_NCHW: np.ndarray) -> np.ndarray:
@@ -76,6 +79,6 @@ def run_tiled(network: nn.Module, image: np.ndarray, inference: Inference) -> np
     return map_tiles(image, partial(_run_batch, network), inference, batch=1)
 
 
-def restore_whole(network: nn.Module, noisy: np.ndarray) -> np.ndarray:
+def restore_whole(network: nn.Module, noisy: np.ndarray, *, orientations: int = 1) -> np.ndarray:
     """A network on a whole photograph in float32: (H, W, 3) in about [0, 1] to uint8 (H, W, 3)."""
-    return to_8_bit(run_whole(network, noisy))
+    return to_8_bit(run_whole(network, noisy, orientations=orientations))

@@ -1,1 +1,1 @@
-"""Ways to run a trained network: in eight orientations, and at a fixed level."""
+"""How a model restores an image: the plan, the one executor that carries it out, and levels."""

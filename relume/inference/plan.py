@@ -20,21 +20,35 @@ class Inference(Settings):
         halo: Context in pixels at each side of a tile, thrown away where it has a neighbour.
         overlap: Pixels over which what is kept of neighbouring tiles is blended.
         weight: Of the blend: `linear` and `cosine` fade one tile into the other, `uniform` takes their mean.
+        orientations: In which a tile is restored; their mean is taken. 8 are all flips and right angles, 4 the flips, 2
+            the mirror image, 1 the tile as it is. The network runs as many times.
     """
 
     tile: int = Field(gt=0)
     halo: int = Field(ge=0)
     overlap: int = Field(ge=0)
     weight: Literal["linear", "cosine", "uniform"] = "linear"
+    orientations: Literal[1, 2, 4, 8] = 1
 
     def __str__(self) -> str:
-        """For people, such as `tiles of 192 pixels, halo 16, overlap 8 (linear)`."""
-        return f"tiles of {self.tile} pixels, halo {self.halo}, overlap {self.overlap} ({self.weight})"
+        """For people, such as `tiles of 192 pixels, halo 16, overlap 8 (linear), 8 orientations`."""
+        mean = f", {self.orientations} orientations" if self.orientations > 1 else ""
+        return f"tiles of {self.tile} pixels, halo {self.halo}, overlap {self.overlap} ({self.weight}){mean}"
 
     @property
     def pitch(self) -> int:
         """Pixels from one tile to the next."""
         return self.tile - 2 * self.halo - self.overlap
+
+    @property
+    def dtype(self) -> str:
+        """What the network takes and gives: `uint8`, or `float32` in [0, 1] where a mean is taken of its results."""
+        return "uint8" if self.orientations == 1 else "float32"
+
+    @property
+    def runs_per_megapixel(self) -> float:
+        """Runs of the network on a tile that a million pixels of a large image take."""
+        return self.orientations * 1e6 / self.pitch**2
 
     @model_validator(mode="after")
     def _covers(self) -> "Inference":

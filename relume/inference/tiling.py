@@ -1,4 +1,4 @@
-"""The one tiler: an image of any size through a network that takes tiles of one size.
+"""The one executor: an image of any size through a network that takes tiles of one size, as the plan says.
 
 Every way of restoring an image (evaluation, parity, in process, through Triton) uses this file, so they differ in
 nothing but the backend. A tile of side T has a halo of H pixels, which gives the network context and is thrown away
@@ -12,7 +12,7 @@ these sums beforehand: the blended image needs no weight image.
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -21,9 +21,13 @@ import numpy as np
 
 from relume.errors import ImageError
 from relume.inference.plan import Inference
+from relume.inference.self_ensemble import self_ensemble
 
 RestoreBatch = Callable[[np.ndarray], np.ndarray]
-"""Takes tiles, uint8 (N, 3, T, T) RGB, and gives as many restored ones of the same shape and type."""
+"""Takes tiles (N, 3, T, T) RGB and gives as many restored ones of the same shape and type: uint8 for an 8-bit image and
+a plan of uint8 tiles, else float32 in [0, 1]."""
+
+PEAKS = {"uint8": np.float32(255), "uint16": np.float32(65535), "float32": np.float32(1)}
 
 
 class Axis(NamedTuple):
@@ -83,36 +87,51 @@ def count_tiles(height: int, width: int, inference: Inference) -> int:
     return len(cover_axis(height, inference).starts) * len(cover_axis(width, inference).starts)
 
 
-def restore_tiled(
+def restore_image(
     image_HWC: np.ndarray,
     restore_batch: RestoreBatch,
     inference: Inference,
     *,
+    types: Sequence[type] = (np.uint8, np.uint16, np.float32),
     batch: int = 4,
     in_flight: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Restores an image tile by tile, as it is served; see `map_tiles` for the other arguments.
+    """Restores an image as the plan says: the one executor, whatever computes a tile.
+
+    The mean of several orientations and the blend are computed in floating point, and clipped and rounded once, at the
+    end.
 
     Args:
-        image_HWC: uint8 (H, W, 3) RGB, any size from 1x1.
+        image_HWC: (H, W, 3) RGB of any size from 1x1: uint8, uint16, or float32 in [0, 1]; what is outside is clipped.
         restore_batch: The backend.
         inference: How the model restores.
+        types: Of the images that the backend can restore.
+        batch: See `map_tiles`, as for the arguments below.
+        in_flight: Batches in flight.
+        on_progress: Called after each batch.
 
     Returns:
-        uint8 (H, W, 3) RGB. With a `restore_batch` that changes nothing, exactly `image_HWC`.
+        The restored image, of the same type. With a `restore_batch` that changes nothing, exactly `image_HWC`.
 
     Raises:
-        ImageError: `image_HWC` is not an 8-bit RGB image.
+        ImageError: `image_HWC` is not an RGB image of one of the types.
     """
-    if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.dtype != np.uint8 or image_HWC.size == 0:
+    if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.size == 0 or image_HWC.dtype not in types:
         raise ImageError(
-            "The array is not an 8-bit RGB image",
-            reason="not_rgb8",
+            "The array is not an RGB image",
+            reason="not_rgb",
             where=f"array of {image_HWC.dtype} {image_HWC.shape}",
-            next_step="give uint8 (height, width, 3)",
+            next_step=f"give (height, width, 3) of one of: {', '.join(np.dtype(kind).name for kind in types)}",
         )
-    return map_tiles(image_HWC, restore_batch, inference, batch=batch, in_flight=in_flight, on_progress=on_progress)
+    peak = PEAKS[image_HWC.dtype.name]
+
+    def in_float(tiles_NCHW: np.ndarray) -> np.ndarray:
+        return restore_batch(tiles_NCHW / peak) * peak
+
+    run = restore_batch if image_HWC.dtype.name == inference.dtype == "uint8" else in_float
+    image = map_tiles(image_HWC, run, inference, batch=batch, in_flight=in_flight, on_progress=on_progress)
+    return np.clip(image, 0, 1, out=image) if image.dtype == np.float32 else image
 
 
 def map_tiles(
@@ -124,7 +143,7 @@ def map_tiles(
     in_flight: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Puts an image through a function of tiles and blends the results.
+    """Puts an image through a function of tiles, in each orientation of the plan, and blends the results.
 
     Holds the image, its result, one band of tile rows in float32 and the batches in flight, never the whole image in
     another type. With batches in flight, the next is cut and the last one blended meanwhile.
@@ -140,7 +159,7 @@ def map_tiles(
         on_progress: Called after each batch with the tiles done and the tiles in all.
 
     Returns:
-        (H, W, C) of the image's type; blended values of an integer type are rounded.
+        (H, W, C) of the image's type; blended values of an integer type are clipped and rounded.
     """
     (height, width), tile = image_HWC.shape[:2], inference.tile
     rows, columns = cover_axis(height, inference), cover_axis(width, inference)
@@ -149,7 +168,8 @@ def map_tiles(
 
     done = 0
     batches = _batches(image_HWC, rows, columns, tile, batch)
-    with contextlib.closing(_overlapped(batches, restore_batch, in_flight)) as restored_batches:
+    run = self_ensemble(restore_batch, inference.orientations)
+    with contextlib.closing(_overlapped(batches, run, in_flight)) as restored_batches:
         for restored_NCHW in restored_batches:
             for tile_CHW in restored_NCHW:
                 canvas.add(tile_CHW)
@@ -220,8 +240,9 @@ class _Canvas:
         self._row += 1
         following = self._rows.starts[self._row] if self._row < len(self._rows.starts) else height
         finished = following - start
+        done = self._band[:finished, :width]
         if self.image_HWC.dtype.kind == "u":
-            np.rint(self._band[:finished, :width], out=self._band[:finished, :width])
-        self.image_HWC[start:following] = self._band[:finished, :width]
+            done = np.rint(np.clip(done, 0, np.iinfo(self.image_HWC.dtype).max, out=done), out=done)
+        self.image_HWC[start:following] = done
         self._band[: self._tile - finished] = self._band[finished:].copy()
         self._band[max(0, self._tile - finished) :] = 0

@@ -75,12 +75,14 @@ class Report:
         scale: Of the recipe.
         trainings: The stages that train.
         problems: What is wrong; empty when nothing is.
+        inference: How the model restores; None where what the recipe says of it is wrong.
     """
 
     recipe: str
     scale: str
     trainings: list[Training] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    inference: Inference | None = None
 
     @property
     def sizes(self) -> list[StageSize]:
@@ -123,6 +125,7 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
     if not report.problems:
         stages = (settings[section] for section in ("ensemble_head", "mine_hard", "finetune_hard"))
         curate, inference = sections["curate"], settings["inference"]
+        report.inference = inference
         _Check(report, curate["patch"], curate["held_out_side"], inference, settings["training"]).run(
             settings["pretrain"].bases, *stages
         )
@@ -174,6 +177,9 @@ def render(recipe: Recipe, reports: list[Report]) -> str:
         for size in report.sizes:
             counts = "".join(f"{n:>{w},}" for n, w in _widths(size))
             lines.append(f"  {report.scale:<6}{size.stage:<20}{counts}")
+        if report.inference:
+            runs = report.inference.runs_per_megapixel
+            lines.append(f"  {report.scale:<6}restores in {report.inference}; {runs:.0f} runs a megapixel")
         lines += [f"  {report.scale:<6}wrong: {problem}" for problem in report.problems]
     return "\n".join(lines) + "\n"
 

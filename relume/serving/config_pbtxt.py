@@ -18,8 +18,8 @@ stays at what the largest request took."""
 
 _TENSORS = """\
 max_batch_size: {max_batch}
-input [ {{ name: "image" data_type: TYPE_UINT8 dims: [ 3, {tile}, {tile} ] }}{level} ]
-output [ {{ name: "restored" data_type: TYPE_UINT8 dims: [ 3, {tile}, {tile} ] }} ]
+input [ {{ name: "image" data_type: TYPE_{dtype} dims: [ 3, {tile}, {tile} ] }}{level} ]
+output [ {{ name: "restored" data_type: TYPE_{dtype} dims: [ 3, {tile}, {tile} ] }} ]
 """
 
 # One for each tile, so that requests of different levels share an execution.
@@ -35,13 +35,18 @@ dynamic_batching {
 """
 
 _PARAMETER = re.compile(r'parameters\s*\{\s*key:\s*"(\w+)"\s*value\s*\{\s*string_value:\s*"([^"]*)"')
-_DIMS = re.compile(r"dims:\s*\[\s*3,\s*(\d+),\s*(\d+)\s*\]")
+_TILES = re.compile(r"data_type:\s*TYPE_(\w+)\s*dims:\s*\[\s*3,\s*(\d+),\s*(\d+)\s*\]")
 _MAX_BATCH = re.compile(r"max_batch_size:\s*(\d+)")
 
 _BACKENDS = {
     "python": 'backend: "python"\ninstance_group [ { kind: KIND_CPU count: 1 } ]\n',
     "onnxruntime": 'backend: "onnxruntime"\ninstance_group [ { kind: KIND_AUTO count: 1 } ]\n',
 }
+
+
+def triton_type(inference: Inference) -> str:
+    """Triton's name of the type of the tiles."""
+    return {"uint8": "UINT8", "float32": "FP32"}[inference.dtype]
 
 
 def release_config(inference: Inference, *, levels: LevelRange | None = None, backend: str = "python") -> str:
@@ -61,13 +66,18 @@ def release_config(inference: Inference, *, levels: LevelRange | None = None, ba
         parameters |= {("level_kind" if name == "kind" else f"{name}_level"): v for name, v in asdict(levels).items()}
     return (
         _BACKENDS[backend]
-        + _tensors(inference.tile, adjustable=levels is not None)
+        + _tensors(inference.tile, triton_type(inference), adjustable=levels is not None)
         + _BATCHING
         + "".join(
             f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}\n'
             for name, value in parameters.items()
         )
     )
+
+
+def parameters_of(text: str) -> dict[str, str]:
+    """The parameters in the text of a configuration, by name."""
+    return dict(_PARAMETER.findall(text))
 
 
 def read_parameters(parameters: Mapping[str, str]) -> tuple[Inference, LevelRange | None]:
@@ -87,7 +97,8 @@ def read_parameters(parameters: Mapping[str, str]) -> tuple[Inference, LevelRang
         levels = LevelRange(kind=kind, lowest=lowest, highest=highest, default=default)
     if "overlap" not in parameters:
         return before_format_3(int(parameters["tile"]), int(parameters["halo"])), levels
-    return Inference.model_validate_strings({name: parameters[name] for name in Inference.model_fields}), levels
+    stated = {name: parameters[name] for name in Inference.model_fields if name in parameters}
+    return Inference.model_validate({name: int(v) if v.isdigit() else v for name, v in stated.items()}), levels
 
 
 def problem(text: str, inference: Inference, *, levels: LevelRange | None) -> str | None:
@@ -95,33 +106,34 @@ def problem(text: str, inference: Inference, *, levels: LevelRange | None) -> st
 
     Whether it is well formed is for Triton to say; this looks for what clients and the server's memory depend on.
     """
-    found = dict(_PARAMETER.findall(text))
+    found = parameters_of(text)
     if levels is not None:
         found.setdefault("level_kind", levels.kind)  # releases of format 1 name it in serving.json alone
-    sides, batches = set(_DIMS.findall(text)), [int(number) for number in _MAX_BATCH.findall(text)]
+    tiles, batches = set(_TILES.findall(text)), [int(number) for number in _MAX_BATCH.findall(text)]
     try:
         stated = read_parameters(found)
     except (KeyError, ValueError, ConfigError):
         return "config.pbtxt does not state tiles and levels that can be"
-    if stated != (inference, levels) or sides != {(str(inference.tile),) * 2}:
+    if stated != (inference, levels) or tiles != {(triton_type(inference), *(str(inference.tile),) * 2)}:
         return f"serving.json says {inference}, {levels or 'no levels'}; config.pbtxt says something else"
     if len(batches) != 1 or not 1 <= batches[0] <= MAX_BATCH:
         return f"config.pbtxt has to state one max_batch_size, of 1 to {MAX_BATCH}"
     return None
 
 
-def product_config(*, release: str, tile: int, adjustable: bool = False) -> str:
+def product_config(*, release: str, tile: int, dtype: str = "UINT8", adjustable: bool = False) -> str:
     """The config.pbtxt of a product: an ensemble whose one step is the release that clients get now.
 
     Args:
         release: Name of the release's model.
         tile: Side of its served tile in pixels.
+        dtype: Triton's name of the tile's type.
         adjustable: Whether it has the input `level`.
     """
     level = '\n      input_map { key: "level" value: "level" }' if adjustable else ""
     return (
         'platform: "ensemble"\n'
-        + _tensors(tile, adjustable=adjustable)
+        + _tensors(tile, dtype, adjustable=adjustable)
         + f"""\
 ensemble_scheduling {{
   step [
@@ -137,5 +149,5 @@ ensemble_scheduling {{
     )
 
 
-def _tensors(tile: int, *, adjustable: bool) -> str:
-    return _TENSORS.format(max_batch=MAX_BATCH, tile=tile, level=_LEVEL if adjustable else "")
+def _tensors(tile: int, dtype: str, *, adjustable: bool) -> str:
+    return _TENSORS.format(max_batch=MAX_BATCH, tile=tile, dtype=dtype, level=_LEVEL if adjustable else "")

@@ -32,23 +32,26 @@ class ServedNetwork(nn.Module):
 
     Args:
         network: float32 (N, C, H, W) in [0, 1] to the same shape; adjustable ones take the level as second argument.
+        dtype: `float32` leaves out scaling, clamping and rounding, for plans that take a mean of its results.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, *, dtype: str = "uint8"):
         super().__init__()
-        self.network = network
+        self.network, self._dtype = network, dtype
 
     def forward(self, image: torch.Tensor, level: torch.Tensor | None = None) -> torch.Tensor:
         """Restores a batch of tiles.
 
         Args:
-            image: uint8 (N, C, T, T).
+            image: uint8 (N, C, T, T), or float32 in [0, 1].
             level: float32 (N, 1), for adjustable networks: a level for each tile.
 
         Returns:
-            uint8 (N, C, T, T).
+            (N, C, T, T) of the same type.
         """
         levels = () if level is None else (level.squeeze(1),)
+        if self._dtype == "float32":
+            return self.network(image, *levels)
         restored = self.network(image.to(torch.float32) / 255, *levels)
         return (restored.clamp(0, 1) * 255).round().to(torch.uint8)
 
@@ -116,8 +119,8 @@ def _simplify(model: "onnx_ir.Model") -> None:
         tidy(model)
 
 
-def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: int = 3) -> None:
-    """Writes the served network as ONNX: input `image`, output `restored`, both UINT8 (batch, C, T, T).
+def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: int = 3, dtype: str = "uint8") -> None:
+    """Writes the served network as ONNX: input `image`, output `restored`, both (batch, C, T, T) of one type.
 
     A network that takes a level has a second input `level`, FP32 (batch, 1): one served file is all
     levels, and tiles of different levels share a batch. Only the batch is dynamic. The file holds no source path,
@@ -128,12 +131,13 @@ def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: in
         path: The `.onnx` file.
         tile: T in pixels.
         channels: C.
+        dtype: Of the tiles, `uint8` or `float32` in [0, 1].
     """
     import onnx
 
     count = len(inputs_of(network))
-    examples = (torch.zeros(2, channels, tile, tile, dtype=torch.uint8), torch.full((2, 1), 25.0))[:count]
-    model = to_onnx(ServedNetwork(network).eval(), examples, ["image", "level"][:count]).model_proto
+    examples = (torch.zeros(2, channels, tile, tile, dtype=getattr(torch, dtype)), torch.full((2, 1), 25.0))[:count]
+    model = to_onnx(ServedNetwork(network, dtype=dtype).eval(), examples, ["image", "level"][:count]).model_proto
     _strip(model)
     onnx.checker.check_model(model)
     with atomic_file(path) as temporary:

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from relume.errors import ImageError
-from relume.inference.tiling import map_tiles
+from relume.inference.tiling import restore_image
 from relume.serving.float_graph import float_graph
 from relume.serving.levels import choose_level
 from relume.serving.restoration import Restoration
@@ -17,14 +16,13 @@ from relume.serving.served_model import onnx_path, read_serving
 
 Run = Callable[[dict[str, np.ndarray]], np.ndarray]
 """Computes `restored` from the inputs by name."""
-_TYPES = (np.uint8, np.uint16, np.float32)
 
 
 class InProcessRestorer(ABC):
     """A served model in this process; a subclass brings the runtime.
 
     8-bit images are restored by the very graph that Triton serves, 16-bit and float ones by its float32 variant
-    (`relume.serving.float_graph`), which is made with the first such image.
+    (`relume.serving.float_graph`), which is made with the first such image. A graph of float32 restores all of them.
 
     Args:
         folder: A served model, such as `models/exported`.
@@ -38,7 +36,8 @@ class InProcessRestorer(ABC):
     def __init__(self, folder: str | Path, *, release: str | None = None, batch: int = 1):
         self.serving = read_serving(folder)
         self.folder, self.release, self._batch = Path(folder), release or str(folder), batch
-        self._run = self._load(onnx_path(folder), np.dtype(np.uint8))
+        self._dtype = np.dtype(self.serving.inference.dtype)
+        self._run = self._load(onnx_path(folder), self._dtype)
 
     @abstractmethod
     def _load(self, model: Path | bytes, dtype: np.dtype[Any]) -> Run:
@@ -52,13 +51,13 @@ class InProcessRestorer(ABC):
         """Restores tiles in one run.
 
         Args:
-            tiles_NCHW: (N, 3, T, T) RGB: uint8, or float32 in [0, 1].
+            tiles_NCHW: (N, 3, T, T) RGB: of the plan's type, or float32 in [0, 1].
             levels: float32 (N,), of the model's kind, for an adjustable model, which needs them; None for others.
 
         Returns:
             (N, 3, T, T) RGB of the same type; float32 is not rounded.
         """
-        run = self._run if tiles_NCHW.dtype == np.uint8 else self._run_float
+        run = self._run if tiles_NCHW.dtype == self._dtype else self._run_float
         return run({"image": tiles_NCHW} if levels is None else {"image": tiles_NCHW, "level": levels[:, np.newaxis]})
 
     def restore(
@@ -82,23 +81,13 @@ class InProcessRestorer(ABC):
             ImageError: Not such an image.
             ConfigError: `level` is no level of the model's kind, or the model takes none.
         """
-        if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.size == 0 or image_HWC.dtype not in _TYPES:
-            raise ImageError(
-                "The array is not an RGB image",
-                reason="not_rgb",
-                where=f"array of {image_HWC.dtype} {image_HWC.shape}",
-                next_step="give (height, width, 3) of uint8, uint16, or float32 in [0, 1]",
-            )
         chosen = choose_level(level, self.serving.levels, model=self.release)
-        peak = np.float32(65535)
 
         def restore_batch(tiles_NCHW: np.ndarray) -> np.ndarray:
             levels = None if chosen is None else np.full(len(tiles_NCHW), chosen, np.float32)
-            if tiles_NCHW.dtype == np.uint16:  # rounded after the tiles are blended
-                return self.restore_batch(tiles_NCHW / peak, levels) * peak
             return self.restore_batch(tiles_NCHW, levels)
 
-        image = map_tiles(
+        image = restore_image(
             image_HWC,
             restore_batch,
             self.serving.inference,

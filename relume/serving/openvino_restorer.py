@@ -40,8 +40,8 @@ class OpenVinoRestorer(InProcessRestorer):
     Args:
         folder: A served model.
         precision: `f32` computes what PyTorch computes; `bf16` differs by at most a few of 255. It is always
-            stated, because OpenVINO takes bf16 by itself on some CPUs and not on others. Images of more than 8 bits are
-            computed in f32.
+            stated, because OpenVINO takes bf16 by itself on some CPUs and not on others. Images of more than 8 bits
+            and models of float32 tiles are computed in f32.
         release: Its name in results and messages; the folder when None.
         threads: Threads of one run; by default one for each core this process may use.
         batch: Tiles in one run.
@@ -69,7 +69,7 @@ class OpenVinoRestorer(InProcessRestorer):
                 core().read_model(model) if isinstance(model, bytes) else model,
                 "CPU",
                 {
-                    # bfloat16 would round what 16 bits hold.
+                    # bfloat16 would round what 16 bits hold, and what a mean is taken of.
                     "INFERENCE_PRECISION_HINT": self._precision if dtype == np.uint8 else "f32",
                     "PERFORMANCE_HINT": "LATENCY",
                     "INFERENCE_NUM_THREADS": self._threads,

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from relume.errors import ModelMissingError, ReleaseError
 from relume.files import atomic_folder, sha256_file, write_text
+from relume.inference.plan import Inference
 from relume.reading import read_text, reading
-from relume.serving.config_pbtxt import product_config
+from relume.serving.config_pbtxt import parameters_of, product_config, read_parameters
 from relume.serving.served_model import read_serving, triton_model
 
 _CONFIG = "config.pbtxt"
@@ -87,11 +88,12 @@ def write_product(repository: str | Path, product: str, release: str) -> None:
         )
     text = read_text(config, next_step=_AGAIN)
     with reading(config, next_step="remove its folder, and release the package again"):
-        if (found := re.search(r'"image" data_type: TYPE_UINT8 dims: \[ 3, (\d+),', text)) is None:
+        if (found := re.search(r'"image" data_type: TYPE_(UINT8|FP32) dims: \[ 3, (\d+),', text)) is None:
             raise ValueError("it was not written by relume")
     folder = Path(repository) / product
     (folder / "1").mkdir(parents=True, exist_ok=True)  # a model without a version is not loaded
-    product_text = product_config(release=release, tile=int(found[1]), adjustable='{ name: "level" ' in text)
+    adjustable = '{ name: "level" ' in text
+    product_text = product_config(release=release, tile=int(found[2]), dtype=found[1], adjustable=adjustable)
     write_text(folder / _CONFIG, product_text)
 
 
@@ -115,6 +117,20 @@ def products(repository: str | Path) -> dict[str, str]:
         if match:
             found[path.parent.name] = match[1]
     return found
+
+
+def inference_of(repository: str | Path, release: str) -> Inference | None:
+    """How a release restores; None for one that is not in the repository.
+
+    Raises:
+        BrokenFileError: Its configuration is damaged.
+    """
+    path = Path(repository) / release / _CONFIG
+    if not path.is_file():
+        return None
+    text = read_text(path, next_step=_AGAIN)
+    with reading(path, next_step=_AGAIN):
+        return read_parameters(parameters_of(text))[0]
 
 
 def remove_product(repository: str | Path, product: str) -> None:

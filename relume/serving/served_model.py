@@ -2,8 +2,8 @@
 
 serving.json                  format, inference, dtype, channels, opset, levels (null for a model that takes none)
 triton/model/config.pbtxt     a Triton model
-triton/model/1/model.onnx     `image` to `restored`, both uint8 (N, 3, T, T) RGB; adjustable ones take a `level`,
-                              float32 (N, 1), as well
+triton/model/1/model.onnx     `image` to `restored`, both uint8 (N, 3, T, T) RGB, or float32 in [0, 1] where a mean is
+                              taken of them; adjustable ones take a `level`, float32 (N, 1), as well
 triton/model/1/model.py       runs it in Triton's python backend
 
 In formats 1 and 2, serving.json stated tile and halo alone; tiles overlapped by half of the halo. In format 1 the
@@ -20,7 +20,7 @@ from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.files import write_json, write_text
 from relume.inference.plan import Inference, before_format_3
 from relume.reading import as_kind, read_as, read_text, reading
-from relume.serving.config_pbtxt import problem, release_config
+from relume.serving.config_pbtxt import problem, release_config, triton_type
 from relume.serving.levels import LevelRange
 
 FORMAT = 3
@@ -34,14 +34,12 @@ class Serving:
 
     Attributes:
         inference: How the model restores.
-        dtype: Triton's name of the tensors' type.
         channels: Channels of a tile.
         opset: ONNX opset of the model.
         levels: Those of an adjustable model; None for one without the input `level`.
     """
 
     inference: Inference
-    dtype: str = "UINT8"
     channels: int = 3
     opset: int = 20
     levels: LevelRange | None = None
@@ -51,7 +49,8 @@ def write_served_model(onnx_file: str | Path, folder: str | Path, serving: Servi
     """Fills `folder` with a served model; the same input gives the same bytes.
 
     Args:
-        onnx_file: The model, `image` to `restored`, both uint8 (N, 3, tile, tile), with `level` where serving says so.
+        onnx_file: The model, `image` to `restored`, both (N, 3, tile, tile) of the plan's type, with `level` where
+            serving says so.
         folder: Where the files go; it is created.
         serving: What a client has to know of it.
     """
@@ -60,7 +59,8 @@ def write_served_model(onnx_file: str | Path, folder: str | Path, serving: Servi
     shutil.copyfile(onnx_file, model / "1" / "model.onnx")
     shutil.copyfile(Path(__file__).with_name("triton_python_model.py"), model / "1" / "model.py")
     write_text(model / "config.pbtxt", release_config(serving.inference, levels=serving.levels))
-    values = {"format": FORMAT, **asdict(serving), "inference": serving.inference.model_dump(mode="json")}
+    values = {"format": FORMAT, "dtype": triton_type(serving.inference), **asdict(serving)}
+    values["inference"] = serving.inference.model_dump(mode="json")
     write_json(Path(folder) / "serving.json", values)
 
 
@@ -122,7 +122,7 @@ def read_serving(folder: str | Path) -> Serving:
     if stated < FORMAT and {"tile", "halo"} <= values.keys():
         with reading(path, next_step=_AGAIN):
             values["inference"] = before_format_3(values.pop("tile"), values.pop("halo")).model_dump()
-    known = {field.name for field in fields(Serving)}
+    known = {field.name for field in fields(Serving)} | {"dtype"}
     if set(values) != known:
         raise ModelFormatError(
             "serving.json does not describe a served model",
@@ -132,7 +132,12 @@ def read_serving(folder: str | Path) -> Serving:
         )
     try:
         with reading(path, next_step=_AGAIN):
+            dtype = values.pop("dtype")
             serving = as_kind(Serving, values)
+            if dtype != triton_type(serving.inference):
+                raise ValueError(
+                    f"its dtype is {dtype}, but the tiles of its plan are {triton_type(serving.inference)}"
+                )
     except ConfigError as error:
         raise ModelFormatError(
             "The levels in serving.json are not valid",

@@ -85,10 +85,11 @@ class Slot:
         image.set_shared_memory(self._region, size, self._input_offset)
         restored.set_shared_memory(self._region, size, self._output_offset)
 
-    def get(self, shape: tuple[int, ...]) -> np.ndarray:
+    def get(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Copies the answer out."""
-        answer = bytes(self._buffer[self._output_offset : self._output_offset + int(np.prod(shape))])
-        return np.frombuffer(answer, np.uint8).reshape(shape)
+        size = int(np.prod(shape)) * dtype.itemsize
+        answer = bytes(self._buffer[self._output_offset : self._output_offset + size])
+        return np.frombuffer(answer, dtype).reshape(shape)
 
 
 def is_this_host(host: str) -> bool:

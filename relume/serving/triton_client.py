@@ -10,7 +10,7 @@ import numpy as np
 
 from relume.errors import ConfigError, ModelMissingError, ServerRefusedError, ServerUnreachableError
 from relume.inference.plan import Inference
-from relume.inference.tiling import RestoreBatch, restore_tiled
+from relume.inference.tiling import RestoreBatch, restore_image
 from relume.serving.config_pbtxt import read_parameters
 from relume.serving.levels import LevelRange, choose_level
 from relume.serving.restoration import Restoration
@@ -157,10 +157,11 @@ class TritonRestorer:
             error = None
             try:
                 with self._backend(served, batch, chosen) as restore_batch:
-                    image = restore_tiled(
+                    image = restore_image(
                         image_HWC,
                         restore_batch,
                         served.inference,
+                        types=(np.uint8,),
                         batch=batch,
                         in_flight=self._in_flight,
                         on_progress=on_progress,
@@ -180,10 +181,10 @@ class TritonRestorer:
             )
 
     def restore_batch(self, tiles_NCHW: np.ndarray, level: float | None = None) -> np.ndarray:
-        """Restores tiles of the served size, uint8 (N, 3, T, T), in one request through the connection.
+        """Restores tiles in one request through the connection.
 
         Args:
-            tiles_NCHW: The tiles.
+            tiles_NCHW: (N, 3, T, T) of the served size and type.
             level: For an adjustable model, which needs it; None for others.
 
         Raises:
@@ -195,7 +196,8 @@ class TritonRestorer:
     @contextlib.contextmanager
     def _backend(self, served: ServedRelease, batch: int, level: float | None) -> Iterator[RestoreBatch]:
         """The way to restore a batch: through shared memory registered for this image, or the connection."""
-        tiles = self._share(self._in_flight, batch * 3 * served.inference.tile**2) if self._shared_memory else None
+        size = batch * 3 * served.inference.tile**2 * np.dtype(served.inference.dtype).itemsize
+        tiles = self._share(self._in_flight, size) if self._shared_memory else None
         if tiles is None:
             yield lambda tiles_NCHW: self.restore_batch(tiles_NCHW, level)
             return

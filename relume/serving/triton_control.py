@@ -197,15 +197,17 @@ class TritonControl:
             ServerRefusedError: The answer is an error.
             ServerUnreachableError: There is no answer in time.
         """
-        from tritonclient.utils import np_to_triton_dtype
+        from tritonclient.grpc.model_config_pb2 import DataType
+        from tritonclient.utils import triton_to_np_dtype
 
-        inputs = []
+        inputs, dtypes = [], []
         for tensor in self._config(model).input:  # the tile, and the level of an adjustable model
-            zeros = np.zeros([1, *tensor.dims], np.uint8 if tensor.name == "image" else np.float32)
-            inputs.append(self._triton.InferInput(tensor.name, zeros.shape, np_to_triton_dtype(zeros.dtype)))
-            inputs[-1].set_data_from_numpy(zeros)
+            dtype = DataType.Name(tensor.data_type).removeprefix("TYPE_")
+            dtypes.append(triton_to_np_dtype(dtype))
+            inputs.append(self._triton.InferInput(tensor.name, [1, *tensor.dims], dtype))
+            inputs[-1].set_data_from_numpy(np.zeros([1, *tensor.dims], dtypes[-1]))
         restored = self._call("infer", model, inputs, timeout=timeout).as_numpy("restored")
-        if restored is None or restored.shape != tuple(inputs[0].shape()) or restored.dtype != np.uint8:
+        if restored is None or restored.shape != tuple(inputs[0].shape()) or restored.dtype != dtypes[0]:
             raise ServerRefusedError(
                 "The answer is not a restored tile",
                 where=model,

@@ -59,7 +59,7 @@ class Transport(Protocol):
     def infer(
         self, model: str, tiles_NCHW: np.ndarray, *, level: float | None = None, slot: Slot | None = None
     ) -> np.ndarray:
-        """Restores tiles, uint8 (N, 3, T, T), at a level in [0, 255] where the model takes one.
+        """Restores tiles, (N, 3, T, T) of the model's type, at a level in [0, 255] where the model takes one.
 
         The tiles go through shared memory when a slot is given; the level is too small to.
         """
@@ -162,7 +162,7 @@ class GrpcTransport:
     ) -> np.ndarray:
         inputs, outputs = _request(self._triton, tiles_NCHW, level, slot)
         result = self._call("infer", model, inputs, outputs=outputs)
-        return result.as_numpy("restored") if slot is None else slot.get(tiles_NCHW.shape)
+        return result.as_numpy("restored") if slot is None else slot.get(tiles_NCHW.shape, tiles_NCHW.dtype)
 
     def close(self) -> None:
         self._client.close()
@@ -213,7 +213,7 @@ class HttpTransport:
         headers = {} if json_size is None else {"Inference-Header-Content-Length": str(json_size)}
         response = self._call("POST", f"/models/{model}/infer", body, self._headers | headers)
         if slot is not None:
-            return slot.get(tiles_NCHW.shape)
+            return slot.get(tiles_NCHW.shape, tiles_NCHW.dtype)
         length = response.headers.get("Inference-Header-Content-Length")
         result = client.parse_response_body(response.data, header_length=int(length) if length else None)
         return result.as_numpy("restored")
@@ -226,7 +226,10 @@ def _request(
     triton: Any, tiles_NCHW: np.ndarray, level: float | None, slot: Slot | None
 ) -> tuple[list[Any], list[Any]]:
     """Inputs and outputs in tritonclient's words: the tiles, in a slot if there is one, and one level for each tile."""
-    image, restored = triton.InferInput("image", tiles_NCHW.shape, "UINT8"), triton.InferRequestedOutput("restored")
+    from tritonclient.utils import np_to_triton_dtype
+
+    image = triton.InferInput("image", tiles_NCHW.shape, np_to_triton_dtype(tiles_NCHW.dtype))
+    restored = triton.InferRequestedOutput("restored")
     if slot is None:
         image.set_data_from_numpy(tiles_NCHW)
     else:

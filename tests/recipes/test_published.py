@@ -151,6 +151,13 @@ def tiles(sections):
     return inference.tile, second - first, inference.weight
 
 
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("recipe", ["pixel_purifiers", "alwaysu", "snucv", "tcler"])
+def test_teams_that_averaged_eight_orientations_do_so_at_every_scale(recipe, scale):
+    """It is how they restore, and no matter of size."""
+    assert resolve(recipe, scale, FOLDER)["inference"]["orientations"] == 8
+
+
 @pytest.mark.parametrize("scale", ["gpu", "full"])
 @pytest.mark.parametrize("recipe", ["nafnet", "hmidenoise", "all_in_one", "dynet"])
 def test_networks_that_see_the_whole_tile_are_served_at_the_size_of_their_last_crops(recipe, scale):

@@ -12,7 +12,6 @@ from relume.evaluation.baselines import block_matching, gaussian_blur, import_bm
 from relume.evaluation.networks import run_tiled, run_whole
 from relume.inference.level import AtLevel
 from relume.inference.plan import Inference
-from relume.inference.self_ensemble import SelfEnsemble
 from relume.metrics import to_8_bit
 from relume.models.artifact import ModelCard, load_card, load_model
 from relume.models.registry import inputs_of
@@ -86,6 +85,8 @@ def load_system(
         ModelFormatError: The model cannot be rebuilt, or needs other inputs than an image and a level.
         ConfigError: A served model cannot run as asked.
     """
+    if inference is not None and self_ensemble:
+        inference = inference.model_copy(update={"orientations": 8})
     folder = Path(path)
     if (folder / "model.json").is_file():
         return _artifact(folder, str(path), inference, self_ensemble=self_ensemble, device=device)
@@ -99,7 +100,7 @@ def load_system(
         )
     if self_ensemble:
         raise ConfigError(
-            "A served model runs in one orientation only",
+            "A served model restores as its own plan says",
             where=path,
             next_step="name the model artifact it was exported from, or leave --self-ensemble out",
         )
@@ -120,8 +121,9 @@ def _artifact(folder: Path, name: str, inference: Inference | None, *, self_ense
 
     def run(image: np.ndarray, level: float | None) -> np.ndarray:
         runner = network if level is None else AtLevel(network, level).to(device)
-        runner = SelfEnsemble(runner) if self_ensemble else runner
-        return run_whole(runner, image) if inference is None else run_tiled(runner, image, inference)
+        if inference is None:
+            return run_whole(runner, image, orientations=8 if self_ensemble else 1)
+        return run_tiled(runner, image, inference)
 
     return System(
         name=name,

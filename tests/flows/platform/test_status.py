@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from flows.embedded_triton import EmbeddedTriton
 from flows.platform.status import read_status, render
 from flows.prefect_settings import services_folder
 from flows.processes import free_port, record_process, start_process, stop_process
 from flows.release.ledger import Ledger
 from flows.release.served_product import release_lock
 from flows.turns import turn
+from relume.serving.repository import publish_release
 from tests.flows.release.test_ledger import A, B, promote
+from tests.tiny_onnx import write_tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +51,21 @@ def test_champion_previous_and_refused_candidate(tmp_path, home):
     assert f"previous  {A.model}" in text
     assert f"candidate {third.model} (version 3), refused" in text
     assert refused in text
+
+
+def test_how_the_champion_restores_is_shown(tmp_path, home):
+    """As the configuration in the model repository says; one that is damaged is a problem with its path."""
+    promote(Ledger(home), A)
+    assert "restores" not in render(read_status(tmp_path, home))
+    repository = EmbeddedTriton(home).repository
+    config = publish_release(write_tiny_model(tmp_path / "served"), repository, A.model) / "config.pbtxt"
+    status = read_status(tmp_path, home)
+    assert "restores  in tiles of 32 pixels, halo 2, overlap 1 (linear)\n" in render(status)
+    json.dumps(status.as_json())
+    config.write_text(config.read_text().replace('"halo"', '"hallo"'))
+    status = read_status(tmp_path, home)
+    assert [product.product for product in status.products] == ["denoise"]
+    assert any(str(config) in problem for problem in status.problems)
 
 
 def test_an_unfinished_promotion_is_a_problem(tmp_path, home):

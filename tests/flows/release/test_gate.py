@@ -135,10 +135,11 @@ def test_too_slow_is_refused(tmp_path, photographs):
 def test_the_latency_is_compared_with_the_champions(tmp_path, photographs):
     """Six times the champion's time for a pixel is refused where four is the limit, also when their tiles differ."""
     champion, candidate = make_package(tmp_path / "champion"), make_package(tmp_path / "candidate", tile=128)
+    # Neighbours with a halo of 8 and an overlap of 4 are 44 and 108 pixels apart.
     for milliseconds, refused in [(12.0, False), (24.0, True)]:
-        latency = Latency(where="served", candidate=milliseconds * 4, champion=4.0)
+        latency = Latency(where="served", candidate=milliseconds * (108 / 44) ** 2, champion=4.0)
         report = measure(candidate, champion, settings(max_latency_ratio=4), photographs, latency)
-        assert value(report, "latency of a pixel over the champion's, served") == milliseconds / 4
+        assert value(report, "latency of a pixel over the champion's, served") == pytest.approx(milliseconds / 4)
         names = {check.name for check in report.failed}
         assert ("latency of a pixel over the champion's, served" in names) is refused
 
@@ -199,10 +200,24 @@ def test_the_report_is_json_and_a_table(tmp_path, photographs):
     """The table has a line for each check, and the JSON states the verdict of each."""
     report = measure(make_package(tmp_path / "p", blur=0), None, settings(), photographs)
     assert report.as_json()["passed"] is False
-    assert len(report.table().splitlines()) == 1 + len(report.checks)
+    assert len(report.table().splitlines()) == 1 + len(report.checks) + len(report.notes)
     assert "FAIL  gain over the noisy input, sigma 25" in report.table()
 
 
 def test_settings_of_this_repository_load():
     """The release section of params.yaml is valid."""
     assert load_params().release.images > 0
+
+
+def test_photographs_smaller_than_a_tile_are_noted(tmp_path, photographs):
+    """A crop is as large as a tile where the photograph is, and the note counts those that are not."""
+    report = measure(make_package(tmp_path / "p", tile=128), None, settings(crop=64), photographs)
+    (plan,) = report.notes
+    assert plan == "tiles of 128 pixels, halo 8, overlap 4 (linear); 86 runs of the network a megapixel"
+    small = tmp_path / "small"
+    for path in photographs.glob("*.png"):
+        save_image(small / path.name, read_image(path).pixels[:100])
+    report = measure(make_package(tmp_path / "q", tile=128), None, settings(crop=64), small)
+    assert "2 photographs are smaller than a tile of 128 pixels" in report.notes[1]
+    assert report.notes[1] in report.table()
+    assert report.as_json()["notes"] == list(report.notes)

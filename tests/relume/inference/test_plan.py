@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from relume.inference.plan import Inference, before_format_3
-from relume.inference.tiling import cover_axis
+from relume.inference.tiling import count_tiles, cover_axis
 from relume.models.registry import build, variants
 from relume.training.rules import crop_multiple
 
@@ -58,3 +58,22 @@ def test_a_tile_within_a_photograph(size, tile, halo, overlap):
 def test_a_cut_tile_suits_every_family(name):
     """No network needs more than a multiple of 16."""
     assert 16 % crop_multiple(build(variants()[name].architecture, variants()[name].arguments)) == 0
+
+
+@pytest.mark.parametrize(
+    "inference",
+    [
+        Inference(tile=192, halo=16, overlap=8),
+        Inference(tile=256, halo=0, overlap=50, orientations=8),
+    ],
+)
+def test_the_runs_of_a_megapixel_are_those_that_are_counted(inference):
+    """On an image of 400 megapixels, each of whose tiles is restored in every orientation."""
+    counted = inference.orientations * count_tiles(20_000, 20_000, inference) / 400
+    assert inference.runs_per_megapixel == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize(("orientations", "dtype"), [(1, "uint8"), (2, "float32"), (8, "float32")])
+def test_tiles_are_float_where_a_mean_is_taken(orientations, dtype):
+    """Else they are the 8 bits that cost least."""
+    assert Inference(tile=64, halo=8, overlap=4, orientations=orientations).dtype == dtype

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from relume.errors import ImageError
 from relume.inference.plan import Inference
-from relume.inference.tiling import count_tiles, cover_axis, restore_tiled
+from relume.inference.self_ensemble import orient_back
+from relume.inference.self_ensemble import orientations as group
+from relume.inference.tiling import count_tiles, cover_axis, restore_image
 
 sides = st.integers(1, 70)
 tiles = st.tuples(st.integers(8, 33), st.integers(0, 40)).map(lambda pair: (pair[0], pair[1] * (pair[0] - 2) // 100))
@@ -38,7 +40,7 @@ def box_maximum(image: np.ndarray, radius: int, axes: tuple[int, int]) -> np.nda
 def test_identity(height, width, tile_halo, batch, in_flight):
     """A network that changes nothing gives back every image exactly, whatever its size."""
     image, (tile, halo) = photograph(height, width), tile_halo
-    restored = restore_tiled(image, lambda x: x, plan(tile, halo), batch=batch, in_flight=in_flight)
+    restored = restore_image(image, lambda x: x, plan(tile, halo), batch=batch, in_flight=in_flight)
     np.testing.assert_array_equal(restored, image)
 
 
@@ -47,7 +49,7 @@ def test_identity(height, width, tile_halo, batch, in_flight):
 def test_constant(height, width, tile_halo, value):
     """A network that answers one value gives an image of exactly that value."""
     tile, halo = tile_halo
-    restored = restore_tiled(photograph(height, width), lambda x: np.full_like(x, value), plan(tile, halo))
+    restored = restore_image(photograph(height, width), lambda x: np.full_like(x, value), plan(tile, halo))
     assert (restored == value).all()
 
 
@@ -92,14 +94,14 @@ def test_neighbours_share_their_overlap_and_nothing_more(tile, halo, overlap, we
 def test_local_network(height, width, radius, more):
     """A network whose receptive field lies within the halo gives, tiled, what it gives on the whole image."""
     image = photograph(height, width)
-    restored = restore_tiled(image, lambda x: box_maximum(x, radius, (2, 3)), plan(33, radius + more))
+    restored = restore_image(image, lambda x: box_maximum(x, radius, (2, 3)), plan(33, radius + more))
     np.testing.assert_array_equal(restored, box_maximum(image, radius, (0, 1)))
 
 
 def test_halo_is_needed():
     """With a halo below the receptive field the tiled result differs, so the test above can fail."""
     image = photograph(80, 80)
-    restored = restore_tiled(image, lambda x: box_maximum(x, 4, (2, 3)), plan(33, 1))
+    restored = restore_image(image, lambda x: box_maximum(x, 4, (2, 3)), plan(33, 1))
     assert (restored != box_maximum(image, 4, (0, 1))).any()
 
 
@@ -112,7 +114,7 @@ def test_small_image_is_reflected(height, width):
         seen.append(tiles.copy())
         return tiles
 
-    restore_tiled(image, network, plan(24, 3))
+    restore_image(image, network, plan(24, 3))
     expected = np.pad(image, ((0, max(0, 24 - height)), (0, max(0, 24 - width)), (0, 0)), mode="reflect")
     np.testing.assert_array_equal(seen[0][0], expected[:24, :24].transpose(2, 0, 1))
 
@@ -121,7 +123,7 @@ def test_tiles_differ_without_a_seam():
     """Tiles that come back with different brightness fade into each other instead of meeting at an edge."""
     image = np.zeros((100, 100, 3), np.uint8)
     halo, calls = 8, iter(range(1000))
-    restored = restore_tiled(image, lambda x: np.full_like(x, 100 + 40 * (next(calls) % 2)), plan(40, halo), batch=1)
+    restored = restore_image(image, lambda x: np.full_like(x, 100 + 40 * (next(calls) % 2)), plan(40, halo), batch=1)
     steps = np.abs(np.diff(restored[:, :, 0].astype(int), axis=1))
     assert steps.max() > 0
     assert steps.max() <= 40 / (halo / 2 + 1) + 1
@@ -137,7 +139,7 @@ def test_tiles_given_to_the_network():
         shapes.append(tiles.shape)
         return tiles
 
-    restore_tiled(photograph(70, 50), network, plan(32, 4), batch=4)
+    restore_image(photograph(70, 50), network, plan(32, 4), batch=4)
     assert {shape[1:] for shape in shapes} == {(3, 32, 32)}
     assert sum(shape[0] for shape in shapes) == count_tiles(70, 50, plan(32, 4))
     assert all(shape[0] == 4 for shape in shapes[:-1])
@@ -153,20 +155,20 @@ def test_batches_in_flight():
 
     count = count_tiles(64, 96, plan(16, 1))
     assert count % 4 == 0
-    restore_tiled(photograph(64, 96), network, plan(16, 1), batch=1, in_flight=4)
+    restore_image(photograph(64, 96), network, plan(16, 1), batch=1, in_flight=4)
 
 
 def test_own_thread():
     """Unless batches are to be in flight, the backend runs in the caller's thread."""
     threads = set()
-    restore_tiled(photograph(60, 60), lambda x: threads.add(threading.get_ident()) or x, plan(32, 2))
+    restore_image(photograph(60, 60), lambda x: threads.add(threading.get_ident()) or x, plan(32, 2))
     assert threads == {threading.get_ident()}
 
 
 def test_progress():
     """Progress goes up to the number of tiles."""
     seen = []
-    restore_tiled(photograph(60, 60), lambda x: x, plan(32, 2), batch=2, on_progress=lambda *step: seen.append(step))
+    restore_image(photograph(60, 60), lambda x: x, plan(32, 2), batch=2, on_progress=lambda *step: seen.append(step))
     total = count_tiles(60, 60, plan(32, 2))
     assert seen[-1] == (total, total)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -179,7 +181,7 @@ def test_failure_of_the_network():
         raise OSError("the backend is gone")
 
     with pytest.raises(OSError, match="the backend is gone"):
-        restore_tiled(photograph(90, 90), network, plan(16, 1), in_flight=2)
+        restore_image(photograph(90, 90), network, plan(16, 1), in_flight=2)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("restore-tiles")]
 
 
@@ -188,7 +190,7 @@ def test_memory():
     image = photograph(3000, 4000)
     tracemalloc.start()
     try:
-        restore_tiled(image, lambda x: x, plan(256, 32))
+        restore_image(image, lambda x: x, plan(256, 32))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -196,9 +198,54 @@ def test_memory():
     assert peak < image.nbytes + 3 * band
 
 
-@pytest.mark.parametrize("shape", [(20, 20), (20, 20, 4), (3, 20, 20), (0, 20, 3)])
-def test_not_an_image(shape):
-    """Only 8-bit RGB is restored; anything else is refused by name."""
-    with pytest.raises(ImageError) as caught:
-        restore_tiled(np.zeros(shape, np.uint8), lambda x: x, plan(16, 1))
-    assert caught.value.reason == "not_rgb8"
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((20, 20), np.uint8),
+        ((20, 20, 4), np.uint8),
+        ((3, 20, 20), np.uint8),
+        ((0, 20, 3), np.uint8),
+        ((20, 20, 3), np.float64),
+        ((20, 20, 3), np.uint16),
+    ],
+)
+def test_not_an_image(shape, dtype):
+    """RGB of another type than the backend takes is refused, with those that it takes."""
+    with pytest.raises(ImageError, match="of one of: uint8, float32") as caught:
+        restore_image(np.zeros(shape, dtype), lambda x: x, plan(16, 1), types=(np.uint8, np.float32))
+    assert caught.value.reason == "not_rgb"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("orientations", [1, 2, 8])
+def test_a_mean_of_orientations_is_clipped_and_rounded_once(orientations, dtype):
+    """Tiles go in float32 where a mean is taken, and for all but 8-bit images: the result is that of one computation
+    in float64, of a network that goes beyond black and white, rounded at the end."""
+    peak = np.iinfo(dtype).max if dtype != np.float32 else 1
+    image = (np.random.default_rng(0).random((40, 50, 3)) * peak).astype(dtype)
+    across = np.random.default_rng(1).normal(0, 1.5, (32, 32))  # differs in every orientation
+    types = set()
+
+    def network(tiles_NCHW):
+        types.add(tiles_NCHW.dtype)
+        scale = 255 if tiles_NCHW.dtype == np.uint8 else 1
+        added = tiles_NCHW / scale + across
+        return np.rint(np.clip(added, 0, 1) * 255).astype(np.uint8) if scale == 255 else added.astype(np.float32)
+
+    inference = Inference(tile=32, halo=0, overlap=8, orientations=orientations)
+    restored = restore_image(image, network, inference)
+    assert restored.dtype == dtype
+    assert types == {np.dtype(np.uint8 if dtype == np.uint8 and orientations == 1 else np.float32)}
+    mean = np.mean([orient_back(across, *orientation) for orientation in group(orientations)], axis=0)
+    axes = [cover_axis(length, inference) for length in image.shape[:2]]
+    expected = np.zeros(image.shape)
+    for top, rows in zip(*axes[0], strict=True):
+        for left, columns in zip(*axes[1], strict=True):
+            part = np.s_[top : top + 32, left : left + 32]
+            value = image[part] / peak + mean[..., None]
+            if np.dtype(np.uint8) in types:
+                value = np.rint(np.clip(value, 0, 1) * 255) / 255
+            expected[part] += rows[:, None, None] * columns[:, None] * value
+    np.testing.assert_allclose(restored / peak, np.clip(expected, 0, 1), atol=0.51 / peak + 1e-6)
+    assert (restored == 0).any()
+    assert (restored == peak).any()

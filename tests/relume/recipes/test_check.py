@@ -160,6 +160,8 @@ def test_a_sheet_tells_what_is_open():
     assert "arXiv 2404.02154" in text
     assert "open: choice of the network in each step\n      here: even\n      or:   pretrain.bases.dynet.method" in text
     assert "demo  pretrain@dynet" in text
+    plan = "tiles of 192 pixels, halo 16, overlap 8 (linear)"
+    assert f"demo  restores in {plan}; 43 runs a megapixel" in text
 
 
 @pytest.mark.parametrize(

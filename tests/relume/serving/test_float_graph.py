@@ -64,7 +64,7 @@ def test_it_computes_between_the_8_bit_levels(runtime, levels, tmp_path):
 def test_other_arrays_are_refused(image, tmp_path):
     """The error names the types that are restored."""
     write_tiny_model(tmp_path)
-    with pytest.raises(ImageError, match="uint8, uint16, or float32"):
+    with pytest.raises(ImageError, match="of one of: uint8, uint16, float32"):
         OnnxRestorer(tmp_path).restore(image)
 
 

@@ -17,7 +17,7 @@ from relume.reading import read_json
 from relume.serving.config_pbtxt import product_config, read_parameters, release_config
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
-from relume.serving.repository import publish_release
+from relume.serving.repository import publish_release, write_product
 from relume.serving.served_model import Serving, onnx_path, read_serving, triton_model, write_served_model
 from tests.tiny_onnx import (
     BLUR,
@@ -70,7 +70,7 @@ def test_release_config_is_what_triton_reads():
     assert not config.model_warmup  # one that fails may end the whole server
     assert config.dynamic_batching.default_queue_policy.max_queue_size > 0
     parameters = {name: value.string_value for name, value in config.parameters.items()}
-    assert parameters == {"tile": "64", "halo": "8", "overlap": "6", "weight": "cosine"}
+    assert parameters == {"tile": "64", "halo": "8", "overlap": "6", "weight": "cosine", "orientations": "1"}
     assert read_parameters(parameters) == (INFERENCE, None)
     assert config.instance_group[0].kind == ModelInstanceGroup.KIND_CPU
     assert not config.name
@@ -202,6 +202,28 @@ def test_a_blind_served_model_of_format_1(tmp_path):
     np.testing.assert_array_equal(OnnxRestorer(folder, threads=1).restore(image).image, convolve(image, BLUR))
 
 
+def test_a_model_of_float_tiles(tmp_path):
+    """Where a mean of orientations is taken, serving.json, Triton's tensors and the product's are FP32; a file of uint8
+    is refused, and so is a serving.json that states another type than its plan needs."""
+    inference = TINY.model_copy(update={"orientations": 4})
+    write_onnx(tmp_path / "other.onnx", tile=32, kernel=BLUR)
+    write_served_model(tmp_path / "other.onnx", tmp_path / "served", Serving(inference=inference))
+    assert read_json(tmp_path / "served" / "serving.json")["dtype"] == "FP32"
+    config = text_format.Parse((triton_model(tmp_path / "served") / "config.pbtxt").read_text(), ModelConfig())
+    assert config.input[0].data_type == config.output[0].data_type == DataType.Value("TYPE_FP32")
+    publish_release(tmp_path / "served", tmp_path / "models", "denoise-1")
+    write_product(tmp_path / "models", "denoise", "denoise-1")
+    product = text_format.Parse((tmp_path / "models" / "denoise" / "config.pbtxt").read_text(), ModelConfig())
+    assert (product.input, product.output) == (config.input, config.output)
+    assert read_serving(tmp_path / "served").inference == inference
+    with pytest.raises(ModelFormatError, match=r"tensor\(uint8\).*tensor\(float\)"):
+        OnnxRestorer(tmp_path / "served")
+    values = read_json(tmp_path / "served" / "serving.json")
+    write_json(tmp_path / "served" / "serving.json", values | {"dtype": "UINT8"})
+    with pytest.raises(BrokenFileError, match="its dtype is UINT8, but the tiles of its plan are FP32"):
+        read_serving(tmp_path / "served")
+
+
 def test_an_unknown_format(served, tmp_path):
     """A serving.json of a later format is refused with the formats that can be read."""
     write_served_model(onnx_path(served), tmp_path, read_serving(served))
@@ -263,6 +285,8 @@ def test_tensors_of_another_size(tmp_path):
         ),
         ('"linear"', '"uniform"', "config.pbtxt says something else"),
         ('"linear"', '"hann"', "does not state tiles"),
+        ('"orientations" value { string_value: "1"', '"orientations" value { string_value: "8"', "says something else"),
+        ("TYPE_UINT8", "TYPE_FP32", "config.pbtxt says something else"),
         ("3, 32, 32", "3, 64, 64", "config.pbtxt says something else"),
         ('"halo" value { string_value: "2"', '"halo" value { string_value: "4"', "config.pbtxt says something else"),
         ('string_value: "75', 'string_value: "99', "config.pbtxt says something else"),

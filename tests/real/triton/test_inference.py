@@ -1,0 +1,85 @@
+"""One plan on every way: evaluation, `relume evaluate`, in process and through Triton give the same pixels."""
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+
+from relume.evaluation.benchmark.systems import load_system
+from relume.evaluation.networks import at_level, tiled
+from relume.inference.plan import Inference
+from relume.metrics import to_8_bit
+from relume.models.artifact import ModelCard, save_model
+from relume.models.registry import build, variants
+from relume.serving.export import export_onnx, levels_of
+from relume.serving.onnx_restorer import OnnxRestorer
+from relume.serving.openvino_restorer import OpenVinoRestorer
+from relume.serving.repository import publish_release
+from relume.serving.served_model import Serving, read_serving, write_served_model
+from relume.serving.triton_client import TritonRestorer
+
+ONE = Inference(tile=48, halo=4, overlap=8, weight="cosine")
+CASES = {
+    "resunet": ONE,
+    "nafnet": ONE.model_copy(update={"orientations": 8}),
+    "adafm": Inference(tile=48, halo=0, overlap=10, weight="uniform", orientations=4),  # takes a level
+}
+
+
+@pytest.fixture
+def photograph():
+    """Of several tiles, without symmetry, far from black and white."""
+    return 60 + skimage.data.astronaut()[100:190, 150:260] // 2
+
+
+@pytest.fixture(params=CASES)
+def model(request, tmp_path):
+    """The plan; a network of demo scale that changes an image by some levels of 255; its artifact; served."""
+    inference, variant = CASES[request.param], variants()[f"{request.param}-demo"]
+    torch.manual_seed(1)
+    network = build(variant.architecture, variant.arguments).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    trained_for = {"levels": [10, 60]} if request.param == "adafm" else {}
+    card = ModelCard(
+        architecture=variant.architecture, arguments=variant.arguments, trained_for=trained_for, provenance={}
+    )
+    save_model(tmp_path / "model", network, card)
+    export_onnx(network, tmp_path / "model.onnx", tile=inference.tile, dtype=inference.dtype)
+    serving = Serving(inference=inference, levels=levels_of(network, card))
+    write_served_model(tmp_path / "model.onnx", tmp_path / request.param, serving)
+    return inference, network, tmp_path / "model", tmp_path / request.param
+
+
+def test_five_ways_give_the_same_pixels(server, control, model, photograph):
+    """Within one 8-bit level, on the whole image; one orientation gives others."""
+    inference, network, artifact, folder = model
+    levels = read_serving(folder).levels
+    level = None if levels is None else 40.0
+    at = network if level is None else at_level(network, level)
+    expected = tiled(at, inference, batch=2)(photograph)
+    as_float = photograph / np.float32(255)
+
+    found = {
+        "relume evaluate ARTIFACT": to_8_bit(load_system(artifact, inference=inference).restore(as_float, level)),
+        "relume evaluate SERVED": to_8_bit(load_system(folder).restore(as_float, level)),
+        "ONNX Runtime": OnnxRestorer(folder, threads=1).restore(photograph, level=level).image,
+        "OpenVINO": OpenVinoRestorer(folder, threads=1).restore(photograph, level=level).image,
+    }
+    release = f"plan-{folder.name}"
+    publish_release(folder, server.repository, release)
+    control.load_release(release)
+    control.switch_product(server.repository, "planned", release)
+    for protocol in ("grpc", "http"):
+        for shared in (True, False):
+            with TritonRestorer(getattr(server, protocol), "planned", shared_memory=shared, key=server.key) as restorer:
+                assert restorer.served().inference == inference
+                found[f"{protocol}, shared {shared}"] = restorer.restore(photograph, level=level).image
+    for way, image in found.items():
+        assert np.abs(image.astype(int) - expected).max() <= 1, way
+    assert np.abs(expected.astype(int) - photograph).max() > 3
+
+    without = tiled(at, inference.model_copy(update={"orientations": 1}), batch=2)(photograph)
+    changed = np.abs(expected.astype(int) - without).max()
+    assert changed > 1 if inference.orientations > 1 else changed == 0
