@@ -1,5 +1,6 @@
 """relume: image restoration models and the tools to train, check, export and serve them."""
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ leave_out_telemetry_packages()
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the restorers when they are used: `import relume` stays light."""
-    if name in ("RemoteRestorer", "Restorer"):
-        from relume import restorer
+    """Imports the restorers when they are used: `import relume` stays light.
 
-        return getattr(restorer, name)
+    By name, because every stage of the graph imports this package: its code deps are what imports say, and an edit to a
+    restorer would make all trainings stale.
+    """
+    if name in ("RemoteRestorer", "Restorer"):
+        return getattr(importlib.import_module("relume.restorer"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
