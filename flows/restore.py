@@ -149,6 +149,8 @@ class Opened:
         if self.server and image.header.bit_depth > 8:
             pixels = to_uint8(pixels)
             notes.append("the values were rounded to 8 bits, which is what servers take")
+        if image.header.mode == "CMYK":
+            notes.append("CMYK was converted to RGB by the plain formula, without a colour profile")
         if problem := image.metadata.problem:
             notes.append(problem)
         started = time.perf_counter()

@@ -102,6 +102,34 @@ def writable(name: Path) -> Path:
     return name
 
 
+class Record:
+    """Of each result in a folder what it was made from, and how.
+
+    Args:
+        output: The folder.
+        opened: The restorer.
+        how: The level, and what the results hold.
+    """
+
+    def __init__(self, output: Path, opened: Opened, how: How):
+        self._output, self._made = output, {"model": opened.model, **dataclasses.asdict(how)}
+        self._done = _read_record(output / RECORD)
+
+    def entry(self, job: Job, data: bytes) -> dict:
+        """What the result of an image, whose file has these bytes, is made from and how."""
+        target = os.path.relpath(job.target, self._output)
+        return {"target": target, "source": hashlib.sha256(data).hexdigest(), **self._made}
+
+    def holds(self, entry: dict) -> bool:
+        """Whether that very result is there."""
+        return self._done.get(entry["target"]) == entry and (self._output / entry["target"]).is_file()
+
+    def add(self, entry: dict) -> None:
+        """Notes a result that is written."""
+        with open(self._output / RECORD, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
 def restore_files(
     jobs: Sequence[Job],
     output: Path,
@@ -123,16 +151,12 @@ def restore_files(
     Yields:
         What became of each, in their order.
     """
-    record = output / RECORD
-    done = _read_record(record)
-    made = {"model": opened.model, **dataclasses.asdict(how)}
+    record = Record(output, opened, how)
 
     def read(job: Job) -> tuple[DecodedImage | None, dict]:
         data = read_bytes(job.source)
-        entry = {"target": os.path.relpath(job.target, output), "source": hashlib.sha256(data).hexdigest(), **made}
-        if done.get(entry["target"]) == entry and job.target.is_file():
-            return None, entry
-        return decode_source(data, job.source), entry
+        entry = record.entry(job, data)
+        return None if record.holds(entry) else decode_source(data, job.source), entry
 
     def restored(number: int, job: Job, image: Future) -> Callable[[], Outcome]:
         def progress(share: float, megapixels: float) -> None:
@@ -156,8 +180,7 @@ def restore_files(
                 result = write()
             except (ImageError, MemoryError) as error:
                 return Outcome(job, failed=_as_image_error(error, job))
-            with open(record, "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+            record.add(entry)
             return Outcome(job, restored=result)
 
         return finish

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flows.restore import Opened, needed_memory, read_source
-from flows.restore_files import Job
+from flows.restore_files import Job, Record
 from relume.errors import ImageError
 from relume.images import Header, read_header
 
@@ -24,6 +24,7 @@ class Planned:
         seconds: Predicted, of restoring alone; decoding and encoding go on beside it.
         bytes: Of memory, at most, beside what the model takes.
         problem: Why it will fail.
+        done: Whether its result is there already.
     """
 
     job: Job
@@ -32,17 +33,28 @@ class Planned:
     seconds: float = 0.0
     bytes: int = 0
     problem: ImageError | None = None
+    done: bool = False
 
 
-def plan(jobs: Sequence[Job], opened: Opened) -> list[Planned]:
-    """What each image will take; restores a tile of noise to measure it, and writes nothing."""
+def plan(jobs: Sequence[Job], opened: Opened, record: Record | None) -> list[Planned]:
+    """What each image will take; restores a tile of noise to measure it, and writes nothing.
+
+    Args:
+        jobs: The images.
+        opened: The restorer.
+        record: Of what is done in the output folder; None for a single file.
+    """
     from relume.inference.tiling import count_tiles
 
     measured: dict[Any, float] = {}
     planned = []
     for job in jobs:
         try:
-            header = read_header(read_source(job.source), where=job.source, full=True)
+            data = read_source(job.source)
+            if record and record.holds(record.entry(job, data)):
+                planned.append(Planned(job, done=True))
+                continue
+            header = read_header(data, where=job.source, full=True)
         except ImageError as error:
             planned.append(Planned(job, problem=error))
             continue

@@ -23,7 +23,7 @@ from relume.user import give_name_and_home
 
 if TYPE_CHECKING:
     from flows.restore import How, Opened
-    from flows.restore_files import Job
+    from flows.restore_files import Job, Record
     from relume.recipes.check import Report
 
 
@@ -137,7 +137,7 @@ def restore(
       relume restore - -o - < noisy.png > clean.png
     """
     from flows.restore import STANDARD, How, open_restorer, restore_file
-    from flows.restore_files import Job, is_folder, jobs_of
+    from flows.restore_files import Job, Record, is_folder, jobs_of
     from flows.restore_progress import RestoreProgress
 
     if strength is not None:
@@ -156,7 +156,7 @@ def restore(
     if several or dry_run:
         with open_restorer(Path(), server=server, product=product, model=model) as opened:
             if dry_run:
-                _show_plan(jobs, opened)
+                _show_plan(jobs, opened, Record(Path(output), opened, how) if several else None)
             else:
                 _restore_files(jobs, Path(output), opened, how)
         return
@@ -206,16 +206,16 @@ def _restore_files(jobs: "list[Job]", output: Path, opened: "Opened", how: "How"
         raise click.exceptions.Exit(1)
 
 
-def _show_plan(jobs: "list[Job]", opened: "Opened") -> None:
+def _show_plan(jobs: "list[Job]", opened: "Opened", record: "Record | None") -> None:
     """What restoring would take, a line for each image; ends with 1 if one would fail."""
     from flows.restore_plan import plan
     from relume.durations import duration
 
-    planned = plan(jobs, opened)
+    planned = plan(jobs, opened, record)
     for image in planned:
-        if image.header is None:
+        if image.problem:
             click.echo(f"error: {image.problem}", err=True)
-        else:
+        elif image.header:
             size = f"{image.header.width}x{image.header.height}"
             cost = f"{image.tiles} tiles, about {duration(image.seconds)}, up to {image.bytes / 1e6:.0f} MB"
             click.echo(f"{image.job.source} -> {image.job.target}  {size}  {cost}")
@@ -227,7 +227,7 @@ def _show_plan(jobs: "list[Job]", opened: "Opened") -> None:
         f"{len(headers)} images, {megapixels:.1f} megapixels: {total},"
         f" up to {memory / 1e6:.0f} MB beside the model; nothing was written"
     )
-    if len(headers) < len(planned):
+    if any(image.problem for image in planned):
         raise click.exceptions.Exit(1)
 
 

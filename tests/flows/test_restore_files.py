@@ -230,6 +230,10 @@ def test_a_dry_run_writes_nothing(folder):
     assert result.stdout.splitlines()[-1].startswith("5 images, 0.0 megapixels: about ")
     assert "bad.jpg" in result.stderr
     assert not Path("out").exists()
+    Path("in/bad.jpg").unlink()
+    restore("in/gray.png", "-o", "out/")
+    assert restore("in", "-o", "out", "--dry-run").stdout.splitlines()[-1].startswith("4 images, ")
+    assert "5 images, " in restore("in", "-o", "out", "--dry-run", "--blend", "0.5").stdout
     assert restore("in/gray.png", "-o", "one.png", "--dry-run").exit_code == 0
     assert not Path("one.png").exists()
 

@@ -184,7 +184,7 @@ def test_a_palette_keeps_its_transparency_and_cmyk_becomes_rgb(model):
     restore("in.png", "-o", "out.png")
     np.testing.assert_array_equal(read_pillow("out.png"), np.asarray(Image.open("in.png").convert("RGBA")))
     Image.fromarray(RGB).convert("CMYK").save("in.tif")
-    restore("in.tif", "-o", "out.tif")
+    assert "CMYK was converted to RGB" in restore("in.tif", "-o", "out.tif").stderr
     np.testing.assert_array_equal(read_tiff("out.tif"), np.asarray(Image.open("in.tif").convert("RGB")))
 
 

@@ -12,7 +12,9 @@ import pytest
 from PIL import Image
 
 import relume
+from flows.restore import restore_file
 from relume.errors import ModelMissingError, ServerRefusedError
+from relume.images import read_image, save_image
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_transport import GrpcTransport
@@ -82,6 +84,15 @@ def test_the_page_and_every_kind_of_image(server):
         np.testing.assert_array_equal(found, expected / np.float32(255))
         streamed = list(remote.stream([image, image[::-1].copy()]))
         np.testing.assert_array_equal(streamed[1], convolve(image[::-1], BLUR))
+
+
+def test_a_deep_file_is_restored_in_8_bits_and_says_so(server, tmp_path):
+    """The result of a 16-bit file holds what the server makes of its 8 bits, and a note tells the user."""
+    image = photograph(40, 50)
+    save_image(tmp_path / "in.png", image.astype(np.uint16) * 257)
+    result = restore_file(tmp_path / "in.png", tmp_path / "out.png", server=server.grpc, product="denoise")
+    assert [note for note in result.notes if "rounded to 8 bits" in note]
+    np.testing.assert_array_equal(read_image(tmp_path / "out.png").pixels, convolve(image, BLUR))
 
 
 def test_unknown_product(server):
