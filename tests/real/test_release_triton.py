@@ -2,6 +2,7 @@
 
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,11 @@ from relume.errors import (
     UserError,
 )
 from relume.images import save_image
+from relume.inference.plan import Inference
 from relume.serving import repository as models
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
-from relume.serving.served_model import onnx_path, triton_model
+from relume.serving.served_model import onnx_path
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
 from tests.flows.release.synthetic import make_package
@@ -50,9 +52,7 @@ from tests.real.releases import (
     restate,
     served,
 )
-from tests.tiny_onnx import write_tiny_model_of_format_1
-
-WARM_UP = Path(__file__).parents[1] / "format_2" / "config.pbtxt"
+from tests.tiny_onnx import write_tiny_model_of_format_1, write_tiny_model_of_format_2
 
 pytestmark = pytest.mark.slow
 
@@ -92,18 +92,12 @@ def picture() -> np.ndarray:
     return np.random.default_rng(3).integers(0, 256, (90, 130, 3), np.uint8)
 
 
-def to_format_1(package: Path) -> None:
-    """Rewrites the served model of a package, with tiles of 32 pixels, to that of relume until format 2."""
+def rewrite(package: Path, write_older: Callable[[Path], Path]) -> None:
+    """Rewrites the served model of a package, with tiles of 32 pixels, to that of an earlier format."""
     onnx = onnx_path(package / "serving").read_bytes()
     shutil.rmtree(package / "serving" / "triton")
-    write_tiny_model_of_format_1(package / "serving")
+    write_older(package / "serving")
     onnx_path(package / "serving").write_bytes(onnx)
-    restate(package)
-
-
-def to_warm_up(package: Path) -> None:
-    """Gives the served model of a package, with tiles of 32 pixels, the configuration that it had with a warm-up."""
-    shutil.copyfile(WARM_UP, triton_model(package / "serving") / "config.pbtxt")
     restate(package)
 
 
@@ -139,12 +133,31 @@ def test_an_adjustable_release(home, root, picture):
         assert np.array_equal(restorer.restore(picture).image, expected(root, picture))
 
 
-@pytest.mark.parametrize("rewrite", [to_format_1, to_warm_up], ids=["format 1", "model_warmup"])
-def test_rollback_to_a_release_of_an_earlier_relume(home, root, picture, monkeypatch, rewrite):
+def test_a_release_that_restores_in_eight_orientations(home, root, picture):
+    """Its float tiles are tried out, proved and served; the gate says what they cost, and `relume status` how the
+    champion restores. A release of uint8 tiles follows it, and a rollback serves it again."""
+    plan = Inference(tile=64, halo=8, overlap=12, weight="cosine", orientations=8)
+    outcome = release(root, home, blur=BLURS[1], inference=plan)
+    first = expected(root, picture)
+    assert max(row["max_difference"] for row in outcome.parity) <= 1
+    report = (home / "reports" / "gate" / f"{outcome.release.model}.txt").read_text()
+    assert f"{plan}; 6173 runs of the network a megapixel" in report
+    assert [product.inference for product in read_status(root, home).products] == [str(plan)]
+    assert np.abs(served(home, picture).astype(int) - first).max() <= 1
+    release(root, home, blur=BLURS[2])
+    assert np.array_equal(served(home, picture), expected(root, picture))
+    assert roll_back(root, home) == outcome.release
+    assert np.abs(served(home, picture).astype(int) - first).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "write_older", [write_tiny_model_of_format_1, write_tiny_model_of_format_2], ids=["format 1", "format 2"]
+)
+def test_rollback_to_a_release_of_an_earlier_relume(home, root, picture, monkeypatch, write_older):
     """A package as relume built it before is released; after the release of one of today a rollback serves it again,
     and `relume restore` finds it in process as well."""
     make_package(root / "package", blur=BLURS[0], tile=32)
-    rewrite(root / "package")
+    rewrite(root / "package", write_older)
     first = release_package(root, home, lineage=LINEAGE).release
     old = expected(root, picture)
     assert np.array_equal(served(home, picture), old)

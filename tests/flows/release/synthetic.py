@@ -17,8 +17,10 @@ from relume.serving.served_model import Serving, write_served_model
 TILE, HALO = 64, 8
 
 
-def onnx_filter(path: Path, kernel: np.ndarray, *, tile: int = TILE, adjustable: bool = False) -> None:
-    """Writes an ONNX file that convolves each channel with `kernel` (odd side), uint8 in and out.
+def onnx_filter(
+    path: Path, kernel: np.ndarray, *, tile: int = TILE, adjustable: bool = False, dtype: str = "uint8"
+) -> None:
+    """Writes an ONNX file that convolves each channel with `kernel` (odd side), uint8 in and out, or float32.
 
     An adjustable one goes from its input at level 0 to the filtered one at level 25 and stays there.
     """
@@ -47,22 +49,29 @@ def onnx_filter(path: Path, kernel: np.ndarray, *, tile: int = TILE, adjustable:
         helper.make_node("Mul", ["shares", "change"], ["changed"]),
         helper.make_node("Add", ["levels", "changed"], ["mixed"]),
     ]
+    blurred, kind = (
+        "mixed" if adjustable else "filtered",
+        {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT}[dtype],
+    )
+    rounding = [
+        helper.make_node("Round", [blurred], ["rounded"]),
+        helper.make_node("Clip", ["rounded", "zero", "top"], ["clipped"]),
+    ]
     nodes = [
         helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
         helper.make_node("Pad", ["levels", "pads"], ["padded"], mode="reflect"),
         helper.make_node("Conv", ["padded", "weight"], ["filtered"], group=3),
         *(mixing if adjustable else []),
-        helper.make_node("Round", ["mixed" if adjustable else "filtered"], ["rounded"]),
-        helper.make_node("Clip", ["rounded", "zero", "top"], ["clipped"]),
-        helper.make_node("Cast", ["clipped"], ["restored"], to=TensorProto.UINT8),
+        *(rounding if dtype == "uint8" else []),
+        helper.make_node("Cast", ["clipped" if dtype == "uint8" else blurred], ["restored"], to=kind),
     ]
     shape = ["N", 3, tile, tile]
     level = [helper.make_tensor_value_info("level", TensorProto.FLOAT, ["N", 1])] if adjustable else []
     graph = helper.make_graph(
         nodes,
         "filter",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, shape), *level],
-        [helper.make_tensor_value_info("restored", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("image", kind, shape), *level],
+        [helper.make_tensor_value_info("restored", kind, shape)],
         [*constants, *(mixing_constants if adjustable else [])],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
@@ -83,6 +92,7 @@ def make_package(
     nlm_psnr: float = 20.0,
     export_difference: int = 0,
     tile: int = TILE,
+    inference: Inference | None = None,
     onnx_bytes: bytes | None = None,
     levels: LevelRange | None = None,
     product: str = "denoise",
@@ -95,20 +105,21 @@ def make_package(
         nlm_psnr: PSNR that its table states for non-local means; its own is 27 at sigma 50.
         export_difference: Largest difference in levels that its parity report states.
         tile: Side of the served tile.
+        inference: How it restores; in tiles of `tile` with a halo of 8 that overlap by 4 when None.
         onnx_bytes: What to write in place of the ONNX file.
         levels: Makes the blur adjustable: none at level 0, the whole from 25.
         product: What it is for.
     """
     (folder / "model").mkdir(parents=True)
     write_json(folder / "model" / "model.json", {"architecture": "blur", "blur": blur})
+    inference = inference or Inference(tile=tile, halo=HALO, overlap=4)
     source = folder.parent / f"{folder.name}.onnx"
     if onnx_bytes is None:
-        onnx_filter(source, gaussian(blur), tile=tile, adjustable=levels is not None)
+        side, dtype = inference.tile, inference.dtype
+        onnx_filter(source, gaussian(blur), tile=side, adjustable=levels is not None, dtype=dtype)
     else:
         source.write_bytes(onnx_bytes)
-    write_served_model(
-        source, folder / "serving", Serving(inference=Inference(tile=tile, halo=HALO, overlap=4), levels=levels)
-    )
+    write_served_model(source, folder / "serving", Serving(inference=inference, levels=levels))
     source.unlink()
     write_json(
         folder / "serving" / "parity.json",
