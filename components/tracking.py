@@ -9,6 +9,7 @@ has.
 import contextlib
 import dataclasses
 import os
+import sqlite3
 import sys
 import time
 from pathlib import Path
@@ -62,6 +63,8 @@ def connect(home: Path, uri: str, experiment: str) -> tuple[Any, str]:
                 SqlAlchemyStore(uri, location)
         client = MlflowClient(uri, uri)
         if found := client.get_experiment_by_name(experiment):
+            if location and database == home / "mlflow" / "mlflow.db" and found.artifact_location != location:
+                _move_artifacts(database, found.artifact_location, location)
             return client, found.experiment_id
         try:
             return client, client.create_experiment(experiment, artifact_location=location)
@@ -70,6 +73,22 @@ def connect(home: Path, uri: str, experiment: str) -> tuple[Any, str]:
             if found is None:
                 raise
             return client, found.experiment_id
+
+
+def _move_artifacts(database: Path, old: str, new: str) -> None:
+    """Makes MLflow find the artifacts of a home that was moved or copied: it writes down their whole addresses."""
+    tables = {
+        "experiments": ("artifact_location",),
+        "runs": ("artifact_uri",),
+        "model_versions": ("source", "storage_location"),
+    }
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        for table, columns in tables.items():
+            for column in columns:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (new, len(old) + 1, len(old), old),
+                )
 
 
 def _client(home: Path) -> tuple[Any, str]:

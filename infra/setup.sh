@@ -1,13 +1,13 @@
 #!/bin/sh
 # Creates the virtual environment .venv with the locked dependencies. Run again, it does nothing unless
-# pyproject.toml, constraints.txt or this script changed.
+# pyproject.toml, constraints.txt or this script changed, or .venv is broken, of another Python, or was copied or moved.
 #
 #   sh infra/setup.sh          what relume runs with
 #   sh infra/setup.sh dev      and what its tests and checks need
 #   PYTHON=python3.12 sh infra/setup.sh
 set -eu
 
-cd "$(dirname "$0")/.."
+cd -P "$(dirname "$0")/.."
 extra=${1:-}
 
 fail() {
@@ -29,6 +29,17 @@ if [ -z "$python" ]; then
 fi
 [ -n "$python" ] && suits "$python" ||
     fail "relume needs Python 3.11 or 3.12" "sudo apt-get install -y python3 python3-venv, or PYTHON=/path/to/python3.11 make setup"
+
+# Its programs name the folder that it was made in: a copy would run the code of the other checkout. A link is as wanted.
+intact() {
+    [ -L .venv ] && return
+    suits .venv/bin/python && grep -qF "$(pwd)/.venv/bin/python" .venv/bin/pip &&
+        { [ -z "${PYTHON:-}" ] || [ "$(.venv/bin/python -V)" = "$("$python" -V)" ]; }
+}
+if [ -e .venv ] && ! intact; then
+    echo "Removing .venv: it is broken, of another Python than $python, or was made in another folder"
+    rm -rf .venv
+fi
 
 stamp=.venv/relume-stamp${extra:+-$extra}
 key=$(cat pyproject.toml constraints.txt "$0" | sha256sum | cut -c1-16)

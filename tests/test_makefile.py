@@ -1,11 +1,15 @@
 """What the Makefile does to a checkout, and that the hooks before a commit do the same as `make check`."""
 
+import os
+import platform
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +33,35 @@ def test_clean_deletes_what_is_ignored_and_no_tracked_file(tmp_path):
     deleted = subprocess.run(["git", "-C", clone, "ls-files", "--deleted"], check=True, capture_output=True, text=True)
     assert deleted.stdout == ""
     assert not [name for name in (".relume", "data", "models", "package") if (clone / name).exists()]
+
+
+@pytest.mark.parametrize("fault", ["none", "moved", "broken", "another Python"])
+def test_an_environment_that_does_not_belong_here_is_made_anew(tmp_path, fault):
+    """`make setup` takes an environment for ready only where it was made, with the Python that it was made with."""
+    root = tmp_path / "a checkout"
+    (root / "infra").mkdir(parents=True)
+    for name in ("infra/setup.sh", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, root / name)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", root / ".venv"], check=True)
+    (root / ".venv" / "bin" / "pip").write_text(f"#!{root}/.venv/bin/python\n")
+    key = "cat pyproject.toml constraints.txt infra/setup.sh | sha256sum | cut -c1-16"
+    stamp = subprocess.run(["sh", "-c", key], cwd=root, check=True, capture_output=True, text=True).stdout
+    (root / ".venv" / "relume-stamp").write_text(stamp)
+    python = tmp_path / "python"  # which installs nothing
+    version = "Python 3.12.99" if fault == "another Python" else f"Python {platform.python_version()}"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -V ] && echo {version} && exit\n'
+        f'[ "$2" = venv ] && set -- "$@" --without-pip\nexec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    if fault == "moved":
+        root = root.rename(tmp_path / "b")
+    elif fault == "broken":
+        (root / ".venv" / "bin" / "python").unlink()
+    environment = {"PYTHON": str(python), "PATH": os.environ["PATH"]}
+    done = subprocess.run(["sh", root / "infra" / "setup.sh"], env=environment, capture_output=True, text=True)
+    assert ("Removing .venv" in done.stdout) == (fault != "none"), done.stdout + done.stderr
+    assert (done.returncode == 0) == (root / ".venv" / "relume-stamp").is_file() == (fault == "none")
 
 
 def test_the_hooks_before_a_commit_are_those_of_make_check():

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -179,6 +180,20 @@ def test_local_artifacts_lie_in_relume_home(sqlite_home, package, monkeypatch):
     version, _ = Registry(sqlite_home).register(package, **LINEAGE)
     found = list((sqlite_home / "mlflow" / "artifacts").glob(f"{version.run_id}/artifacts/package/package.json"))
     assert len(found) == 1
+
+
+@pytest.mark.slow
+def test_a_home_that_was_moved_keeps_its_packages(sqlite_home, package, tmp_path, monkeypatch):
+    """A home finds its packages where they are now, and keeps new ones there; the old place is not touched."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copytree(sqlite_home, tmp_path / "old")
+    version, _ = Registry(tmp_path / "old").register(package, **LINEAGE)
+    (tmp_path / "old").rename(tmp_path / "new home")
+    moved = Registry(tmp_path / "new home")
+    assert moved.fetch(moved.find(package.product, package.sha256), tmp_path / "fetched").sha256 == version.package
+    another = make_package(tmp_path / "another", blur=next(BLURS))
+    moved.fetch(moved.register(another, **LINEAGE)[0], tmp_path / "fetched")
+    assert not (tmp_path / "old").exists()
 
 
 def test_importing_the_registry_does_not_import_mlflow():
