@@ -1,6 +1,7 @@
 """The pipeline flow against a real Prefect server process: what it shows there, and retrying a killed run."""
 
 import json
+import os
 import sys
 import urllib.request
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import flows
+from flows.turns import turn
 from tests.flows.toy import make_toy, prefect_server, wait_until
 
 
@@ -102,3 +104,16 @@ def test_a_killed_run_that_is_retried_does_not_repeat_finished_stages(toy, api):
     assert sorted(toy.ran()) == ["first", "last", "last", "pretrain@one", "pretrain@two"]
     assert "last:" in (toy.root / "dvc.lock").read_text()
     assert (toy.root / "reports/last/out.txt").is_file()
+
+
+def test_a_retraining_beside_another_run_is_skipped_and_says_so(toy, api):
+    """When the run in progress does not end in time, the retraining is completed as skipped and has touched nothing."""
+    code = "import sys; from flows.retrain import retrain; retrain(sys.argv[1], home=sys.argv[2], wait=1.0)"
+    sources = (toy.root / "sources.json").read_bytes()
+    with turn(toy.home, toy.root, "pipeline"):
+        done = toy.shell(sys.executable, "-c", code, str(toy.root), str(toy.home), check=False)
+    assert done.returncode == 0, done.stderr
+    (run,) = ask(api, "flow_runs/filter", {"flow_runs": {"state": {"name": {"any_": ["Skipped"]}}}})
+    assert f"pipeline of process {os.getpid()}" in run["state"]["message"]
+    assert (toy.root / "sources.json").read_bytes() == sources
+    assert toy.ran() == []
