@@ -20,8 +20,8 @@ from relume.serving.triton_client import TritonRestorer
 
 ONE = Inference(tile=48, halo=4, overlap=8, weight="cosine")
 CASES = {
-    "resunet": ONE,
-    "nafnet": ONE.model_copy(update={"orientations": 8}),
+    "dncnn": ONE,
+    "resunet": ONE.model_copy(update={"orientations": 8}),
     "adafm": Inference(tile=48, halo=0, overlap=10, weight="uniform", orientations=4),  # takes a level
 }
 
