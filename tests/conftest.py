@@ -1,6 +1,7 @@
 """For all tests: how they are spread over the cores, and that an interrupt reaches what they start."""
 
 import os
+import shutil
 import signal
 import tempfile
 from typing import Any
@@ -76,3 +77,23 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Names the tests in which a worker died, also those that passed the second time."""
     for test in sorted(DIED_IN):
         terminalreporter.line(f"WORKER DIED in {test}; the test ran once more", red=True)
+
+
+@pytest.fixture
+def offline_page():
+    """A page of Chromium; whatever it asks of a network, and an error in it, fails the test."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs Debian's package chromium: sh infra/setup.sh dev")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Its sandbox needs rights that a container may not give; it opens our pages alone.
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page, troubles = browser.new_page(), []
+        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or troubles.append(request.url))
+        page.on("requestfailed", lambda request: troubles.append(request.url))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        yield page
+        browser.close()
+    assert troubles == []

@@ -10,6 +10,7 @@ from relume.curation.expectations import expectations, load_tables
 from relume.curation.settings import ValidateSettings
 from relume.errors import DataValidationError
 from relume.files import atomic_folder
+from relume.pages import make_offline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +80,7 @@ def validate(
             context.delete_data_docs_site(name)
         context.add_data_docs_site(site_name="relume", site_config=site)
         context.build_data_docs(site_names=["relume"])
+        make_offline(folder)
     return outcomes
 
 

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
+from playwright.sync_api import expect
 from pyarrow import parquet
 
 from relume.curation.curate import curate
@@ -85,6 +86,16 @@ def test_good_data_passes_and_leaves_data_docs(damaged):
     assert (damaged / "data_docs" / "index.html").is_file()
     for table in ("files", "manifest", "images", "patches"):
         assert f"/{table}" in pages
+
+
+def test_data_docs_need_no_network(offline_page, damaged):
+    """The index lists the runs, and one of them shows its expectations with their icons and styles."""
+    assert failed(damaged) == []
+    offline_page.goto((damaged / "data_docs" / "index.html").as_uri())
+    expect(offline_page.locator("tbody tr", has_text="manifest").first).to_be_visible()
+    offline_page.goto(next((damaged / "data_docs" / "validations").rglob("*images*.html")).as_uri())
+    expect(offline_page.locator("i.fas").first).to_be_visible()
+    assert offline_page.evaluate("document.fonts.check('900 16px \\'Font Awesome 6 Free\\'')")
 
 
 def test_data_docs_are_replaced_as_a_whole(damaged):
