@@ -46,6 +46,8 @@ def run_recipe(folder: Path, name: str, *, steps: int | None) -> None:
                     list(range(1, len(schedule[key]) + 1)) if key == "milestones" else [1] * len(schedule[key])
                 )
     params["export"]["sizes"] = [[131, 97]]
+    if params["inference"]["orientations"] > 1:
+        params["inference"]["tile"] = 96  # the network runs eight times on each
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     photograph, curated = skimage.data.astronaut(), folder / "data" / "curated"
     side = params["curate"]["patch"]
