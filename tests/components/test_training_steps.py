@@ -381,3 +381,23 @@ def test_a_training_can_start_from_given_weights(whole, tmp_path):
     assert process.returncode == 2
     assert "The initial weights are of another network" in output
     assert "Traceback" not in output
+
+
+def test_workers_in_a_small_shared_memory(tmp_path):
+    """Where /dev/shm is smaller than the batches that workers prepare, as in a container, the training ends at once."""
+    checkout = Checkout(tmp_path)
+    checkout.change("training", workers=2)
+    mounted = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
+    isolated = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    if subprocess.run([*isolated, mounted], capture_output=True).returncode:
+        pytest.skip("nothing may be mounted here")
+    done = subprocess.run(
+        [*isolated, f'{mounted} && exec "$0" -m components.pretrain --base nafnet', sys.executable],
+        cwd=checkout.folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "RELUME_HOME": str(checkout.folder / "home")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "training.workers: 2" in done.stdout + done.stderr
