@@ -48,7 +48,11 @@ def test_an_image_is_restored_as_by_relume_restore(studio, cat, tmp_path):
     """What is downloaded has the pixels and the metadata that the command line gives, at every blend and format."""
     save_image(tmp_path / "cat.png", cat)
     (tmp_path / "side.jpg").write_bytes(photograph())
-    for name, ending, how in (("cat.png", None, How()), ("side.jpg", None, How(blend=0.4, keep="place"))):
+    deep = np.dstack(
+        [cat.astype(np.uint16) * 257 + 100, np.linspace(0, 65535, cat[..., 0].size).reshape(cat.shape[:2])]
+    )
+    save_image(tmp_path / "deep.png", deep.astype(np.uint16))
+    for name, how in (("cat.png", How()), ("deep.png", How(blend=0.7)), ("side.jpg", How(blend=0.4, keep="place"))):
         key = add(studio, (tmp_path / name).read_bytes(), name).json()["key"]
         assert restored(studio, key)["release"].startswith("photo (shipped")
         wish = {"blend": how.blend, "keep": how.keep}
@@ -56,7 +60,7 @@ def test_an_image_is_restored_as_by_relume_restore(studio, cat, tmp_path):
         expected = restore_file(tmp_path / name, tmp_path / f"expected-{name}", how=how).target.read_bytes()
         assert answer.content == expected
         stem, suffix = name.split(".")
-        assert f'filename="{stem}-restored.{ending or suffix}"' in answer.headers["content-disposition"]
+        assert f'filename="{stem}-restored.{suffix}"' in answer.headers["content-disposition"]
     previews = [
         decode(requests.get(f"{studio}/api/images/{key}/{which}.png", timeout=30).content).pixels
         for which in ("before", "after")
