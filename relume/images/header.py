@@ -65,10 +65,11 @@ class Header:
     def decoding_bytes(self) -> int:
         """Bytes of memory that decoding the image and encoding it as PNG takes at most, as measured.
 
-        Pixels of 16 bits stand there twice, a strip of a TIFF once more; WebP decodes to four channels of its own.
+        Pixels of 16 bits stand there twice, a strip of a TIFF once more; WebP decodes to four channels of its own. The
+        buffers of decoder and encoder take less than a megabyte, whatever the size.
         """
         a_pixel = 10 if self.bit_depth <= 8 and self.format != "WEBP" else 21 if self.bit_depth <= 16 else 42
-        return self.width * self.height * a_pixel
+        return self.width * self.height * a_pixel + 2**20
 
     @property
     def gray(self) -> bool:
