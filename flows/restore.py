@@ -181,7 +181,7 @@ class Opened:
         if self.levels is None or self.levels.kind != "sigma":
             raise ConfigError(
                 "The level cannot be estimated",
-                where=self.model,
+                where=self.model if self.server else self.restorer.release,
                 why=f"its level is a {self.levels.kind}" if self.levels else "it takes no level",
                 next_step="leave --level out, or choose an adjustable denoiser, such as denoise_adjustable",
             )
@@ -324,13 +324,6 @@ def open_restorer(
             next_step="leave --model out, or use --product",
         )
     product = product or released_product(root)
-    if product is None:
-        raise ConfigError(
-            "The product to restore with is not known",
-            where=server,
-            why="there is no params.yaml in this folder, and not exactly one product was released here",
-            next_step="name it with --product",
-        )
     from flows.embedded_triton import EmbeddedTriton, folder_of
     from relume.serving.triton_client import TritonRestorer
 
@@ -411,14 +404,25 @@ def _nothing_serves(ledger: Ledger, product: str, where: str) -> ModelMissingErr
     )
 
 
-def released_product(root: Path) -> str | None:
-    """The product of the checkout; outside of one, the only product of the last release's home."""
+def released_product(root: Path) -> str:
+    """The product of the checkout; outside of one, the only product of the last release's home.
+
+    Raises:
+        ConfigError: Nothing was released there, or several products.
+    """
     if (root / "params.yaml").is_file():
         from flows.release.package import product_of
 
         return product_of(root)
     released = {entry.release.product for entry in Ledger(place_of_release(root)[1]).entries()}
-    return released.pop() if len(released) == 1 else None
+    if len(released) != 1:
+        raise ConfigError(
+            "The product to restore with is not known",
+            where=root.resolve(),
+            why="there is no params.yaml in this folder, and not exactly one product was released here",
+            next_step="name it with --product",
+        )
+    return released.pop()
 
 
 def _release_folder(root: Path, home: Path, release: Release) -> Path:

@@ -240,7 +240,7 @@ def studio(port: int) -> None:
     """
     from flows.studio.app import run
 
-    run(Path(), port=port, say=lambda address: click.echo(f"{address}  (Ctrl-C ends the studio)"))
+    run(Path(), port=port, say=lambda address: click.echo(f"{address}/  (Ctrl-C ends the studio)"))
 
 
 @main.group()

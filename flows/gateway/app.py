@@ -2,7 +2,7 @@
 
     curl --data-binary @noisy.jpg http://127.0.0.1:8770/v1/restore -o clean.jpg
 
-Memory is bounded: bodies share one budget and decoded images another, of what each header is said to need. A request
+Memory is bounded: bodies share one budget and images another, by what the header says that restoring takes. A request
 that finds no room in time gets 503 and `Retry-After`.
 """
 
@@ -12,23 +12,22 @@ import hmac
 import ipaddress
 import re
 import secrets
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import uvicorn
 from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
 from flows.gateway.budget import Budget, BusyError
 from flows.gateway.metrics import Metrics
-from flows.restore import How, finished
+from flows.restore import How, finished, needed_memory
+from flows.web import application, serve
 from relume import __version__
 from relume.errors import (
     ConfigError,
@@ -53,16 +52,22 @@ class Limits(Settings):
     """What a gateway takes.
 
     Attributes:
-        bytes: Of a body.
+        body_bytes: Of a body.
         megapixels: Of an image.
-        memory: Bytes, of all bodies and images at a time.
+        memory_bytes: Of all bodies and images at a time: a quarter for the bodies, the rest for the images.
         seconds: That a client may take to send a body, and that a request may wait for memory, each.
     """
 
-    bytes: int = Field(default=64_000_000, gt=0)
+    body_bytes: int = Field(default=64_000_000, gt=0)
     megapixels: float = Field(default=100.0, gt=0)
-    memory: int = Field(default=2_000_000_000, gt=0)
+    memory_bytes: int = Field(default=3_000_000_000, gt=0)
     seconds: float = Field(default=30.0, gt=0)
+
+    @model_validator(mode="after")
+    def _holds_a_body(self) -> "Limits":
+        if self.body_bytes > self.memory_bytes // 4:
+            raise ValueError("a body may have a quarter of the memory at most")
+        return self
 
 
 class RefusedError(Exception):
@@ -109,8 +114,8 @@ class Gateway:
         self.product, self.limits, self.metrics = product, limits, Metrics()
         self._server, self._key = server, key
         self._restorers: dict[str, TritonRestorer] = {}
-        self.bodies = Budget(limits.memory // 4, wait=limits.seconds)
-        self.images = Budget(limits.memory - limits.memory // 4, wait=limits.seconds)
+        self.bodies = Budget(limits.memory_bytes // 4, wait=limits.seconds)
+        self.images = Budget(limits.memory_bytes - limits.memory_bytes // 4, wait=limits.seconds)
 
     def restorer(self, product: str) -> TritonRestorer:
         """The client for a product; kept once the server is known to serve it."""
@@ -174,14 +179,7 @@ def gateway_app(gateway: Gateway, *, token: str | None = None) -> FastAPI:
         yield
         gateway.close()
 
-    app = FastAPI(
-        title="relume",
-        version=__version__,
-        docs_url=None,  # its page loads scripts from elsewhere
-        redoc_url=None,
-        openapi_url="/v1/openapi.json",
-        lifespan=lifespan,
-    )
+    app = application(title="relume", version=__version__, openapi_url="/v1/openapi.json", lifespan=lifespan)
 
     @app.middleware("http")
     async def account(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -230,7 +228,10 @@ def gateway_app(gateway: Gateway, *, token: str | None = None) -> FastAPI:
         wanted = Wanted(product or gateway.product, level, format, blend)
         async with gateway.bodies.share(_announced(request, gateway.limits)):
             data = await _received(request, gateway.limits)
-            needed = read_header(data, where="the body").decoding_bytes
+            needed = needed_memory(read_header(data, where="the body", full=True))
+            if needed > gateway.images.size:
+                takes = f"up to {needed / 1e9:.1f} GB of memory, and the gateway has {gateway.images.size / 1e9:.1f}"
+                raise RefusedError(413, f"The image is too large: restoring it takes {takes}")
             async with gateway.images.share(needed):
                 with gateway.metrics.restoring.track_inprogress():
                     result, kind, restoration, seconds = await run_in_threadpool(gateway.restore, data, wanted)
@@ -269,11 +270,11 @@ def gateway_app(gateway: Gateway, *, token: str | None = None) -> FastAPI:
 def _announced(request: Request, limits: Limits) -> int:
     """Bytes that the client says the body has; the most that is taken where it does not say."""
     try:
-        announced = int(request.headers.get("content-length", limits.bytes))
+        announced = int(request.headers.get("content-length", limits.body_bytes))
     except ValueError:
         raise RefusedError(400, "Content-Length is not a number") from None
-    if announced > limits.bytes:
-        raise RefusedError(413, f"The body has {announced:,} bytes; at most {limits.bytes:,} are taken")
+    if announced > limits.body_bytes:
+        raise RefusedError(413, f"The body has {announced:,} bytes; at most {limits.body_bytes:,} are taken")
     return announced
 
 
@@ -283,9 +284,9 @@ async def _received(request: Request, limits: Limits) -> bytes:
         async with asyncio.timeout(limits.seconds):
             async for chunk in request.stream():
                 data += chunk
-                if len(data) > limits.bytes:
+                if len(data) > limits.body_bytes:
                     raise RefusedError(
-                        413, f"The body has more than {limits.bytes:,} bytes, which is all that is taken"
+                        413, f"The body has more than {limits.body_bytes:,} bytes, which is all that is taken"
                     )
     except TimeoutError:
         raise RefusedError(408, f"The body did not arrive within {limits.seconds:g} seconds") from None
@@ -341,16 +342,12 @@ def run(
     certificate_key: Path | None,
     say: Callable[[str], None],
 ) -> None:
-    """Serves a gateway until it is interrupted; what is being restored then is finished first.
+    """Serves a gateway until it is interrupted; see `flows.web.serve` for the other arguments.
 
     Args:
         gateway: What its requests share.
         host: Address to listen at.
-        port: To listen at; 0 for any that is free.
         token: That clients send; None takes everyone, on loopback only.
-        certificate: For HTTPS, in PEM; None for HTTP.
-        certificate_key: Of the certificate, where that file does not hold it.
-        say: Prints the address.
 
     Raises:
         ConfigError: Others than this machine could ask without a token, or the address or certificate cannot be used.
@@ -359,28 +356,15 @@ def run(
         raise ConfigError(
             "Other machines could use the gateway without a token", where=host, next_step="add --token-file FILE"
         )
-    config = uvicorn.Config(
+    serve(
         gateway_app(gateway, token=token),
-        log_level="warning",
-        limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=10,
-        ssl_certfile=certificate,
-        ssl_keyfile=certificate_key,
+        host=host,
+        port=port,
+        say=say,
+        certificate=certificate,
+        certificate_key=certificate_key,
+        connections=CONNECTIONS,
     )
-    try:
-        config.load()
-        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:  # an SSLError too
-        raise ConfigError(
-            "The gateway cannot start",
-            where=f"{host}:{port}",
-            why=error.strerror or error,
-            next_step="choose another --host or --port, or check --certificate; port 0 is any that is free",
-        ) from None
-    with listener:
-        say(f"http{'s' if certificate else ''}://{host}:{listener.getsockname()[1]}")
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _is_loopback(host: str) -> bool:

@@ -25,12 +25,12 @@ class Budget:
 
     @contextlib.asynccontextmanager
     async def share(self, amount: int) -> AsyncIterator[None]:
-        """Holds an amount; one that is larger than the whole takes the whole.
+        """Holds an amount, of the whole at most.
 
         Raises:
             BusyError: It did not become free in time.
         """
-        amount = min(amount, self.size)
+        assert amount <= self.size, "it would wait for ever"
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((amount, turn))
         self._admit()

@@ -5,7 +5,7 @@ from pathlib import Path
 from flows.embedded_triton import EmbeddedTriton
 from flows.gateway.app import Gateway, Limits
 from flows.restore import released_product
-from relume.errors import ConfigError, ServerUnreachableError
+from relume.errors import ServerUnreachableError
 from relume.home import place_of_release
 
 
@@ -31,12 +31,6 @@ def connected(root: Path, *, server: str | None, product: str | None) -> Gateway
             next_step="start it with `relume serve`, or name one with --server",
         )
     product = product or released_product(root)
-    if product is None:
-        raise ConfigError(
-            "The product to restore with is not known",
-            why="there is no params.yaml in this folder, and not exactly one product was released here",
-            next_step="name it with --product",
-        )
     gateway = Gateway(address, product, key=own.key if own else None, limits=Limits())
     gateway.restorer(product)
     return gateway

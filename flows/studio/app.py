@@ -4,17 +4,14 @@ It listens on loopback alone. Pages of other origins are kept out: the name of t
 that no other name can be made to point here, and what changes something needs a header that only this page sends.
 """
 
-import contextlib
 import dataclasses
 import os
-import socket
 import tempfile
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
@@ -25,6 +22,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from flows.restore import How
 from flows.studio.session import Preview, Session
+from flows.web import application, serve
 from relume.errors import ConfigError, ImageError, RelumeError
 
 PAGE = Path(__file__).with_name("page")
@@ -53,7 +51,7 @@ class Wish(BaseModel):
 
 def studio_app(session: Session) -> FastAPI:
     """The application over a session."""
-    app = FastAPI(title="relume studio", docs_url=None, redoc_url=None, openapi_url=None)
+    app = application(title="relume studio", openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
 
     @app.middleware("http")
@@ -164,21 +162,5 @@ def run(root: Path, *, port: int, say: Callable[[str], None]) -> None:
     Raises:
         ConfigError: The port is taken.
     """
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ConfigError(
-                "The studio cannot listen at this port",
-                where=f"127.0.0.1:{port}",
-                why=error.strerror,
-                next_step="end what uses it, or choose another with --port; 0 takes any that is free",
-            ) from None
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="relume-studio-"))
-        session = stack.enter_context(Session(Path(folder), root))
-        server = uvicorn.Server(uvicorn.Config(studio_app(session), log_level="warning", timeout_graceful_shutdown=2))
-        say(f"http://127.0.0.1:{listener.getsockname()[1]}/")
-        with contextlib.suppress(KeyboardInterrupt):  # the way in which a studio ends
-            server.run(sockets=[listener])
+    with tempfile.TemporaryDirectory(prefix="relume-studio-") as folder, Session(Path(folder), root) as session:
+        serve(studio_app(session), host="127.0.0.1", port=port, say=say)
