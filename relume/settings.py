@@ -8,7 +8,6 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-from relume import strict_yaml
 from relume.errors import ConfigError
 from relume.nearest import did_you_mean
 
@@ -35,14 +34,14 @@ def validated(model: type[S], value: dict[str, Any]) -> S:
     return model.model_validate_json(json.dumps(value), strict=True)
 
 
-def read_settings(path: Path, model: type[S], **more: Any) -> S:
-    """Settings from a file of YAML, whose values `more` are put over.
+def settings_of(value: dict[str, Any], model: type[S], path: Path) -> S:
+    """Settings from the values of a file.
 
     Raises:
-        ConfigError: The file cannot be read, or some values are refused; names them.
+        ConfigError: Some values are refused; names them and the file.
     """
     try:
-        return validated(model, strict_yaml.read(path).value | more)
+        return validated(model, value)
     except ValidationError as error:
         why = "; ".join(problems(error, model))
         raise ConfigError("The file is not valid", where=path, why=why, next_step=f"correct {path}") from None

@@ -79,21 +79,26 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.line(f"WORKER DIED in {test}; the test ran once more", red=True)
 
 
-@pytest.fixture
-def offline_page():
-    """A page of Chromium; whatever it asks of a network, and an error in it, fails the test."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
+@pytest.fixture(scope="session")
+def chromium():
+    """Chromium without a window."""
+    path = shutil.which("chromium")
+    if path is None:
         pytest.skip("needs Debian's package chromium: sh infra/setup.sh dev")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         # Its sandbox needs rights that a container may not give; it opens our pages alone.
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page, troubles = browser.new_page(), []
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or troubles.append(request.url))
-        page.on("requestfailed", lambda request: troubles.append(request.url))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        yield page
-        browser.close()
+        yield playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def offline_page(chromium):
+    """A page; whatever it asks of a network, and an error in it, fails the test."""
+    page, troubles = chromium.new_page(), []
+    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or troubles.append(request.url))
+    page.on("requestfailed", lambda request: troubles.append(request.url))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    yield page
+    page.close()
     assert troubles == []

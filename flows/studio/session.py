@@ -5,6 +5,7 @@ Images and results lie in a folder; one image that is read and one that is resto
 
 import contextlib
 import secrets
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,13 @@ from flows.release.ledger import Ledger
 from flows.restore import How, Opened, choose, finished, open_restorer
 from flows.restore_files import writable
 from relume import products
-from relume.curation.quality import image_noise
+from relume.curation.quality import image_noise, shrink
 from relume.errors import ConfigError, RelumeError
 from relume.home import place_of_release
 from relume.images import DecodedImage, decode, read_bytes, save_image, to_uint8
 from relume.serving.served_model import read_serving
 
+THUMBNAIL = 144  # pixels of the longer side
 Preview = Literal["before", "after", "thumbnail"]
 
 
@@ -141,7 +143,7 @@ class Session:
         decoded = decode(read_bytes(file), where=name, full=True)
         pixels = to_uint8(decoded.pixels)
         save_image(self._file(file.name, "before.png"), _shown(decoded, decoded.pixels))
-        save_image(self._file(file.name, "thumbnail.png"), _thumbnail(pixels))
+        save_image(self._file(file.name, "thumbnail.png"), shrink(pixels, THUMBNAIL))
         problem = decoded.metadata.problem
         return StudioImage(
             key=file.name,
@@ -171,8 +173,6 @@ class Session:
         return image
 
     def _restore(self, image: StudioImage, level: float | None) -> None:
-        import time
-
         def progress(done: int, tiles: int) -> None:
             if image.state != "restoring":
                 raise ConfigError("The image was removed", next_step="add it again")
@@ -266,11 +266,3 @@ class Session:
 def _shown(image: DecodedImage, restored: np.ndarray) -> np.ndarray:
     """What the page shows, 8 bits a channel, as that is what screens show."""
     return to_uint8(finished(image, restored, How())[0])
-
-
-def _thumbnail(pixels: np.ndarray, side: int = 96) -> np.ndarray:
-    import cv2
-
-    scale = min(1.0, side / min(pixels.shape[:2]))
-    size = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)

@@ -103,10 +103,8 @@ def image_noise(pixels: np.ndarray) -> float:
     """Estimates the noise of an image: the mean of `noise_sigma` over its channels.
 
     Args:
-        pixels: (H, W, 3) uint8; 0 for an image too small to be measured.
+        pixels: (H, W, 3) uint8; of one smaller than 34 pixels a side it is 0.
     """
-    if min(pixels.shape[:2]) < _NOISE_BLOCK + 2:
-        return 0.0
     return float(np.mean([noise_sigma(pixels[..., channel].astype(np.float32)) for channel in range(3)]))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from relume.curation.quality import noise_sigma
+from relume.curation.quality import image_noise
 from relume.degradations import add_gaussian_noise, compress_jpeg, counter_rng
 from relume.errors import SourceError
 from relume.evaluation.baselines import block_matching, gaussian_blur, non_local_means
@@ -169,7 +169,7 @@ def evaluate_pairs(
     """Runs the baselines and the final model on real pairs, in tiles as it is served.
 
     What needs a noise level is given an estimate from the noisy image, since nobody knows the level of a real one: the
-    mean over the channels of `relume.curation.quality.noise_sigma`.
+    one of `relume.curation.quality.image_noise`.
 
     Args:
         pairs: Both images uint8 (H, W, 3).
@@ -182,8 +182,8 @@ def evaluate_pairs(
     """
     for pair in pairs:
         assert pair.degraded is not None
-        noisy, planes = pair.degraded, pair.degraded.astype(np.float32)
-        sigma = round(float(np.mean([noise_sigma(planes[..., channel]) for channel in range(3)])), 2)
+        noisy = pair.degraded
+        sigma = round(image_noise(noisy), 2)
         restore = tiled(at_level(final, sigma), inference.within(*noisy.shape[:2]), batch=2)
         images = {"noisy": noisy, **_baselines(noisy, sigma, bm3d=bm3d), "final": restore(noisy)}
         where = {"image_id": pair.image_id, "sigma": sigma, "protocol": PAIRS}

@@ -9,9 +9,10 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from relume import strict_yaml
 from relume.errors import ModelMissingError
 from relume.nearest import did_you_mean
-from relume.settings import Settings, read_settings
+from relume.settings import Settings, settings_of
 
 __all__ = ["CONFIGURATION", "FOLDER", "default", "names", "purpose", "shipped"]
 
@@ -32,8 +33,8 @@ def default(home: Path) -> str:
         ConfigError: config.yaml cannot be read, or holds other keys.
     """
     path = home / CONFIGURATION
-    found = read_settings(path, _Configuration) if os.path.lexists(path) else _Configuration()
-    return found.default_product
+    value = strict_yaml.read(path).value if os.path.lexists(path) else {}
+    return settings_of(value, _Configuration, path).default_product
 
 
 def names() -> list[str]:

@@ -18,7 +18,7 @@ from relume.errors import ConfigError
 from relume.nearest import did_you_mean
 from relume.params_file import PARAMS, RECIPE, checked, joined
 from relume.recipes.text import differences, dump
-from relume.settings import Settings, read_settings
+from relume.settings import Settings, settings_of
 
 FOLDER = Path("recipes")
 DEFAULTS = "defaults"
@@ -171,9 +171,10 @@ L = TypeVar("L", bound=Layers)
 
 
 def _read(path: Path, model: type[L], **more: Any) -> L:
-    if not strict_yaml.read(path).value:
+    value = strict_yaml.read(path).value
+    if not value:
         raise ConfigError("The file is not a recipe", where=path, why="it has no keys", next_step=f"correct {path}")
-    return read_settings(path, model, **more)
+    return settings_of(value | more, model, path)
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:

@@ -1,6 +1,5 @@
 """The studio's page in a real browser: what a person clicks, types, sees and saves."""
 
-import shutil
 from pathlib import Path
 
 import cv2
@@ -8,27 +7,16 @@ import numpy as np
 import pytest
 import skimage.data
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
 from flows.restore import How, restore_file
 from relume.images import decode, read_image, save_image
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package chromium: sh infra/setup.sh dev")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium without a window."""
-    with sync_playwright() as playwright:
-        # Its sandbox needs rights that a container may not give; it opens this studio's page alone.
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-
 
 @pytest.fixture
-def page(browser, studio):
+def page(chromium, studio):
     """The studio's page; a request to another host, or an error on the page, fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     troubles = []
     page.on("request", lambda request: request.url.startswith((studio, "blob:")) or troubles.append(request.url))
