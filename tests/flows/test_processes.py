@@ -63,6 +63,20 @@ def test_a_running_process_is_not_started_twice(folder):
     assert second.pid == first.pid
 
 
+@pytest.mark.parametrize("step", [1.0, -3600.0, 86400.0])
+def test_a_step_of_the_clock_leaves_a_process_known(folder, monkeypatch, step):
+    """After the clock is set, which moves the time of day that every process is said to have started at, a running one
+    is known, and not started twice."""
+    start = functools.partial(start_process, "one", SLEEP, folder=folder, ready=lambda: True, timeout=5)
+    first, now, boot = start(), time.time, psutil._pslinux.boot_time
+    began = psutil.Process(first.pid).create_time()
+    monkeypatch.setattr(time, "time", lambda: now() + step)
+    monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: boot() + step)
+    assert psutil.Process(first.pid).create_time() == pytest.approx(began + step, abs=0.1)
+    assert running_process(folder, "one") == first
+    assert start() == first
+
+
 def test_a_running_process_that_does_not_answer_is_started_anew(folder, monkeypatch):
     """One that hangs is ended after some seconds, and one that only answers late is left alone."""
     monkeypatch.setattr("flows.processes.SILENT_SECONDS", 1.0)
