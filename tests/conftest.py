@@ -79,9 +79,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.line(f"WORKER DIED in {test}; the test ran once more", red=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def chromium():
-    """Chromium without a window."""
+    """Chromium without a window, for one test: while it runs, its thread counts as that of an event loop."""
     path = shutil.which("chromium")
     if path is None:
         pytest.skip("needs Debian's package chromium: sh infra/setup.sh dev")
