@@ -7,23 +7,30 @@ relume/products. The run is recorded in reference/runs/. After a kill the same c
 """
 
 import argparse
+import dataclasses
 import datetime
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
+from torch import nn
 
 from reference.ship import ship
 from relume.files import sha256_folder, write_json, write_text
 from relume.ingestion.ingest import read_manifest
+from relume.models.artifact import load_card, load_model, save_model
+from relume.models.registry import build
 from relume.reading import read_json
 from relume.training.processes import emulates_bfloat16
 
 PRODUCTS = Path("relume/products")
 RUNS = Path("reference/runs")
+STARTING = Path("models/starting")  # weights made of another product's
+START_LEVEL = 25.0  # what a blind network made of an adjustable one takes every image for, until it has trained
 SPLIT = {"validation_fraction": 0.01, "test_fraction": 0.01, "min_validation": 2, "min_test": 1}
 
 
@@ -34,11 +41,18 @@ def main() -> None:
     parser.add_argument("--photographs", required=True, type=Path, help="folder of photographs")
     parser.add_argument("--share", type=float, default=1.0, help="of the recipe's steps")
     parser.add_argument("--lr", type=float, default=None, help="peak learning rate instead of the recipe's")
+    parser.add_argument("--from", dest="source", default=None, help="shipped model to start from instead of its own")
     arguments = parser.parse_args()
-    train(arguments.product, arguments.photographs, share=arguments.share, lr=arguments.lr)
+    train(
+        arguments.product,
+        arguments.photographs,
+        share=arguments.share,
+        lr=arguments.lr,
+        source=arguments.source or arguments.product,
+    )
 
 
-def train(product: str, photographs: Path, *, share: float, lr: float | None) -> None:
+def train(product: str, photographs: Path, *, share: float, lr: float | None, source: str) -> None:
     """Trains a product's base model for a share of its steps and ships the weights.
 
     Args:
@@ -46,8 +60,9 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None) ->
         photographs: Folder of photographs, which must allow it: see docs/data.md.
         share: Of the recipe's steps; the learning rate falls to zero within it.
         lr: Peak learning rate instead of the recipe's.
+        source: The shipped model whose weights it starts from, where there are any.
     """
-    initial = PRODUCTS / product if (PRODUCTS / product / "model.json").is_file() else None
+    initial = starting_weights(product, source)
     settings = configure(product, share=share, lr=lr, initial=initial)
     started = datetime.date.today().isoformat()
     call("relume", "data", "scan", "--tracked", str(photographs.resolve()))
@@ -64,7 +79,8 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None) ->
         RUNS / f"{product}-{number:02d}.json",
         {
             "command": f"python -m reference.train {product} --photographs PHOTOGRAPHS --share {share:g}"
-            + (f" --lr {lr:g}" if lr else ""),
+            + (f" --lr {lr:g}" if lr else "")
+            + (f" --from {source}" if source != product else ""),
             "date": started,
             "commit": output("git", "rev-parse", "HEAD"),
             "photographs": len(given),
@@ -77,6 +93,35 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None) ->
     )
     ship(trained, PRODUCTS / product)
     print(f"shipped: {PRODUCTS / product}, run {number}")
+
+
+def starting_weights(product: str, source: str) -> Path | None:
+    """The artifact to start from: the source's own, or a blind one made of an adjustable source."""
+    folder = PRODUCTS / source
+    if not (folder / "model.json").is_file():
+        return None
+    if source == product:
+        return folder
+    card, network = load_card(folder), load_model(folder)
+    if card.architecture == "resunet_adjustable":
+        card = dataclasses.replace(card, architecture="resunet")
+        network = blind(network, card.arguments)
+    save_model(STARTING, network, card)
+    return STARTING
+
+
+def blind(adjustable: nn.Module, arguments: dict[str, Any]) -> nn.Module:
+    """A blind network that equals the adjustable one at `START_LEVEL`, except at an image's border.
+
+    There the adjustable one pads its level map with zeros, which a bias cannot express.
+    """
+    state = dict(adjustable.state_dict())
+    weight = state["head.weight"]
+    state["head.bias"] = state["head.bias"] + weight[:, -1].sum(dim=(1, 2)) * START_LEVEL / 255
+    state["head.weight"] = weight[:, :-1]
+    network = build("resunet", arguments)
+    network.load_state_dict(state)
+    return network.eval()
 
 
 def configure(product: str, *, share: float, lr: float | None, initial: Path | None) -> dict:

@@ -1,0 +1,21 @@
+"""The start of a blind model from an adjustable one's weights."""
+
+import torch
+
+from reference.train import START_LEVEL, blind
+from relume.models.registry import build
+
+ARGUMENTS = {"widths": [8, 16], "blocks": [1, 1]}
+
+
+def test_a_blind_network_starts_as_the_adjustable_one_at_a_level():
+    """Away from the border both give the same image; at another level the adjustable one gives another."""
+    torch.manual_seed(0)
+    adjustable = build("resunet_adjustable", ARGUMENTS).eval()
+    image = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        started = blind(adjustable, ARGUMENTS)(image)
+        same, other = (adjustable(image, torch.tensor([level])) for level in (START_LEVEL, 2 * START_LEVEL))
+    inside = (..., slice(40, 56), slice(40, 56))  # beyond what a network of this size sees of the border
+    torch.testing.assert_close(started[inside], same[inside], atol=1e-6, rtol=0)
+    assert (started - other)[inside].abs().max() > 1e-3
