@@ -20,7 +20,7 @@ import yaml
 from torch import nn
 
 from reference.ship import ship
-from relume.files import sha256_folder, write_json, write_text
+from relume.files import sha256_file, sha256_folder, write_json, write_text
 from relume.ingestion.ingest import read_manifest
 from relume.models.artifact import load_card, load_model, save_model
 from relume.models.registry import build
@@ -74,6 +74,7 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None, so
     number = len(list(RUNS.glob(f"{product}-*.json"))) + 1
     history = (trained / "history.csv").read_text()
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ship(trained, PRODUCTS / product)
     write_text(RUNS / f"{product}-{number:02d}.csv", history)
     write_json(
         RUNS / f"{product}-{number:02d}.json",
@@ -88,10 +89,10 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None, so
             "steps": [phase["steps"] for phase in settings["phases"]],
             "data_sha256": read_json(trained / "model.json")["provenance"]["data_sha256"],
             "cpu_minutes": round((usage.ru_utime + usage.ru_stime) / 60, 1),
+            "weights_sha256": sha256_file(PRODUCTS / product / "model.safetensors"),
             "validation_psnr": float(history.strip().splitlines()[-1].split(",")[-1]),
         },
     )
-    ship(trained, PRODUCTS / product)
     print(f"shipped: {PRODUCTS / product}, run {number}")
 
 

@@ -9,6 +9,7 @@ import pytest
 from reference import ship
 from relume import products
 from relume.errors import ModelMissingError
+from relume.files import sha256_file
 from relume.images import decode, read_image
 from relume.ingestion.debian import read_catalogue
 from relume.metrics import psnr
@@ -23,13 +24,15 @@ POLYU = ("Canon5D2_5_200_3200_fruit_11", "Canon80D_8_8_6400_comproom_13", "Canon
 
 @pytest.mark.parametrize("name", products.names())
 def test_a_product_is_whole_and_small(name):
-    """At most 5 MB of weights; a card that names its photographs; a run on record for these very weights."""
-    folder = products.shipped(name)
-    assert (folder / "model.safetensors").stat().st_size <= 5e6
+    """At most 5 MB of weights; a card that names its photographs; the last run on record is that of these very weights."""
+    folder, weights = products.shipped(name), products.shipped(name) / "model.safetensors"
+    assert weights.stat().st_size <= 5e6
     card = (folder / "README.md").read_text()
     assert all(photograph.title in card for photograph in read_catalogue())
     runs = sorted((Path(ship.__file__).parent / "runs").glob(f"{name}-*.json"))
-    assert read_json(runs[-1])["data_sha256"] == load_card(folder).provenance["data_sha256"]
+    last = read_json(runs[-1])
+    assert last["data_sha256"] == load_card(folder).provenance["data_sha256"]
+    assert last["weights_sha256"] == sha256_file(weights)
 
 
 @pytest.mark.parametrize("name", products.names())
