@@ -24,7 +24,7 @@ POLYU = ("Canon5D2_5_200_3200_fruit_11", "Canon80D_8_8_6400_comproom_13", "Canon
 
 @pytest.mark.parametrize("name", products.names())
 def test_a_product_is_whole_and_small(name):
-    """At most 5 MB of weights; a card that names its photographs; the last run on record is that of these very weights."""
+    """At most 5 MB of weights; a card that names its photographs; the last run has these weights."""
     folder, weights = products.shipped(name), products.shipped(name) / "model.safetensors"
     assert weights.stat().st_size <= 5e6
     card = (folder / "README.md").read_text()
