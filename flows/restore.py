@@ -17,7 +17,7 @@ from relume.home import place_of_release
 if TYPE_CHECKING:
     import numpy as np
 
-    from relume.images import DecodedImage, Header, Metadata
+    from relume.images import DecodedImage, Header, Metadata, Subsampling
     from relume.inference.plan import Inference
     from relume.serving.in_process import InProcessRestorer
     from relume.serving.levels import LevelRange
@@ -66,12 +66,17 @@ class How:
         blend: Share of the restored image in the result, 0 to 1; the rest is the input.
         keep: Which metadata the result has: `all`, all but the `place` where the photograph was taken, or `none`.
         compare: Whether an image of before and after is written beside the result.
+        quality: Of a lossy result, 1 to 100. When None as usual for its format, but never coarser than an input of
+            the same format.
+        subsampling: Of the colours of a JPEG or AVIF.
     """
 
     level: float | Literal["auto"] | None = None
     blend: float = 1.0
     keep: Literal["all", "place", "none"] = "all"
     compare: bool = False
+    quality: int | None = None
+    subsampling: "Subsampling" = "4:4:4"
 
 
 def restore_file(
@@ -139,7 +144,7 @@ class Opened:
         self, image: "DecodedImage", target: Path, how: How, on_progress: Callable[[float, float], None] | None
     ) -> Callable[[], RestoredFile]:
         """Restores an image, and gives the function that writes it, which another thread may run meanwhile."""
-        from relume.images import losses, to_uint8
+        from relume.images import is_lossless, losses, to_uint8
 
         def progress(tiles: int, of: int) -> None:
             if on_progress:
@@ -162,9 +167,12 @@ class Opened:
         result, metadata = finished(image, restoration.image, how)
         name = target if target != STANDARD else f"image{standard_suffix(image.header)}"
         notes += losses(result, name, metadata)
+        if how.quality is not None and is_lossless(name):
+            notes.append("the quality has no effect, because the format of the result is lossless")
 
         def write() -> RestoredFile:
-            _save(target, result, metadata, image.header)
+            saved_as = saving_options(name, image, how)
+            _save(target, result, image.header, metadata=metadata, **saved_as)
             if how.compare:
                 _save_comparison(target, image.pixels, result)
             return RestoredFile(
@@ -229,13 +237,21 @@ def standard_suffix(header: "Header") -> str:
     return SUFFIXES.get(header.format, ".png")
 
 
-def _save(target: Path, pixels: "np.ndarray", metadata: "Metadata", header: "Header") -> None:
+def saving_options(name: str | Path, image: "DecodedImage", how: How) -> dict[str, Any]:
+    """Quality and subsampling to save the result of an image by, as arguments of `relume.images.encode`."""
+    from relume.images import check_suffix
+
+    kept = image.header.quality if check_suffix(name) == image.header.format else None
+    return {"quality": kept if how.quality is None else how.quality, "subsampling": how.subsampling}
+
+
+def _save(target: Path, pixels: "np.ndarray", header: "Header", **options: Any) -> None:
     from relume.images import encode, save_image
 
     if target != STANDARD:
-        save_image(target, pixels, metadata=metadata)
+        save_image(target, pixels, **options)
         return
-    sys.stdout.buffer.write(encode(pixels, standard_suffix(header), metadata=metadata, where="standard output"))
+    sys.stdout.buffer.write(encode(pixels, standard_suffix(header), where="standard output", **options))
     sys.stdout.buffer.flush()
 
 

@@ -24,6 +24,7 @@ from relume.user import give_name_and_home
 if TYPE_CHECKING:
     from flows.restore import How, Opened
     from flows.restore_files import Job, Record
+    from relume.images import Subsampling
     from relume.recipes.check import Report
 
 
@@ -101,6 +102,18 @@ def main() -> None:
     show_default=True,
     help="Share of the restored image in the result; the rest is the input.",
 )
+@click.option(
+    "--quality",
+    type=click.IntRange(1, 100),
+    help="Of a JPEG, WebP (100 is lossless) or AVIF; by default 95, of AVIF 90, or finer where the input is.",
+)
+@click.option(
+    "--subsampling",
+    type=click.Choice(["4:4:4", "4:2:2", "4:2:0"]),
+    default="4:4:4",
+    show_default=True,
+    help="Of the colours of a JPEG or AVIF.",
+)
 @click.option("--strip", is_flag=True, help="Leave out all metadata: EXIF, XMP, colour profile, resolution.")
 @click.option("--strip-place", is_flag=True, help="Leave out where the photograph was taken.")
 @click.option(
@@ -116,6 +129,8 @@ def restore(
     model: str | None,
     level: float | Literal["auto"] | None,
     blend: float,
+    quality: int | None,
+    subsampling: "Subsampling",
     strip: bool,
     strip_place: bool,
     compare: bool,
@@ -150,7 +165,14 @@ def restore(
     to_standard = Path(output) == STANDARD
     if compare and to_standard:
         raise click.UsageError("--compare writes beside the result, so --output must be a file or a folder")
-    how = How(level=level, blend=blend, keep="none" if strip else "place" if strip_place else "all", compare=compare)
+    how = How(
+        level=level,
+        blend=blend,
+        keep="none" if strip else "place" if strip_place else "all",
+        compare=compare,
+        quality=quality,
+        subsampling=subsampling,
+    )
     several = is_folder(sources, output)
     jobs = jobs_of(sources, output) if several else [Job(Path(sources[0]), Path(output))]
     if several or dry_run:

@@ -26,7 +26,7 @@ from starlette.concurrency import run_in_threadpool
 
 from flows.gateway.budget import Budget, BusyError
 from flows.gateway.metrics import Metrics
-from flows.restore import How, finished, needed_memory
+from flows.restore import How, finished, needed_memory, saving_options
 from flows.web import application, serve
 from relume import __version__
 from relume.errors import (
@@ -151,8 +151,10 @@ class Gateway:
         with _timed(seconds, "restore"):
             restoration = restorer.restore(to_uint8(image.pixels), level=wanted.level)
         with _timed(seconds, "encode"):
-            pixels, metadata = finished(image, restoration.image, How(blend=wanted.blend))
-            result = encode(pixels, _SUFFIXES[kind], metadata=metadata)
+            how, suffix = How(blend=wanted.blend), _SUFFIXES[kind]
+            pixels, metadata = finished(image, restoration.image, how)
+            options = saving_options(f"image{suffix}", image, how)
+            result = encode(pixels, suffix, metadata=metadata, **options)
         self.metrics.megapixels.labels(restoration.release).inc(image.header.megapixels)
         for part, value in seconds.items():
             self.metrics.seconds.labels(part).observe(value)

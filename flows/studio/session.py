@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from flows.release.ledger import Ledger
-from flows.restore import How, Opened, choose, finished, open_restorer
+from flows.restore import How, Opened, choose, finished, open_restorer, saving_options
 from flows.restore_files import writable
 from relume import products
 from relume.curation.quality import image_noise, shrink
@@ -239,9 +239,10 @@ class Session:
     def _save(self, image: StudioImage, how: How, suffix: str | None) -> tuple[Path, str]:
         name = Path(image.name).with_suffix(suffix) if suffix else writable(Path(image.name))
         restored = np.load(self._file(image.key, "npy"), allow_pickle=False)
-        pixels, metadata = finished(self._decoded(image), restored, how)
+        decoded = self._decoded(image)
+        pixels, metadata = finished(decoded, restored, how)
         file = self.new_file().with_suffix(name.suffix)
-        save_image(file, pixels, metadata=metadata)
+        save_image(file, pixels, metadata=metadata, **saving_options(name, decoded, how))
         return file, f"{name.stem}-restored{name.suffix}"
 
     def remove(self, key: str) -> None:

@@ -1,7 +1,16 @@
 """Images in files: decoded to RGB arrays with the facts about the file, and encoded by suffix."""
 
 from relume.images.decoding import DecodedImage, decode, read_bytes, read_image
-from relume.images.encoding import SUFFIXES, check_suffix, encode, losses, save_image, to_uint8
+from relume.images.encoding import (
+    SUFFIXES,
+    Subsampling,
+    check_suffix,
+    encode,
+    is_lossless,
+    losses,
+    save_image,
+    to_uint8,
+)
 from relume.images.header import Header, read_header
 from relume.images.metadata import Metadata
 
@@ -10,9 +19,11 @@ __all__ = [
     "DecodedImage",
     "Header",
     "Metadata",
+    "Subsampling",
     "check_suffix",
     "decode",
     "encode",
+    "is_lossless",
     "losses",
     "read_bytes",
     "read_header",

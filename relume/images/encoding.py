@@ -3,7 +3,7 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,28 +12,29 @@ from relume.files import write_bytes
 from relume.images.bands import bands
 from relume.images.decoding import over_white
 from relume.images.metadata import NONE, Metadata
+from relume.images.quality import LOSSLESS, QUALITY
 
-JPEG_QUALITY = 95
+Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 
 
 @dataclass(frozen=True)
 class _Format:
-    """What a format holds: values of at most this type, alpha, metadata; and Pillow's arguments to write it."""
+    """What a format holds: values of at most this type, alpha, metadata; its usual quality, None if it is lossless."""
 
     deepest: type
     alpha: bool
-    options: dict[str, Any]
+    quality: int | None = None
     metadata: bool = True
 
 
 _FORMATS = {
-    "PNG": _Format(np.uint16, True, {"compress_level": 3}),
-    "JPEG": _Format(np.uint8, False, {"quality": JPEG_QUALITY, "subsampling": 0}),
-    "WEBP": _Format(np.uint8, True, {"quality": JPEG_QUALITY}),
-    "TIFF": _Format(np.float32, True, {}),
-    "AVIF": _Format(np.uint8, True, {"quality": 90, "subsampling": "4:4:4"}),
-    "JPEG2000": _Format(np.uint8, True, {}, metadata=False),
-    "BMP": _Format(np.uint8, False, {}, metadata=False),
+    "PNG": _Format(np.uint16, True),
+    "JPEG": _Format(np.uint8, False, QUALITY),
+    "WEBP": _Format(np.uint8, True, QUALITY),
+    "TIFF": _Format(np.float32, True),
+    "AVIF": _Format(np.uint8, True, 90),
+    "JPEG2000": _Format(np.uint8, True, metadata=False),
+    "BMP": _Format(np.uint8, False, metadata=False),
 }
 _SUFFIX_FORMAT = {
     ".png": "PNG",
@@ -80,6 +81,11 @@ def check_suffix(path: str | Path) -> str:
     return _SUFFIX_FORMAT[suffix]
 
 
+def is_lossless(path: str | Path) -> bool:
+    """Whether an image is always saved without loss in the format of a file name, so that it takes no quality."""
+    return _FORMATS[check_suffix(path)].quality is None
+
+
 def losses(pixels: np.ndarray, path: str | Path, metadata: Metadata = NONE) -> list[str]:
     """What an image loses in the format of a file name, a sentence for each; see `encode`."""
     kind = check_suffix(path)
@@ -95,17 +101,27 @@ def losses(pixels: np.ndarray, path: str | Path, metadata: Metadata = NONE) -> l
     return lost
 
 
-def encode(pixels: np.ndarray, suffix: str, *, metadata: Metadata = NONE, where: object = None) -> bytes:
+def encode(
+    pixels: np.ndarray,
+    suffix: str,
+    *,
+    metadata: Metadata = NONE,
+    quality: int | None = None,
+    subsampling: Subsampling = "4:4:4",
+    where: object = None,
+) -> bytes:
     """Encodes pixels in the format of a suffix; equal pixels give equal bytes.
 
-    TIFF keeps uint8, uint16 and float32 without loss, PNG uint8 and uint16, BMP uint8. JPEG (quality 95, 4:4:4), WebP
-    (quality 95), AVIF (quality 90, 4:4:4) and lossless JPEG 2000 hold 8 bits. Deeper values are rounded to what the
-    format holds, and alpha is composited over white where it holds none.
+    TIFF keeps uint8, uint16 and float32 without loss, PNG uint8 and uint16, BMP uint8. JPEG, WebP, AVIF and lossless
+    JPEG 2000 hold 8 bits. Deeper values are rounded to what the format holds, and alpha is composited over white where
+    it holds none.
 
     Args:
         pixels: (H, W, C) gray, gray and alpha, RGB, or RGB and alpha: uint8, uint16, or float32 in [0, 1].
         suffix: Such as `.png`.
         metadata: To put into the file.
+        quality: Of JPEG, WebP and AVIF, 1 to 100, with which WebP is lossless; when None 95, of AVIF 90.
+        subsampling: Of the colours of JPEG and AVIF; that of WebP is always 4:2:0.
         where: Path for messages.
 
     Raises:
@@ -118,7 +134,9 @@ def encode(pixels: np.ndarray, suffix: str, *, metadata: Metadata = NONE, where:
             from relume.images.tiff import encode_tiff
 
             return encode_tiff(pixels, metadata)
-        return _encode_deep_png(pixels, metadata) if pixels.dtype == np.uint16 else _by_pillow(pixels, kind, metadata)
+        if pixels.dtype == np.uint16:
+            return _encode_deep_png(pixels, metadata)
+        return _by_pillow(pixels, kind, metadata, **_options(kind, quality, subsampling))
     except (OSError, ValueError) as error:
         raise ImageError(
             f"The image cannot be encoded as {kind}",
@@ -129,15 +147,15 @@ def encode(pixels: np.ndarray, suffix: str, *, metadata: Metadata = NONE, where:
         ) from None
 
 
-def save_image(path: str | Path, pixels: np.ndarray, *, metadata: Metadata = NONE) -> None:
-    """Writes pixels atomically in the format of the path's suffix; see `encode`.
+def save_image(path: str | Path, pixels: np.ndarray, **options: Any) -> None:
+    """Writes pixels atomically in the format of the path's suffix; see `encode`, also for the options.
 
     Raises:
         ImageError: As `encode`, and `unwritable` when the file cannot be written.
     """
     path = Path(path)
     check_suffix(path)
-    data = encode(pixels, path.suffix, metadata=metadata, where=path)
+    data = encode(pixels, path.suffix, where=path, **options)
     try:
         write_bytes(path, data)
     except (OSError, StorageError) as error:
@@ -165,12 +183,22 @@ def _with_three_colours(pixels: np.ndarray) -> np.ndarray:
     return pixels[..., [0, 0, 0, 1]] if pixels.shape[2] == 2 else pixels
 
 
-def _by_pillow(pixels: np.ndarray, kind: str, metadata: Metadata) -> bytes:
+def _options(kind: str, quality: int | None, subsampling: Subsampling) -> dict[str, Any]:
+    """Pillow's arguments."""
+    quality = _FORMATS[kind].quality if quality is None else quality
+    if kind == "PNG":
+        return {"compress_level": 3}
+    if kind == "WEBP":
+        return {"lossless": True} if quality == LOSSLESS else {"quality": quality}
+    return {"quality": quality, "subsampling": subsampling} if kind in ("JPEG", "AVIF") else {}
+
+
+def _by_pillow(pixels: np.ndarray, kind: str, metadata: Metadata, **options: Any) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
     image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
-    image.save(buffer, kind, **_FORMATS[kind].options | metadata.options(kind))
+    image.save(buffer, kind, **options, **metadata.options(kind))
     return buffer.getvalue()
 
 

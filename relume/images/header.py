@@ -8,6 +8,7 @@ from typing import Any
 from relume.errors import ImageError
 from relume.images.deep_tiff import DeepTiff
 from relume.images.further import further_format, open_further
+from relume.images.quality import quality_to_keep
 
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -51,6 +52,8 @@ class Header:
         channels: Stored channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha or CMYK.
         bit_depth: Stored bits a channel.
         orientation: EXIF orientation, 1 to 8.
+        quality: By which it is saved again in its format no coarser than it was, see `quality_to_keep`; None where the
+            usual one does, or there is none.
     """
 
     format: str
@@ -60,6 +63,7 @@ class Header:
     channels: int
     bit_depth: int
     orientation: int
+    quality: int | None = None
 
     @property
     def decoding_bytes(self) -> int:
@@ -276,6 +280,7 @@ def _header(opened: Any, data: bytes, kind: str) -> tuple[Header, str | None]:
         channels=channels,
         bit_depth=bit_depth,
         orientation=orientation,
+        quality=quality_to_keep(opened, data, kind),
     ), problem
 
 
