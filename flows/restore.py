@@ -87,6 +87,7 @@ def restore_file(
     server: str | None = None,
     product: str | None = None,
     model: str | Path | None = None,
+    orientations: int | None = None,
     how: How = How(),
     on_progress: Callable[[float, float], None] | None = None,
 ) -> RestoredFile:
@@ -100,6 +101,7 @@ def restore_file(
         server: Triton's address; in this process when None.
         product: The product to restore with; see `choose`, and with a server `released_product`, for None.
         model: The folder of a served model or a package, instead of a product.
+        orientations: In which the image is restored, see `relume.Restorer`; as the model says when None.
         how: The level, and what the result holds.
         on_progress: Called with the share that is done and the megapixels of the image.
 
@@ -118,7 +120,7 @@ def restore_file(
             "An image is not for a terminal to show", next_step="redirect standard output, or name a file"
         )
     image = decode_source(read_source(source), source)
-    with open_restorer(Path(root), server=server, product=product, model=model) as opened:
+    with open_restorer(Path(root), server=server, product=product, model=model, orientations=orientations) as opened:
         return opened.restored(image, Path(target), how, on_progress)()
 
 
@@ -131,6 +133,7 @@ class Opened:
         server: Whose server it asks, None in this process.
         model: What it restores with, for who must know whether that is the same as before.
         inference: How it restores.
+        types: Of the pixels that it restores without rounding them.
         levels: Those of an adjustable model.
     """
 
@@ -138,6 +141,7 @@ class Opened:
     server: str | None
     model: str
     inference: "Inference"
+    types: tuple[type, ...]
     levels: "LevelRange | None"
 
     def restored(
@@ -151,9 +155,9 @@ class Opened:
                 on_progress(tiles / of, image.header.megapixels)
 
         notes, pixels = [], image.pixels
-        if self.server and image.header.bit_depth > 8:
+        if pixels.dtype not in self.types:
             pixels = to_uint8(pixels)
-            notes.append("the values were rounded to 8 bits, which is what servers take")
+            notes.append("the values were rounded to 8 bits, which is what the server takes of this model")
         if image.header.mode == "CMYK":
             notes.append("CMYK was converted to RGB by the plain formula, without a colour profile")
         if problem := image.metadata.problem:
@@ -320,17 +324,27 @@ class Chosen:
 
 @contextlib.contextmanager
 def open_restorer(
-    root: Path, *, server: str | None = None, product: str | None = None, model: str | Path | None = None
+    root: Path,
+    *,
+    server: str | None = None,
+    product: str | None = None,
+    model: str | Path | None = None,
+    orientations: int | None = None,
 ) -> Iterator[Opened]:
     """Loads the model that restores, or connects to the server that does; see `restore_file`."""
+    from relume.inference.tiling import TYPES
+
+    asked = f" in {orientations} orientations" if orientations else ""
     if server is None:
         from relume.files import sha256_folder
 
         chosen = choose(root, product=product, model=model)
-        restorer = _in_process(chosen)
-        model = f"{restorer.release} {sha256_folder(chosen.folder)}"
-        serving = restorer.serving
-        yield Opened(restorer=restorer, server=None, model=model, inference=serving.inference, levels=serving.levels)
+        restorer = _in_process(chosen, orientations)
+        model = f"{restorer.release} {sha256_folder(chosen.folder)}{asked}"
+        levels = restorer.serving.levels
+        yield Opened(
+            restorer=restorer, server=None, model=model, inference=restorer.inference, types=TYPES, levels=levels
+        )
         return
     if model is not None:
         raise ConfigError(
@@ -344,24 +358,34 @@ def open_restorer(
     from relume.serving.triton_client import TritonRestorer
 
     own = EmbeddedTriton(place_of_release(root)[1]).at(server)
-    with TritonRestorer(server, product, key=own.key if own else None) as client:
+    with TritonRestorer(server, product, key=own.key if own else None, orientations=orientations) as client:
         whose = "this home's server" if own else f"the server of {folder_of(client.server())}"
         served = client.served()
         yield Opened(
-            restorer=client, server=whose, model=served.release, inference=served.inference, levels=served.levels
+            restorer=client,
+            server=whose,
+            model=f"{served.release}{asked}",
+            inference=served.inference,
+            types=served.types,
+            levels=served.levels,
         )
 
 
-def _in_process(chosen: Chosen) -> "InProcessRestorer":
+def _in_process(chosen: Chosen, orientations: int | None) -> "InProcessRestorer":
     """A shipped model by the fastest runtime, a release or a folder by ONNX Runtime, as its parity was measured."""
     if not chosen.shipped:
         from relume.serving.onnx_restorer import OnnxRestorer
 
-        return OnnxRestorer(chosen.folder, release=chosen.name)
+        return OnnxRestorer(chosen.folder, release=chosen.name, orientations=orientations)
     from relume.serving.openvino_restorer import OpenVinoRestorer, fastest_precision
 
     precision = fastest_precision()
-    return OpenVinoRestorer(chosen.folder, precision=precision, release=f"{chosen.name} (shipped, {precision})")
+    return OpenVinoRestorer(
+        chosen.folder,
+        precision=precision,
+        release=f"{chosen.name} (shipped, {precision})",
+        orientations=orientations,
+    )
 
 
 def choose(root: Path, *, product: str | None = None, model: str | Path | None = None) -> Chosen:

@@ -58,7 +58,7 @@ def plan(jobs: Sequence[Job], opened: Opened, record: Record | None) -> list[Pla
         except ImageError as error:
             planned.append(Planned(job, problem=error))
             continue
-        dtype = np.uint8 if header.bit_depth <= 8 or opened.server else np.uint16
+        dtype = np.uint8 if header.bit_depth <= 8 or np.uint16 not in opened.types else np.uint16
         if dtype not in measured:
             measured[dtype] = _seconds_of_a_tile(opened, dtype)
         tiles = count_tiles(header.height, header.width, opened.inference)

@@ -96,6 +96,12 @@ def main() -> None:
     help="Level for an adjustable model, such as the sigma of the noise; auto estimates the noise of each image.",
 )
 @click.option(
+    "--self-ensemble",
+    type=click.Choice(["1", "2", "4", "8"]),
+    help="Restore in so many orientations and take the mean: a little better, in as many times the time. By default as "
+    "the model says.",
+)
+@click.option(
     "--blend",
     type=click.FloatRange(0, 1),
     default=1.0,
@@ -128,6 +134,7 @@ def restore(
     product: str | None,
     model: str | None,
     level: float | Literal["auto"] | None,
+    self_ensemble: str | None,
     blend: float,
     quality: int | None,
     subsampling: "Subsampling",
@@ -173,10 +180,11 @@ def restore(
         quality=quality,
         subsampling=subsampling,
     )
+    orientations = int(self_ensemble) if self_ensemble else None
     several = is_folder(sources, output)
     jobs = jobs_of(sources, output) if several else [Job(Path(sources[0]), Path(output))]
     if several or dry_run:
-        with open_restorer(Path(), server=server, product=product, model=model) as opened:
+        with open_restorer(Path(), server=server, product=product, model=model, orientations=orientations) as opened:
             if dry_run:
                 _show_plan(jobs, opened, Record(Path(output), opened, how) if several else None)
             else:
@@ -189,6 +197,7 @@ def restore(
         server=server,
         product=product,
         model=model,
+        orientations=orientations,
         how=how,
         on_progress=lambda share, megapixels: progress(0, share, megapixels),
     )

@@ -149,7 +149,10 @@ class Gateway:
         kind = wanted.format or image.header.format.lower()
         kind = kind if kind in _SUFFIXES else "png"
         with _timed(seconds, "restore"):
-            restoration = restorer.restore(to_uint8(image.pixels), level=wanted.level)
+            pixels = image.pixels
+            if image.header.bit_depth > 8 and pixels.dtype not in restorer.served().types:
+                pixels = to_uint8(pixels)
+            restoration = restorer.restore(pixels, level=wanted.level)
         with _timed(seconds, "encode"):
             how, suffix = How(blend=wanted.blend), _SUFFIXES[kind]
             pixels, metadata = finished(image, restoration.image, how)

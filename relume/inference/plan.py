@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from relume.errors import ConfigError
 from relume.settings import Settings
 
 
@@ -49,6 +50,20 @@ class Inference(Settings):
     def runs_per_megapixel(self) -> float:
         """Runs of the network on a tile that a million pixels of a large image take."""
         return self.orientations * 1e6 / self.pitch**2
+
+    def in_orientations(self, count: int | None) -> "Inference":
+        """The same in another number of orientations; as it is when None.
+
+        Raises:
+            ConfigError: The number is none of 1, 2, 4 and 8.
+        """
+        if count is None:
+            return self
+        if count not in (1, 2, 4, 8):
+            raise ConfigError(
+                "There is no self-ensemble of so many orientations", where=count, next_step="use 1, 2, 4 or 8"
+            )
+        return self.model_copy(update={"orientations": count})
 
     @model_validator(mode="after")
     def _covers(self) -> "Inference":

@@ -33,19 +33,19 @@ def self_ensemble(restore: Callable[[np.ndarray], np.ndarray], count: int) -> Ca
     """The mean of what `restore` gives in `count` orientations, each turned back.
 
     Args:
-        restore: (N, C, H, W), contiguous, to the same shape in floating point.
+        restore: (N, C, H, W), contiguous, to the same shape.
         count: As of `orientations`.
 
     Returns:
-        `restore` itself when `count` is 1. The mean is taken in floating point, before anything is clipped or rounded,
-        and in pairs, so that equal results give exactly that result.
+        `restore` itself when `count` is 1. The mean is taken in float32, before it is clipped or rounded, and in pairs,
+        so that equal results give exactly that result.
     """
     if count == 1:
         return restore
 
     def mean(image: np.ndarray) -> np.ndarray:
         results = [
-            orient_back(restore(np.ascontiguousarray(orient(image, *orientation))), *orientation)
+            orient_back(restore(np.ascontiguousarray(orient(image, *orientation))), *orientation).astype(np.float32)
             for orientation in orientations(count)
         ]
         while len(results) > 1:

@@ -27,6 +27,7 @@ RestoreBatch = Callable[[np.ndarray], np.ndarray]
 """Takes tiles (N, 3, T, T) RGB and gives as many restored ones of the same shape and type: uint8 for an 8-bit image and
 a plan of uint8 tiles, else float32 in [0, 1]."""
 
+TYPES = (np.uint8, np.uint16, np.float32)
 PEAKS = {"uint8": np.float32(255), "uint16": np.float32(65535), "float32": np.float32(1)}
 
 
@@ -92,7 +93,8 @@ def restore_image(
     restore_batch: RestoreBatch,
     inference: Inference,
     *,
-    types: Sequence[type] = (np.uint8, np.uint16, np.float32),
+    types: Sequence[type] = TYPES,
+    dtype: str | None = None,
     batch: int = 4,
     in_flight: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -107,6 +109,7 @@ def restore_image(
         restore_batch: The backend.
         inference: How the model restores.
         types: Of the images that the backend can restore.
+        dtype: Of its tiles where that is not the plan's, as in more orientations than the model was exported for.
         batch: See `map_tiles`, as for the arguments below.
         in_flight: Batches in flight.
         on_progress: Called after each batch.
@@ -129,7 +132,7 @@ def restore_image(
     def in_float(tiles_NCHW: np.ndarray) -> np.ndarray:
         return restore_batch(tiles_NCHW / peak) * peak
 
-    run = restore_batch if image_HWC.dtype.name == inference.dtype == "uint8" else in_float
+    run = restore_batch if image_HWC.dtype.name == (dtype or inference.dtype) == "uint8" else in_float
     image = map_tiles(image_HWC, run, inference, batch=batch, in_flight=in_flight, on_progress=on_progress)
     return np.clip(image, 0, 1, out=image) if image.dtype == np.float32 else image
 

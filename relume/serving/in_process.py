@@ -28,13 +28,20 @@ class InProcessRestorer(ABC):
         folder: A served model, such as `models/exported`.
         release: Its name in results and messages; the folder when None.
         batch: Tiles in one run. On a CPU more are not faster, and memory grows with them.
+        orientations: In which a tile is restored, 1, 2, 4 or 8; as the model says when None.
+
+    Attributes:
+        inference: How it restores.
 
     Raises:
         ModelMissingError: There is no served model in the folder.
     """
 
-    def __init__(self, folder: str | Path, *, release: str | None = None, batch: int = 1):
+    def __init__(
+        self, folder: str | Path, *, release: str | None = None, batch: int = 1, orientations: int | None = None
+    ):
         self.serving = read_serving(folder)
+        self.inference = self.serving.inference.in_orientations(orientations)
         self.folder, self.release, self._batch = Path(folder), release or str(folder), batch
         self._dtype = np.dtype(self.serving.inference.dtype)
         self._run = self._load(onnx_path(folder), self._dtype)
@@ -90,7 +97,8 @@ class InProcessRestorer(ABC):
         image = restore_image(
             image_HWC,
             restore_batch,
-            self.serving.inference,
+            self.inference,
+            dtype=self._dtype.name,
             batch=self._batch,
             in_flight=1,
             on_progress=on_progress,

@@ -21,15 +21,24 @@ class OnnxRestorer(InProcessRestorer):
         release: Its name in results and messages; the folder when None.
         threads: Threads of one run; by default one for each core this process may use.
         batch: Tiles in one run. On a CPU more are not faster, and memory grows with them.
+        orientations: In which a tile is restored, 1, 2, 4 or 8; as the model says when None.
 
     Raises:
         ModelMissingError: There is no served model in the folder.
         ModelFormatError: The ONNX file cannot be read, or its tensors are not those of serving.json.
     """
 
-    def __init__(self, folder: str | Path, *, release: str | None = None, threads: int | None = None, batch: int = 1):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        release: str | None = None,
+        threads: int | None = None,
+        batch: int = 1,
+        orientations: int | None = None,
+    ):
         self._threads = threads or len(os.sched_getaffinity(0))
-        super().__init__(folder, release=release, batch=batch)
+        super().__init__(folder, release=release, batch=batch, orientations=orientations)
 
     def _load(self, model: Path | bytes, dtype: np.dtype[Any]) -> Run:
         import onnxruntime

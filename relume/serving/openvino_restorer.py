@@ -45,6 +45,7 @@ class OpenVinoRestorer(InProcessRestorer):
         release: Its name in results and messages; the folder when None.
         threads: Threads of one run; by default one for each core this process may use.
         batch: Tiles in one run.
+        orientations: In which a tile is restored, 1, 2, 4 or 8; as the model says when None.
 
     Raises:
         ModelMissingError: There is no served model in the folder.
@@ -59,9 +60,10 @@ class OpenVinoRestorer(InProcessRestorer):
         release: str | None = None,
         threads: int | None = None,
         batch: int = 1,
+        orientations: int | None = None,
     ):
         self._precision, self._threads = precision, threads or len(os.sched_getaffinity(0))
-        super().__init__(folder, release=release, batch=batch)
+        super().__init__(folder, release=release, batch=batch, orientations=orientations)
 
     def _load(self, model: Path | bytes, dtype: np.dtype[Any]) -> Run:
         try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from relume.errors import ConfigError, ModelMissingError, ServerRefusedError, ServerUnreachableError
 from relume.inference.plan import Inference
-from relume.inference.tiling import RestoreBatch, restore_image
+from relume.inference.tiling import TYPES, RestoreBatch, restore_image
 from relume.serving.config_pbtxt import read_parameters
 from relume.serving.levels import LevelRange, choose_level
 from relume.serving.restoration import Restoration
@@ -38,6 +38,11 @@ class ServedRelease:
     max_batch: int
     levels: LevelRange | None = None
 
+    @property
+    def types(self) -> tuple[type, ...]:
+        """Of the images that it restores: deeper ones than 8 bits if its tiles are float32."""
+        return (np.uint8,) if self.inference.dtype == "uint8" else TYPES
+
 
 class TritonRestorer:
     """A product, or one release, of a Triton server.
@@ -53,6 +58,7 @@ class TritonRestorer:
         batch: Tiles in one request.
         in_flight: Requests that wait for the server at a time, so that it is never idle.
         shared_memory: False sends the tiles through the connection on the same host as well.
+        orientations: In which a tile is restored, 1, 2, 4 or 8; as the model says when None.
         key: The server's control key, which a server of relume wants to see before it takes shared memory. It is not
             for other servers to see.
 
@@ -69,6 +75,7 @@ class TritonRestorer:
         batch: int = 2,
         in_flight: int = 3,
         shared_memory: bool = True,
+        orientations: int | None = None,
         key: str | None = None,
     ):
         if min(batch, in_flight) < 1:
@@ -80,6 +87,7 @@ class TritonRestorer:
         self.product = product
         self._transport: Transport = connect(url, timeout=timeout, key=key)
         self._timeout, self._batch, self._in_flight = timeout, batch, in_flight
+        self._orientations = orientations
         self._shared_memory = shared_memory and is_this_host(self._transport.host)
 
     def __enter__(self) -> "TritonRestorer":
@@ -139,12 +147,12 @@ class TritonRestorer:
         """Restores an image; the whole of it by one release, also while the product is switched to another.
 
         Args:
-            image_HWC: uint8 (H, W, 3) RGB of any size.
+            image_HWC: (H, W, 3) RGB of any size: uint8, or of another of the `types` of what serves.
             level: For an adjustable model, of its kind; its default when None.
             on_progress: Called with the tiles done and the tiles in all.
 
         Raises:
-            ImageError: Not an 8-bit RGB image.
+            ImageError: Not such an image.
             ConfigError: `level` is no level of the served model's kind, or the model takes none.
             ServerUnreachableError: The server does not answer, or not in time.
             ServerRefusedError: The server answered with an error.
@@ -160,8 +168,9 @@ class TritonRestorer:
                     image = restore_image(
                         image_HWC,
                         restore_batch,
-                        served.inference,
-                        types=(np.uint8,),
+                        served.inference.in_orientations(self._orientations),
+                        types=served.types,
+                        dtype=served.inference.dtype,
                         batch=batch,
                         in_flight=self._in_flight,
                         on_progress=on_progress,

@@ -36,6 +36,7 @@ def test_the_page_runs(tmp_path, monkeypatch):
     assert "RemoteRestorer" in remote  # see tests/real/triton/test_restore.py
     code = "\n".join(re.findall(r"```python\n(.*?)```", here, re.DOTALL))
     assert code.count("restorer.restore") == 5
+    assert code.count("careful.restore") == 1
     exec(compile(code, str(PAGE), "exec"), {})
     assert Path("3.png").is_file()
 
@@ -101,6 +102,30 @@ def test_which_model(tmp_path):
         relume.Restorer("foto")
     with relume.Restorer("photo") as photo, pytest.raises(ConfigError, match="takes no level"):
         photo.restore(RGB, level=3)
+
+
+@pytest.mark.parametrize(("count", "turns"), [(2, [0]), (4, [0, 2]), (8, [0, 1, 2, 3])])
+def test_a_self_ensemble_is_the_mean_of_its_orientations(tmp_path, count, turns):
+    """Of the mirror image, the flips or all right angles, for a kernel that none of them leaves as it is."""
+    kernel = np.array([[4, 1, 0], [2, 2, 0], [0, 1, 0]]) / 10.3  # no sum ends in .5
+    results = []
+    for turn in turns:
+        turned = np.rot90(RGB, turn)
+        results.append(np.rot90(convolve(turned, kernel), -turn))
+        results.append(np.rot90(convolve(turned[:, ::-1], kernel)[:, ::-1], -turn))
+    expected = np.mean(results, axis=0)
+    with relume.Restorer(write_tiny_model(tmp_path, kernel=kernel), orientations=count) as restorer:
+        assert np.abs(restorer.restore(RGB) - expected).max() <= 0.51
+        deep = restorer.restore(RGB.astype(np.uint16) * 257)
+        assert np.abs(deep / 257 - expected).max() <= 1  # each of the expected was rounded
+    with relume.Restorer(tmp_path) as restorer:
+        assert np.abs(restorer.restore(RGB) - expected).max() > 5
+
+
+def test_an_impossible_self_ensemble_is_refused(tmp_path):
+    """Three orientations are no group."""
+    with pytest.raises(ConfigError, match="use 1, 2, 4 or 8"):
+        relume.Restorer(write_tiny_model(tmp_path), orientations=3)
 
 
 def test_a_stream_restores_ahead(blur):

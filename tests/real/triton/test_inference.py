@@ -5,6 +5,7 @@ import pytest
 import skimage.data
 import torch
 
+from relume.errors import ImageError
 from relume.evaluation.benchmark.systems import load_system
 from relume.evaluation.networks import at_level, tiled
 from relume.inference.plan import Inference
@@ -53,7 +54,7 @@ def model(request, tmp_path):
 
 
 def test_five_ways_give_the_same_pixels(server, control, model, photograph):
-    """Within one 8-bit level, on the whole image; one orientation gives others."""
+    """Within one 8-bit level, on the whole image; one orientation gives others; float tiles take 16 bits as well."""
     inference, network, artifact, folder = model
     levels = read_serving(folder).levels
     level = None if levels is None else 40.0
@@ -76,10 +77,22 @@ def test_five_ways_give_the_same_pixels(server, control, model, photograph):
             with TritonRestorer(getattr(server, protocol), "planned", shared_memory=shared, key=server.key) as restorer:
                 assert restorer.served().inference == inference
                 found[f"{protocol}, shared {shared}"] = restorer.restore(photograph, level=level).image
+    deep = photograph.astype(np.uint16) * 257 + 100
+    with TritonRestorer(server.grpc, "planned", orientations=1, key=server.key) as restorer:
+        one = restorer.restore(photograph, level=level).image
+        if np.uint16 in restorer.served().types:
+            here = OnnxRestorer(folder, threads=1, orientations=1).restore(deep, level=level).image
+            assert np.abs(restorer.restore(deep, level=level).image.astype(int) - here).max() <= 8
+            assert (here % 257).std() > 50
+        else:
+            assert inference.orientations == 1
+            with pytest.raises(ImageError):
+                restorer.restore(deep, level=level)
     for way, image in found.items():
         assert np.abs(image.astype(int) - expected).max() <= 1, way
     assert np.abs(expected.astype(int) - photograph).max() > 3
 
     without = tiled(at, inference.model_copy(update={"orientations": 1}), batch=2)(photograph)
+    assert np.abs(one.astype(int) - without).max() <= 1
     changed = np.abs(expected.astype(int) - without).max()
     assert changed > 1 if inference.orientations > 1 else changed == 0
