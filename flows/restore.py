@@ -158,10 +158,7 @@ class Opened:
         if pixels.dtype not in self.types:
             pixels = to_uint8(pixels)
             notes.append("the values were rounded to 8 bits, which is what the server takes of this model")
-        if image.header.mode == "CMYK":
-            notes.append("CMYK was converted to RGB by the plain formula, without a colour profile")
-        if problem := image.metadata.problem:
-            notes.append(problem)
+        notes += image.notes
         started = time.perf_counter()
         level = self._estimated(pixels) if how.level == "auto" else how.level
         restoration: Restoration = self.restorer.restore(pixels, level=level, on_progress=progress)

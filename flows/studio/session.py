@@ -144,14 +144,13 @@ class Session:
         pixels = to_uint8(decoded.pixels)
         save_image(self._file(file.name, "before.png"), _shown(decoded, decoded.pixels))
         save_image(self._file(file.name, "thumbnail.png"), shrink(pixels, THUMBNAIL))
-        problem = decoded.metadata.problem
         return StudioImage(
             key=file.name,
             name=name,
             width=decoded.header.width,
             height=decoded.header.height,
             noise=round(image_noise(pixels), 1),
-            notes=[problem] if problem else [],
+            notes=list(decoded.notes),
         )
 
     def restore(self, key: str, *, product: str, level: float | None) -> StudioImage:
@@ -189,7 +188,7 @@ class Session:
                 np.save(file, restoration.image, allow_pickle=False)
             save_image(self._file(image.key, "after.png"), _shown(decoded, restoration.image))
             note = restoration.levels.note(restoration.level) if restoration.levels else None
-            image.notes = [*filter(None, [decoded.metadata.problem, note])]
+            image.notes = [*decoded.notes, *filter(None, [note])]
             image.level, image.release = restoration.level, restoration.release
             image.seconds, image.version = round(time.perf_counter() - started, 2), image.version + 1
             image.state = "restored"

@@ -7,8 +7,9 @@ An image file becomes (H, W, 3) RGB, uint8 for up to 8 bits a channel and uint16
 - Alpha is composited over white, since colours under transparent pixels are arbitrary; in full it is kept apart.
 - In full, the formats of `relume.images.further` are read, too.
 - Float TIFF, and 16-bit TIFF that is stored plane by plane, are refused; in full they are read, float as float32.
-- CMYK is converted by the plain formula. ICC profiles are never applied: RGB values stay as they
-  are in the file, and the profile of an RGB file is passed on, as EXIF, XMP and resolution are, to be saved again.
+- CMYK is converted by the plain formula; in full by its profile, if it has one, to sRGB. Other ICC profiles are never
+  applied: the values of RGB and gray stay as they are in the file, and the profile is passed on, as EXIF, XMP and
+  resolution are, to be saved again.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from relume.images.channels import split
 from relume.images.header import Header, damaged, open_image, too_large
 from relume.images.metadata import Metadata, metadata_of
 from relume.images.orientation import as_stored
+from relume.images.profiles import cmyk_to_srgb, unusual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +37,14 @@ class DecodedImage:
         header: The facts about the file it came from.
         metadata: What else the file holds, to be saved with the result.
         alpha: (H, W) of the pixels' type, of a file with transparency that was decoded in full; else None.
+        notes: What the user should know of a file that was decoded in full.
     """
 
     pixels: np.ndarray
     header: Header
     metadata: Metadata
     alpha: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 def decode(
@@ -71,6 +75,8 @@ def decode(
             why=f"it has {header.width}x{header.height} pixels, and each side must have at least {min_side}",
             next_step="use a larger image",
         )
+    cmyk = full and header.mode == "CMYK"
+    to_srgb = cmyk_to_srgb(opened.info.get("icc_profile")) if cmyk else None
     try:
         if hasattr(opened, "pixels"):  # a DeepTiff or a RawFile
             pixels, alpha = split(opened.pixels())
@@ -81,11 +87,17 @@ def decode(
             # Pillow and OpenCV turn a TIFF while they decode it, and only a TIFF.
             turned = 1 if header.format == "TIFF" else header.orientation
             fill = _fill_deep if header.bit_depth == 16 else _fill
-            fill(as_stored(pixels, turned), None if alpha is None else as_stored(alpha, turned), opened, data, header)
+            source = to_srgb(opened) if to_srgb else opened
+            fill(as_stored(pixels, turned), None if alpha is None else as_stored(alpha, turned), source, data, header)
     except Exception as error:  # whatever a decoder raises belongs to this file
         raise damaged(data, header.format, error, where) from error
-    metadata = metadata_of(opened, header.format, colour=header.mode.startswith(("RGB", "P")))
-    return DecodedImage(pixels=pixels, header=header, metadata=metadata, alpha=alpha)
+    metadata = metadata_of(opened, header.format, colours=_colours(header))
+    notes = list(filter(None, [metadata.problem])) if full else []
+    if cmyk:
+        notes.append(f"CMYK was converted to sRGB by {'its profile' if to_srgb else 'the plain formula: it has none'}")
+    if full and metadata.icc_profile and (profile := unusual(metadata.icc_profile)):
+        notes.append(f"{profile}, unlike what models were trained on; the values were not converted")
+    return DecodedImage(pixels=pixels, header=header, metadata=metadata, alpha=alpha, notes=tuple(notes))
 
 
 def read_image(path: str | Path, *, max_megapixels: float = 200.0, full: bool = False) -> DecodedImage:
@@ -118,6 +130,11 @@ def read_bytes(path: str | Path) -> bytes:
             why=error.strerror,
             next_step="check that it is a file that you may read",
         ) from None
+
+
+def _colours(header: Header) -> bytes:
+    """What a colour profile calls the colours of a file."""
+    return b"CMYK" if header.mode == "CMYK" else b"GRAY" if header.gray and not header.mode.startswith("P") else b"RGB "
 
 
 def _has_alpha(opened: Any, header: Header) -> bool:

@@ -1,4 +1,4 @@
-"""TIFF files that Pillow does not decode: float pixels, and 16-bit ones that are stored plane by plane."""
+"""TIFF files that Pillow does not decode: float pixels, and 16-bit ones stored by planes, or of gray with alpha."""
 
 import io
 from typing import Any
@@ -54,7 +54,7 @@ class DeepTiff:
     @property
     def is_deep(self) -> bool:
         """Whether Pillow and OpenCV would not decode it, or to other colours."""
-        return self._float or (self._planar and self._bits == {16})
+        return self._float or (self._bits == {16} and (self._planar or self.channels == 2))
 
     @property
     def problem(self) -> str | None:

@@ -1,7 +1,7 @@
 """Images encoded by the suffix of their file, and written atomically."""
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,6 +96,8 @@ def losses(pixels: np.ndarray, path: str | Path, metadata: Metadata = NONE) -> l
         lost.append(f"{_WORDS[pixels.dtype]} values were rounded to {bits} bits, the most that {kind} holds here")
     if pixels.shape[2] in (2, 4) and not held.alpha:
         lost.append(f"transparency was composited over white, because {kind} holds none here")
+    if held.metadata and metadata.icc_profile and not _fits(metadata, pixels, kind):
+        lost.append(f"the colour profile of gray was left out, because the image is saved with three colours as {kind}")
     if not held.metadata and (metadata.exif or metadata.xmp or metadata.icc_profile):
         lost.append(f"EXIF, XMP and the colour profile were left out, because {kind} holds none here")
     return lost
@@ -129,6 +131,8 @@ def encode(
     """
     kind = check_suffix(f"image{suffix}")
     pixels = _as_held(pixels, _FORMATS[kind])
+    if not _fits(metadata, pixels, kind):
+        metadata = replace(metadata, icc_profile=None)
     try:
         if kind == "TIFF":
             from relume.images.tiff import encode_tiff
@@ -176,6 +180,12 @@ def _as_held(pixels: np.ndarray, held: _Format) -> np.ndarray:
         return pixels
     rgb = over_white(_with_three_colours(pixels))
     return rgb[..., :1] if pixels.shape[2] == 2 else rgb
+
+
+def _fits(metadata: Metadata, pixels: np.ndarray, kind: str) -> bool:
+    """Whether the colour profile is not one of gray for an image that is saved with three colours."""
+    three = kind in ("WEBP", "AVIF") or (kind == "PNG" and pixels.shape[2] == 2 and pixels.dtype == np.uint16)
+    return not (metadata.icc_profile and metadata.icc_profile[16:20] == b"GRAY" and (three or pixels.shape[2] >= 3))
 
 
 def _with_three_colours(pixels: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ class Metadata:
     """What is kept of a file.
 
     Attributes:
-        icc_profile: The colour profile of an RGB file.
+        icc_profile: The colour profile of an RGB or gray file.
         exif: `Exif`, two zeros and a TIFF structure, of an upright image.
         xmp: An XMP packet, of an upright image.
         dpi: Pixels an inch, across and down.
@@ -62,13 +62,13 @@ class Metadata:
 NONE = Metadata()
 
 
-def metadata_of(opened: Any, kind: str, *, colour: bool) -> Metadata:
+def metadata_of(opened: Any, kind: str, *, colours: bytes) -> Metadata:
     """Reads the metadata of a file whose pixels were decoded.
 
     Args:
         opened: Pillow's image.
         kind: Its format.
-        colour: Whether the profile of the file is one of RGB.
+        colours: What a profile of these pixels calls their colours, `RGB ` or `GRAY`; one of others is not kept.
     """
     info, problem, exif = opened.info, None, None
     try:
@@ -80,9 +80,9 @@ def metadata_of(opened: Any, kind: str, *, colour: bool) -> Metadata:
     if xmp is not None:
         xmp = re.sub(rb"""(tiff:Orientation\s*=\s*["'])\d""", rb"\g<1>1", xmp)
         xmp = re.sub(rb"(<tiff:Orientation>)\d", rb"\g<1>1", xmp)
-    dpi = info.get("dpi")
+    dpi, profile = info.get("dpi"), info.get("icc_profile")
     return Metadata(
-        icc_profile=info.get("icc_profile") if colour else None,
+        icc_profile=profile if profile and profile[16:20] == colours != b"CMYK" else None,
         exif=exif,
         xmp=xmp,
         dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(dpi) else None,
