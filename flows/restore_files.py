@@ -38,11 +38,25 @@ class Outcome:
     failed: ImageError | None = None
 
 
+def usual_output(sources: Sequence[str | Path]) -> str:
+    """Where results go that were given no place: beside an image with `-restored` in its name, else into `restored/`.
+
+    An image of standard input goes to standard output.
+    """
+    source = Path(sources[0])
+    if _are_several(sources):
+        return "restored/"
+    return str(source if source == STANDARD else writable(source.with_stem(f"{source.stem}-restored")))
+
+
 def is_folder(sources: Sequence[str | Path], output: str | Path) -> bool:
     """Whether the output is a folder: there are several sources or a folder of them, or it is one or ends like one."""
-    several = len(sources) > 1 or Path(sources[0]).is_dir()
+    return _are_several(sources) or Path(output).is_dir() or str(output).endswith(("/", os.sep))
+
+
+def _are_several(sources: Sequence[str | Path]) -> bool:
     pattern = not os.path.lexists(sources[0]) and glob.has_magic(str(sources[0]))
-    return several or pattern or Path(output).is_dir() or str(output).endswith(("/", os.sep))
+    return len(sources) > 1 or pattern or Path(sources[0]).is_dir()
 
 
 def jobs_of(sources: Sequence[str | Path], output: str | Path) -> list[Job]:

@@ -76,10 +76,9 @@ def main() -> None:
 @click.option(
     "-o",
     "--output",
-    required=True,
     type=click.Path(allow_dash=True),
     help="File to write, whose suffix sets the format; a folder for several images or a folder of them; - for standard "
-    "output, in the format of the input.",
+    "output, in the format of the input. By default NAME-restored beside the image, the folder `restored` for several.",
 )
 @click.option("--server", help="Restore with the Triton server at this address: HOST:PORT (gRPC) or http://HOST:PORT.")
 @click.option(
@@ -129,7 +128,7 @@ def main() -> None:
 @click.option("--strength", type=float, hidden=True)
 def restore(
     sources: tuple[str, ...],
-    output: str,
+    output: str | None,
     server: str | None,
     product: str | None,
     model: str | None,
@@ -152,14 +151,15 @@ def restore(
 
     \b
     Examples:
-      relume restore photo.jpg -o clean.jpg
+      relume restore photo.jpg
+      relume restore photo.jpg -o clean.png
       relume restore holiday/ -o restored/
       relume restore noisy.png -o clean.png --product denoise
       relume restore noisy.jpg -o clean.png --server 127.0.0.1:8001
       relume restore - -o - < noisy.png > clean.png
     """
     from flows.restore import STANDARD, How, open_restorer, restore_file
-    from flows.restore_files import Job, Record, is_folder, jobs_of
+    from flows.restore_files import Job, Record, is_folder, jobs_of, usual_output
     from flows.restore_progress import RestoreProgress
 
     if strength is not None:
@@ -169,6 +169,7 @@ def restore(
         if level is not None:
             raise click.UsageError("--level and --strength cannot be used together; use --level")
         level = strength
+    output = usual_output(sources) if output is None else output
     to_standard = Path(output) == STANDARD
     if compare and to_standard:
         raise click.UsageError("--compare writes beside the result, so --output must be a file or a folder")

@@ -76,7 +76,7 @@ def check_suffix(path: str | Path) -> str:
             f"Images cannot be saved as {suffix!r}" if suffix else "The file name has no suffix",
             reason="unsupported_format",
             where=path,
-            next_step="use one of the suffixes " + ", ".join(_SUFFIX_FORMAT),
+            next_step="use one of the suffixes " + ", ".join(_SUFFIX_FORMAT) + "; the name of a folder ends with /",
         )
     return _SUFFIX_FORMAT[suffix]
 

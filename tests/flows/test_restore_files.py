@@ -94,6 +94,35 @@ def test_files_and_patterns_go_into_a_folder(folder):
 
 
 @pytest.mark.parametrize(
+    ("sources", "written"),
+    [
+        (["in/a b.png"], ["in/a b-restored.png"]),
+        (["in/a b.png", "in/d.bmp"], ["restored/a b.png", "restored/d.bmp"]),
+        (["in/one"], ["restored/two/c.png"]),
+        (["in/*.bmp"], ["restored/d.bmp"]),
+        (["in/still.gif"], ["in/still-restored.gif.png"]),
+    ],
+)
+def test_without_an_output_results_have_a_usual_place(folder, sources, written):
+    """Beside a single image, else a folder; no other image appears, and an original stays."""
+    Image.fromarray(skimage.data.camera()[:40, :60]).save("in/still.gif")
+    before = {path: path.read_bytes() for path in Path().rglob("*.*") if path.is_file()}
+    assert restore(*sources).exit_code == 0
+    after = {str(path) for path in Path().rglob("*.*") if path.is_file() and path not in before}
+    assert after - {"restored/.relume-restored.jsonl"} == set(written)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_missing_image_leaves_no_trace(folder):
+    """Its name is said, and no folder is made for it."""
+    before = set(Path().rglob("*"))
+    result = restore("in/none.png")
+    assert result.exit_code == 2
+    assert "does not exist: in/none.png" in result.stderr
+    assert set(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
     ("sources", "output", "words"),
     [(["in"], "in", "original would be overwritten"), (["in/a b.png", "other/a b.png"], "out", "written to one file")],
 )
