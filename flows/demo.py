@@ -8,8 +8,9 @@ from flows.embedded_triton import EmbeddedTriton
 from flows.report import write_report
 from flows.turns import turn
 from relume.evaluation.card import read_metrics
-
-SIGMA = 25.0  # of the noise on the image that is sent to Triton
+from relume.evaluation.settings import EvaluateSettings
+from relume.evaluation.tasks import INPUTS
+from relume.params_file import load_section
 
 
 def run_demo(root: Path, home: Path) -> None:
@@ -51,22 +52,25 @@ def run_demo(root: Path, home: Path) -> None:
 
 
 def _through_triton(root: Path, home: Path) -> dict[str, Any]:
-    """Sends a noisy held-out photograph to the product on Triton and keeps both images as files."""
+    """Sends a degraded held-out photograph to the product on Triton and keeps both images as files."""
     from flows.release.package import product_of
-    from relume.evaluation.held_out import noisy_photograph, photographs
+    from relume.evaluation.held_out import degraded_photograph, photographs
     from relume.images import save_image
     from relume.metrics import psnr, to_8_bit
     from relume.serving.levels import level_for
     from relume.serving.triton_client import TritonRestorer
 
-    image_id, clean = max(
+    degradation, levels = next(load_section("evaluate", EvaluateSettings, root).measured())
+    level = levels[len(levels) // 2]
+    image_id, photograph = max(
         photographs(root / "data" / "curated" / "held_out" / "test").items(), key=lambda item: item[1].size
     )
-    noisy = to_8_bit(noisy_photograph(clean, image_id, SIGMA, "clipped", seed=0))
+    degraded, clean = degraded_photograph(photograph, image_id, level, degradation.protocols[0], seed=0)
+    noisy = to_8_bit(degraded)
     product = product_of(root)
     server = EmbeddedTriton(home).start()
     with TritonRestorer(server.grpc, product, key=server.key) as restorer:
-        restoration = restorer.restore(noisy, level=level_for(restorer.served().levels, "sigma", SIGMA))
+        restoration = restorer.restore(noisy, level=level_for(restorer.served().levels, degradation.parameter, level))
     restored = restoration.image
     folder = home / "reports" / "demo"
     for name, image in {"noisy": noisy, "restored": restored, "clean": clean}.items():
@@ -91,13 +95,14 @@ def _release_facts(outcome: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _summary(root: Path, result: dict[str, Any], served: dict[str, Any], report: Path, took: str) -> str:
-    metrics = read_metrics(root / "reports" / "metrics.json")["clipped"]
-    levels = sorted(metrics["noisy"], key=lambda level: float(level.removeprefix("sigma_")))
-    titles = {"noisy": "noisy input", "nlm": "non-local means", "average": "plain average", "ensemble": "ensemble head"}
-    rows = [("", *(f"sigma {level.removeprefix('sigma_')}" for level in levels))]
-    for system in ("noisy", "nlm", "average", "ensemble", "final"):
-        title = titles.get(system, "fine-tuned, released")
-        rows.append((title, *(f"{metrics[system][level]['psnr']:.2f} dB" for level in levels)))
+    degradation, _ = next(load_section("evaluate", EvaluateSettings, root).measured())
+    metrics = read_metrics(root / "reports" / "metrics.json")[degradation.protocols[0]]
+    levels = sorted(metrics["final"], key=lambda level: float(level.partition("_")[2]))
+    titles = INPUTS | {"nlm": "non-local means", "average": "plain average", "ensemble": "ensemble head"}
+    rows = [("", *(level.replace("_", " ") for level in levels))]
+    for system, title in (titles | {"final": "fine-tuned, released"}).items():
+        if system in metrics:
+            rows.append((title, *(f"{metrics[system][level]['psnr']:.2f} dB" for level in levels)))
     table = "\n".join(f"  {title:<22}" + "".join(f"{cell:>11}" for cell in cells) for title, *cells in rows)
     return f"""
 Held-out photographs, PSNR

@@ -11,8 +11,9 @@ import numpy as np
 
 from flows.release.package import read_facts, read_parity
 from relume.errors import ModelMissingError
-from relume.evaluation.card import PAIRS, read_metrics
+from relume.evaluation.card import read_metrics
 from relume.evaluation.comparison import FEWEST, bootstrap_interval
+from relume.evaluation.tasks import INPUTS, TaskDegradation, degradation_of
 from relume.files import write_text
 from relume.reading import read_as, read_table, reading
 from relume.serving.served_model import read_serving
@@ -23,10 +24,17 @@ PROTOCOLS = {
     "unclipped": "Noise unclipped (the literature's protocol), restored whole and in process",
     "jpeg95": "The clipped noise saved as JPEG of quality 95, restored in tiles as served",
     "jpeg85": "The clipped noise saved as JPEG of quality 85, restored in tiles as served",
+    "developed": "Noise of developed photographs, saved as JPEG of quality 95, restored in tiles as served",
+    "camera": "Noise of a sensor through its development, restored in tiles as served",
+    "jpeg": "JPEG of libjpeg, 4:2:0, restored in tiles as served",
+    "sr": "Bicubic down and up again, restored in tiles as served, measured on luma without a border of the scale",
+    "rain": "Streaks of rain, restored in tiles as served, measured on luma",
+    "haze": "Haze, restored in tiles as served",
+    "motion-blur": "Blur along a random path, restored in tiles as served",
     "pairs": "Real pairs of noisy and clean images, restored in tiles as served; levels that are given are estimated",
 }
 SYSTEMS = {
-    "noisy": "noisy input",
+    **INPUTS,
     "blur": "Gaussian blur (given sigma)",
     "nlm": "OpenCV non-local means (given sigma)",
     "bm3d": "BM3D (given sigma)",
@@ -35,7 +43,7 @@ SYSTEMS = {
     "final": "ensemble head, hard-mining fine-tune",
 }
 _EVALUATE = "run `dvc repro --force evaluate`"
-_SCORE = {"system": str, "image_id": str, "sigma": float, "protocol": str, "psnr": float}
+_SCORE = {"system": str, "image_id": str, "level": float, "protocol": str, "psnr": float}
 CROP = 288  # pixels; crops are shown at full resolution
 
 
@@ -78,11 +86,13 @@ def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, A
         tables = [
             {"title": title, **_table(metrics[protocol]), "weak": _weak(metrics[protocol])}
             for protocol, title in PROTOCOLS.items()
-            if protocol in metrics or protocol != PAIRS
+            if protocol in metrics
         ]
-        sigma_curves = _sigma_curves(metrics["clipped"])
     with reading(table, next_step=_EVALUATE):
+        foremost = _foremost(scores)
         helped, images = _helped(scores), _image_rows(root, scores)
+    with reading(card, next_step=_EVALUATE):
+        level_curves = _level_curves(metrics[foremost.protocols[0]])
     content = environment.get_template("report.html.j2").render(
         package=read_facts(root / "package"),
         serving=read_serving(root / "package" / "serving"),
@@ -91,7 +101,8 @@ def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, A
         helped=helped,
         images=images,
         training_curves=_training_curves(root),
-        sigma_curves=sigma_curves,
+        level_curves=level_curves,
+        parameter=foremost.parameter,
         data=_data(root),
         stages=facts.get("stages"),
         release=facts.get("release"),
@@ -99,6 +110,11 @@ def write_report(path: str | Path, *, root: str | Path = ".", facts: dict[str, A
     )
     write_text(path, content)
     return Path(path)
+
+
+def _foremost(scores: list[dict[str, Any]]) -> TaskDegradation:
+    """The degradation that the product is for before all others: the one that `evaluate` wrote first."""
+    return degradation_of(scores[0]["protocol"])
 
 
 def _title(system: str) -> str:
@@ -109,9 +125,9 @@ def _table(systems: dict[str, Any]) -> dict[str, Any]:
     """The levels, and rows of metrics, the baselines first, the final model last; a column's best PSNR is marked."""
     bases = sorted(name for name in systems if name.startswith("base:"))
     order = [
-        name for name in ("noisy", "blur", "nlm", "bm3d", *bases, "average", "ensemble", "final") if name in systems
+        name for name in (*INPUTS, "blur", "nlm", "bm3d", *bases, "average", "ensemble", "final") if name in systems
     ]
-    levels = sorted(systems["noisy"], key=lambda level: float(level.partition("_")[2] or 0))
+    levels = sorted(systems["final"], key=lambda level: float(level.partition("_")[2] or 0))
     best = {level: max(metrics[level]["psnr"] for metrics in systems.values()) for level in levels}
     rows = [
         {
@@ -126,10 +142,10 @@ def _table(systems: dict[str, Any]) -> dict[str, Any]:
 
 
 def _weak(systems: dict[str, Any]) -> list[str]:
-    """A sentence for each noise level at which a filter without a network is better than the final model."""
-    sentences = []
-    for level, final in systems["final"].items():
-        best = max((name for name in ("blur", "nlm") if name in systems), key=lambda name: systems[name][level]["psnr"])
+    """A sentence for each level at which a filter without a network is better than the final model."""
+    sentences, filters = [], [name for name in ("blur", "nlm") if name in systems]
+    for level, final in systems["final"].items() if filters else ():
+        best = max(filters, key=lambda name: systems[name][level]["psnr"])
         if (psnr := systems[best][level]["psnr"]) > final["psnr"]:
             where = "" if level == "all" else f" at {level.replace('_', ' ')}"
             sentences.append(
@@ -139,25 +155,27 @@ def _weak(systems: dict[str, Any]) -> list[str]:
 
 
 def _helped(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What each stage changed, as the mean difference over photographs and levels, clipped noise.
+    """What each stage changed, as the mean difference over photographs and levels of the foremost degradation.
 
     The interval is 95 % of a bootstrap over photographs; from too few of them there is none.
     """
+    protocol = _foremost(scores).protocols[0]
+    psnr = {
+        (row["system"], row["image_id"], row["level"]): float(row["psnr"])
+        for row in scores
+        if row["protocol"] == protocol
+    }
+    baseline = _baseline(scores)
     steps = [
         ("ensemble head against the plain average", "ensemble", "average"),
         ("hard-mining fine-tune against the ensemble head", "final", "ensemble"),
-        ("the final model against non-local means", "final", "nlm"),
+        (f"the final model against {'non-local means' if baseline == 'nlm' else _title(baseline)}", "final", baseline),
     ]
-    psnr = {
-        (row["system"], row["image_id"], row["sigma"]): float(row["psnr"])
-        for row in scores
-        if row["protocol"] == "clipped"
-    }
     images = sorted({image for _, image, _ in psnr})
-    sigmas = sorted({sigma for _, _, sigma in psnr}, key=float)
+    levels = sorted({level for _, _, level in psnr}, key=float)
     rows = []
     for title, after, before in steps:
-        gains = np.array([[psnr[after, i, s] - psnr[before, i, s] for s in sigmas] for i in images]).mean(axis=1)
+        gains = np.array([[psnr[after, i, v] - psnr[before, i, v] for v in levels] for i in images]).mean(axis=1)
         row: dict[str, Any] = {"title": title, "gain": float(gains.mean()), "interval": None}
         if len(gains) < FEWEST:
             row["verdict"] = f"{len(gains)} photographs are too few for a confidence interval"
@@ -168,19 +186,28 @@ def _helped(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def _baseline(scores: list[dict[str, Any]]) -> str:
+    """Non-local means where they were measured, else the input, which is in the first row."""
+    return "nlm" if any(row["system"] == "nlm" for row in scores) else scores[0]["system"]
+
+
 def _image_rows(root: Path, scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each held-out photograph the noisy, non-local-means, restored and clean crop with their PSNR."""
+    """For each held-out photograph the degraded, the baseline's, the restored and the clean crop with their PSNR."""
     folder = root / "reports" / "evaluation" / "pictures"
-    shown = max((row["sigma"] for row in scores), key=float)
+    foremost, given, baseline = _foremost(scores), scores[0]["system"], _baseline(scores)
+    protocol = foremost.protocols[0]
+    shown = foremost.strongest(float(row["level"]) for row in scores if row["protocol"] == protocol)
     psnr = {
         (row["image_id"], row["system"]): float(row["psnr"])
         for row in scores
-        if row["protocol"] == "clipped" and row["sigma"] == shown
+        if row["protocol"] == protocol and float(row["level"]) == shown
     }
     rows = []
     for clean in sorted(folder.glob("*_clean.png")):
         image_id = clean.stem.removesuffix("_clean")
-        columns = [("noisy", f"noisy, sigma {float(shown):g}"), ("nlm", "non-local means"), ("final", "restored")]
+        columns = [(given, f"{_title(given)}, {foremost.parameter} {shown:g}"), ("final", "restored")]
+        if baseline != given:
+            columns.insert(1, (baseline, "non-local means"))
         cells = [
             {
                 "title": title,
@@ -202,7 +229,7 @@ def _served(served: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def write_contact_sheet(path: str | Path, *, root: str | Path = ".") -> None:
-    """Writes the held-out photographs as one image: a row each, noisy, non-local means, restored and clean.
+    """Writes the held-out photographs as one image: a row each, degraded, the baseline's, restored and clean.
 
     Args:
         path: The image file.
@@ -213,8 +240,12 @@ def write_contact_sheet(path: str | Path, *, root: str | Path = ".") -> None:
     folder = Path(root) / "reports" / "evaluation" / "pictures"
     rows = []
     for clean in sorted(folder.glob("*_clean.png")):
-        names = [clean.name.replace("_clean", f"_{system}") for system in ("noisy", "nlm", "final", "clean")]
-        rows.append(np.concatenate([_centre(_read_pixels(folder / name)) for name in names], axis=1))
+        paths = [
+            path
+            for system in (*INPUTS, "nlm", "final", "clean")
+            if (path := folder / clean.name.replace("_clean", f"_{system}")).is_file()
+        ]
+        rows.append(np.concatenate([_centre(_read_pixels(path)) for path in paths], axis=1))
     save_image(path, np.concatenate(rows))
 
 
@@ -249,13 +280,14 @@ def _training_curves(root: Path) -> str:
     return _plot(lines, "training step", "validation PSNR (dB)")
 
 
-def _sigma_curves(systems: dict[str, Any]) -> str:
-    """PSNR over sigma of every system, clipped noise, as inline SVG."""
-    lines = {}
+def _level_curves(systems: dict[str, Any]) -> str:
+    """PSNR over the level of every system, as inline SVG."""
+    lines, parameter = {}, ""
     for name, levels in systems.items():
-        points = sorted((float(level.removeprefix("sigma_")), value["psnr"]) for level, value in levels.items())
-        lines[_title(name)] = ([sigma for sigma, _ in points], [value for _, value in points])
-    return _plot(lines, "sigma (0 to 255 scale)", "PSNR (dB)")
+        parameter = next(iter(levels)).partition("_")[0]
+        points = sorted((float(level.partition("_")[2]), value["psnr"]) for level, value in levels.items())
+        lines[_title(name)] = ([level for level, _ in points], [value for _, value in points])
+    return _plot(lines, "sigma (0 to 255 scale)" if parameter == "sigma" else parameter, "PSNR (dB)")
 
 
 def _plot(lines: dict[str, tuple[list[float], list[float]]], x_label: str, y_label: str) -> str:

@@ -471,11 +471,12 @@ def release(server: str | None) -> None:
 
 @main.command()
 @server_option
-def rollback(server: str | None) -> None:
-    """Roll back: serve the release before the current one again."""
+@click.option("--product", help="Product to roll back; by default that of the checkout. No other one is touched.")
+def rollback(server: str | None, product: str | None) -> None:
+    """Roll back: serve the release of a product before the current one again."""
     from flows.release.rollback import roll_back
 
-    click.echo(f"{roll_back(Path(), relume_home(), server=server).model} serves now")
+    click.echo(f"{roll_back(Path(), relume_home(), product=product, server=server).model} serves now")
 
 
 @main.command()

@@ -22,7 +22,7 @@ from relume.settings import Settings
 from relume.training.config import BaseModelSettings, TrainingSettings
 from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
 
-Sigma = Annotated[int, Field(gt=0, le=255)]
+Level = Annotated[float, Field(gt=0)]
 
 
 def _base_name(name: str) -> str:
@@ -74,12 +74,14 @@ class ReleaseSettings(Settings):
     """What a candidate is measured on, and what it must reach before it may serve.
 
     Attributes:
-        seed: Of the gate's noise.
+        seed: Of what is random in the gate's inputs.
         images: Held-out photographs that the gate uses at most.
         crop: Side in pixels of the centre crop that it uses of each; that of a tile where the tile is larger.
-        min_gain_over_noisy_db: By sigma, mean PSNR that the candidate must gain over its noisy input.
-        min_gain_over_nlm_db: By sigma, mean PSNR over OpenCV's non-local means, when there is no champion.
-        max_regression_db: Mean PSNR, at each sigma, that it may lose against the champion.
+        min_gain_over_input_db: By protocol and level, mean PSNR that the candidate must gain over its degraded input;
+            between two levels on the line through both, beyond them as at the nearest.
+        min_gain_over_nlm_db: Mean PSNR over OpenCV's non-local means at the strongest noise that is measured, when
+            there is no champion and they are the baseline of the task.
+        max_regression_db: Mean PSNR, at each level, that it may lose against the champion.
         max_image_regression_db: PSNR that it may lose on any one photograph.
         latency_ms_per_tile: Median time for one tile, served on this machine.
         max_latency_ratio: Median time for a pixel over the champion's, both served by turns on this machine.
@@ -89,8 +91,8 @@ class ReleaseSettings(Settings):
     seed: int = Field(ge=0)
     images: int = Field(ge=1)
     crop: int = Field(ge=32)
-    min_gain_over_noisy_db: dict[Sigma, float] = Field(min_length=1)
-    min_gain_over_nlm_db: dict[Sigma, float]
+    min_gain_over_input_db: dict[str, Annotated[dict[Level, float], Field(min_length=1)]]
+    min_gain_over_nlm_db: float
     max_regression_db: float = Field(ge=0)
     max_image_regression_db: float = Field(ge=0)
     latency_ms_per_tile: float = Field(gt=0)
@@ -135,14 +137,16 @@ class Params(Settings):
 
     @field_validator("release")
     @classmethod
-    def _gate_finds_its_metrics(cls, release: ReleaseSettings, info: ValidationInfo) -> ReleaseSettings:
-        evaluate = info.data.get("evaluate")
-        missing = [sigma for sigma in release.min_gain_over_nlm_db if evaluate and sigma not in evaluate.sigmas]
-        if missing:
-            raise ValueError(
-                f"min_gain_over_nlm_db has a limit at sigma {missing[0]}, which evaluate.sigmas does not measure;"
-                f" add {missing[0]} to evaluate.sigmas, or remove the limit"
-            )
+    def _gate_has_its_limits(cls, release: ReleaseSettings, info: ValidationInfo) -> ReleaseSettings:
+        evaluate: EvaluateSettings | None = info.data.get("evaluate")
+        if evaluate is None:  # it is refused itself
+            return release
+        for degradation, _ in evaluate.measured():
+            if (protocol := degradation.protocols[0]) not in release.min_gain_over_input_db:
+                raise ValueError(
+                    f"min_gain_over_input_db has no limit for {protocol}, which the task {evaluate.task} is judged on;"
+                    f" add {protocol}: {{LEVEL: DB}}"
+                )
         return release
 
 

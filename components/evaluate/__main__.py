@@ -12,17 +12,25 @@ import torch
 from components.step import run_component
 from components.tracking import StageRun
 from relume.errors import SourceError
-from relume.evaluation.held_out import Score, evaluate_held_out, evaluate_pairs, open_pairs, photographs, summarize
+from relume.evaluation.card import PAIRS
+from relume.evaluation.held_out import (
+    Score,
+    evaluate_held_out,
+    evaluate_pairs,
+    open_pairs,
+    photographs,
+    protocol_of,
+    summarize,
+)
 from relume.evaluation.settings import EvaluateSettings
 from relume.files import atomic_file, atomic_folder, write_json
 from relume.images import save_image
 from relume.inference.plan import Inference
 from relume.models.artifact import load_card, load_model
 from relume.params_file import load_section
-from relume.serving.levels import kind_of
+from relume.serving.export import levels_of
 
 TEST = Path("data/curated/held_out/test")
-PICTURED = ("noisy", "nlm", "final")
 
 
 def main() -> None:
@@ -42,38 +50,36 @@ def main() -> None:
     networks = {f"base:{path.name}": load_model(path) for path in sorted(Path("models/bases").glob("[!.]*"))}
     networks |= {"ensemble": load_model("models/ensemble"), "final": load_model("models/final")}
 
-    kind = kind_of(load_card("models/final").trained_for)
-    if kind != "sigma":
+    levels = levels_of(networks["final"], load_card("models/final"))
+    task, (degradation, measured) = params.the_task, next(params.measured())
+    foremost = degradation.protocols[0], degradation.strongest(measured)
+    shown = [task.input, *([task.baseline] if task.baseline != "input" else []), "final"]
+    if levels and levels.kind != degradation.parameter:
         print(
-            f"evaluate  the final model takes a {kind}, but these metrics are of Gaussian noise and do not"
-            " apply to it; measure it with `relume evaluate`",
+            f"evaluate  the final model takes a {levels.kind}, which is not what the task {params.task} varies; it"
+            f" restores at its default, {levels.default:g}",
             flush=True,
         )
     scores: list[Score] = []
     with StageRun("evaluate", params.model_dump(mode="json")) as run, atomic_folder("reports/evaluation") as folder:
         for image_id, image in clean.items():
             save_image(folder / "pictures" / f"{image_id}_clean.png", image)
-        runs = evaluate_held_out(
-            clean,
-            networks,
-            sigmas=params.sigmas,
-            inference=inference,
-            seed=params.seed,
-            bm3d=params.bm3d,
-        )
+        runs = evaluate_held_out(clean, networks, params, inference, levels=levels)
         if pairs is not None:
-            found = evaluate_pairs(pairs.examples(), networks["final"], inference, bm3d=params.bm3d)
+            found = evaluate_pairs(pairs.examples(), networks["final"], params, inference, levels=levels)
             runs = itertools.chain(runs, found)
         for row, images in runs:
             scores += row
             first = row[0]
-            if first.protocol == "clipped" and first.sigma == max(params.sigmas):
-                for system in PICTURED:
+            if (first.protocol, first.level) == foremost:
+                for system in shown:
                     save_image(folder / "pictures" / f"{first.image_id}_{system}.png", images[system])
             psnr = {score.system: score.psnr for score in row}
+            parameter = protocol_of(first.protocol).parameter if first.protocol != PAIRS else "sigma"
             print(
-                f"evaluate  {first.image_id}  sigma {first.sigma:g} {first.protocol}:"
-                f"  noisy {psnr['noisy']:.2f}  nlm {psnr['nlm']:.2f}  final {psnr['final']:.2f} dB",
+                f"evaluate  {first.image_id}  {parameter} {first.level:g} {first.protocol}:"
+                + "".join(f"  {system} {psnr[system]:.2f}" for system in shown)
+                + " dB",
                 flush=True,
             )
         with open(folder / "per_image.csv", "w", encoding="utf-8", newline="") as file:
@@ -83,21 +89,21 @@ def main() -> None:
                 writer.writerow(asdict(score) | {"psnr": f"{score.psnr:.4f}", "ssim": f"{score.ssim:.4f}"})
         summary = summarize(scores)
         write_json("reports/metrics.json", summary)
-        _write_curves(scores)
+        _write_curves(scores, foremost[0])
         run.log(0, _flat(summary))
         run.log_files(folder)
 
 
-def _write_curves(scores: list[Score]) -> None:
-    """The plots' data: PSNR over sigma by system, and the validation PSNR of every training."""
+def _write_curves(scores: list[Score], protocol: str) -> None:
+    """The plots' data: PSNR over the level by system under a protocol, and the validation PSNR of every training."""
     with atomic_folder("reports/curves") as folder:
-        with open(folder / "psnr_by_sigma.csv", "w", encoding="utf-8") as file:
-            file.write("system,sigma,psnr\n")
-            clipped = [score for score in scores if score.protocol == "clipped"]
-            for system in dict.fromkeys(score.system for score in clipped):
-                for sigma in dict.fromkeys(score.sigma for score in clipped):
-                    values = [score.psnr for score in clipped if (score.system, score.sigma) == (system, sigma)]
-                    file.write(f"{system},{sigma:g},{np.mean(values):.4f}\n")
+        with open(folder / "psnr_by_level.csv", "w", encoding="utf-8") as file:
+            file.write("system,level,psnr\n")
+            measured = [score for score in scores if score.protocol == protocol]
+            for system in dict.fromkeys(score.system for score in measured):
+                for level in dict.fromkeys(score.level for score in measured):
+                    values = [score.psnr for score in measured if (score.system, score.level) == (system, level)]
+                    file.write(f"{system},{level:g},{np.mean(values):.4f}\n")
         for history in sorted(Path("models").glob("**/history.csv")):
             with atomic_file(folder / f"training_{history.parent.name}.csv") as temporary:
                 shutil.copyfile(history, temporary)

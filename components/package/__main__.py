@@ -5,6 +5,7 @@ from typing import Any
 
 from components.step import run_component
 from relume.evaluation.card import read_metrics
+from relume.evaluation.settings import EvaluateSettings
 from relume.files import atomic_folder, sha256_file, sha256_folder, write_json
 from relume.models.artifact import load_card
 from relume.params_file import load_section
@@ -13,8 +14,8 @@ from relume.serving.settings import PackageSettings
 
 
 def main() -> None:
-    """Reads `package` and the results of the stages before; writes package/."""
-    params = load_section("package", PackageSettings)
+    """Reads `package`, `evaluate` and the results of the stages before; writes package/."""
+    params, evaluate = load_section("package", PackageSettings), load_section("evaluate", EvaluateSettings)
     with atomic_folder("package") as folder:
         shutil.copytree("models/final", folder / "model")
         shutil.copytree("models/exported", folder / "serving")
@@ -23,7 +24,11 @@ def main() -> None:
         write_json(folder / "evaluation" / "metrics.json", metrics)
         write_json(folder / "lineage.json", _lineage())
         with reading("reports/metrics.json", next_step="run `dvc repro --force evaluate`"):
-            figures = {level: value["psnr"] for level, value in metrics["clipped"]["final"].items()}
+            figures = {
+                level: value["psnr"]
+                for degradation, _ in evaluate.measured()
+                for level, value in metrics[degradation.protocols[0]]["final"].items()
+            }
         facts: dict[str, Any] = {
             "product": params.product,
             "architecture": load_card("models/final").architecture,

@@ -121,7 +121,7 @@ def read_status(root: Path, home: Path) -> Status:
     triton, served = _triton(home, problems)
     ledger = Ledger(home)
     try:
-        products = [_product(home, ledger, name, served, problems) for name in _products(ledger)]
+        products = [_product(home, ledger, name, served, problems) for name in ledger.products()]
         unfinished = list(ledger.unfinished())
     except (LedgerError, BrokenFileError) as error:
         products, unfinished = None, []
@@ -269,10 +269,6 @@ def _triton(home: Path, problems: list[str]) -> tuple[ServiceStatus, dict[str, t
     return service, {name: (product.served, product.answers) for name, product in found.products.items()}
 
 
-def _products(ledger: Ledger) -> list[str]:
-    return sorted({entry.release.product for entry in ledger.entries()})
-
-
 def _product(
     home: Path, ledger: Ledger, name: str, served: dict[str, tuple[str | None, bool]], problems: list[str]
 ) -> ProductStatus:
@@ -328,7 +324,7 @@ def _version(number: str | None) -> str:
 def _problems(products: list[ProductStatus], unfinished: list[LedgerEntry], triton: ServiceStatus) -> list[str]:
     problems = [
         f"The {_INTERRUPTED[entry.event]} {entry.release.model}, begun {entry.time}, was interrupted; "
-        "run `relume serve`, `relume release` or `relume rollback` to fix it."
+        f"run `relume up` or `relume rollback --product {entry.release.product}` to fix it."
         for entry in unfinished
     ]
     for product in products:

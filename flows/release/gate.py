@@ -1,10 +1,13 @@
 """The gate: measures a candidate as it would be served, and says whether it may be released.
 
-The served ONNX file restores held-out photographs at the product's protocol, 8-bit files with clipped
-noise; champion and candidate get the same noisy pixels. A model that takes a sigma is given that of the noise.
+The recipe's task says on what. The served ONNX file restores held-out photographs, degraded under the product's
+protocols at the levels of the recipe; champion and candidate get the same pixels. A model that takes a level of the
+degradation's kind is given the true one. A gain is that of each photograph, and from five photographs on it counts with
+the lower end of the confidence interval of its mean, so that a chance choice of photographs does not release a model.
 """
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +18,8 @@ import numpy as np
 from flows.release.package import Package, read_parity
 from flows.release.trial import Latency, take_turns
 from relume.errors import GateRefusedError, ModelFormatError, UserError
+from relume.evaluation.settings import EvaluateSettings
+from relume.evaluation.tasks import INPUTS, TaskDegradation
 from relume.params import ReleaseSettings
 from relume.reading import read_table
 
@@ -35,6 +40,8 @@ class Check:
         limit: What it must reach.
         at_least: True if larger is better.
         unit: Unit of both.
+        interval: The 95 % confidence interval of the value, whose lower end must be within the limit; None where there
+            is none.
     """
 
     name: str
@@ -42,15 +49,22 @@ class Check:
     limit: float
     at_least: bool
     unit: str
+    interval: tuple[float, float] | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether the value is within the limit. NaN is not."""
-        return bool(self.value >= self.limit if self.at_least else self.value <= self.limit)
+        """Whether the value, or the lower end of its interval, is within the limit. NaN is not."""
+        least = self.interval[0] if self.interval else self.value
+        return bool(least >= self.limit if self.at_least else self.value <= self.limit)
+
+    @property
+    def between(self) -> str:
+        """The interval as text, such as ` (6.51 to 7.43)`; empty where there is none."""
+        return f" ({self.interval[0]:.2f} to {self.interval[1]:.2f})" if self.interval else ""
 
     def __str__(self) -> str:
         sign = "≥" if self.at_least else "≤"
-        return f"{self.name}: {self.value:.2f} {self.unit}, must be {sign} {self.limit:.2f} {self.unit}"
+        return f"{self.name}: {self.value:.2f}{self.between} {self.unit}, must be {sign} {self.limit:.2f} {self.unit}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +109,8 @@ class GateReport:
             sign = "≥" if check.at_least else "≤"
             verdict = "pass" if check.passed else "FAIL"
             lines.append(
-                f"  {verdict}  {check.name:<{width}}  {check.value:9.2f}  {sign} {check.limit:.2f} {check.unit}"
+                f"  {verdict}  {check.name:<{width}}  {check.value:9.2f}{check.between}  {sign} {check.limit:.2f}"
+                f" {check.unit}"
             )
         lines += [f"  note  {note}" for note in self.notes]
         return "\n".join(lines) + "\n"
@@ -119,6 +134,7 @@ def measure(
     candidate: Package,
     champion: Package | None,
     settings: ReleaseSettings,
+    evaluate: EvaluateSettings,
     held_out: Path,
     latency: Latency | None = None,
 ) -> GateReport:
@@ -128,6 +144,7 @@ def measure(
         candidate: The package to release.
         champion: The package that serves, or None.
         settings: The limits.
+        evaluate: The task and its levels.
         held_out: Folder of held-out photographs, `<image_id>.png`.
         latency: As a server showed it; measured in this process when None.
 
@@ -145,23 +162,23 @@ def measure(
     restorers = [restorer, *([champion_restorer] if champion_restorer else [])]
     tile = max(each.serving.inference.tile for each in restorers)
     photographs = held_out_photographs(held_out, settings, tile=tile)
-    levels = restorer.serving.levels
-    given = " (given to it)" if levels and levels.kind == "sigma" else ""
-    found = _psnr_by_sigma(restorer, photographs, settings)
+    conditions = list(conditions_of(evaluate))
+    found = {condition: _psnr(condition, restorer, photographs, settings) for condition in conditions}
+    inputs = {condition: _psnr(condition, None, photographs, settings) for condition in conditions}
     checks = [
         _gain(
-            f"gain over the noisy input, sigma {sigma}{given}",
-            found[sigma],
-            _noisy_psnr(photographs, sigma, settings),
-            limit,
+            f"gain over the {INPUTS[evaluate.the_task.input]}, {condition}{condition.given(restorer)}",
+            found[condition],
+            inputs[condition],
+            condition.limit(settings),
         )
-        for sigma, limit in settings.min_gain_over_noisy_db.items()
+        for condition in conditions
     ]
-    if champion_restorer is None:
-        checks += _against_non_local_means(candidate, settings)
-    else:
-        champion_found = _psnr_by_sigma(champion_restorer, photographs, settings)
-        checks += _against_champion(found, champion_found, settings)
+    if champion_restorer is not None:
+        served = {condition: _psnr(condition, champion_restorer, photographs, settings) for condition in conditions}
+        checks += _against_champion(found, served, settings)
+    elif evaluate.the_task.baseline == "nlm":
+        checks.append(_against_non_local_means(candidate, evaluate, settings))
     checks += _export_parity(candidate)
     packages = [candidate, *([champion] if champion else [])]
     latency = latency or take_turns("in process", packages, [_one_level(restorer) for restorer in restorers])
@@ -173,6 +190,47 @@ def measure(
         checks=tuple(checks),
         notes=tuple(_notes(restorer.serving.inference, photographs, tile)),
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Condition:
+    """A degradation of one level, that a candidate is judged on.
+
+    Attributes:
+        degradation: Of the task.
+        level: Of its parameter.
+        alone: Whether the task has this degradation only, which then needs no name.
+    """
+
+    degradation: TaskDegradation
+    level: float
+    alone: bool
+
+    def __str__(self) -> str:
+        return f"{'' if self.alone else f'{self.protocol}, '}{self.degradation.parameter} {self.level:g}"
+
+    @property
+    def protocol(self) -> str:
+        """The product's."""
+        return self.degradation.protocols[0]
+
+    def given(self, restorer: "OnnxRestorer") -> str:
+        """What a check says of a model that is given the level."""
+        levels = restorer.serving.levels
+        return " (given to it)" if levels and levels.kind == self.degradation.parameter else ""
+
+    def limit(self, settings: ReleaseSettings) -> float:
+        """The gain over the input that is asked for, between two levels of the settings on the line through both."""
+        limits = sorted(settings.min_gain_over_input_db[self.protocol].items())
+        return float(np.interp(self.level, [level for level, _ in limits], [limit for _, limit in limits]))
+
+
+def conditions_of(evaluate: EvaluateSettings) -> Iterator[Condition]:
+    """What a candidate of a recipe is judged on."""
+    measured = list(evaluate.measured())
+    for degradation, levels in measured:
+        for level in levels:
+            yield Condition(degradation=degradation, level=level, alone=len(measured) == 1)
 
 
 def _notes(inference: "Inference", photographs: Mapping[str, np.ndarray], tile: int) -> Iterator[str]:
@@ -214,37 +272,27 @@ def held_out_photographs(folder: Path, settings: ReleaseSettings, *, tile: int =
     return photographs
 
 
-def noisy_photographs(
-    photographs: Mapping[str, np.ndarray], sigma: int, settings: ReleaseSettings
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Noisy and clean image, both uint8 (H, W, 3). The noise depends on seed, photograph and sigma only."""
-    from relume.evaluation.held_out import noisy_photograph
-    from relume.metrics import to_8_bit
-
-    for image_id, clean in photographs.items():
-        yield to_8_bit(noisy_photograph(clean, image_id, sigma, "clipped", settings.seed)), clean
-
-
-def _noisy_psnr(photographs: Mapping[str, np.ndarray], sigma: int, settings: ReleaseSettings) -> list[float]:
-    from relume.metrics import psnr
-
-    return [psnr(noisy, clean) for noisy, clean in noisy_photographs(photographs, sigma, settings)]
-
-
-def _psnr_by_sigma(
-    restorer: "OnnxRestorer", photographs: Mapping[str, np.ndarray], settings: ReleaseSettings
-) -> dict[int, list[float]]:
-    """PSNR of each restored photograph, by sigma, which is given to a model that takes one."""
-    from relume.metrics import psnr
+def _psnr(
+    condition: Condition,
+    restorer: "OnnxRestorer | None",
+    photographs: Mapping[str, np.ndarray],
+    settings: ReleaseSettings,
+) -> list[float]:
+    """PSNR of each restored photograph, or of the degraded one without a restorer, as the protocol measures it."""
+    from relume.evaluation.held_out import degraded_photograph, protocol_of
+    from relume.metrics import measure, to_8_bit
     from relume.serving.levels import level_for
 
-    return {
-        sigma: [
-            psnr(restorer.restore(noisy, level=level_for(restorer.serving.levels, "sigma", sigma)).image, clean)
-            for noisy, clean in noisy_photographs(photographs, sigma, settings)
-        ]
-        for sigma in settings.min_gain_over_noisy_db
-    }
+    protocol, level = protocol_of(condition.protocol), condition.level
+    given = level_for(restorer.serving.levels, protocol.parameter, level) if restorer else None
+    found = []
+    for image_id, photograph in photographs.items():
+        degraded, clean = degraded_photograph(photograph, image_id, level, condition.protocol, settings.seed)
+        image = to_8_bit(degraded)
+        if restorer:
+            image = restorer.restore(image, level=given).image
+        found.append(measure(image, clean, on_luma=protocol.luma, border=protocol.border_at(level)).psnr)
+    return found
 
 
 def _at_least(name: str, value: float, limit: float, unit: str) -> Check:
@@ -256,42 +304,50 @@ def _at_most(name: str, value: float, limit: float, unit: str) -> Check:
 
 
 def _gain(name: str, found: Sequence[float], baseline: Sequence[float], limit: float) -> Check:
+    from relume.evaluation.comparison import FEWEST, bootstrap_interval
+
     value = statistics.fmean(found) - statistics.fmean(baseline)
-    return _at_least(name, value, limit, "dB")
+    gains = [a - b for a, b in zip(found, baseline, strict=True)]
+    interval = bootstrap_interval(gains) if len(gains) >= FEWEST and all(map(math.isfinite, gains)) else None
+    return Check(name=name, value=value, limit=limit, at_least=True, unit="dB", interval=interval)
 
 
 def _against_champion(
-    found: dict[int, list[float]], champion: dict[int, list[float]], settings: ReleaseSettings
+    found: dict[Condition, list[float]], champion: dict[Condition, list[float]], settings: ReleaseSettings
 ) -> list[Check]:
     checks = [
-        _gain(f"gain over the champion, sigma {sigma}", found[sigma], champion[sigma], -settings.max_regression_db)
-        for sigma in found
+        _gain(
+            f"gain over the champion, {condition}", found[condition], champion[condition], -settings.max_regression_db
+        )
+        for condition in found
     ]
-    worst = min(a - b for sigma in found for a, b in zip(found[sigma], champion[sigma], strict=True))
+    worst = min(a - b for each in found for a, b in zip(found[each], champion[each], strict=True))
     limit = -settings.max_image_regression_db
     return [*checks, _at_least("gain over the champion, worst photograph", worst, limit, "dB")]
 
 
-def _against_non_local_means(candidate: Package, settings: ReleaseSettings) -> list[Check]:
+def _against_non_local_means(candidate: Package, evaluate: EvaluateSettings, settings: ReleaseSettings) -> Check:
     """The package's own metrics: non-local means takes longer than everything else here together."""
     path = candidate.folder / "evaluation" / "per_image.csv"
-    columns = {"system": str, "protocol": str, "sigma": float, "psnr": float}
-    rows = [row for row in read_table(path, columns, next_step=_AGAIN) if row["protocol"] == "clipped"]
-    checks = []
-    for sigma, limit in settings.min_gain_over_nlm_db.items():
-        final, nlm = (
-            [row["psnr"] for row in rows if row["system"] == system and row["sigma"] == sigma]
-            for system in ("final", "nlm")
+    degradation, levels = next(evaluate.measured())
+    strongest, protocol = degradation.strongest(levels), degradation.protocols[0]
+    columns = {"system": str, "protocol": str, "level": float, "psnr": float}
+    rows = [
+        row
+        for row in read_table(path, columns, next_step=_AGAIN)
+        if (row["protocol"], row["level"]) == (protocol, strongest)
+    ]
+    final, nlm = ([row["psnr"] for row in rows if row["system"] == system] for system in ("final", "nlm"))
+    if not final or len(final) != len(nlm):
+        raise ModelFormatError(
+            "The package's metrics are incomplete",
+            where=path,
+            why=f"it has {len(final)} rows of final and {len(nlm)} of nlm at {degradation.parameter} {strongest:g},"
+            f" {protocol}",
+            next_step=_AGAIN,
         )
-        if not final or len(final) != len(nlm):
-            raise ModelFormatError(
-                "The package's metrics are incomplete",
-                where=path,
-                why=f"it has {len(final)} rows of final and {len(nlm)} of nlm at sigma {sigma}, clipped",
-                next_step=_AGAIN,
-            )
-        checks.append(_gain(f"gain over non-local means, sigma {sigma}", final, nlm, limit))
-    return checks
+    name = f"gain over non-local means, {degradation.parameter} {strongest:g}"
+    return _gain(name, final, nlm, settings.min_gain_over_nlm_db)
 
 
 def _export_parity(candidate: Package) -> list[Check]:

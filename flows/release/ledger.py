@@ -133,6 +133,10 @@ class Ledger:
         _, whole, size = self._read()
         return whole != size
 
+    def products(self) -> list[str]:
+        """The products that it has lines of, sorted."""
+        return sorted({entry.release.product for entry in self.entries()})
+
     def current(self, product: str) -> Release | None:
         """The release that the product name points to, or None before the first promotion."""
         served = self._served(product)
@@ -157,8 +161,7 @@ class Ledger:
 
     def can_serve(self) -> set[Release]:
         """Of every product, the release that serves and the one that a rollback goes back to."""
-        products = {entry.release.product for entry in self.entries()}
-        return {release for product in products for release in self._served(product)[-2:]}
+        return {release for product in self.products() for release in self._served(product)[-2:]}
 
     def unfinished(self) -> tuple[LedgerEntry, ...]:
         """The promotions and rollbacks, one a product at most, that were begun and never ended."""

@@ -43,7 +43,7 @@ class Package:
 
 
 def product_of(root: Path) -> str:
-    """The product of a checkout: `package.product` of its params.yaml, the one place that names it.
+    """The product of a checkout: `package.product` of its recipe.yaml, the one place that names it.
 
     Raises:
         ConfigError: The file or its `package` section is missing or wrong.

@@ -18,9 +18,10 @@ from flows.release.served_parity import PathDifference, compare_served, require_
 from flows.release.served_product import ServedProduct, reach_server, release_lock
 from flows.release.trial import CandidateFailedError, try_out
 from relume.errors import UserError
+from relume.evaluation.settings import EvaluateSettings
 from relume.files import write_json, write_text
 from relume.home import remember_release
-from relume.params import ReleaseSettings, load_params
+from relume.params import Params, ReleaseSettings, load_params
 from relume.serving import repository as models
 
 HELD_OUT = Path("data/curated/held_out/test")
@@ -48,12 +49,14 @@ class Candidate:
         package: The package, opened and checked.
         version: Its version in the registry.
         settings: The limits of the gate.
+        evaluate: The task, and its levels.
         held_out: Folder of the held-out photographs that it is measured on.
     """
 
     package: Package
     version: Version
     settings: ReleaseSettings
+    evaluate: EvaluateSettings
     held_out: Path
 
     @property
@@ -121,12 +124,12 @@ def release_package(
         ReleaseError: The server cannot serve it; what served before still serves.
     """
     params = load_params(root)
-    settings, package = params.release, open_package(root / "package")
+    package = open_package(root / "package")
     if package.product != params.package.product:
         raise UserError(
             "The package is of another product",
             where=package.folder,
-            why=f"it is of {package.product}, and package.product in params.yaml is {params.package.product}",
+            why=f"it is of {package.product}, and package.product in recipe.yaml is {params.package.product}",
             next_step="build the package again with `relume pipeline run`, or correct package.product",
         )
     with release_lock(home), reach_server(server, home) as (address, control):
@@ -137,7 +140,7 @@ def release_package(
             product.move_aliases()
             return ReleaseOutcome(release=current, server=address, promoted=False, repaired=repaired)
         lineage = lineage or read_lineage(root, package, home)
-        candidate = wrap(register)(product, package, lineage, settings, root / HELD_OUT)
+        candidate = wrap(register)(product, package, lineage, params, root / HELD_OUT)
         report = wrap(gate)(product, candidate)
         report.require_passed()
         differences = wrap(promote)(product, candidate)
@@ -154,14 +157,14 @@ def release_package(
     )
 
 
-def register(
-    product: ServedProduct, package: Package, lineage: Lineage, settings: ReleaseSettings, held_out: Path
-) -> Candidate:
+def register(product: ServedProduct, package: Package, lineage: Lineage, params: Params, held_out: Path) -> Candidate:
     """Gives a package a version in the registry, which makes it the product's candidate."""
     version, _ = product.registry.register(
         package, run_commit=lineage.run_commit, params=lineage.params, files=lineage.files
     )
-    candidate = Candidate(package=package, version=version, settings=settings, held_out=held_out)
+    candidate = Candidate(
+        package=package, version=version, settings=params.release, evaluate=params.evaluate, held_out=held_out
+    )
     product.ledger.append("registered", candidate.release, run=version.run_id)
     product.move_aliases()
     return candidate
@@ -183,7 +186,7 @@ def gate(product: ServedProduct, candidate: Candidate) -> GateReport:
         product.ledger.append("refused", candidate.release, failed=[str(error.why or error)])
         product.registry.note(candidate.version, tags={"gate": "refused"})
         raise
-    report = measure(candidate.package, champion, candidate.settings, candidate.held_out, latency)
+    report = measure(candidate.package, champion, candidate.settings, candidate.evaluate, candidate.held_out, latency)
     place = product.home / "reports" / "gate" / candidate.release.model
     write_json(place.with_suffix(".json"), report.as_json())
     write_text(place.with_suffix(".txt"), report.table())

@@ -6,10 +6,11 @@ from flows.release.ledger import Ledger, Release
 from flows.release.package import product_of
 from flows.release.served_product import ServedProduct, reach_server, reconcile_aliases, release_lock
 from relume.errors import ModelMissingError, RelumeError
+from relume.nearest import did_you_mean
 
 
-def roll_back(root: Path, home: Path, *, server: str | None = None) -> Release:
-    """Serves the release that served before the current one.
+def roll_back(root: Path, home: Path, *, product: str | None = None, server: str | None = None) -> Release:
+    """Serves the release of a product that served before its current one; no other product is touched.
 
     An interrupted promotion is undone instead, and an interrupted rollback is finished: in both cases the
     release that a rollback should lead to serves. An MLflow server that does not answer does not prevent a
@@ -18,6 +19,7 @@ def roll_back(root: Path, home: Path, *, server: str | None = None) -> Release:
     Args:
         root: The top of the checkout.
         home: RELUME_HOME.
+        product: Its name; that of the checkout when None.
         server: gRPC address of a running Triton server; the embedded one when None.
 
     Returns:
@@ -28,37 +30,45 @@ def roll_back(root: Path, home: Path, *, server: str | None = None) -> Release:
         ServerUnreachableError: The given server does not answer; nothing was changed.
         ReleaseError: The server cannot serve it; what served before still serves.
     """
-    name, ledger = product_of(root), Ledger(home)
-    if ledger.previous(name) is None and not ledger.unfinished():
+    name, ledger = product or product_of(root), Ledger(home)
+    interrupted = any(entry.release.product == name for entry in ledger.unfinished())
+    if ledger.previous(name) is None and not interrupted:
         # The ledger is enough to know this, so no server is started. A rollback may have been killed at its last step.
         with release_lock(home):
             reconcile_aliases(name, home)
-        raise _nothing_before(name, ledger.current(name))
+        raise _nothing_before(name, ledger)
     with release_lock(home), reach_server(server, home) as (address, control):
-        product = ServedProduct(name, home, address, control)
+        chosen = ServedProduct(name, home, address, control)
         interrupted = any(entry.release.product == name for entry in ledger.unfinished())
-        product.reconcile()
-        current, target = product.current, product.previous
+        chosen.reconcile()
+        current, target = chosen.current, chosen.previous
         if current is not None and not interrupted:
             if target is None:
-                raise _nothing_before(name, current)
+                raise _nothing_before(name, ledger)
             ledger.append("rolling_back", target, server=address)
             try:
-                product.serve(target)
+                chosen.serve(target)
             except RelumeError:
                 ledger.append("abandoned", target, reason="the server could not serve it")
                 raise
             ledger.append("rolled_back", target, left=current.model)
             current = target
         if current is None:  # the first promotion was interrupted, and undone
-            raise _nothing_before(name, None)
-        product.retire()
+            raise _nothing_before(name, ledger)
+        chosen.retire()
         reconcile_aliases(name, home)
         return current
 
 
-def _nothing_before(product: str, current: Release | None) -> ModelMissingError:
-    if current is None:
+def _nothing_before(product: str, ledger: Ledger) -> ModelMissingError:
+    if (current := ledger.current(product)) is None:
+        if others := [name for name in ledger.products() if ledger.current(name)]:
+            return ModelMissingError(
+                "Nothing of this product was released yet",
+                where=product,
+                why=did_you_mean(product, others) or "it is neither served nor was it before",
+                next_step=f"name a product that was released, with --product: {', '.join(others)}",
+            )
         return ModelMissingError("Nothing was released yet", where=product, next_step="run `relume release`")
     return ModelMissingError(
         "There is no earlier release to go back to", where=current.model, next_step="see `relume status`"

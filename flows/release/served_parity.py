@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.release.gate import held_out_photographs, noisy_photographs
+from flows.release.gate import held_out_photographs
 from relume.errors import ParityError
 from relume.inference.plan import Inference
 from relume.inference.tiling import cover_axis
@@ -103,6 +103,9 @@ def parity_images(held_out: Path, settings: ReleaseSettings, *, tile: int) -> di
     Returns:
         uint8 (H, W, 3) by name. A photograph that is too small is mirrored.
     """
+    from relume.evaluation.held_out import noisy_photograph
+    from relume.metrics import to_8_bit
+
     photographs = list(held_out_photographs(held_out, settings).items())
     images = {}
     for number, sides in enumerate(SIZES):
@@ -111,8 +114,8 @@ def parity_images(held_out: Path, settings: ReleaseSettings, *, tile: int) -> di
         missing = [(0, max(0, size - have)) for size, have in zip((height, width), clean.shape[:2], strict=True)]
         crop = np.pad(clean, [*missing, (0, 0)], mode="symmetric")[:height, :width]
         for sigma in SIGMAS:
-            ((noisy, _),) = noisy_photographs({image_id: crop}, sigma, settings)
-            images[f"{image_id[:8]} {width}x{height} sigma {sigma}"] = noisy
+            noisy = noisy_photograph(crop, image_id, sigma, "clipped", settings.seed)
+            images[f"{image_id[:8]} {width}x{height} sigma {sigma}"] = to_8_bit(noisy)
     board = np.indices((tile, tile + 1)).sum(axis=0) % 2 * 255
     images[f"checkerboard {tile + 1}x{tile}"] = np.repeat(board[..., None], 3, axis=2).astype(np.uint8)
     return images

@@ -265,7 +265,7 @@ def serve_champions(home: Path) -> list[Release]:
         ReleaseError: A champion cannot be served.
     """
     ledger = Ledger(home)
-    products = sorted({entry.release.product for entry in ledger.entries()})
+    products = ledger.products()
     with reach_server(None, home) as (address, control):
         try:
             with release_lock(home):

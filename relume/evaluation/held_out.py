@@ -1,14 +1,17 @@
-"""The graph's evaluation: every system on the same noisy held-out photographs, in four noise protocols, and on pairs.
+"""The graph's evaluation: every system on the same degraded held-out photographs, and on real pairs.
 
-- clipped: noise clipped and rounded to 8 bits, as real files hold it; the photograph goes through the
-  tiler and the 8-bit tensors that are served. This is the product's protocol.
+The task says which degradations are measured, and under which protocols (`relume.evaluation.tasks`). The protocols are
+those of `relume evaluate`; those of white Gaussian noise have names and noise of their own here:
+
+- clipped: noise clipped and rounded to 8 bits, as real files hold it. This is the product's protocol.
 - unclipped: noise in float, the network on the whole photograph in process, as the published tables.
 - jpeg85, jpeg95: the clipped noise saved as JPEG of that quality, as most noisy photographs arrive. JPEG spreads the
   noise over its blocks, so that a network which knows white noise alone takes it for detail.
-- pairs: real noisy images, each with a clean one of the same scene, when the settings name a folder of them.
+
+In all but `unclipped` the photograph goes through the tiler and the 8-bit tensors that are served.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,35 +23,38 @@ from relume.curation.quality import image_noise
 from relume.degradations import add_gaussian_noise, compress_jpeg, counter_rng
 from relume.errors import SourceError
 from relume.evaluation.baselines import block_matching, gaussian_blur, non_local_means
+from relume.evaluation.benchmark.protocols import PROTOCOLS, Protocol, make_input
 from relume.evaluation.benchmark.sets import PAIRS as FOLDERS
 from relume.evaluation.benchmark.sets import Example, ImageSet, open_set
 from relume.evaluation.card import PAIRS
 from relume.evaluation.networks import at_level, restore_whole, tiled
-from relume.evaluation.settings import Pairs
+from relume.evaluation.settings import EvaluateSettings, Pairs
 from relume.files import sha256_folder
 from relume.images import read_image
 from relume.inference.plan import Inference
 from relume.metrics import measure, to_8_bit
+from relume.serving.levels import LevelRange, level_for
 
 JPEG = {"jpeg85": 85, "jpeg95": 95}
+WHITE_NOISE = {"clipped": "awgn-clipped", "unclipped": "awgn", "jpeg85": "awgn-jpeg85", "jpeg95": "awgn-jpeg95"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One system on one noisy photograph.
+    """One system on one degraded photograph.
 
     Attributes:
         system: Such as `noisy`, `blur`, `nlm`, `base:nafnet`, `final`.
         image_id: The photograph.
-        sigma: Noise level, [0, 255] scale; of a pair the estimate.
-        protocol: `clipped`, `unclipped`, `jpeg85`, `jpeg95` or `pairs`.
-        psnr: In dB over all RGB values of the 8-bit result.
-        ssim: Mean over the RGB channels.
+        level: Of the protocol's parameter, such as the sigma of the noise; of a pair the estimated sigma.
+        protocol: Such as `clipped`; `pairs` for real pairs.
+        psnr: In dB of the 8-bit result, over all RGB values or over the luma, inside of a border, as the protocol says.
+        ssim: Mean over the channels that are measured.
     """
 
     system: str
     image_id: str
-    sigma: float
+    level: float
     protocol: str
     psnr: float
     ssim: float
@@ -81,62 +87,87 @@ def noisy_photograph(clean: np.ndarray, image_id: str, sigma: float, protocol: s
     return noisy
 
 
+def protocol_of(name: str) -> Protocol:
+    """What a protocol of the tasks does and measures."""
+    return PROTOCOLS[WHITE_NOISE.get(name, name)]
+
+
+def degraded_photograph(
+    clean: np.ndarray, image_id: str, level: float, protocol: str, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The degraded version of a photograph that every system is measured on.
+
+    Args:
+        clean: uint8 (H, W, 3).
+        image_id: Hexadecimal name; what is random depends on it, on the seed and, in white noise, on the level.
+        level: Of the protocol's parameter.
+        protocol: Of a task.
+        seed: Of what is random.
+
+    Returns:
+        float32 (H, W, 3) in [0, 1], or around it when unclipped; and the clean photograph, uint8, of the same size,
+        which for super-resolution is a multiple of the scale.
+    """
+    if protocol in WHITE_NOISE:
+        return noisy_photograph(clean, image_id, level, protocol, seed), clean
+    example = Example(image_id=image_id, clean=clean, degraded=None)
+    degraded, example = make_input(PROTOCOLS[protocol], level, example, seed=seed)
+    return degraded, example.clean
+
+
 def evaluate_held_out(
     clean: dict[str, np.ndarray],
     networks: dict[str, nn.Module],
-    *,
-    sigmas: tuple[float, ...],
+    settings: EvaluateSettings,
     inference: Inference,
-    seed: int,
-    bm3d: bool = False,
+    *,
+    levels: LevelRange | None = None,
 ) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
-    """Runs all systems on all photographs and levels; in all protocols but `clipped` the baselines and `final` only.
+    """Runs all systems on all photographs, levels and protocols; in all but the product's the baselines and `final`.
 
-    Adjustable networks are given the sigma of the noise, as the baselines are.
+    Adjustable networks are given the true level where it is of their kind, as the baselines are, else their default.
 
     Args:
         clean: Held-out photographs by id, uint8 (H, W, 3).
         networks: By system name, in eval mode. The mean of those named `base:...` is added as `average`.
-        sigmas: Noise levels, [0, 255] scale.
+        settings: The task and its levels.
         inference: How the final model is served; in tiles no larger than a photograph.
-        seed: Of the noise.
-        bm3d: Whether BM3D is measured as well.
+        levels: Those of adjustable networks.
 
     Yields:
         For each photograph, level and protocol: the scores, and the 8-bit images by system name.
     """
-    for image_id, reference in clean.items():
-        plan = inference.within(*reference.shape[:2])
-        for sigma in sigmas:
-            leveled = {name: at_level(network, sigma) for name, network in networks.items()}
-            where = {"image_id": image_id, "sigma": sigma}
-            final = {name: network for name, network in leveled.items() if name == "final"}
+    for image_id, photograph in clean.items():
+        for degradation, chosen in settings.measured():
+            for level in chosen:
+                given = level_for(levels, degradation.parameter, level)
+                leveled = networks if given is None else {n: at_level(each, given) for n, each in networks.items()}
+                final = {name: network for name, network in leveled.items() if name == "final"}
+                shown: np.ndarray | None = None
+                baselines: dict[str, np.ndarray] = {}
+                for protocol in degradation.protocols:
+                    degraded, reference = degraded_photograph(photograph, image_id, level, protocol, settings.seed)
+                    before, shown = shown, to_8_bit(degraded)
+                    # The baselines take 8-bit input only, which is the same clipped and unclipped.
+                    if before is None or not np.array_equal(before, shown):
+                        baselines = _task_baselines(shown, level, settings)
+                    run = _runner(protocol, degraded, shown, inference)
+                    first = protocol == degradation.protocols[0]
+                    restored = {name: run(network) for name, network in (leveled if first else final).items()}
+                    if bases := [image for name, image in restored.items() if name.startswith("base:")]:
+                        restored["average"] = np.rint(np.mean(bases, axis=0)).astype(np.uint8)
+                    images = {settings.the_task.input: shown, **baselines, **restored}
+                    where = {"image_id": image_id, "level": level, "protocol": protocol}
+                    yield _scores(images, reference, degraded, protocol_of(protocol), **where), images
 
-            noisy = noisy_photograph(reference, image_id, sigma, "clipped", seed)
-            baselines = _baselines(to_8_bit(noisy), sigma, bm3d=bm3d)
-            images = {"noisy": to_8_bit(noisy), **baselines}
-            for name, network in leveled.items():
-                images[name] = tiled(network, plan, batch=2)(images["noisy"])
-            bases = [image for name, image in images.items() if name.startswith("base:")]
-            if bases:
-                images["average"] = np.rint(np.mean(bases, axis=0)).astype(np.uint8)
-            yield _scores(images, reference, noisy, protocol="clipped", **where), images
 
-            noisy = noisy_photograph(reference, image_id, sigma, "unclipped", seed)
-            # The baselines take 8-bit input only, which is the same in both protocols, and so is their result.
-            images = {"noisy": to_8_bit(noisy), **baselines}
-            images |= {
-                name: restore_whole(network, noisy, orientations=inference.orientations)
-                for name, network in final.items()
-            }
-            yield _scores(images, reference, noisy, protocol="unclipped", **where), images
-
-            for protocol in JPEG:
-                noisy = noisy_photograph(reference, image_id, sigma, protocol, seed)
-                images = {"noisy": to_8_bit(noisy), **_baselines(to_8_bit(noisy), sigma, bm3d=bm3d)}
-                for name, network in final.items():
-                    images[name] = tiled(network, plan, batch=2)(images["noisy"])
-                yield _scores(images, reference, noisy, protocol=protocol, **where), images
+def _runner(
+    protocol: str, degraded: np.ndarray, shown: np.ndarray, inference: Inference
+) -> Callable[[nn.Module], np.ndarray]:
+    """How a network restores an image under a protocol: whole when it is unclipped, else in tiles as it is served."""
+    if protocol_of(protocol).unclipped:
+        return lambda network: restore_whole(network, degraded, orientations=inference.orientations)
+    return lambda network: tiled(network, inference.within(*shown.shape[:2]), batch=2)(shown)
 
 
 def open_pairs(given: Pairs) -> ImageSet:
@@ -164,18 +195,24 @@ def open_pairs(given: Pairs) -> ImageSet:
 
 
 def evaluate_pairs(
-    pairs: Iterable[Example], final: nn.Module, inference: Inference, *, bm3d: bool = False
+    pairs: Iterable[Example],
+    final: nn.Module,
+    settings: EvaluateSettings,
+    inference: Inference,
+    *,
+    levels: LevelRange | None = None,
 ) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
-    """Runs the baselines and the final model on real pairs, in tiles as it is served.
+    """Runs the denoisers without a network and the final model on real pairs, in tiles as it is served.
 
-    What needs a noise level is given an estimate from the noisy image, since nobody knows the level of a real one: the
+    What needs a sigma is given an estimate from the noisy image, since nobody knows the level of a real one: the
     one of `relume.curation.quality.image_noise`.
 
     Args:
         pairs: Both images uint8 (H, W, 3).
         final: In eval mode.
+        settings: The task, and whether BM3D is measured.
         inference: How the final model is served; in tiles no larger than a photograph.
-        bm3d: Whether BM3D is measured as well.
+        levels: Those of an adjustable model.
 
     Yields:
         For each pair the scores, and the 8-bit images by system name.
@@ -184,10 +221,19 @@ def evaluate_pairs(
         assert pair.degraded is not None
         noisy = pair.degraded
         sigma = round(image_noise(noisy), 2)
-        restore = tiled(at_level(final, sigma), inference.within(*noisy.shape[:2]), batch=2)
-        images = {"noisy": noisy, **_baselines(noisy, sigma, bm3d=bm3d), "final": restore(noisy)}
-        where = {"image_id": pair.image_id, "sigma": sigma, "protocol": PAIRS}
-        yield _scores(images, pair.clean, noisy.astype(np.float32) / np.float32(255), **where), images
+        given = level_for(levels, "sigma", sigma)
+        network = final if given is None else at_level(final, given)
+        restore = tiled(network, inference.within(*noisy.shape[:2]), batch=2)
+        images = {settings.the_task.input: noisy, **_baselines(noisy, sigma, bm3d=settings.bm3d)}
+        images["final"] = restore(noisy)
+        where = {"image_id": pair.image_id, "level": sigma, "protocol": PAIRS}
+        unrounded = noisy.astype(np.float32) / np.float32(255)
+        yield _scores(images, pair.clean, unrounded, PROTOCOLS["paired"], **where), images
+
+
+def _task_baselines(image: np.ndarray, level: float, settings: EvaluateSettings) -> dict[str, np.ndarray]:
+    """The baselines of a task on an 8-bit image, by system name; the input itself is none of them."""
+    return _baselines(image, level, bm3d=settings.bm3d) if settings.the_task.baseline == "nlm" else {}
 
 
 def _baselines(noisy: np.ndarray, sigma: float, *, bm3d: bool) -> dict[str, np.ndarray]:
@@ -198,10 +244,13 @@ def _baselines(noisy: np.ndarray, sigma: float, *, bm3d: bool) -> dict[str, np.n
     return images
 
 
-def _scores(images: dict[str, np.ndarray], reference: np.ndarray, noisy: np.ndarray, **where: Any) -> list[Score]:
-    """Scores of 8-bit images; the noisy input itself is measured as it is, before any rounding."""
-    measured = {name: measure(image, reference) for name, image in images.items() if name != "noisy"}
-    measured = {"noisy": measure(noisy, reference, unrounded=True), **measured}
+def _scores(
+    images: dict[str, np.ndarray], reference: np.ndarray, degraded: np.ndarray, measured_as: Protocol, **where: Any
+) -> list[Score]:
+    """Scores of 8-bit images; the input, which is the first, is measured as it is, before any rounding."""
+    how: dict[str, Any] = {"on_luma": measured_as.luma, "border": measured_as.border_at(where["level"])}
+    measured = {name: measure(image, reference, **how) for name, image in images.items()}
+    measured[next(iter(images))] = measure(degraded, reference, unrounded=True, **how)
     return [Score(system=name, **metrics._asdict(), **where) for name, metrics in measured.items()]
 
 
@@ -212,7 +261,7 @@ def summarize(scores: list[Score]) -> dict[str, dict[str, dict[str, dict[str, fl
     """
     groups: dict[tuple[str, str, str], list[Score]] = {}
     for score in scores:
-        level = "all" if score.protocol == PAIRS else f"sigma_{score.sigma:g}"
+        level = "all" if score.protocol == PAIRS else level_name(score.protocol, score.level)
         groups.setdefault((score.protocol, score.system, level), []).append(score)
     summary: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for (protocol, system, level), members in groups.items():
@@ -221,3 +270,8 @@ def summarize(scores: list[Score]) -> dict[str, dict[str, dict[str, dict[str, fl
             "ssim": round(float(np.mean([score.ssim for score in members])), 4),
         }
     return summary
+
+
+def level_name(protocol: str, level: float) -> str:
+    """A level as the card of metrics names it, such as `sigma_25`."""
+    return f"{protocol_of(protocol).parameter}_{level:g}"

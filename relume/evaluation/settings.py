@@ -1,12 +1,14 @@
-"""The settings of the stage `evaluate`."""
+"""The settings of the stage `evaluate`, whose task and levels are also those of the gate."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from relume.evaluation.tasks import TASKS, Task, TaskDegradation, TaskName
 from relume.settings import Settings
 
-Sigma = Annotated[float, Field(gt=0, le=255)]
+Level = Annotated[float, Field(gt=0)]
 
 
 class Pairs(Settings):
@@ -22,18 +24,41 @@ class Pairs(Settings):
 
 
 class EvaluateSettings(Settings):
-    """What is measured on the held-out photographs and on real pairs.
+    """What is measured on the held-out photographs and on real pairs, and what the gate judges a candidate on.
 
     Attributes:
         seed: Of the noise.
         threads: Of the CPU.
-        sigmas: Noise levels, on the [0, 255] scale.
-        bm3d: Whether BM3D is measured as well; it needs the extra of that name.
+        task: What the model is for. It says which degradations are measured.
+        levels: By a parameter of the task's degradations, such as `sigma`, the levels that are measured; none for a
+            degradation that the model is not for. The task's own for a parameter that is not named.
+        bm3d: Whether BM3D is measured as well, for the task `denoise`; it needs the extra of that name.
         pairs: Real pairs to measure the final model on; null for none.
     """
 
     seed: int = Field(ge=0)
     threads: int = Field(gt=0)
-    sigmas: tuple[Sigma, ...] = Field(min_length=1)
+    task: TaskName = "denoise"
+    levels: dict[str, tuple[Level, ...]] = Field(default={})
     bm3d: bool = False
     pairs: Pairs | None = None
+
+    @model_validator(mode="after")
+    def _are_the_tasks(self) -> Self:
+        known = [degradation.parameter for degradation in self.the_task.degradations]
+        if others := [parameter for parameter in self.levels if parameter not in known]:
+            raise ValueError(f"levels names {others[0]}; the parameters of {self.task} are {', '.join(known)}")
+        if not any(self.measured()):
+            raise ValueError("levels leaves nothing to measure; name a level of one parameter at least")
+        return self
+
+    @property
+    def the_task(self) -> Task:
+        """The task."""
+        return TASKS[self.task]
+
+    def measured(self) -> Iterator[tuple[TaskDegradation, tuple[float, ...]]]:
+        """The degradations that are measured, the first of them the product's foremost, each with its levels."""
+        for degradation in self.the_task.degradations:
+            if levels := self.levels.get(degradation.parameter, degradation.levels):
+                yield degradation, levels

@@ -108,7 +108,7 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
     sections = resolve(name, scale, folder)
     report = Report(recipe=name, scale=scale)
     for section, keys in shared_keys(folder).items():
-        if alien := sorted(sections[section].keys() - keys):
+        if alien := sorted(sections[section].keys() - keys - {"task"}):
             report.problems.append(
                 f"{section}: recipes may set only the keys of defaults.yaml, which lacks {', '.join(alien)}"
             )
@@ -166,7 +166,13 @@ def render(recipe: Recipe, reports: list[Report]) -> str:
         recipe: The recipe.
         reports: Of its scales.
     """
-    lines = [f"{recipe.name}: {recipe.title}", f"  source  {recipe.source}", f"  task    {recipe.task}", ""]
+    lines = [
+        f"{recipe.name}: {recipe.title}",
+        f"  source  {recipe.source}",
+        f"  task    {recipe.task}",
+        f"  product {recipe.product_name}",
+        "",
+    ]
     for ambiguity in recipe.ambiguities:
         lines += [f"  open: {ambiguity.topic}", f"      here: {ambiguity.default}"]
         lines += [f"      or:   {alternative}" for alternative in ambiguity.alternatives]

@@ -15,6 +15,7 @@ from pydantic import model_validator
 
 from relume import files, strict_yaml
 from relume.errors import ConfigError
+from relume.evaluation.tasks import TASKS, TaskName
 from relume.nearest import did_you_mean
 from relume.params_file import PARAMS, RECIPE, checked, joined
 from relume.recipes.text import differences, dump
@@ -67,7 +68,8 @@ class Recipe(Layers):
         name: Of the file, without suffix.
         title: One line.
         source: Where it was published.
-        task: What it restores.
+        task: What the model is for: what is measured, what the gate asks, and the product's name.
+        product: Another name for its product, where it is made for less than the task's own, or takes a level.
         family: Name under which several recipes go together.
         ambiguities: What the publication leaves open.
         deviations: What differs from the publication, at every scale.
@@ -76,10 +78,16 @@ class Recipe(Layers):
     name: str
     title: str
     source: str
-    task: Literal["denoise", "real-noise", "dejpeg", "super-resolution", "all-in-one"]
+    task: TaskName
+    product: str | None = None
     family: str | None = None
     ambiguities: tuple[Ambiguity, ...]
     deviations: tuple[str, ...] = ()
+
+    @property
+    def product_name(self) -> str:
+        """What its package serves, so long as `package.product` of recipe.yaml is not changed."""
+        return self.product or TASKS[self.task].product
 
     @model_validator(mode="after")
     def _has_every_scale(self) -> "Recipe":
@@ -130,7 +138,7 @@ def find(wanted: Sequence[str], folder: Path = FOLDER) -> list[Recipe]:
 
 
 def resolve(name: str, scale: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """The sections that a recipe gives, as plain values.
+    """The sections that a recipe gives, as plain values; its task gives `evaluate.task` and `package.product`.
 
     Raises:
         ConfigError: Recipe or scale are unknown, or a section is missing.
@@ -151,7 +159,9 @@ def resolve(name: str, scale: str, folder: Path = FOLDER) -> dict[str, Any]:
         raise ConfigError(
             "The recipe is incomplete", where=f"{path} at {scale}", why=why, next_step=f"add it to {path}"
         )
-    return {section: sections[section] for section in (*MERGED, *OWNED)}
+    sections["evaluate"] = {"task": recipe.task} | sections["evaluate"]
+    sections["package"] = {"product": recipe.product_name}
+    return {section: sections[section] for section in (*MERGED, *OWNED, "package")}
 
 
 def merged(value: Any, over: Any) -> Any:

@@ -84,7 +84,7 @@ def write_product(repository: str | Path, product: str, release: str) -> None:
         raise ReleaseError(
             "A product cannot have the same name as a release",
             where=product,
-            next_step="change package.product in params.yaml",
+            next_step="change package.product in recipe.yaml",
         )
     text = read_text(config, next_step=_AGAIN)
     with reading(config, next_step="remove its folder, and release the package again"):

@@ -192,7 +192,7 @@ def _evaluation(root: Path) -> None:
     rows = [f"{s},{i},50,{p},27.5,0.8" for s in systems for i in images for p in protocols]
     folder = root / "reports" / "evaluation"
     folder.mkdir()
-    (folder / "per_image.csv").write_text("\n".join(["system,image_id,sigma,protocol,psnr,ssim", *rows]) + "\n")
+    (folder / "per_image.csv").write_text("\n".join(["system,image_id,level,protocol,psnr,ssim", *rows]) + "\n")
     for image in images:
         for shown in ("noisy", "nlm", "final", "clean"):
             save_image(folder / "pictures" / f"{image}_{shown}.png", np.zeros((32, 32, 3), np.uint8))
@@ -311,8 +311,9 @@ def _tables(root: Path) -> Command:
 
 
 def _gate(root: Path) -> None:
-    settings = load_params(root).release
-    print(measure(open_package(root / "package"), None, settings, root / "photographs").table())
+    params = load_params(root)
+    report = measure(open_package(root / "package"), None, params.release, params.evaluate, root / "photographs")
+    print(report.table())
 
 
 def _photographs(root: Path) -> Command:

@@ -43,7 +43,7 @@ def checkout(tmp_path):
 
 def evaluate(checkout, pairs):
     """Runs the stage with pairs in its settings, or without."""
-    recipe = {"evaluate": {"sigmas": [25]}, "inference": {"tile": 96, "halo": 8, "overlap": 4}}
+    recipe = {"evaluate": {"levels": {"sigma": [25]}}, "inference": {"tile": 96, "halo": 8, "overlap": 4}}
     params = {"evaluate": {"seed": 7, "threads": 1, "pairs": pairs}}
     (checkout / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (checkout / "params.yaml").write_text(yaml.safe_dump(params))
@@ -63,12 +63,12 @@ def test_real_pairs_are_measured_beside_the_held_out_photographs(checkout):
     assert ended.returncode == 0, ended.stderr
     metrics = read_metrics(checkout / "reports" / "metrics.json")
     assert set(metrics["pairs"]) == {"noisy", "blur", "nlm", "final"}
-    columns = {"system": str, "protocol": str, "image_id": str, "sigma": float, "psnr": float}
+    columns = {"system": str, "protocol": str, "image_id": str, "level": float, "psnr": float}
     rows = read_table(checkout / "reports/evaluation/per_image.csv", columns, next_step="none")
     noisy = [row for row in rows if (row["protocol"], row["system"]) == ("pairs", "noisy")]
     assert [row["image_id"] for row in noisy] == ["a", "b"]
     for row in noisy:
-        assert row["sigma"] == pytest.approx(12, abs=2)
+        assert row["level"] == pytest.approx(12, abs=2)
         assert row["psnr"] == pytest.approx(20 * np.log10(255 / 12), abs=0.4)
     assert metrics["pairs"]["nlm"]["all"]["psnr"] > metrics["pairs"]["noisy"]["all"]["psnr"] + 1
 

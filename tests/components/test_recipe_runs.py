@@ -1,6 +1,7 @@
-"""The recipes in the steps themselves: from patches to an exported model, as processes."""
+"""The recipes in the steps themselves: from patches to an exported model and a release decision, as processes."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,13 @@ import pytest
 import skimage.data
 import yaml
 
+from flows.release.gate import GateReport, measure
+from flows.release.package import open_package
+from flows.release.trial import Latency
 from relume.files import write_json
 from relume.images import save_image
 from relume.models.artifact import load_card
+from relume.params import load_params
 from relume.reading import read_json
 from relume.recipes.recipe import names, resolve
 
@@ -21,6 +26,8 @@ RECIPES = names(ROOT / "recipes")
 # Together: several bases and a fusion, mined patches, networks that alternate, masks, two kinds of level, a choice of
 # degradations. The others are of the same kinds.
 CROSS_SECTION = {"dynet", "ensemble", "hypernet_denoise", "hypernet_sr", "masked", "photo"}
+# Of these to a decision: several degradations in one network, a model that is given a scale, two kinds of real noise.
+DECIDED = {"dynet", "hypernet_sr", "photo"}
 
 
 def run_recipe(folder: Path, name: str, *, steps: int | None) -> None:
@@ -32,9 +39,8 @@ def run_recipe(folder: Path, name: str, *, steps: int | None) -> None:
         steps: Longest phase; None leaves the recipe's own.
     """
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for section, value in resolve(name, "demo", ROOT / "recipes").items():
-        params[section] = params.get(section, {}) | value
-    stages = [*params["pretrain"]["bases"].values(), params["ensemble_head"], params["finetune_hard"]]
+    recipe = resolve(name, "demo", ROOT / "recipes")
+    stages = [*recipe["pretrain"]["bases"].values(), recipe["ensemble_head"], recipe["finetune_hard"]]
     for stage in stages if steps else ():
         for phase in stage["phases"]:
             phase["steps"] = min(phase["steps"], steps)
@@ -46,11 +52,12 @@ def run_recipe(folder: Path, name: str, *, steps: int | None) -> None:
                     list(range(1, len(schedule[key]) + 1)) if key == "milestones" else [1] * len(schedule[key])
                 )
     params["export"]["sizes"] = [[131, 97]]
-    if params["inference"]["orientations"] > 1:
-        params["inference"]["tile"] = 96  # the network runs eight times on each
+    if recipe["inference"]["orientations"] > 1:
+        recipe["inference"]["tile"] = 96  # the network runs eight times on each
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     photograph, curated = skimage.data.astronaut(), folder / "data" / "curated"
-    side = params["curate"]["patch"]
+    side = recipe["curate"]["patch"]
     corners = [(y, x) for y in range(0, 512 - side + 1, 128) for x in range(0, 512 - side + 1, 128)]
     curated.mkdir(parents=True)
     np.save(curated / "train-00000.npy", np.stack([photograph[y : y + side, x : x + side] for y, x in corners]))
@@ -59,8 +66,12 @@ def run_recipe(folder: Path, name: str, *, steps: int | None) -> None:
     # What writers that were killed leave behind, which must be taken for nothing.
     (curated / "held_out" / "validation" / ".00fe.tmp.png").write_bytes(b"")
     write_json(folder / "models" / "bases" / ".base.tmp" / "model.json", {})
-    commands = [["pretrain", "--base", base] for base in params["pretrain"]["bases"]]
-    commands += [["ensemble_head"], ["mine_hard"], ["finetune_hard"], ["export"]]
+    commands = [["pretrain", "--base", base] for base in recipe["pretrain"]["bases"]]
+    run_steps(folder, *commands, ["ensemble_head"], ["mine_hard"], ["finetune_hard"], ["export"])
+
+
+def run_steps(folder: Path, *commands: list[str]) -> None:
+    """Runs components in a checkout, each to its end."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RELUME_HOME": str(folder / "home")}
     for component, *arguments in commands:
         done = subprocess.run(
@@ -72,6 +83,22 @@ def run_recipe(folder: Path, name: str, *, steps: int | None) -> None:
             text=True,
         )
         assert done.returncode == 0, f"{component} {arguments}\n{done.stdout}"
+
+
+def decide(folder: Path) -> GateReport:
+    """What the gate says of a first release of what was exported, the time that the network takes left out."""
+    shutil.copy(ROOT / "sources.json", folder)
+    run_steps(folder, ["evaluate"], ["package"])
+    params, package = load_params(folder), open_package(folder / "package")
+    assert package.product == params.package.product
+    given = params.release, params.evaluate, folder / "data" / "curated" / "held_out" / "test"
+    return measure(package, None, *given, Latency(where="served", candidate=1.0, champion=None))
+
+
+def concerns_its_task(report: GateReport) -> None:
+    """It passes, or is refused for what it does not gain on its task."""
+    print(report.table())
+    assert [check.name for check in report.failed if not check.name.startswith("gain over ")] == []
 
 
 def holds(folder: Path, name: str) -> None:
@@ -89,15 +116,18 @@ def holds(folder: Path, name: str) -> None:
     "name", [pytest.param(name, marks=[] if name in CROSS_SECTION else pytest.mark.exhaustive) for name in RECIPES]
 )
 def test_every_recipe_runs(tmp_path, name):
-    """A few steps of each phase, to the exported model."""
+    """A few steps of each phase, to the exported model, of some to a release decision."""
     run_recipe(tmp_path, name, steps=6)
     holds(tmp_path, name)
+    if name in DECIDED:
+        concerns_its_task(decide(tmp_path))
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_runs_at_demo_scale(tmp_path, name):
-    """With all of its steps, to the exported model."""
+    """With all of its steps, to the exported model and a release decision."""
     run_recipe(tmp_path, name, steps=None)
     holds(tmp_path, name)
+    concerns_its_task(decide(tmp_path))

@@ -122,16 +122,14 @@ def test_without_a_recipe_the_next_command_is_named_and_works(relume_in, clone):
 
 
 def test_a_recipe_that_the_gate_cannot_judge_is_not_used(relume_in, clone):
-    """A limit at a sigma that the recipe does not measure is named at once, and nothing is written."""
+    """A degradation of its task that has no limit is named at once, and nothing is written."""
     before = (clone / "recipe.yaml").read_bytes()
     params, text = clone / "params.yaml", (clone / "params.yaml").read_text()
-    params.write_text(text.replace("min_gain_over_nlm_db: {50: 0.0}", "min_gain_over_nlm_db: {35: 0.0}"))
-    result = relume_in("use", "masked", "--scale", "demo")
+    params.write_text(text.replace("    jpeg: {10: 0.3, 40: 0.1}\n", ""))
+    result = relume_in("use", "dejpeg", "--scale", "demo")
     params.write_text(text)
     assert result.exit_code == 2
-    assert (
-        "release: min_gain_over_nlm_db has a limit at sigma 35, which evaluate.sigmas does not measure" in result.output
-    )
+    assert "release: min_gain_over_input_db has no limit for jpeg, which the task dejpeg is judged on" in result.output
     assert (clone / "recipe.yaml").read_bytes() == before
 
 

@@ -9,7 +9,7 @@ def scores(gains):
     """Rows as of per_image.csv: each photograph's fine-tuned PSNR above that of the ensemble by so much."""
     systems = {"average": 0.0, "nlm": -3.0, "ensemble": 0.0}
     return [
-        {"system": system, "image_id": str(i), "sigma": sigma, "protocol": "clipped", "psnr": str(30 + above)}
+        {"system": system, "image_id": str(i), "level": sigma, "protocol": "clipped", "psnr": str(30 + above)}
         for i, gain in enumerate(gains)
         for sigma in ("15", "50")
         for system, above in (systems | {"final": gain}).items()

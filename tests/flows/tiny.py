@@ -40,7 +40,7 @@ RECIPE_OVERLAY: dict[str, Any] = {
     },
     "mine_hard": {"draws": 1},
     "finetune_hard": {"optimizer": {"warmup": 1}, "phases": [{"steps": 3, "patch": 32, "batch": 2}]},
-    "evaluate": {"sigmas": [50]},
+    "evaluate": {"levels": {"sigma": [50]}},
 }
 
 

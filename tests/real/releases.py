@@ -28,8 +28,8 @@ SETTINGS = {
     "seed": 7,
     "images": 2,
     "crop": 128,
-    "min_gain_over_noisy_db": {25: 2.0, 50: 5.0},
-    "min_gain_over_nlm_db": {50: 0.0},
+    "min_gain_over_input_db": {"clipped": {25: 2.0, 50: 5.0}, "jpeg": {10: 0.0}},
+    "min_gain_over_nlm_db": 0.0,
     "max_regression_db": 0.3,
     "max_image_regression_db": 0.5,
     "latency_ms_per_tile": 5000,
@@ -45,8 +45,17 @@ def make_checkout(folder: Path) -> Path:
     make_photographs(folder / "data" / "curated" / "held_out" / "test")
     values = yaml.safe_load((CHECKOUT / "params.yaml").read_text())
     (folder / "params.yaml").write_text(yaml.safe_dump(values | {"release": SETTINGS}))
-    shutil.copyfile(CHECKOUT / "recipe.yaml", folder / "recipe.yaml")
+    values = yaml.safe_load((CHECKOUT / "recipe.yaml").read_text())
+    values["evaluate"]["levels"] = {"sigma": [25, 50]}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
     return folder
+
+
+def use_task(root: Path, task: str, product: str, **levels: list[float]) -> None:
+    """Makes the checkout one whose recipe is of another task and product."""
+    values = yaml.safe_load((root / "recipe.yaml").read_text())
+    values |= {"evaluate": {"task": task, "levels": levels}, "package": {"product": product}}
+    (root / "recipe.yaml").write_text(yaml.safe_dump(values))
 
 
 def put_package(root: Path, **options) -> None:

@@ -75,7 +75,7 @@ def job(tmp_path_factory) -> Job:
     tiny = make_tiny(root, home)
     link_server(home)
     params = yaml.safe_load((root / "params.yaml").read_text())
-    params["release"] |= {"min_gain_over_noisy_db": {50: -100.0}, "min_gain_over_nlm_db": {}}
+    params["release"] |= {"min_gain_over_input_db": {"clipped": {50: -100.0}}, "min_gain_over_nlm_db": -100.0}
     params["release"]["latency_ms_per_tile"] = 60000
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     photographs.mkdir()

@@ -55,9 +55,8 @@ def test_the_parameters_of_this_checkout_are_sound():
             "validate.min_photograps is unknown; did you mean min_",
         ),
         ("max_noise_sigma: 12.0", "max_noise_sigma: 1e1", "a text in YAML 1.1, write 1.0e+1"),
-        ("{15: 1.0, 25: 3.0, 50: 6.0}", "{}", "release.min_gain_over_noisy_db: Dictionary should have at least 1 item"),
+        ("{15: 1.0, 25: 3.0, 50: 6.0}", "{}", "min_gain_over_input_db.clipped: Dictionary should have at least 1 item"),
         ("{15: 1.0, 25: 3.0, 50: 6.0}", "{-15: 1.0}", "Input should be greater than 0"),
-        ("{50: 0.0}", "{256: 0.0}", "Input should be less than or equal to 255"),
     ],
 )
 def test_a_wrong_value_in_any_section_is_refused(checkout, old, new, said):
@@ -77,11 +76,9 @@ def test_a_wrong_value_in_any_section_is_refused(checkout, old, new, said):
         ("tile: 192, halo: 16", "tile: 192, halo: 92", "nothing is left of a tile of 192"),
         ("overlap: 8", "overlap: 160", "nothing is left of a tile of 192 within a halo of 16 and an overlap of 160"),
         ("weight: linear", "weight: hann", "Input should be 'linear', 'cosine' or 'uniform'"),
-        (
-            "sigmas: [15, 25, 50]",
-            "sigmas: [15]",
-            "release: min_gain_over_nlm_db has a limit at sigma 50, which evaluate",
-        ),
+        ("task: denoise", "task: denoising", "evaluate.task = 'denoising': Input should be 'denoise', 'real-noise'"),
+        ("levels: {}", "levels: {quality: [10]}", "levels names quality; the parameters of denoise are sigma"),
+        ("levels: {}", "levels: {sigma: []}", "evaluate: levels leaves nothing to measure"),
         ("betas: [0.9, 0.9]", "betas: [1.9, 0.9]", "optimizer.betas.0 = 1.9: Input should be less than 1"),
     ],
 )
@@ -139,11 +136,11 @@ def test_a_key_in_both_files_is_refused(checkout):
 def test_a_section_may_be_shared_by_both_files(tmp_path):
     """Each key stands in one of them, and knows which."""
     (tmp_path / PARAMS).write_text("evaluate:\n  seed: 1\n  threads: 1\n")
-    (tmp_path / RECIPE).write_text("evaluate: {sigmas: [-1]}\n")
-    with pytest.raises(ConfigError, match=r"recipe\.yaml, line 1: evaluate\.sigmas\.0 = -1"):
+    (tmp_path / RECIPE).write_text("evaluate: {levels: {sigma: [-1]}}\n")
+    with pytest.raises(ConfigError, match=r"recipe\.yaml, line 1: evaluate\.levels\.sigma\.0 = -1"):
         load_section("evaluate", EvaluateSettings, tmp_path)
-    (tmp_path / RECIPE).write_text("evaluate: {sigmas: [15]}\n")
-    assert load_section("evaluate", EvaluateSettings, tmp_path).sigmas == (15,)
+    (tmp_path / RECIPE).write_text("evaluate: {levels: {sigma: [15]}}\n")
+    assert load_section("evaluate", EvaluateSettings, tmp_path).levels == {"sigma": (15,)}
 
 
 def test_a_section_is_checked_alone(tmp_path):

@@ -15,10 +15,15 @@ from pydantic import ValidationError
 from relume.degradations import Degradation, as_8_bits, counter_rng, degrade
 from relume.degradations.steps import (
     Bicubic,
+    CameraNoise,
     CorrelatedNoise,
+    DevelopedNoise,
     GaussianNoise,
+    Haze,
     Jpeg,
+    MotionBlur,
     PoissonNoise,
+    Rain,
     SaltAndPepper,
     SpeckleNoise,
     Step,
@@ -37,6 +42,7 @@ class Protocol:
         about: One line, with the source.
         parameter: What is swept: `sigma`, `quality` and `scale` can be given to systems; empty for none.
         levels: Published values of it, the default.
+        highest: The highest value of it.
         steps: The degradation at a level; None where the degraded images come with the set.
         unclipped: Whether the input is left in float.
         luma: Whether colour images are measured on the luma.
@@ -47,6 +53,7 @@ class Protocol:
     about: str
     parameter: str = ""
     levels: tuple[float, ...] = ()
+    highest: float = 255
     steps: Callable[[float], tuple[Step, ...]] | None = None
     unclipped: bool = False
     luma: bool = False
@@ -94,6 +101,11 @@ def _mixture(sigma: float) -> tuple[Step, ...]:
         GaussianNoise(sigma=(sigma, sigma), clipped=0),
         SaltAndPepper(density=(0.002, 0.002), clipped=1),
     )
+
+
+def _rain(streaks: float) -> tuple[Step, ...]:
+    density = streaks / 1000
+    return (Rain(density=(density, density), length=(10, 40), angle=(-30, 30), width=(0.4, 1)),)
 
 
 def _noise_in_jpeg(quality: int) -> Protocol:
@@ -191,6 +203,43 @@ PROTOCOLS = {
             luma=True,
             border=None,
         ),
+        Protocol(
+            name="developed",
+            about="noise of developed photographs, saved as JPEG of quality 95 (our parameters)",
+            parameter="sigma",
+            levels=(5, 10, 20),
+            steps=lambda sigma: (DevelopedNoise(sigma=(sigma, sigma), clipped=0), Jpeg(quality=(95, 95))),
+        ),
+        Protocol(
+            name="camera",
+            about="noise of a sensor through its development (our parameters)",
+            parameter="electrons",
+            levels=(500, 2000),
+            highest=100_000,
+            steps=lambda electrons: (CameraNoise(electrons=(electrons, electrons), read_noise=(3, 3), clipped=1),),
+        ),
+        Protocol(
+            name="rain",
+            about="streaks of rain drawn onto the image, so many on a thousand pixels (our parameters)",
+            parameter="streaks",
+            levels=(4,),
+            steps=_rain,
+            luma=True,
+        ),
+        Protocol(
+            name="haze",
+            about="haze over a smooth random depth (our parameters)",
+            parameter="beta",
+            levels=(1,),
+            steps=lambda beta: (Haze(beta=(beta, beta), airlight=(0.7, 1)),),
+        ),
+        Protocol(
+            name="motion-blur",
+            about="blur along a random path (our parameters)",
+            parameter="length",
+            levels=(12,),
+            steps=lambda length: (MotionBlur(size=21, length=(length, length)),),
+        ),
         Protocol(name="paired", about="the degraded images of the set itself"),
     )
 }
@@ -218,14 +267,14 @@ def parse_protocol(text: str) -> tuple[Protocol, tuple[float | None, ...]]:
         return protocol, protocol.levels or (None,)
     if not protocol.parameter:
         raise ConfigError("The protocol has no levels", where=text, next_step=f"write {name}")
-    levels = parse_levels(rest, where=f"protocol {name}")
+    levels = parse_levels(rest, where=f"protocol {name}", highest=protocol.highest)
     for level in levels:
         _steps_at(protocol, level)
     return protocol, levels
 
 
-def parse_levels(text: str, *, where: str) -> tuple[float, ...]:
-    """Reads numbers between commas, each once; no level of any kind is outside of 0 to 255.
+def parse_levels(text: str, *, where: str, highest: float = 255) -> tuple[float, ...]:
+    """Reads numbers between commas, each once; what a system can be given is not outside of 0 to 255.
 
     Raises:
         ConfigError: The text is not such a list.
@@ -234,11 +283,11 @@ def parse_levels(text: str, *, where: str) -> tuple[float, ...]:
         levels = tuple(dict.fromkeys(float(part) for part in text.split(",")))
     except ValueError:
         levels = ()
-    if not levels or not all(0 <= level <= 255 for level in levels):  # false for nan, too
+    if not levels or not all(0 <= level <= highest for level in levels):  # false for nan, too
         raise ConfigError(
             "The text is not a list of levels",
             where=f"{where} {text}",
-            next_step="write numbers from 0 to 255 between commas, such as 15,25,50",
+            next_step=f"write numbers from 0 to {highest:g} between commas, such as 15,25,50",
         )
     return levels
 

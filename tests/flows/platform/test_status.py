@@ -73,7 +73,7 @@ def test_an_unfinished_promotion_is_a_problem(tmp_path, home):
     Ledger(home).append("promoting", A)
     status = read_status(tmp_path, home)
     assert [entry.release for entry in status.unfinished] == [A]
-    assert "`relume rollback` to fix it" in status.problems[0]
+    assert "`relume rollback --product denoise` to fix it" in status.problems[0]
     json.dumps(status.as_json())
 
 

@@ -136,7 +136,7 @@ def make_package(
     (folder / "evaluation" / "pictures" / "before_after.png").write_bytes(b"\x89PNG stand-in")
     with open(folder / "evaluation" / "per_image.csv", "w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["system", "image_id", "sigma", "protocol", "psnr", "ssim"])
+        rows.writerow(["system", "image_id", "level", "protocol", "psnr", "ssim"])
         for system, psnr in [("noisy", 15.0), ("nlm", nlm_psnr), ("final", 27.0)]:
             for protocol in ("clipped", "unclipped"):
                 rows.writerow([system, "0123456789abcdef", 50, protocol, psnr, 0.5])

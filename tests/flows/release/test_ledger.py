@@ -1,8 +1,10 @@
 """The promotion ledger: the chain, the torn line, and what it says serves."""
 
+import dataclasses
 import hashlib
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,26 @@ def test_products_do_not_mix(ledger):
     assert ledger.current("denoise") == A
     assert ledger.current("deblur") == other
     assert ledger.previous("deblur") is None
+
+
+def test_a_home_of_one_product_goes_on_as_it_is(ledger, tmp_path):
+    """The lines of an earlier relume, which knew one product, are read as they are; a second product's follow them in
+    the same chain, and change nothing of what serves or what a rollback goes back to."""
+    shutil.copy(Path(__file__).parent / "ledger_of_one_product.jsonl", ledger.path)
+    assert ledger.products() == ["denoise"]
+    assert (ledger.current("denoise"), ledger.previous("denoise")) == (
+        dataclasses.replace(B, version="2"),
+        dataclasses.replace(A, version="1"),
+    )
+    lines, other = ledger.path.read_bytes(), release("d", "dejpeg")
+    promote(ledger, other)
+    assert ledger.path.read_bytes().startswith(lines)
+    assert ledger.products() == ["dejpeg", "denoise"]
+    assert (ledger.current("dejpeg"), ledger.previous("dejpeg")) == (other, None)
+    assert ledger.current("denoise").model == B.model
+    ledger.append("rolled_back", A)
+    assert ledger.current("denoise") == A
+    assert ledger.current("dejpeg") == other
 
 
 def test_unfinished_until_closed(ledger):

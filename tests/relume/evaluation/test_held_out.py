@@ -11,12 +11,15 @@ import torch
 from relume.errors import ConfigError
 from relume.evaluation.baselines import gaussian_blur, non_local_means
 from relume.evaluation.held_out import Score, evaluate_held_out, noisy_photograph, summarize
+from relume.evaluation.settings import EvaluateSettings
 from relume.inference.plan import Inference
 from relume.metrics import psnr, to_8_bit
+from relume.serving.levels import LevelRange
 
 IMAGE_ID = "00ff"
 
 
+SETTINGS = EvaluateSettings(seed=3, threads=1, levels={"sigma": (25,)})
 INFERENCE = Inference(tile=64, halo=8, overlap=4)
 
 
@@ -37,7 +40,7 @@ class Identity(torch.nn.Module):
 def scores(clean):
     """All scores of two identities as base models and as the final model."""
     networks = {"base:a": Identity(), "base:b": Identity(), "final": Identity()}
-    runs = evaluate_held_out({IMAGE_ID: clean}, networks, sigmas=(25,), inference=INFERENCE, seed=3)
+    runs = evaluate_held_out({IMAGE_ID: clean}, networks, SETTINGS, INFERENCE)
     return {(score.protocol, score.system): score for row, _ in runs for score in row}
 
 
@@ -65,8 +68,10 @@ def test_an_adjustable_network_is_told_the_sigma_of_the_noise(clean):
             return torch.ones_like(image) * (level / 255).view(-1, 1, 1, 1)
 
     networks = {"final": Told(), "base:identity": Identity()}
-    runs = evaluate_held_out({IMAGE_ID: clean}, networks, sigmas=(15, 50), inference=INFERENCE, seed=3)
-    answers = [(row[0].protocol, row[0].sigma, np.unique(images["final"]).tolist()) for row, images in runs]
+    settings = EvaluateSettings(seed=3, threads=1, levels={"sigma": (15, 50)})
+    levels = LevelRange(kind="sigma", lowest=0, highest=55, default=25)
+    runs = evaluate_held_out({IMAGE_ID: clean}, networks, settings, INFERENCE, levels=levels)
+    answers = [(row[0].protocol, row[0].level, np.unique(images["final"]).tolist()) for row, images in runs]
     assert answers == [
         (protocol, s, [s]) for s in (15, 50) for protocol in ("clipped", "unclipped", "jpeg85", "jpeg95")
     ]
@@ -119,7 +124,7 @@ def test_noise_belongs_to_the_photograph_and_level(clean):
 def test_the_summary_is_the_mean_over_photographs():
     """Two photographs of 30 and 32 dB make 31."""
     rows = [
-        Score(system="final", image_id=name, sigma=25, protocol="clipped", psnr=value, ssim=value / 100)
+        Score(system="final", image_id=name, level=25, protocol="clipped", psnr=value, ssim=value / 100)
         for name, value in [("a", 30.0), ("b", 32.0)]
     ]
     assert summarize(rows) == {"clipped": {"final": {"sigma_25": {"psnr": 31.0, "ssim": 0.31}}}}
@@ -128,7 +133,7 @@ def test_the_summary_is_the_mean_over_photographs():
 def test_bm3d_is_an_extra_that_says_how_to_get_it(clean, monkeypatch):
     """Without the package its name in the settings is refused with the command that installs it."""
     monkeypatch.setitem(sys.modules, "bm3d", None)
-    runs = evaluate_held_out({IMAGE_ID: clean}, {}, sigmas=(25,), inference=INFERENCE, seed=3, bm3d=True)
+    runs = evaluate_held_out({IMAGE_ID: clean}, {}, SETTINGS.model_copy(update={"bm3d": True}), INFERENCE)
     with pytest.raises(ConfigError, match=r"\.\[bm3d\]"):
         next(runs)
 
@@ -143,7 +148,7 @@ def test_a_photograph_smaller_than_the_tile_is_not_continued_by_mirroring(clean)
             return image
 
     inference = Inference(tile=256, halo=16, overlap=8)
-    runs = evaluate_held_out({IMAGE_ID: clean}, {"final": Sees()}, sigmas=(25,), inference=inference, seed=3)
+    runs = evaluate_held_out({IMAGE_ID: clean}, {"final": Sees()}, SETTINGS, inference)
     protocols = [row[0].protocol for row, _ in runs]
     assert clean.shape[:2] == (80, 100)
     assert protocols[0] == "clipped"

@@ -123,7 +123,7 @@ def test_an_unknown_name_is_told_with_near_ones(call, said):
     ("old", "new", "said"),
     [
         ("  full:", "  fully:", "scales"),
-        ("task: denoise", "task: denoising", "task"),
+        ("task: real-noise", "task: noise", "task"),
         ("common:", "commons:", "common"),
         ("  pretrain:\n", "  pretraining:\n", "pretraining"),
         ("- topic: noise", "- topic: noise: x", "not valid YAML"),

@@ -25,6 +25,13 @@ def test_levels_may_be_given(text):
     assert parse_protocol(text) == (PROTOCOLS["awgn"], (15, 25))
 
 
+def test_electrons_are_more_than_255():
+    """All other levels end there."""
+    assert parse_protocol("camera:300,20000")[1] == (300, 20000)
+    with pytest.raises(ConfigError, match="from 0 to 255 between"):
+        parse_protocol("awgn:300")
+
+
 def test_levels_are_the_published_ones_by_default():
     """Sigma 15, 25 and 50; none for the pairs."""
     assert parse_protocol("awgn")[1] == (15, 25, 50)
