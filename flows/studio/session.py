@@ -14,13 +14,13 @@ from typing import Any, Literal
 import numpy as np
 
 from flows.release.ledger import Ledger
-from flows.restore import How, Opened, choose, finished, open_restorer, saving_options
+from flows.restore import How, Opened, choose, decode_source, finished, open_restorer, saving_options
 from flows.restore_files import writable
 from relume import products
 from relume.curation.quality import image_noise, shrink
 from relume.errors import ConfigError, RelumeError
 from relume.home import place_of_release
-from relume.images import DecodedImage, decode, read_bytes, save_image, to_uint8
+from relume.images import SUFFIXES, DecodedImage, losses, read_bytes, save_image, to_uint8
 from relume.serving.served_model import read_serving
 
 THUMBNAIL = 144  # pixels of the longer side
@@ -45,6 +45,7 @@ class StudioImage:
         release: The model that restored it.
         seconds: Of the restoration.
         notes: What the user should know.
+        losses: What the result loses in each format that the page offers, by suffix; by an empty one in its own.
         error: Why it could not be restored.
         version: Counts its results, so that the page shows the newest.
     """
@@ -62,6 +63,7 @@ class StudioImage:
     release: str | None = None
     seconds: float | None = None
     notes: list[str] = field(default_factory=list)
+    losses: dict[str, list[str]] = field(default_factory=dict)
     error: str | None = None
     version: int = 0
 
@@ -140,7 +142,7 @@ class Session:
         return image
 
     def _read(self, file: Path, name: str) -> StudioImage:
-        decoded = decode(read_bytes(file), where=name, full=True)
+        decoded = decode_source(read_bytes(file), name)
         pixels = to_uint8(decoded.pixels)
         save_image(self._file(file.name, "before.png"), _shown(decoded, decoded.pixels))
         save_image(self._file(file.name, "thumbnail.png"), shrink(pixels, THUMBNAIL))
@@ -186,7 +188,11 @@ class Session:
             restoration = opened.restorer.restore(decoded.pixels, level=level, on_progress=progress)
             with open(self._file(image.key, "npy"), "wb") as file:
                 np.save(file, restoration.image, allow_pickle=False)
-            save_image(self._file(image.key, "after.png"), _shown(decoded, restoration.image))
+            result, metadata = finished(decoded, restoration.image, How())
+            save_image(self._file(image.key, "after.png"), to_uint8(result))
+            image.losses = {
+                suffix: losses(result, _saved_name(image, suffix), metadata) for suffix in ("", *SUFFIXES.values())
+            }
             note = restoration.levels.note(restoration.level) if restoration.levels else None
             image.notes = [*decoded.notes, *filter(None, [note])]
             image.level, image.release = restoration.level, restoration.release
@@ -204,7 +210,7 @@ class Session:
         return self._opened[product]
 
     def _decoded(self, image: StudioImage) -> DecodedImage:
-        return decode(read_bytes(self._folder / image.key), where=image.name, full=True)
+        return decode_source(read_bytes(self._folder / image.key), image.name)
 
     def preview(self, key: str, which: Preview) -> Path:
         """A PNG of an image.
@@ -236,7 +242,7 @@ class Session:
         return self._reader.submit(self._save, self.image(key), how, suffix).result()
 
     def _save(self, image: StudioImage, how: How, suffix: str | None) -> tuple[Path, str]:
-        name = Path(image.name).with_suffix(suffix) if suffix else writable(Path(image.name))
+        name = _saved_name(image, suffix)
         restored = np.load(self._file(image.key, "npy"), allow_pickle=False)
         decoded = self._decoded(image)
         pixels, metadata = finished(decoded, restored, how)
@@ -261,6 +267,10 @@ class Session:
 
     def _file(self, key: str, kind: str) -> Path:
         return self._folder / f"{key}.{kind}"
+
+
+def _saved_name(image: StudioImage, suffix: str | None) -> Path:
+    return Path(image.name).with_suffix(suffix) if suffix else writable(Path(image.name))
 
 
 def _shown(image: DecodedImage, restored: np.ndarray) -> np.ndarray:

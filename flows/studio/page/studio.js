@@ -2,11 +2,15 @@
 // The page keeps no state of its own but what is looked at: images and their results are the server's.
 
 const $ = (id) => document.getElementById(id);
-const say = (text) => { if ($("status").textContent !== text) $("status").textContent = text; };
+const say = (text) => {
+  const all = [...refused, text].join(" ");
+  if ($("status").textContent !== all) $("status").textContent = all;
+};
 const mode = () => document.querySelector("input[name=mode]:checked").value;
 
 let products = [];
 let images = [];
+let refused = []; // why files were not added, until an image is picked or files are added
 let current = null; // key of the image that is shown
 let shown = ""; // what the layers hold
 let polling = false;
@@ -36,6 +40,7 @@ const product = () => products.find((each) => each.name === $("product").value);
 // Images
 
 async function add(files) {
+  refused = [];
   for (const [number, file] of [...files].entries()) {
     say(`Reading ${file.name} (${number + 1} of ${files.length}) …`);
     try {
@@ -44,11 +49,11 @@ async function add(files) {
       if (!image()) show(added.key);
       await restore([added]);
     } catch (error) {
-      say(error.message);
-      await new Promise((done) => setTimeout(done, 1500)); // long enough to be read before the next image
+      refused.push(error.message);
     }
   }
-  follow();
+  await follow();
+  list();
 }
 
 async function restore(which) {
@@ -109,6 +114,7 @@ function list() {
   const chosen = image();
   $("restore").disabled = !chosen || busy(chosen);
   $("restore-all").disabled = !images.length || images.every(busy);
+  hints(chosen);
   enable($("save"), chosen?.version);
   enable($("save-all"), images.some((each) => each.version));
   if (!images.length) return say("Add photographs to begin. They stay on this machine.");
@@ -121,16 +127,29 @@ function list() {
   }
 }
 
+function hints(each) {
+  const level = each && levelFor(each);
+  const other = each?.product !== $("product").value || (level !== null && each.level !== null && level !== each.level);
+  $("stale").hidden = !each?.version || busy(each) || !other;
+  $("stale").textContent = `The image shows ${each?.product}${each?.level == null ? "" : ` at ${each.level}`} until it is restored again.`;
+  const lost = each?.losses[$("suffix").value] ?? [];
+  $("lost").hidden = !lost.length;
+  $("lost").textContent = lost.map((sentence) => `${sentence[0].toUpperCase()}${sentence.slice(1)}.`).join(" ");
+}
+
 function item(each) {
   const made = document.createElement("li");
   made.dataset.key = each.key;
   made.innerHTML = `<button type="button" class="pick"><img alt=""><span class="name"></span><span class="state"></span></button>
     <progress max="1" hidden></progress><button type="button" class="remove">×</button>`;
   made.querySelector("img").src = `/api/images/${each.key}/thumbnail.png`;
-  made.querySelector(".name").textContent = each.name;
+  made.querySelector(".name").textContent = made.querySelector(".pick").title = each.name;
   made.querySelector("progress").setAttribute("aria-label", `Progress of ${each.name}`);
   made.querySelector(".remove").setAttribute("aria-label", `Remove ${each.name}`);
-  made.querySelector(".pick").onclick = () => show(each.key);
+  made.querySelector(".pick").onclick = () => {
+    refused = [];
+    show(each.key);
+  };
   made.querySelector(".remove").onclick = () => remove(each.key).catch((error) => say(error.message));
   return made;
 }
@@ -294,11 +313,14 @@ function settings() {
   $("level-value").textContent = $("level").value;
 }
 
-$("product").onchange = settings;
-$("level-auto").onchange = settings;
+$("product").onchange = $("level-auto").onchange = () => {
+  settings();
+  list();
+};
 $("level").oninput = () => {
   $("level-auto").checked = false;
   settings();
+  list();
 };
 for (const id of ["blend", "divider"]) $(id).oninput = () => { draw(); list(); };
 for (const id of ["suffix", "keep"]) $(id).onchange = list;
@@ -312,7 +334,28 @@ $("files").onchange = () => {
   add(files);
 };
 
-// Files that are dropped anywhere
+// Files and folders that are dropped anywhere
+
+const known = new Set($("files").accept.split(",").filter((each) => each.startsWith(".")));
+const isImage = ({ name, type }) => type.startsWith("image/") || known.has(name.slice(name.lastIndexOf(".")).toLowerCase());
+
+async function imagesIn(folder) {
+  const reader = folder.createReader();
+  const found = [];
+  for (;;) { // a call gives a hundred entries at most
+    const entries = await new Promise((done, fail) => reader.readEntries(done, fail));
+    if (!entries.length) return found;
+    for (const each of entries) found.push(...(each.isFile ? [await fileOf(each)].filter(isImage) : await imagesIn(each)));
+  }
+}
+
+const fileOf = (entry) => new Promise((done, fail) => entry.file(done, fail));
+
+async function dropped(entries) {
+  const found = [];
+  for (const each of entries) found.push(...(each.isFile ? [await fileOf(each)] : await imagesIn(each)));
+  return found;
+}
 
 addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -324,7 +367,8 @@ addEventListener("dragleave", (event) => {
 addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dragging");
-  add([...event.dataTransfer.files]);
+  const entries = [...event.dataTransfer.items].map((each) => each.webkitGetAsEntry()).filter(Boolean);
+  dropped(entries).then(add).catch((error) => say(error.message));
 });
 new ResizeObserver(draw).observe($("stage"));
 

@@ -113,6 +113,38 @@ def test_results_are_saved_as_the_person_chose(page, photographs, tmp_path):
     assert download.value.suggested_filename == "restored.zip"
 
 
+def test_a_dropped_folder_gives_its_images(page, photographs, tmp_path):
+    """Those of folders inside as well; what is no image by its name is left out without a word."""
+    (tmp_path / "holiday" / "one").mkdir(parents=True)
+    photographs[0].rename(tmp_path / "holiday" / "cat.png")
+    photographs[1].rename(tmp_path / "holiday" / "one" / "astronaut.png")
+    (tmp_path / "holiday" / "notes.txt").write_text("no image")
+    box, browser = page.locator("#drop").bounding_box(), page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(tmp_path / "holiday")], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "dragOver", "drop"):
+        page.wait_for_timeout(200)  # for the page to take what comes before
+        browser.send("Input.dispatchDragEvent", {"type": kind, "x": box["x"] + 9, "y": box["y"] + 9, "data": data})
+    expect(page.locator("#images li.restored")).to_have_count(2, timeout=60_000)
+    expect(page.locator("#status")).not_to_contain_text("notes.txt")
+    assert {each.get_attribute("title") for each in page.locator(".pick").all()} == {"cat.png", "astronaut.png"}
+
+
+def test_what_is_not_as_it_looks_is_said(page, tmp_path):
+    """That settings do not apply to the image yet, and what the chosen format does not hold."""
+    save_image(tmp_path / "deep.png", skimage.data.chelsea()[:64, :96].astype(np.uint16) * 257)
+    stale, lost = page.locator("#stale"), page.locator("#lost")
+    add(page, tmp_path / "deep.png")
+    expect(stale).to_be_hidden()
+    page.get_by_label("Product").select_option("denoise")
+    expect(stale).to_have_text("The image shows photo until it is restored again.")
+    page.get_by_role("button", name="Restore", exact=True).click()
+    expect(page.locator("#status")).to_contain_text("by denoise", timeout=60_000)
+    expect(stale).to_be_hidden()
+    expect(lost).to_be_hidden()
+    page.get_by_label("Format").select_option(".jpg")
+    expect(lost).to_have_text("16-bit values were rounded to 8 bits, the most that JPEG holds here.")
+
+
 def test_it_is_used_by_keyboard(page, photographs):
     """Every control can be reached by Tab with its focus visible, and the stage zooms and moves by keys."""
     add(page, photographs[0])
@@ -180,6 +212,10 @@ def test_what_is_wrong_is_said_and_the_rest_goes_on(page, photographs, tmp_path)
     page.set_input_files("#files", [tmp_path / "notes.txt", photographs[0]])
     expect(page.locator("#status")).to_contain_text("The file is not an image: notes.txt")
     expect(page.locator("#images li.restored")).to_have_count(1, timeout=60_000)
+    expect(page.locator("#status")).to_contain_text("by photo")
+    expect(page.locator("#status")).to_contain_text("The file is not an image: notes.txt")  # until it was read
+    page.get_by_role("button", name="cat.png").first.click()
+    expect(page.locator("#status")).not_to_contain_text("notes.txt")
     page.reload()
     expect(page.locator("#images li.restored")).to_have_count(1)
     page.get_by_role("button", name="Remove cat.png").click()
