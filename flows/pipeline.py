@@ -1,7 +1,7 @@
 """Runs the graph as a Prefect flow, from the command line or from another flow."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flows.graph import read_graph
 from flows.lint import require_sound
@@ -9,13 +9,16 @@ from flows.prefect_settings import prefect_errors, use_local_prefect
 from flows.run_commit import check_repository
 
 
-def run(root: Path, home: Path, stages: list[str] | None = None) -> dict[str, Any]:
+def run(
+    root: Path, home: Path, stages: list[str] | None = None, runner: Literal["subprocess", "docker"] | None = None
+) -> dict[str, Any]:
     """Runs the stages of a checkout's graph that are not up to date, in parallel where the graph allows.
 
     Args:
         root: The top of a relume checkout.
         home: RELUME_HOME.
         stages: Stages to run with everything they need; all by default. A group's name stands for its stages.
+        runner: What runs the stages; `runner` of params.yaml when None.
 
     Returns:
         The flow's result, see `flows.pipeline_flow.pipeline`.
@@ -24,7 +27,9 @@ def run(root: Path, home: Path, stages: list[str] | None = None) -> dict[str, An
         GraphError: The graph breaks a rule or has no such stage; nothing was started.
         RepositoryError: The checkout is not the top of a git working tree.
         RunInProgressError: Another run is in progress in this checkout.
+        ServiceError: No container engine answers, and the runner needs one.
         StageFailedError: A stage failed. What finished is in dvc.lock.
+        UserError: An image of a stage is missing.
     """
     root, home = root.resolve(), home.resolve()
     # The flow checks this too, as it can be started by other means; here it saves the time to start Prefect.
@@ -39,6 +44,6 @@ def run(root: Path, home: Path, stages: list[str] | None = None) -> dict[str, An
 
     try:
         with prefect_errors(home):
-            return pipeline(str(root), stages, str(home))
+            return pipeline(str(root), stages, str(home), runner)
     except TerminationSignal:  # Prefect's own for SIGTERM
         raise KeyboardInterrupt from None

@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import prefect.runtime
 from prefect import flow, get_run_logger, task
@@ -32,6 +32,7 @@ from relume.errors import NOT_WORTH_RETRYING, RelumeError, StageFailedError
 from relume.home import relume_home
 from relume.ingestion.lists import list_in_use, own_list
 from relume.ingestion.sources import moved_files, read_sources
+from relume.params_file import read_values
 from relume.reading import read_as
 
 RETRY_DELAY_SECONDS = 2
@@ -42,7 +43,12 @@ class CheckoutError(RelumeError):
 
 
 @flow(name="pipeline", persist_result=True, result_serializer="json")
-def pipeline(repository: str, stages: list[str] | None = None, home: str | None = None) -> dict[str, Any]:
+def pipeline(
+    repository: str,
+    stages: list[str] | None = None,
+    home: str | None = None,
+    runner: Literal["subprocess", "docker"] | None = None,
+) -> dict[str, Any]:
     """Runs the stages of a checkout's graph that are not up to date.
 
     A retried run (`prefect flow-run retry`) uses the same commit again and does not repeat its finished
@@ -52,10 +58,11 @@ def pipeline(repository: str, stages: list[str] | None = None, home: str | None 
         repository: The top of a relume checkout.
         stages: Stages to run with everything they need; all by default.
         home: The folder of all local state; RELUME_HOME, or `.relume` in the checkout, when None.
+        runner: What runs the stages; `runner` of params.yaml when None.
 
     Returns:
-        `run`: name of the run, `commit`: its commit, `stages`: a list of `stage`, `outcome` (ran or cached)
-        and `seconds`.
+        `run`: name of the run, `commit`: its commit, `stages`: a list of `stage`, `outcome` (ran or cached),
+        `seconds` and, of one that ran in a container, `image`, the hash of its image.
 
     Raises:
         GraphError: The graph breaks a rule or has no such stage.
@@ -63,6 +70,8 @@ def pipeline(repository: str, stages: list[str] | None = None, home: str | None 
         StageFailedError: A stage failed; the others that could finish are in dvc.lock and checked out.
         CheckoutError: The outs could not be brought into the checkout.
         DvcLockedError: Another command of DVC works in the checkout.
+        ServiceError: No container engine answers, and the runner needs one.
+        UserError: An image of a stage is missing.
     """
     root = Path(repository).resolve()
     place = Path(home) if home else relume_home(root)
@@ -84,20 +93,36 @@ def pipeline(repository: str, stages: list[str] | None = None, home: str | None 
                 "made of them is taken from the cache as long as it can be; next: relume data scan"
             )
         printer.say(f"run {name} of commit {run.commit[:12]}, {len(chosen)} stages")
-        with _tracked(run, printer) as environment:
-            return _run_stages(graph, chosen, run, printer, environment)
+        loggers: dict[str, logging.Logger | logging.LoggerAdapter] = {}
+        environment: dict[str, str] = {}
+
+        def on_line(stage: str, line: str) -> None:
+            printer.line(stage, line)
+            loggers[stage].info(line)
+
+        chosen_runner = _runner(runner or read_values(root).value.get("runner"))(run, on_line, environment)
+        images = chosen_runner.check(list(chosen.values()))
+        with _tracked(run, printer, images) as tracking:
+            environment |= tracking
+            return _run_stages(graph, chosen, run, chosen_runner, printer, loggers)
+
+
+def _runner(name: str | None) -> type[SubprocessRunner]:
+    if name != "docker":
+        return SubprocessRunner
+    from flows.runners.docker import DockerRunner
+
+    return DockerRunner
 
 
 def _run_stages(
-    graph: Graph, chosen: dict[str, Stage], run: Run, printer: RunPrinter, environment: dict[str, str]
+    graph: Graph,
+    chosen: dict[str, Stage],
+    run: Run,
+    runner: Runner,
+    printer: RunPrinter,
+    loggers: dict[str, logging.Logger | logging.LoggerAdapter],
 ) -> dict[str, Any]:
-    loggers: dict[str, logging.Logger | logging.LoggerAdapter] = {}
-
-    def on_line(stage: str, line: str) -> None:
-        printer.line(stage, line)
-        loggers[stage].info(line)
-
-    runner = SubprocessRunner(run, on_line, environment)
     base = git(run.root, "show", f"{run.commit}:dvc.lock") + "\n" if _has_lock(run) else ""
     futures = _submit(chosen, run, base, runner, printer, loggers)
     try:
@@ -107,7 +132,11 @@ def _run_stages(
         raise
     write_lock(run.root, merge(read_lock(run.root), [result.entry for result in results], list(graph.stages)))
     _checkout(run.root, [out for result in results for out in chosen[result.stage].outs])
-    summary = [{"stage": r.stage, "outcome": r.outcome, "seconds": round(r.seconds, 2)} for r in results]
+    summary = [
+        {"stage": r.stage, "outcome": r.outcome, "seconds": round(r.seconds, 2)}
+        | ({"image": r.image} if r.image else {})
+        for r in results
+    ]
     _publish(chosen, summary, failures, run)
     if failures:
         left = [stage for stage in chosen if stage not in failures and stage not in {r.stage for r in results}]
@@ -251,8 +280,14 @@ def _publish(
 
 
 @contextlib.contextmanager
-def _tracked(run: Run, printer: RunPrinter) -> Iterator[dict[str, str]]:
-    """Opens the run in MLflow as the parent of its stages' runs; gives what the stages need of it."""
+def _tracked(run: Run, printer: RunPrinter, images: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Opens the run in MLflow as the parent of its stages' runs; gives what the stages need of it.
+
+    Args:
+        run: The run.
+        printer: Says it when the run cannot be tracked.
+        images: The container images of its stages, by name; they become tags.
+    """
     if not (run.root / "components" / "tracking.py").is_file():
         yield {}
         return
@@ -263,7 +298,9 @@ def _tracked(run: Run, printer: RunPrinter) -> Iterator[dict[str, str]]:
         if record.is_file():  # a retried run resumes its first one
             parent = read_as(RunRecord, record, next_step="remove it, and run the pipeline again").run
         else:
-            parent = start_pipeline_run(run.name, {"relume.run": run.name, "relume.commit": run.commit}, run.home)
+            tags = {"relume.run": run.name, "relume.commit": run.commit}
+            tags |= {f"relume.image.{name.replace(':', '.')}": image for name, image in images.items()}
+            parent = start_pipeline_run(run.name, tags, run.home)
             files.write_json(record, {"run": parent})
     except tracking_errors() as error:
         printer.say(f"warning: this pipeline run is not tracked in MLflow: {first_line(error)}")

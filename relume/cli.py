@@ -396,7 +396,14 @@ def pipeline() -> None:
     multiple=True,
     help="Your own photographs, in place of those listed before: a folder or s3://bucket/prefix; can be repeated.",
 )
-def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
+@click.option(
+    "--runner",
+    type=click.Choice(["subprocess", "docker"]),
+    help="Run stages as processes or in containers; in place of `runner` in params.yaml.",
+)
+def pipeline_run(
+    stages: tuple[str, ...], source: tuple[str, ...], runner: Literal["subprocess", "docker"] | None
+) -> None:
     """Run the graph with Prefect: the named STAGES and those before them.
 
     Without names, all stages. Finished stages whose inputs are the same are not repeated.
@@ -406,6 +413,7 @@ def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
       relume pipeline run
       relume pipeline run --source ~/Pictures
       relume pipeline run evaluate
+      relume pipeline run --runner docker
     """
     import flows.pipeline
     from flows.graph import SCHEMA
@@ -418,8 +426,8 @@ def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...]) -> None:
     if not stages and Path(SCHEMA).is_file():
         params = load_params(Path())
         _say_estimate(check_params(params), threads=params.training.threads)
-    with _resumed_by("relume pipeline run", *stages):
-        flows.pipeline.run(Path(), home, list(stages) or None)
+    with _resumed_by("relume pipeline run", *(["--runner", runner] if runner else []), *stages):
+        flows.pipeline.run(Path(), home, list(stages) or None, runner)
     if not stages:
         click.echo(f"report  {_short(home / 'reports' / 'index.html')}\nnext    relume release")
 

@@ -6,7 +6,7 @@ Each section's settings are beside the code that they are for. A stage reads its
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
@@ -118,6 +118,7 @@ class Params(Settings):
         export: How exact the export must be.
         package: What the package is for.
         release: What a candidate must reach before it may serve.
+        runner: What runs the stages of a pipeline run: processes of this machine, or containers of Docker or Podman.
     """
 
     recipe: UsedRecipe | None = None
@@ -134,6 +135,7 @@ class Params(Settings):
     export: ExportSettings
     package: PackageSettings
     release: ReleaseSettings
+    runner: Literal["subprocess", "docker"] = "subprocess"
 
     @field_validator("release")
     @classmethod

@@ -17,7 +17,7 @@ from relume.params import Params
 from relume.settings import Settings
 
 PLAIN = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "any"}
-OTHERS = {"release": ["relume release"]}  # what reads a section beside the stages
+OTHERS = {"release": ["relume release"], "runner": ["relume pipeline run"]}  # what reads a section beside the stages
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "entries, at least"}
 
 
@@ -33,7 +33,11 @@ def params_page(root: Path) -> str:
     for name, field in Params.model_fields.items():
         section = field.alias or name
         read_by = ", ".join(f"`{reader}`" for reader in readers.get(section, OTHERS.get(section, ()))) or "no stage"
-        model = next(_settings_in(field.annotation))
+        model = next(_settings_in(field.annotation), None)
+        if model is None:  # one value
+            kind = f"{_type(field.annotation)}; by default {_default(field)}."
+            parts.append(f"## {section}\n\n{meanings[name]} Read by {read_by}. One of {kind}\n")
+            continue
         done.add(model)
         parts.append(f"## {section}\n\n{meanings[name]} Read by {read_by}.\n\n{_table(model)}")
         waiting += _nested(model)

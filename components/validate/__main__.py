@@ -13,7 +13,7 @@ from relume.params_file import load_section
 def main() -> None:
     """Writes validation.json and the Data Docs, prints warnings, and fails on what is critical."""
     settings = load_section("validate", ValidateSettings)
-    docs = relume_home() / "data_docs"
+    docs = relume_home() / "validation" / "data_docs"
     outcomes = validate("data/ingested", "data/curated", settings, docs=docs)
     with atomic_folder("data/validation") as folder:
         write_json(folder / "validation.json", [asdict(outcome) for outcome in outcomes])

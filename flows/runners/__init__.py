@@ -49,16 +49,31 @@ class StageResult:
         outcome: `ran`, or `cached` when DVC had its outs already.
         seconds: Wall time from the moment that the stage had its cores, the runner's own work included.
         entry: The stage's dvc.lock entry, as `flows.lock.entry_of` gives it.
+        image: Hash of the container image that it ran in, if it did.
     """
 
     stage: str
     outcome: Literal["ran", "cached"]
     seconds: float
     entry: str
+    image: str | None = None
 
 
 class Runner(Protocol):
     """Runs the stages of one run, several at once when it is called from several threads."""
+
+    def check(self, stages: list[Stage]) -> dict[str, str]:
+        """Refuses stages that could not start, before any of them does.
+
+        Args:
+            stages: All stages of the run.
+
+        Returns:
+            The hash of each container image that they run in, by its name.
+
+        Raises:
+            UserError: Something that one of them needs is missing; says how to get it.
+        """
 
     def run(self, stage: Stage, lock: str) -> StageResult:
         """Runs one stage to its end.

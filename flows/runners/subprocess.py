@@ -107,6 +107,10 @@ class SubprocessRunner:
                 entry=entry,
             )
 
+    def check(self, stages: list[Stage]) -> dict[str, str]:
+        """See `flows.runners.Runner.check`: a process needs nothing beforehand."""
+        return {}
+
     def cancel(self) -> None:
         """See `flows.runners.Runner.cancel`."""
         self._cancelled.set()
@@ -145,7 +149,9 @@ class SubprocessRunner:
         commands.append(["repro", "--single-item", *pull, stage.name])
         for command in commands:
             if why := self._dvc(stage, clone, command, seen):
-                raise self._failure(stage, why, seen)
+                log = os.path.relpath(self._run.log(stage), self._run.root)
+                output = f"the last lines of {log}:" + "".join(f"\n        {line}" for line in seen.tail)
+                raise self._failure(stage, why, seen.exit_code, output)
         return not seen.ran
 
     def _dvc(self, stage: Stage, clone: Path, arguments: list[str], seen: "_Output") -> str | None:
@@ -180,19 +186,19 @@ class SubprocessRunner:
                 if time.monotonic() > deadline:
                     return f"it ran longer than its {stage.meta['timeout']} seconds (meta.timeout in dvc.yaml)"
         finally:
-            # This ends what the stage itself left running, too.
-            stop_process(self._run.stage_folder(stage), PROCESS, grace=GRACE_SECONDS)
+            self._stop(stage)  # what the stage itself left running, too
         return None
 
-    def _failure(self, stage: Stage, why: str, seen: "_Output") -> StageFailedError:
-        log = os.path.relpath(self._run.log(stage), self._run.root)
-        tail = "".join(f"\n        {line}" for line in seen.tail)
-        settled = seen.exit_code in NOT_WORTH_RETRYING
+    def _stop(self, stage: Stage) -> None:
+        stop_process(self._run.stage_folder(stage), PROCESS, grace=GRACE_SECONDS)
+
+    def _failure(self, stage: Stage, why: str, exit_code: int, output: str) -> StageFailedError:
+        settled = exit_code in NOT_WORTH_RETRYING
         return StageFailedError(
             "The stage failed",
-            exit_code=seen.exit_code if settled else StageFailedError.exit_code,
+            exit_code=exit_code if settled else StageFailedError.exit_code,
             where=stage.name,
-            why=f"{why}; the last lines of {log}:{tail}",
+            why=f"{why}; {output}",
             next_step=("fix what its message names, then run " if settled else "run ") + "`relume pipeline run`",
         )
 
@@ -237,14 +243,23 @@ class _Output:
 
 
 def end_leftovers(home: Path) -> None:
-    """Ends the processes and removes the clones that earlier runs left, killed or failed ones.
+    """Ends the processes and containers and removes the clones that earlier runs left, killed or failed ones.
 
     Call it only while holding the driver's lock: with it, every clone there is belongs to a run that is over.
 
     Args:
         home: RELUME_HOME.
+
+    Raises:
+        ServiceError: There may be containers, and no engine answers.
     """
     for record in (home / "runs").glob(f"*/*/{PROCESS}.json"):
         stop_process(record.parent, PROCESS, grace=GRACE_SECONDS)
+    if records := list((home / "runs").glob("*/*/container.json")):
+        from flows.runners.docker import connect, end_containers
+
+        engine = connect()
+        for record in records:
+            end_containers(record.parent, engine)
     for clone in (home / "runs").glob("*/*/clone"):
         shutil.rmtree(clone.parent)

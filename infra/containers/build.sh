@@ -1,34 +1,64 @@
 #!/bin/sh
-# Builds the container images of the named stages, or of all: sh infra/containers/build.sh [STAGE...]
-# Images are called relume-<stage>:<tag>, as `meta.image` in dvc.yaml says. Environment variables:
-#   ENGINE       podman or docker; the first that is installed by default
+# Builds the images of the named kinds of steps, or of all: sh infra/containers/build.sh [data|training|evaluation...]
+# Images are called relume-<kind>:<tag>, as `meta.image` in dvc.yaml says. pip's settings on this machine, its
+# certificates and its local folders are handed to the build and stay out of the images. Environment variables:
+#   ENGINE       `docker` builds with Docker; podman.sh does by default
 #   TAG          `latest` by default
 #   BUILD_ARGS   more arguments for the build, such as --build-arg BASE_IMAGE=...
 set -eu
 
-cd "$(dirname "$0")/../.."
-engine=${ENGINE:-$(command -v podman || command -v docker || true)}
-if [ -z "$engine" ]; then
-    echo "error: neither podman nor docker is installed" >&2
-    echo "  next: run sudo apt-get install podman" >&2
-    exit 1
-fi
-if [ $# -eq 0 ]; then
-    set -- $(for file in components/*/requirements.txt; do basename "$(dirname "$file")"; done)
-fi
-ignore=
-case $engine in
-    *podman) ignore="--ignorefile infra/containers/Containerfile.dockerignore" ;;
-esac
-for stage; do
-    if [ ! -f "components/$stage/requirements.txt" ]; then
-        echo "error: there is no stage of this name: $stage" >&2
-        echo "  next: choose one of: $(cd components && echo */requirements.txt | sed 's,/requirements.txt,,g')" >&2
-        exit 2
+cd -P "$(dirname "$0")/../.."
+[ $# -gt 0 ] || set -- data training evaluation
+for kind; do
+    case $kind in
+        data | training | evaluation) ;;
+        *)
+            echo "error: there is no kind of step of this name: $kind" >&2
+            echo "  next: choose one of: data training evaluation" >&2
+            exit 2
+            ;;
+    esac
+done
+
+# The commit that last changed what images are made of: later ones give the same image.
+made_of="constraints.txt components infra/containers"
+# shellcheck disable=SC2086  # several words
+commit=$(git log -1 --format=%H -- $made_of)$(git diff --quiet HEAD -- $made_of || echo -dirty)
+# A name of this machine's says nothing elsewhere, and a password in an address is not for images.
+source=$(git remote get-url origin 2>/dev/null | sed -n 's,^\([a-z]*://\)\([^/@]*@\)\{0,1\},\1,p' || true)
+
+# pip's own view of its settings, the strongest first, as one file.
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+python=$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)
+{
+    echo "[global]"
+    "$python" -m pip config list | sed -n "s/^[^.]*\.\([a-z-]*\)='\(.*\)'\$/\1 = \2/p" | sed 's/\\n/ /g' |
+        awk '!seen[$1]++'
+} >"$folder/pip.conf"
+set_up="--secret id=pip,src=$folder/pip.conf"
+label="--label org.opencontainers.image"
+if [ "${ENGINE:-}" = docker ]; then
+    engine="docker"
+else
+    engine="sh infra/containers/podman.sh"
+    set_up="$set_up --isolation=chroot --ignorefile infra/containers/Containerfile.dockerignore"
+    # The pages of an index on this disk link to files beside their folder.
+    for place in $(sed 's,file://\(/[^ ]*\)/[^/ ]*,\1,g' "$folder/pip.conf") /etc/ssl/certs/ca-certificates.crt; do
+        case $place in
+            /*) [ ! -e "$place" ] || set_up="$set_up --volume $place:$place:ro" ;;
+        esac
+    done
+    if $engine image exists localhost/relume-base; then
+        set_up="$set_up --pull=never --build-arg BASE_IMAGE=localhost/relume-base"
     fi
-    image=relume-$(echo "$stage" | tr _ -):${TAG:-latest}
+fi
+
+for kind; do
+    image=relume-$kind:${TAG:-latest}
     echo "building $image"
-    # shellcheck disable=SC2086  # both hold several words or none
-    "$engine" build $ignore ${BUILD_ARGS:-} --build-arg "COMPONENT=$stage" --target step \
-        --file infra/containers/Containerfile --tag "$image" .
+    # shellcheck disable=SC2086  # all hold several words
+    $engine build $set_up ${BUILD_ARGS:-} --target "$kind" --file infra/containers/Containerfile --tag "$image" \
+        $label.title="relume-$kind" $label.licenses=Apache-2.0 $label.revision="$commit" $label.source="$source" .
+    $engine image inspect --format "$image {{.Size}} bytes" "$image"
 done

@@ -8,9 +8,11 @@ tracked list.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from relume.home import private_home
-from relume.ingestion.sources import SourcesChange, write_sources
+from relume.ingestion.sources import SourcesChange, read_sources, write_sources
 
 LIST = "sources.json"
 
@@ -19,6 +21,12 @@ def own_list(home: Path) -> Path | None:
     """The user's own list, or None while the tracked one is in use."""
     path = home / LIST
     return path if path.is_file() else None
+
+
+def source_folders(path: Path) -> list[Path]:
+    """The folders of this machine that a list names as sources."""
+    addresses = map(urlsplit, read_sources(path)["sources"])
+    return [Path(url2pathname(address.path)) for address in addresses if address.scheme == "file"]
 
 
 def list_in_use(root: Path, home: Path) -> Path:

@@ -50,7 +50,7 @@ def test_the_three_steps_prepare_the_built_in_photographs(workspace):
     outcomes = json.loads((workspace / "data/validation/validation.json").read_text())
     assert len(outcomes) > 30
     assert all(outcome["success"] for outcome in outcomes)
-    assert (workspace / "home/data_docs/index.html").is_file()
+    assert (workspace / "home/validation/data_docs/index.html").is_file()
     before = sha256_folder(workspace / "data")
     for name in ("ingest", "curate"):
         assert step(name, workspace).returncode == 0

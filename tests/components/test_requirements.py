@@ -71,16 +71,22 @@ def test_requirements_are_the_imports(graph, step):
 
 
 def test_every_requirement_is_pinned():
-    """Each listed package, and the runner's, has its version in constraints.txt."""
+    """Each listed package has its version in constraints.txt."""
     pinned = {normal(name) for name in re.findall(r"(?m)^([\w.-]+)==", Path("constraints.txt").read_text())}
-    files = [*Path("components").glob("*/requirements.txt"), Path("infra/containers/runner.txt")]
+    files = list(Path("components").glob("*/requirements.txt"))
     assert len(files) > 1
     for file in files:
         assert listed(file) <= pinned, file
 
 
-def test_images_are_named_as_the_graph_names_them(graph):
-    """The build script calls an image as `meta.image` of its stage does."""
-    for stage in graph.stages.values():
-        step = stage.component.partition(".")[2]
-        assert stage.meta["image"] == f"relume-{step.replace('_', '-')}"
+def test_an_image_holds_what_its_stages_need(graph):
+    """A target of the build file installs the requirements of the stages that name its image, and no others."""
+    text = Path("infra/containers/Containerfile").read_text()
+    targets = dict(re.findall(r"(?ms)^FROM \S+ AS (\w+)\n(.*?)(?=^FROM|\Z)", text))
+    for image in {stage.meta["image"] for stage in graph.stages.values()}:
+        kind = image.removeprefix("relume-")
+        steps = {stage.component.partition(".")[2] for stage in graph.stages.values() if stage.meta["image"] == image}
+        copied = re.findall(r"COPY components/(\w+)/requirements.txt /requirements/\1.txt", targets[kind])
+        installed = re.search(r"install.sh ([\w ]+)\n", targets[kind])[1].split()
+        assert set(copied) == set(installed) == steps
+        assert kind in re.search(r"set -- ([a-z ]+)\n", Path("infra/containers/build.sh").read_text())[1].split()

@@ -25,7 +25,7 @@ def built_template(toy_template: Toy, tmp_path_factory: pytest.TempPathFactory) 
     """A toy whose graph `dvc repro` has run: cache, outs and dvc.lock are there, the journal is empty again."""
     toy = copy_toy(toy_template, tmp_path_factory.mktemp("built"))
     toy.shell("dvc", "repro")
-    (toy.home / "journal").unlink()
+    (toy.notes / "journal").unlink()
     return toy
 
 

@@ -97,7 +97,7 @@ def test_a_failed_stage_keeps_what_finished(toy):
         assert part in errors
     # A user's mistake is not tried again, although the stage has a retry.
     assert toy.ran().count("pretrain@two") == 1
-    (toy.home / "fail-pretrain@two").unlink()
+    (toy.notes / "fail-pretrain@two").unlink()
     assert toy.outcomes() == {"first": "cached", "pretrain@one": "cached", "pretrain@two": "ran", "last": "ran"}
 
 

@@ -14,7 +14,7 @@ def test_a_broken_store_does_not_end_a_pipeline_run(tmp_path, monkeypatch):
         (tmp_path / file).write_bytes(b"no database" * 100)
     run = Run(name="r1", root=tmp_path, commit="c" * 40, store=Store(cache=tmp_path, remote=None), home=tmp_path)
     lines: list[str] = []
-    with _tracked(run, RunPrinter(["first"], lines.append)) as environment:
+    with _tracked(run, RunPrinter(["first"], lines.append), {}) as environment:
         assert environment == {}
     (line,) = lines
     assert line.startswith("warning: this pipeline run is not tracked in MLflow: ")

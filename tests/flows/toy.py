@@ -79,28 +79,28 @@ WORK = '''\
 """What the toy steps share: they write down that they ran, and can be told to sleep, fail or print."""
 import os, pathlib, sys, time
 
-HOME = pathlib.Path(os.environ["RELUME_HOME"])
+NOTES = pathlib.Path(os.environ["RELUME_HOME"]) / "cache"  # a folder that steps in containers see
 
 
 def told(what, stage):
-    file = HOME / f"{what}-{stage}"
+    file = NOTES / f"{what}-{stage}"
     return file.read_text() if file.is_file() else ""
 
 
 def work(stage, reads, out):
-    with open(HOME / "journal", "a") as journal:
+    with open(NOTES / "journal", "a") as journal:
         journal.write(f"{stage} start {time.time()}\\n")
     print(f"{stage} says hello")
     time.sleep(float(told("sleep", stage) or 0))
     if code := told("fail", stage):
         if code.startswith("once "):
-            (HOME / f"fail-{stage}").unlink()
+            (NOTES / f"fail-{stage}").unlink()
         print(f"error: {stage} was told to fail", file=sys.stderr)
         sys.exit(int(code.split()[-1]))
     text = "".join(file.read_text() for place in reads for file in sorted(pathlib.Path(place).rglob("*.txt")))
     pathlib.Path(out).mkdir(parents=True)
     (pathlib.Path(out) / "out.txt").write_text(f"{stage}\\n{text}")
-    with open(HOME / "journal", "a") as journal:
+    with open(NOTES / "journal", "a") as journal:
         journal.write(f"{stage} end {time.time()}\\n")
 '''
 
@@ -122,7 +122,7 @@ class Toy:
     """A repository with the tiny graph, and what its steps did."""
 
     def __init__(self, root: Path, home: Path):
-        self.root, self.home = root, home
+        self.root, self.home, self.notes = root, home, home / "cache"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -170,12 +170,11 @@ class Toy:
 
     def tell(self, what: str, stage: str, value: object) -> None:
         """Tells a step to `sleep` seconds, or to `fail` with an exit code (`once 1` for its first time only)."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        (self.home / f"{what}-{stage}").write_text(str(value))
+        (self.notes / f"{what}-{stage}").write_text(str(value))
 
     def journal(self) -> list[tuple[str, str, float]]:
         """What the steps wrote down: stage, `start` or `end`, and when."""
-        file = self.home / "journal"
+        file = self.notes / "journal"
         rows = [line.split() for line in file.read_text().splitlines()] if file.is_file() else []
         return [(stage, what, float(when)) for stage, what, when in rows]
 
@@ -193,8 +192,8 @@ class Toy:
 def make_toy(root: Path, home: Path) -> Toy:
     """Makes the repository with one commit, and the folder of local state."""
     root.mkdir(parents=True)
-    home.mkdir(parents=True)
     toy = Toy(root, home)
+    toy.notes.mkdir(parents=True)
     toy.shell("git", "init", "--quiet", "--initial-branch", "main")
     toy.shell("dvc", "init", "--quiet")
     toy.shell("dvc", "config", "core.autostage", "false")
@@ -202,7 +201,7 @@ def make_toy(root: Path, home: Path) -> Toy:
     toy.write(".dvcignore", "__pycache__/\n")
     toy.write("dvc.yaml", DVC_YAML)
     toy.write("params.yaml", PARAMS_YAML)
-    toy.write("sources.json", json.dumps({"files": []}))
+    toy.write("sources.json", json.dumps({"sources": [], "files": []}))
     toy.write("components/__init__.py", '"""The steps."""\n')
     toy.write("components/work.py", WORK)
     for name, text in STEPS.items():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from relume.ingestion.lists import list_in_use, own_list, update_list
+from relume.ingestion.lists import list_in_use, own_list, source_folders, update_list
 from relume.ingestion.sources import PACKAGES, read_sources
 
 
@@ -63,3 +63,14 @@ def test_tracked_makes_the_own_list_the_checkouts(places, tmp_path):
     assert (change.path, change.replaced) == (root / "sources.json", ())
     assert read_sources(root / "sources.json")["sources"] == [(tmp_path / "a").as_uri()]
     assert own_list(home) is None
+
+
+def test_source_folders_are_the_folders_of_this_machine(places, tmp_path):
+    """A folder with blanks and signs in its name is found as it is; packages are no folder."""
+    _, home = places
+    folder = tmp_path / "my photos, 50% ünd more?"
+    folder.mkdir()
+    Image.new("RGB", (80, 80)).save(folder / "a.png")
+    root = places[0]
+    update_list(root, home, [folder, PACKAGES])
+    assert source_folders(list_in_use(root, home)) == [folder]
