@@ -1,8 +1,12 @@
 """What the report says of the stages."""
 
+import numpy as np
 import pytest
 
-from flows.report import _helped, _table, _weak
+from flows.report import PROTOCOLS, _helped, _image_rows, _table, _weak
+from relume.evaluation.card import PAIRS
+from relume.evaluation.tasks import TASKS
+from relume.images import save_image
 
 
 def scores(gains):
@@ -31,6 +35,36 @@ def test_a_stage_helped_only_where_photographs_can_tell(gains, verdict):
     assert row["gain"] == pytest.approx(sum(gains) / len(gains))
     assert row["verdict"] == verdict
     assert (row["interval"] is None) == (len(gains) < 5)
+
+
+def test_a_task_without_filters_is_shown_beside_its_input(tmp_path):
+    """The final model is compared with the decoded JPEG, and the images are those of the lowest quality."""
+    systems = {"jpeg": 28.0, "average": 30.0, "ensemble": 30.0, "final": 30.5}
+    rows = [
+        {"system": system, "image_id": image, "level": quality, "protocol": "jpeg", "psnr": psnr + quality / 10}
+        for image in ("00aa", "00bb")
+        for quality in (10.0, 40.0)
+        for system, psnr in systems.items()
+    ]
+    last = _helped(rows)[-1]
+    assert (last["title"], last["gain"]) == ("the final model against decoded JPEG", pytest.approx(2.5))
+    for image in ("00aa", "00bb"):
+        for shown in ("jpeg", "final", "clean"):
+            path = tmp_path / "reports" / "evaluation" / "pictures" / f"{image}_{shown}.png"
+            save_image(path, np.zeros((32, 32, 3), np.uint8))
+    first, _ = _image_rows(tmp_path, rows)
+    assert [(cell["title"], cell["psnr"]) for cell in first["cells"]] == [
+        ("decoded JPEG, quality 10", 29.0),
+        ("restored", 31.5),
+        ("clean", None),
+    ]
+    assert _weak({"final": {"quality_10": {"psnr": 30.0}}}) == []
+
+
+def test_every_protocol_of_a_task_has_a_title():
+    """A table of the report that lacks one would not be shown."""
+    measured = {protocol for task in TASKS.values() for each in task.degradations for protocol in each.protocols}
+    assert set(PROTOCOLS) == measured | {PAIRS}
 
 
 def test_a_level_at_which_a_filter_is_better_is_said():

@@ -508,7 +508,7 @@ def test_a_damaged_package_is_refused(home, root):
 
 
 def test_a_package_of_another_product_is_refused(home, root):
-    """A package whose product is not the one that params.yaml names is refused before anything starts."""
+    """A package whose product is not the one that recipe.yaml names is refused before anything starts."""
     put_package(root, product="dejpeg")
     with pytest.raises(UserError, match=r"dejpeg, and package\.product in recipe\.yaml is denoise"):
         release_package(root, home, lineage=LINEAGE)
