@@ -19,9 +19,9 @@ from flows.graph import Stage
 from flows.runners import Run, StageResult
 from flows.runners.container import ENGINE_ERRORS, LABEL, OUT_OF_MEMORY, RECORD, end_containers
 from flows.runners.subprocess import SubprocessRunner
-from relume.errors import ServiceError, StageFailedError, UserError
+from relume.errors import ConfigError, ServiceError, StageFailedError, UserError
 from relume.files import write_json, write_text
-from relume.home import sqlite_file
+from relume.home import sqlite_file, tracking_uri
 from relume.ingestion.lists import LIST, source_folders
 
 # The folders of RELUME_HOME that steps write: caches, checkpoints, MLflow's database and artifacts, Data Docs.
@@ -59,9 +59,18 @@ class DockerRunner(SubprocessRunner):
     ):
         super().__init__(run, on_line, environment, cores)
         self._engine = connect()
+        self._images: dict[str, str] = {}  # by stage: a tag may point to another one when the stage ends
 
     def check(self, stages: list[Stage]) -> dict[str, str]:
         """See `flows.runners.Runner.check`."""
+        address = tracking_uri(self._run.home)
+        if (database := sqlite_file(address)) and not database.is_relative_to(self._run.home / "mlflow"):
+            raise ConfigError(
+                "Steps in containers cannot write to this database",
+                where=f"MLFLOW_TRACKING_URI={address}",
+                why=f"of SQLite's databases they see those in {self._run.home / 'mlflow'}",
+                next_step="unset MLFLOW_TRACKING_URI, or set it to an MLflow server's address",
+            )
         return {stage.meta["image"]: self._image(stage) for stage in stages}
 
     def run(self, stage: Stage, lock: str) -> StageResult:
@@ -78,7 +87,7 @@ class DockerRunner(SubprocessRunner):
                 why=error,
                 next_step="start it again, then run `relume pipeline run`, which removes what is left of the stage",
             ) from None
-        return dataclasses.replace(result, image=self._image(stage)) if result.outcome == "ran" else result
+        return dataclasses.replace(result, image=self._images[stage.name]) if result.outcome == "ran" else result
 
     def _image(self, stage: Stage) -> str:
         """The hash of the stage's image, which names it whatever the tag points to."""
@@ -101,6 +110,7 @@ class DockerRunner(SubprocessRunner):
             for name, value in self._stage_environment(stage).items()
             if name.startswith(_HANDED_ON) or name.lower().endswith("_proxy") or name in self._environment
         }
+        self._images[stage.name] = self._image(stage)
         create = self._container(stage, clone, environment)
         write_json(folder / RECORD, {"outs": stage.outs, "environment": list(environment), "create": create})
         program = Path(__file__).with_name("container.py")
@@ -118,17 +128,14 @@ class DockerRunner(SubprocessRunner):
             read += source_folders(clone / LIST)
         # Such as a file of credentials or of certificates.
         read += [Path(value) for value in environment.values() if os.path.isabs(value) and os.path.isfile(value)]
-        for name in STATE:
-            (self._run.home / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-            written.append(self._run.home / name)
-        if (database := sqlite_file(environment["MLFLOW_TRACKING_URI"])) and database.parent not in written:
-            written.append(database.parent)
-        if user != os.geteuid():
-            for place in written[1:]:
-                _hand_over(place, user)
+        for folder in (self._run.home / name for name in STATE):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            written.append(folder)
+            if user != os.geteuid():
+                _hand_over(folder.resolve(), user)
         gpus = [docker.types.DeviceRequest(count=meta["gpu"], capabilities=[["gpu"]])] if meta["gpu"] else None
         return {
-            "image": self._image(stage),
+            "image": self._images[stage.name],
             "labels": {LABEL: str(clone.parent)},
             "user": f"{user}:{os.getegid() or USER}",
             "working_dir": str(clone),

@@ -21,8 +21,8 @@ for kind; do
 done
 
 # The commit that last changed what images are made of: later ones give the same image.
-made_of="constraints.txt components infra/containers"
-# shellcheck disable=SC2086  # several words
+made_of="constraints.txt components/*/requirements.txt infra/containers/Containerfile infra/containers/install.sh"
+# shellcheck disable=SC2086  # several words, and a pattern
 commit=$(git log -1 --format=%H -- $made_of)$(git diff --quiet HEAD -- $made_of || echo -dirty)
 # A name of this machine's says nothing elsewhere, and a password in an address is not for images.
 source=$(git remote get-url origin 2>/dev/null | sed -n 's,^\([a-z]*://\)\([^/@]*@\)\{0,1\},\1,p' || true)
@@ -36,7 +36,7 @@ python=$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)
     "$python" -m pip config list | sed -n "s/^[^.]*\.\([a-z-]*\)='\(.*\)'\$/\1 = \2/p" | sed 's/\\n/ /g' |
         awk '!seen[$1]++'
 } >"$folder/pip.conf"
-set_up="--secret id=pip,src=$folder/pip.conf"
+set_up="--secret id=pip,src=$folder/pip.conf --build-arg COMMIT=$commit --build-arg SOURCE=$source"
 label="--label org.opencontainers.image"
 if [ "${ENGINE:-}" = docker ]; then
     engine="docker"
@@ -59,6 +59,6 @@ for kind; do
     echo "building $image"
     # shellcheck disable=SC2086  # all hold several words
     $engine build $set_up ${BUILD_ARGS:-} --target "$kind" --file infra/containers/Containerfile --tag "$image" \
-        $label.title="relume-$kind" $label.licenses=Apache-2.0 $label.revision="$commit" $label.source="$source" .
+        $label.title="relume-$kind" $label.licenses=Apache-2.0 .
     $engine image inspect --format "$image {{.Size}} bytes" "$image"
 done

@@ -16,7 +16,7 @@ from flows.run_commit import commit_run
 from flows.runners import Run, StageCancelledError
 from flows.runners.docker import DockerRunner, ImageMissingError
 from flows.runners.subprocess import end_leftovers
-from relume.errors import ServiceError, StageFailedError
+from relume.errors import ConfigError, ServiceError, StageFailedError
 from relume.home import tracking_uri
 from tests.flows.runners.conftest import containers, serve
 from tests.flows.tiny import make_tiny
@@ -191,6 +191,13 @@ def test_a_missing_image_says_which_command_builds_it(engine, toy):
         assert "sh infra/containers/build.sh absent" in str(caught.value)
 
 
+def test_a_database_that_containers_do_not_see_is_refused(engine, toy, monkeypatch, tmp_path):
+    """Only a database in the home's own folder is handed to steps: others have folders that are not relume's."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mine.db")
+    with pytest.raises(ConfigError, match=r"mine\.db"):
+        runner_of(toy).check(list(read_graph(toy.root).stages.values()))
+
+
 def test_without_an_engine_the_message_says_what_to_start(toy, monkeypatch):
     """An address where nothing answers is one message."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/socket")
@@ -268,14 +275,23 @@ def test_an_interrupted_flow_leaves_no_container(engine, toy):
 
 
 @exhaustive
-def test_every_image_is_labelled_lists_what_it_holds_and_is_no_root(engine):
-    """Labels of commit and licence, a user that is not root, a list of parts; data carries no PyTorch."""
+def test_every_image_is_built_labelled_lists_what_it_holds_and_is_no_root(engine):
+    """Labels of the commit and the licence, a user that is not root, a list of parts; data carries no PyTorch."""
+    built = subprocess.run(["sh", "infra/containers/build.sh"], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    made_of = [
+        "constraints.txt",
+        "components/*/requirements.txt",
+        "infra/containers/Containerfile",
+        "infra/containers/install.sh",
+    ]
+    commit = subprocess.run(["git", "log", "-1", "--format=%H", "--", *made_of], capture_output=True, text=True).stdout
     for kind in ("data", "training", "evaluation"):
         image = engine.images.get(f"relume-{kind}")
+        assert f"relume-{kind}:latest {image.attrs['Size']} bytes" in built.stdout
         labels = {name.rpartition(".")[2]: value for name, value in image.labels.items()}
         assert (labels["title"], labels["licenses"]) == (f"relume-{kind}", "Apache-2.0")
-        commit = labels["revision"].removesuffix("-dirty")
-        assert subprocess.run(["git", "cat-file", "-e", commit]).returncode == 0
+        assert labels["revision"].removesuffix("-dirty") == commit.strip()
         assert image.attrs["Config"]["User"] == "10001:10001"
         code = (
             "import json; parts = json.load(open('/opt/relume/sbom.cdx.json'))['components'];"
@@ -284,6 +300,15 @@ def test_every_image_is_labelled_lists_what_it_holds_and_is_no_root(engine):
         listed = engine.containers.run(image, ["python", "-c", code], remove=True, network_mode="none", read_only=True)
         assert ("torch" in listed.decode().split()) == (kind != "data")
         assert "numpy" in listed.decode().split()
+
+
+def test_an_unknown_kind_of_image_is_refused_with_those_there_are():
+    """The build says which kinds there are, before it builds any."""
+    done = subprocess.run(["sh", "infra/containers/build.sh", "data", "dta"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: there is no kind of step of this name: dta\n  next: choose one of: data training evaluation\n"
+    )
 
 
 @exhaustive
@@ -298,8 +323,8 @@ def test_the_real_graph_in_containers(engine, tmp_path, monkeypatch):
     in_containers = make_tiny(tmp_path / "boxes", tmp_path / "boxes-home")
     params = (in_containers.root / "params.yaml").read_text()
     in_containers.write("params.yaml", params.replace("runner: subprocess", "runner: docker"))
-    result, out, _ = in_containers.run(seconds=1800)
     ids = {f"relume-{kind}": engine.images.get(f"relume-{kind}").id for kind in ("data", "training", "evaluation")}
+    result, out, _ = in_containers.run(seconds=1800)
     graph = read_graph(in_containers.root)
     for row in result["stages"]:
         assert (row["outcome"], row["image"]) == ("ran", ids[graph.stages[row["stage"]].meta["image"]]), out
