@@ -119,7 +119,7 @@ def restore_file(
         raise ConfigError(
             "An image is not for a terminal to show", next_step="redirect standard output, or name a file"
         )
-    image = decode_source(read_source(source), source)
+    image = decode_source(read_source(source), source, target)
     with open_restorer(Path(root), server=server, product=product, model=model, orientations=orientations) as opened:
         return opened.restored(image, Path(target), how, on_progress)()
 
@@ -208,8 +208,8 @@ def read_source(source: str | Path) -> bytes:
     return sys.stdin.buffer.read() if Path(source) == STANDARD else read_bytes(source)
 
 
-def decode_source(data: bytes, source: str | Path) -> "DecodedImage":
-    """Decodes an image in full, if there is memory to restore it.
+def decode_source(data: bytes, source: str | Path, target: str | Path = STANDARD) -> "DecodedImage":
+    """Decodes an image in full, if there is memory to restore it and to write it as `target`.
 
     Raises:
         ImageError: It cannot be decoded, or there is no memory for it.
@@ -219,16 +219,25 @@ def decode_source(data: bytes, source: str | Path) -> "DecodedImage":
     from relume.memory import available_memory
 
     where = "standard input" if Path(source) == STANDARD else source
-    needed = needed_memory(read_header(data, where=where, full=True))
+    needed = needed_memory(read_header(data, where=where, full=True), target)
     if needed > (free := available_memory()):
         raise out_of_memory(where, f"it takes up to {needed / 1e9:.2g} GB, and {free / 1e9:.2g} GB are free")
     return decode(data, where=where, full=True)
 
 
-def needed_memory(header: "Header") -> int:
-    """Bytes that an image takes at most while it is decoded, restored and encoded, without the model's own."""
-    a_pixel = max(3, header.channels) * -(-header.bit_depth // 8)
-    return header.decoding_bytes + 3 * header.width * header.height * a_pixel
+def needed_memory(header: "Header", target: str | Path = STANDARD) -> int:
+    """Bytes that an image takes at most while it is decoded, restored and encoded, without the model's own.
+
+    Args:
+        header: Of the image.
+        target: The file to write; `-` for one of the image's own format.
+    """
+    from relume.images import check_suffix
+
+    a_pixel = 3 * max(3, header.channels) * -(-header.bit_depth // 8)
+    kind = header.format if Path(target) == STANDARD else check_suffix(target)
+    encoding = {"AVIF": 36, "JPEG2000": 48}.get(kind, 0)  # their encoders hold many copies; as measured
+    return header.decoding_bytes + header.width * header.height * (a_pixel + encoding)
 
 
 def standard_suffix(header: "Header") -> str:

@@ -62,7 +62,7 @@ def plan(jobs: Sequence[Job], opened: Opened, record: Record | None) -> list[Pla
         if dtype not in measured:
             measured[dtype] = _seconds_of_a_tile(opened, dtype)
         tiles = count_tiles(header.height, header.width, opened.inference)
-        planned.append(Planned(job, header, tiles, tiles * measured[dtype], needed_memory(header)))
+        planned.append(Planned(job, header, tiles, tiles * measured[dtype], needed_memory(header, job.target)))
     return planned
 
 

@@ -12,6 +12,7 @@ An image file becomes (H, W, 3) RGB, uint8 for up to 8 bits a channel and uint16
   resolution are, to be saved again.
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,12 +82,12 @@ def decode(
         if hasattr(opened, "pixels"):  # a DeepTiff or a RawFile
             pixels, alpha = split(opened.pixels())
         else:
-            shape, depth = (header.height, header.width), np.uint16 if header.bit_depth == 16 else np.uint8
+            shape, depth = (header.height, header.width), np.uint16 if header.deep else np.uint8
             pixels = np.empty((*shape, 3), depth)
             alpha = np.empty(shape, depth) if full and _has_alpha(opened, header) else None
             # Pillow and OpenCV turn a TIFF while they decode it, and only a TIFF.
             turned = 1 if header.format == "TIFF" else header.orientation
-            fill = _fill_deep if header.bit_depth == 16 else _fill
+            fill = _fill_deep if header.deep else _fill
             source = to_srgb(opened) if to_srgb else opened
             fill(as_stored(pixels, turned), None if alpha is None else as_stored(alpha, turned), source, data, header)
     except Exception as error:  # whatever a decoder raises belongs to this file
@@ -138,7 +139,7 @@ def _colours(header: Header) -> bytes:
 
 
 def _has_alpha(opened: Any, header: Header) -> bool:
-    return header.channels in (2, 4) if header.bit_depth == 16 else opened.has_transparency_data
+    return header.channels in (2, 4) if header.deep else opened.has_transparency_data
 
 
 def _fill(target: np.ndarray, alpha: np.ndarray | None, opened: Any, data: bytes, header: Header) -> None:
@@ -150,23 +151,45 @@ def _fill(target: np.ndarray, alpha: np.ndarray | None, opened: Any, data: bytes
 
 
 def _fill_deep(target: np.ndarray, alpha: np.ndarray | None, opened: Any, data: bytes, header: Header) -> None:
-    """Decodes 16-bit PNG and TIFF with OpenCV, because Pillow drops their lower eight bits."""
+    """Decodes more than 8 bits without Pillow, which drops the lower ones."""
+    pixels = _heif_pixels(data, header) if header.format == "HEIF" else _opencv_pixels(data)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != target.shape[:2]:
+        raise ValueError("the 16-bit pixels cannot be decoded")
+    for band in bands(target):
+        part = _to_16_bits(pixels[band], header.bit_depth)
+        if part.ndim == 2:
+            target[band] = part[..., None]
+        elif part.shape[2] == 4 and (header.format, header.channels) != ("TIFF", 3):
+            _put(target[band], None if alpha is None else alpha[band], part[..., [2, 1, 0, 3]])
+        else:  # a fourth channel that a TIFF does not declare as alpha, such as infrared, is left out
+            target[band] = part[..., 2::-1]
+
+
+def _opencv_pixels(data: bytes) -> np.ndarray | None:
+    """Values as stored, gray or with blue first."""
     import cv2
 
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error says what it would print
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise ValueError(error.err) from error
-    if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != target.shape[:2]:
-        raise ValueError("the 16-bit pixels cannot be decoded")
-    for band in bands(target):
-        if pixels.ndim == 2:
-            target[band] = pixels[band, :, None]
-        elif pixels.shape[2] == 4 and (header.format, header.channels) != ("TIFF", 3):
-            _put(target[band], None if alpha is None else alpha[band], pixels[band][..., [2, 1, 0, 3]])
-        else:  # a fourth channel that a TIFF does not declare as alpha, such as infrared, is left out
-            target[band] = pixels[band][..., 2::-1]
+
+
+def _heif_pixels(data: bytes, header: Header) -> np.ndarray:
+    """Values as stored, with blue first as OpenCV has it."""
+    import pillow_heif
+
+    opened = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False, hdr_to_16bit=False)
+    return np.asarray(opened)[..., [2, 1, 0, 3][: header.channels]]
+
+
+def _to_16_bits(values: np.ndarray, bit_depth: int) -> np.ndarray:
+    """Scales values of 10 or 12 bits, so that white is 65535."""
+    if bit_depth == 16:
+        return values
+    white = 2**bit_depth - 1
+    return ((values.astype(np.uint32) * 65535 + white // 2) // white).astype(np.uint16)
 
 
 def _put(target: np.ndarray, alpha: np.ndarray | None, part: np.ndarray) -> None:

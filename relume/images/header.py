@@ -48,7 +48,8 @@ class Header:
             by its name.
         width: Pixels across, after the orientation is applied.
         height: Pixels down, after the orientation is applied.
-        mode: Pillow's name of the stored pixels, such as RGB, L, P or CMYK, with `;16` for 16 bits, `;32` for float.
+        mode: Pillow's name of the stored pixels, such as RGB, L, P or CMYK, with `;16` for those that are decoded to 16
+            bits, `;32` for float.
         channels: Stored channels: 1 gray, 2 gray and alpha, 3 RGB, 4 RGB and alpha or CMYK.
         bit_depth: Stored bits a channel.
         orientation: EXIF orientation, 1 to 8.
@@ -69,11 +70,18 @@ class Header:
     def decoding_bytes(self) -> int:
         """Bytes of memory that decoding the image and encoding it as PNG takes at most, as measured.
 
-        Pixels of 16 bits stand there twice, a strip of a TIFF once more; WebP decodes to four channels of its own. The
-        buffers of decoder and encoder take less than a megabyte, whatever the size.
+        Pixels of 16 bits stand there twice, a strip of a TIFF once more; WebP and what is only restored decode to
+        planes or four channels of their own. The buffers of decoder and encoder take less than a megabyte, whatever the
+        size.
         """
-        a_pixel = 10 if self.bit_depth <= 8 and self.format != "WEBP" else 21 if self.bit_depth <= 16 else 42
+        plain = self.bit_depth <= 8 and self.format in ("PNG", "JPEG", "TIFF", "GIF", "BMP")
+        a_pixel = 10 if plain else 21 if self.bit_depth <= 16 else 42
         return self.width * self.height * a_pixel + 2**20
+
+    @property
+    def deep(self) -> bool:
+        """Whether its integers are decoded to 16 bits."""
+        return self.mode.endswith(";16")
 
     @property
     def gray(self) -> bool:
@@ -250,6 +258,11 @@ def _header(opened: Any, data: bytes, kind: str) -> tuple[Header, str | None]:
         bit_depth = (data[data.index(b"\xff\x4f\xff\x51") + 42] & 0x7F) + 1  # Ssiz of the first component
         if 8 < bit_depth < 16:
             problem = "JPEG 2000 is read with up to 8 bits, and with 16"
+    if kind == "HEIF":
+        bit_depth = opened.info.get("bit_depth", 8)
+    if kind == "AVIF":
+        flags = data[data.index(b"av1C") + 6]  # of the configuration: high_bitdepth and twelve_bit
+        bit_depth = {0x40: 10, 0x60: 12}.get(flags & 0x60, 8)
     if kind == "JPEG XL":  # its decoder turns the image, whatever the EXIF block says
         orientation = 1
     if kind == "TIFF":
@@ -257,11 +270,10 @@ def _header(opened: Any, data: bytes, kind: str) -> tuple[Header, str | None]:
         bits = tags.get(_BITS, (1,))
         bit_depth = max(bits)
         raw = data[8:10] == b"CR" or _DNG_VERSION in tags or tags.get(_SUBFILE_TYPE, 0) & 1
-        deep = bit_depth == 16
         plain = tags.get(_PLANAR, 1) == 1 and tags.get(_PHOTOMETRIC) in (1, 2) and tags.get(_EXTRA_SAMPLES) != (1,)
         if raw:
             problem = "camera raw files are not read"
-        elif deep and not (plain and len(set(bits)) == 1):
+        elif bit_depth == 16 and not (plain and len(set(bits)) == 1):
             problem = "16-bit TIFF is read as gray, RGB or RGB with unassociated alpha, stored pixel by pixel"
     if bit_depth > 16 or mode in ("I", "F", "LAB", "HSV"):
         problem = f"pixels of mode {mode} with {bit_depth} bits are not read"
@@ -271,12 +283,13 @@ def _header(opened: Any, data: bytes, kind: str) -> tuple[Header, str | None]:
         orientation = 1
     if orientation > 4:
         width, height = height, width
+    deep = bit_depth == 16 or (kind in ("AVIF", "HEIF") and bit_depth > 8)
     channels = 3 + opened.has_transparency_data if mode in ("P", "PA") else len(opened.getbands())
     return Header(
         format=kind,
         width=width,
         height=height,
-        mode=mode.split(";")[0].replace("I", "L") + ";16" if bit_depth == 16 else mode,
+        mode=mode.split(";")[0].replace("I", "L") + ";16" if deep else mode,
         channels=channels,
         bit_depth=bit_depth,
         orientation=orientation,

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import cv2
@@ -159,6 +160,39 @@ def test_a_blend_mixes_result_and_input(folder):
     source = read_image("in/a b.png").pixels
     expected = 0.25 * convolve(source, BLUR) + 0.75 * source
     assert np.abs(read_image("quarter.png").pixels - expected).max() <= 0.5
+
+
+def test_ten_bad_files_of_two_hundred_cost_themselves_alone(folder):
+    """Cut, empty, other files, wrong values, a bomb, a link to nowhere: named with a reason each; 190 are restored."""
+    cat = skimage.data.chelsea()[:24, :32]
+    for number in range(190):
+        save_image(f"many/{number:03}{('.png', '.jpg', '.webp', '.tif')[number % 4]}", np.roll(cat, number, axis=1))
+    png, jpeg, tiff = (Path(f"many/{name}").read_bytes() for name in ("000.png", "001.jpg", "003.tif"))
+    tifffile.imwrite("nan.tif", np.full((9, 9, 3), np.nan, np.float32), photometric="rgb")
+    bomb = png[:16] + (100_000).to_bytes(4, "big") * 2 + png[24:]
+    bad = {
+        "cut.jpg": jpeg[: len(jpeg) // 2],
+        "cut.png": png[:-40],
+        "cut.tif": tiff[:200],
+        "empty.png": b"",
+        "page.jpg": b"<!doctype html><title>404</title>",
+        "flipped.png": png[:60] + bytes([png[60] ^ 255]) + png[61:],
+        "bomb.png": bomb[:29] + zlib.crc32(bomb[12:29]).to_bytes(4, "big") + bomb[33:],
+        "nan.tif": Path("nan.tif").read_bytes(),
+        "text.webp": b"RIFF",
+    }
+    for name, data in bad.items():
+        Path("many", f"bad-{name}").write_bytes(data)
+    Path("many/bad-link.jpg").symlink_to("nowhere.jpg")
+    result = restore("many", "-o", "done")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-1].startswith("190 restored, 0 done before, 10 failed")
+    failed = result.stderr.splitlines()[-1]
+    assert failed.startswith("failed: ")
+    assert sorted(failed.removeprefix("failed: ").split(", ")) == sorted(map(str, Path("many").glob("bad-*")))
+    assert len([line for line in result.stderr.splitlines() if line.startswith("error: ")]) == 10
+    assert len(list(Path("done").glob("[!.]*"))) == 190
+    assert restore("many", "-o", "done").stdout.startswith("0 restored, 190 done before, 10 failed")
 
 
 def test_a_killed_call_is_resumed(folder):

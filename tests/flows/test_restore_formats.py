@@ -53,6 +53,38 @@ def test_jpeg_2000_of_16_bits_is_read_in_its_depth():
     assert expected.dtype == np.uint16
 
 
+@pytest.mark.parametrize("bits", [10, 12])
+def test_avif_of_10_and_12_bits_is_read_in_its_depth(bits):
+    """White is 65535, and of OpenCV's file with the finest quality each value is closer than 8 bits would be."""
+    values = RGB16 >> (16 - bits)
+    values[:5] = 2**bits - 1
+    options = [cv2.IMWRITE_AVIF_DEPTH, bits, cv2.IMWRITE_AVIF_QUALITY, 100]
+    Path("in.avif").write_bytes(cv2.imencode(".avif", values[..., ::-1], options)[1].tobytes())
+    restore("in.avif", "-o", "out.png")
+    found = cv2.imread("out.png", cv2.IMREAD_UNCHANGED)[..., ::-1]
+    assert np.abs(found - values * (65535 / (2**bits - 1))).mean() < 257 / 8
+    assert found[0].min() > 65400
+    assert "16-bit values were rounded to 8 bits" in restore("in.avif", "-o", "out.avif").stderr
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("pixels", [RGB16, with_alpha(RGB16, 65535)], ids=["rgb", "rgba"])
+def test_heic_of_10_and_12_bits_is_read_in_its_depth(bits, pixels, monkeypatch):
+    """Its values, scaled so that white is 65535, and its alpha."""
+    pillow_heif = pytest.importorskip("pillow_heif", reason='without HEIC: pip install "relume[formats]"')
+    monkeypatch.setattr(pillow_heif.options, "SAVE_HDR_TO_12_BIT", bits == 12)
+    image = pillow_heif.from_bytes("RGB;16" if pixels.shape[2] == 3 else "RGBA;16", (70, 50), pixels.tobytes())
+    file = io.BytesIO()
+    image.save(file, quality=90)
+    Path("in.heic").write_bytes(file.getvalue())
+    restore("in.heic", "-o", "out.png")
+    theirs = np.asarray(pillow_heif.open_heif("in.heic", convert_hdr_to_8bit=False))  # in the upper bits
+    expected = (theirs >> (16 - bits)) * (65535 / (2**bits - 1))
+    found = cv2.imread("out.png", cv2.IMREAD_UNCHANGED)[..., [2, 1, 0, 3][: pixels.shape[2]]]
+    assert np.abs(found - expected).max() <= 0.5
+    assert np.unique(found).size > 256
+
+
 def test_of_a_gif_the_first_frame_becomes_a_png():
     """In a folder it keeps its name, with the suffix of what was written."""
     first, second = (Image.fromarray(frame).quantize(64) for frame in (RGB, RGB[::-1]))

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms
 
 from relume.cli import main
 from relume.errors import ImageError
-from relume.images import decode, read_image, save_image
+from relume.images import decode, read_header, read_image, save_image
 from tests.tiny_onnx import BLUR, IDENTITY, write_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -279,12 +279,21 @@ from flows.restore import needed_memory, restore_file
 from relume.images import read_header
 from tests.abuse.images import memory
 
-restore_file(f"small{sys.argv[1]}", f"out{sys.argv[1]}", model="model")  # imports what restoring needs
+small, image, result = sys.argv[1:]
+restore_file(small, result, model="model")  # imports what restoring needs
 with memory() as taken:
-    restore_file(f"in{sys.argv[1]}", f"out{sys.argv[1]}", model="model")
-with open(f"in{sys.argv[1]}", "rb") as file:
-    print(taken[0], needed_memory(read_header(file.read(), full=True)))
+    restore_file(image, result, model="model")
+with open(image, "rb") as file:
+    print(taken[0], needed_memory(read_header(file.read(), full=True), result))
 """
+
+
+def measured(small, image, result):
+    """Bytes that restoring took in a process of its own, and those that were predicted."""
+    command = [sys.executable, "-c", MEASURE, small, image, result]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return map(int, done.stdout.split())
 
 
 @pytest.mark.slow
@@ -296,8 +305,33 @@ def test_memory_is_what_was_predicted(model, kind):
     image = decode(data, full=True)
     pixels = image.pixels if image.alpha is None else np.dstack([image.pixels, image.alpha])
     save_image(f"in{suffix}", np.tile(pixels, (60, 43, 1)))
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", MEASURE, suffix]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    taken, said = map(int, done.stdout.split())
+    taken, said = measured(f"small{suffix}", f"in{suffix}", f"out{suffix}")
     assert said / 3 < taken < said
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("suffix", [".avif", ".jp2"])
+def test_memory_of_hungry_encoders_is_predicted(model, suffix):
+    """Four megapixels with alpha, from a PNG to formats whose encoders hold many copies, and from those to a PNG."""
+    small = with_alpha(RGB, 255)
+    save_image("small.png", small)
+    save_image("in.png", np.tile(small, (40, 29, 1)))
+    taken, said = measured("small.png", "in.png", f"out{suffix}")
+    assert said / 3 < taken < said
+    save_image(f"small{suffix}", small)
+    taken, said = measured(f"small{suffix}", f"out{suffix}", "back.png")
+    assert taken < said
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("megapixels", [12, 100])
+def test_memory_of_large_photographs_is_predicted(model, megapixels):
+    """A JPEG of a camera, with tiles of the size that is served."""
+    write_tiny_model(Path("model"), kernel=IDENTITY, tile=512, halo=32)
+    height = round((megapixels * 0.75e6) ** 0.5)
+    rows, columns = np.arange(height) % 50, np.arange(height * 4 // 3) % 70
+    save_image("in.jpg", RGB[np.ix_(rows, columns)])
+    save_image("small.jpg", RGB)
+    taken, said = measured("small.jpg", "in.jpg", "out.jpg")
+    assert said / 3 < taken < said
+    assert read_header(Path("out.jpg").read_bytes()).megapixels == pytest.approx(megapixels, rel=0.01)
