@@ -188,7 +188,7 @@ def measure(
         champion=champion.sha256 if champion else None,
         images=tuple(photographs),
         checks=tuple(checks),
-        notes=tuple(_notes(restorer.serving.inference, photographs, tile)),
+        notes=tuple(_notes([restorer.serving.inference for restorer in restorers], photographs, tile)),
     )
 
 
@@ -233,8 +233,9 @@ def conditions_of(evaluate: EvaluateSettings) -> Iterator[Condition]:
             yield Condition(degradation=degradation, level=level, alone=len(measured) == 1)
 
 
-def _notes(inference: "Inference", photographs: Mapping[str, np.ndarray], tile: int) -> Iterator[str]:
-    yield f"{inference}; {inference.runs_per_megapixel:.0f} runs of the network a megapixel"
+def _notes(plans: Sequence["Inference"], photographs: Mapping[str, np.ndarray], tile: int) -> Iterator[str]:
+    for whose, plan in zip(("", "the champion: "), dict.fromkeys(plans), strict=False):
+        yield f"{whose}{plan}; {plan.runs_per_megapixel:.0f} runs of the network a megapixel"
     if small := sum(min(image.shape[:2]) < tile for image in photographs.values()):
         yield (
             f"{small} photographs are smaller than a tile of {tile} pixels and were continued by mirroring; the gains"

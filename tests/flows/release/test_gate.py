@@ -224,6 +224,17 @@ def test_settings_of_this_repository_load():
     assert load_params().release.images > 0
 
 
+def test_a_champion_that_restores_otherwise_is_noted(tmp_path, photographs):
+    """What a gain is due to may be the tiles or orientations and not the network; the same plan is said once."""
+    champion, candidate = make_package(tmp_path / "champion"), make_package(tmp_path / "candidate", tile=128)
+    report = measure(candidate, champion, settings(), NOISE, photographs)
+    assert report.notes == (
+        "tiles of 128 pixels, halo 8, overlap 4 (linear); 86 runs of the network a megapixel",
+        "the champion: tiles of 64 pixels, halo 8, overlap 4 (linear); 517 runs of the network a megapixel",
+    )
+    assert len(measure(candidate, candidate, settings(), NOISE, photographs).notes) == 1
+
+
 def test_photographs_smaller_than_a_tile_are_noted(tmp_path, photographs):
     """A crop is as large as a tile where the photograph is, and the note counts those that are not."""
     report = measure(make_package(tmp_path / "p", tile=128), None, settings(crop=64), NOISE, photographs)
