@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class _Restorer(ABC):
         """Waits for what is being restored and frees the model or the connection."""
         self._worker.shutdown()
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -203,18 +203,42 @@ class RemoteRestorer(_Restorer):
     Args:
         server: HOST:PORT of gRPC, or http://HOST:PORT.
         product: That the server serves.
-        options: `timeout`, `batch`, `in_flight`, `shared_memory`, `orientations` and `key` of
-            `relume.serving.triton_client`.
+        orientations: As of `Restorer`.
+        timeout: Seconds that one request may take, waiting in the server's queue included.
+        batch: Tiles in one request.
+        in_flight: Requests that wait for the server at a time, so that it is never idle.
+        shared_memory: False sends the tiles through the connection on the server's own host as well.
+        key: The server's control key, which a server of relume wants to see before it takes shared memory.
 
     Raises:
-        ConfigError: `server` is no such address.
+        ConfigError: `server` is no such address, or a number is not a possible one.
     """
 
-    def __init__(self, server: str, product: str, **options: Any):
+    def __init__(
+        self,
+        server: str,
+        product: str,
+        *,
+        orientations: int | None = None,
+        timeout: float = 60.0,
+        batch: int = 2,
+        in_flight: int = 3,
+        shared_memory: bool = True,
+        key: str | None = None,
+    ):
         from relume.serving.triton_client import TritonRestorer
 
         super().__init__()
-        self._client = TritonRestorer(server, product, **options)
+        self._client = TritonRestorer(
+            server,
+            product,
+            timeout=timeout,
+            batch=batch,
+            in_flight=in_flight,
+            shared_memory=shared_memory,
+            orientations=orientations,
+            key=key,
+        )
 
     @property
     def release(self) -> str:

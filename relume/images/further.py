@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import struct
 from typing import Any
 
 from relume.errors import ImageError
@@ -52,7 +53,10 @@ def open_further(kind: str, data: bytes, where: object) -> Any:
     """
     module, reader, package = _READERS[kind]
     try:
-        return getattr(importlib.import_module(module), reader)(io.BytesIO(data))
+        opened = getattr(importlib.import_module(module), reader)(io.BytesIO(data))
+        if kind == "JPEG XL" and (xmp := _xmp_of_jpeg_xl(data)):  # which its reader leaves out
+            opened.info["xmp"] = xmp
+        return opened
     except ImportError as error:
         raise ImageError(
             "The image format is not supported",
@@ -61,3 +65,15 @@ def open_further(kind: str, data: bytes, where: object) -> Any:
             why=f"{kind} files are read by the package {package}: {error}",
             next_step=f'pip install {package}, or pip install "relume[formats]" for all formats',
         ) from None
+
+
+def _xmp_of_jpeg_xl(data: bytes) -> bytes | None:
+    """The XMP packet of the file's box `xml `. Source: ISO/IEC 18181-2."""
+    place = 0
+    while data.startswith(b"\0") and place + 16 <= len(data):
+        size, name = struct.unpack_from(">I4s", data, place)
+        if name == b"xml ":
+            return data[place + 8 : place + size if size else None]
+        size = struct.unpack_from(">Q", data, place + 8)[0] if size == 1 else size
+        place += size if size >= 8 else len(data)  # without a size it reaches to the end
+    return None

@@ -1,6 +1,9 @@
 """Files of the further formats, made by their own writers and restored by a network that changes nothing."""
 
 import io
+import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -112,6 +115,38 @@ def test_heic_keeps_what_the_camera_wrote():
     assert tags.get(0x0112, 1) == 1
     assert tags[0x8769]["DateTimeOriginal"] == "2026:05:01 10:20:30"
     assert tags[0x8825]["GPSLatitude"] == (52, 1, 31, 1, 7, 1)
+
+
+@pytest.mark.skipif(shutil.which("exiftool") is None, reason="without exiftool: apt-get install libimage-exiftool-perl")
+@pytest.mark.parametrize(
+    ("package", "kind", "suffix", "result"),
+    [
+        ("PIL", "AVIF", ".avif", ".avif"),
+        ("pillow_heif", "HEIF", ".heic", ".jpg"),
+        ("pillow_jxl", "JXL", ".jxl", ".png"),
+    ],
+)
+def test_what_exiftool_wrote_is_what_it_reads(package, kind, suffix, result):
+    """Maker, date, place and rating, in another format where that of the input is not written."""
+    reader = pytest.importorskip(package, reason='without the format: pip install "relume[formats]"')
+    if kind == "HEIF":
+        reader.from_pillow(Image.fromarray(RGB)).save(f"in{suffix}")
+    else:
+        Path(f"in{suffix}").write_bytes(by_pillow(RGB, kind))
+    written = {
+        "EXIF:Make": "Leica",
+        "EXIF:DateTimeOriginal": "2026:05:01 10:20:30",
+        "EXIF:GPSLatitude": 52.5,
+        "EXIF:GPSLatitudeRef": "N",
+        "XMP:Rating": 4,
+    }
+    tags = [f"-{name}={value}" for name, value in written.items()]
+    subprocess.run(["exiftool", "-m", "-q", "-n", "-overwrite_original", *tags, f"in{suffix}"], check=True)
+    restore(f"in{suffix}", "-o", f"out{result}")
+    shown = subprocess.run(["exiftool", "-j", "-n", "-G", f"out{result}"], check=True, capture_output=True, text=True)
+    found = json.loads(shown.stdout)[0]
+    assert {name: found.get(name) for name in written} == written
+    assert "ExifTool:Warning" not in found
 
 
 def test_jpeg_xl_is_read():
