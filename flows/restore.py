@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from relume.images import DecodedImage, Header, Metadata, Subsampling
     from relume.inference.plan import Inference
+    from relume.serving.backends import InProcess
     from relume.serving.in_process import InProcessRestorer
     from relume.serving.levels import LevelRange
     from relume.serving.restoration import Restoration
@@ -88,6 +89,7 @@ def restore_file(
     product: str | None = None,
     model: str | Path | None = None,
     orientations: int | None = None,
+    backend: "Literal[InProcess, 'auto'] | None" = None,
     how: How = How(),
     on_progress: Callable[[float, float], None] | None = None,
 ) -> RestoredFile:
@@ -102,6 +104,8 @@ def restore_file(
         product: The product to restore with; see `choose`, and with a server `released_product`, for None.
         model: The folder of a served model or a package, instead of a product.
         orientations: In which the image is restored, see `relume.Restorer`; as the model says when None.
+        backend: What computes in this process; `auto` for the fastest, see `relume.serving.backends`. When None a
+            release is computed by ONNX Runtime, and a shipped model by OpenVINO, in bf16 where the CPU has it.
         how: The level, and what the result holds.
         on_progress: Called with the share that is done and the megapixels of the image.
 
@@ -120,7 +124,9 @@ def restore_file(
             "An image is not for a terminal to show", next_step="redirect standard output, or name a file"
         )
     image = decode_source(read_source(source), source, target)
-    with open_restorer(Path(root), server=server, product=product, model=model, orientations=orientations) as opened:
+    with open_restorer(
+        Path(root), server=server, product=product, model=model, orientations=orientations, backend=backend
+    ) as opened:
         return opened.restored(image, Path(target), how, on_progress)()
 
 
@@ -336,16 +342,24 @@ def open_restorer(
     product: str | None = None,
     model: str | Path | None = None,
     orientations: int | None = None,
+    backend: "Literal[InProcess, 'auto'] | None" = None,
 ) -> Iterator[Opened]:
     """Loads the model that restores, or connects to the server that does; see `restore_file`."""
     from relume.inference.tiling import TYPES
 
+    if server is not None and backend is not None:
+        raise ConfigError(
+            "--backend cannot be used with --server",
+            where=server,
+            why="the server restores with the backend that the model was released for",
+            next_step="leave --backend out, or set release.backend in params.yaml and release again",
+        )
     asked = f" in {orientations} orientations" if orientations else ""
     if server is None:
         from relume.files import sha256_folder
 
         chosen = choose(root, product=product, model=model)
-        restorer = _in_process(chosen, orientations)
+        restorer = _in_process(chosen, orientations, backend, place_of_release(root)[1])
         model = f"{restorer.release} {sha256_folder(chosen.folder)}{asked}"
         levels = restorer.serving.levels
         yield Opened(
@@ -377,12 +391,20 @@ def open_restorer(
         )
 
 
-def _in_process(chosen: Chosen, orientations: int | None) -> "InProcessRestorer":
-    """A shipped model by the fastest runtime, a release or a folder by ONNX Runtime, as its parity was measured."""
-    if not chosen.shipped:
-        from relume.serving.onnx_restorer import OnnxRestorer
+def _in_process(
+    chosen: Chosen, orientations: int | None, backend: "Literal[InProcess, 'auto'] | None", home: Path
+) -> "InProcessRestorer":
+    """The model by the backend that was asked for; else a shipped one by OpenVINO in its fastest precision, a release
+    or a folder by ONNX Runtime, as its parity was measured."""
+    from relume.serving.backends import fastest_backends, open_backend
 
-        return OnnxRestorer(chosen.folder, release=chosen.name, orientations=orientations)
+    if backend == "auto":
+        backend = fastest_backends(chosen.folder, home)[0]
+    if backend is not None:
+        name = f"{chosen.name} ({'shipped, ' if chosen.shipped else ''}{backend})"
+        return open_backend(backend, chosen.folder, release=name, orientations=orientations)
+    if not chosen.shipped:
+        return open_backend("onnxruntime", chosen.folder, release=chosen.name, orientations=orientations)
     from relume.serving.openvino_restorer import OpenVinoRestorer, fastest_precision
 
     precision = fastest_precision()

@@ -70,6 +70,24 @@ class ParityLimits(Settings):
     min_psnr: float = Field(gt=0)
 
 
+class PrecisionLimits(Settings):
+    """How far a backend's result may be from that of float32, on 8-bit images.
+
+    Attributes:
+        min_psnr: Smallest PSNR between the two results, in dB.
+        difference: Levels of 255 by which nearly all pixels may differ at most.
+        within: Share of the pixels that must.
+        mean_error: Largest mean error of a colour, of either sign, in levels.
+        pattern: By how many levels the mean difference at tile borders, and in flat areas, may be above that elsewhere.
+    """
+
+    min_psnr: float = Field(gt=0)
+    difference: int = Field(ge=0, le=255)
+    within: float = Field(gt=0, le=1)
+    mean_error: float = Field(default=0.1, gt=0)
+    pattern: float = Field(default=0.05, ge=0)
+
+
 class ReleaseSettings(Settings):
     """What a candidate is measured on, and what it must reach before it may serve.
 
@@ -85,7 +103,11 @@ class ReleaseSettings(Settings):
         max_image_regression_db: PSNR that it may lose on any one photograph.
         latency_ms_per_tile: Median time for one tile, served on this machine.
         max_latency_ratio: Median time for a pixel over the champion's, both served by turns on this machine.
-        served_parity: ONNX Runtime in process against the Triton server.
+        served_parity: The backend in process against the Triton server.
+        backend: What computes a release: `onnxruntime`, `openvino_f32` or `openvino_bf16` in Triton's python backend,
+            the fastest of these on this machine for `auto`; `triton_onnxruntime` or `triton_tensorrt` in Triton's
+            onnxruntime backend, which the embedded server does not have. It takes effect with the next release.
+        precision_parity: By precision, the limits of a backend in process against ONNX Runtime.
     """
 
     seed: int = Field(ge=0)
@@ -98,6 +120,15 @@ class ReleaseSettings(Settings):
     latency_ms_per_tile: float = Field(gt=0)
     max_latency_ratio: float = Field(gt=0)
     served_parity: ParityLimits
+    backend: Literal[
+        "auto", "onnxruntime", "openvino_f32", "openvino_bf16", "triton_onnxruntime", "triton_tensorrt"
+    ] = "onnxruntime"
+    precision_parity: dict[Literal["f32", "bf16"], PrecisionLimits] = Field(
+        default={
+            "f32": PrecisionLimits(min_psnr=60, difference=1, within=1),
+            "bf16": PrecisionLimits(min_psnr=50, difference=2, within=0.999),
+        }
+    )
 
 
 class Params(Settings):

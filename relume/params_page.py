@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from relume.params import Params
 from relume.settings import Settings
@@ -146,7 +146,7 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is PydanticUndefined or isinstance(value, Settings):
         return "its defaults"
-    return "null" if value is None else f"`{json.dumps(value)}`"
+    return "null" if value is None else f"`{json.dumps(to_jsonable_python(value))}`"
 
 
 def _range(field: FieldInfo) -> str:

@@ -7,8 +7,9 @@ Nothing that clients see changes before the gate has passed. From the ledger lin
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, get_args
 
+from flows.release.backend_parity import choose_backend
 from flows.release.gate import GateReport, measure
 from flows.release.ledger import Release
 from flows.release.lineage import Lineage, read_lineage
@@ -23,6 +24,7 @@ from relume.files import write_json, write_text
 from relume.home import remember_release
 from relume.params import Params, ReleaseSettings, load_params
 from relume.serving import repository as models
+from relume.serving.backends import Served
 
 HELD_OUT = Path("data/curated/held_out/test")
 
@@ -51,6 +53,7 @@ class Candidate:
         settings: The limits of the gate.
         evaluate: The task, and its levels.
         held_out: Folder of the held-out photographs that it is measured on.
+        backend: What it is released for, a value of `release.backend` other than `auto`.
     """
 
     package: Package
@@ -58,6 +61,7 @@ class Candidate:
     settings: ReleaseSettings
     evaluate: EvaluateSettings
     held_out: Path
+    backend: str
 
     @property
     def release(self) -> Release:
@@ -158,13 +162,26 @@ def release_package(
 
 
 def register(product: ServedProduct, package: Package, lineage: Lineage, params: Params, held_out: Path) -> Candidate:
-    """Gives a package a version in the registry, which makes it the product's candidate."""
+    """Gives a package a version in the registry, which makes it the product's candidate.
+
+    Raises:
+        ParityError: The backend of the settings does not compute what float32 does; nothing was changed.
+    """
+    backend, proof = choose_backend(package.folder / "serving", held_out, params.release, product.home)
     version, _ = product.registry.register(
         package, run_commit=lineage.run_commit, params=lineage.params, files=lineage.files
     )
     candidate = Candidate(
-        package=package, version=version, settings=params.release, evaluate=params.evaluate, held_out=held_out
+        package=package,
+        version=version,
+        settings=params.release,
+        evaluate=params.evaluate,
+        held_out=held_out,
+        backend=backend,
     )
+    if proof:
+        rows = {"backend": backend, "pictures": [dataclasses.asdict(each) for each in proof]}
+        write_json(product.home / "reports" / "backend_parity" / f"{candidate.release.model}.json", rows)
     product.ledger.append("registered", candidate.release, run=version.run_id)
     product.move_aliases()
     return candidate
@@ -181,7 +198,7 @@ def gate(product: ServedProduct, candidate: Candidate) -> GateReport:
     """
     champion = product.package_of(product.current) if product.current else None
     try:
-        latency = try_out(candidate.package, champion, product.home)
+        latency = try_out(candidate.package, champion, product.home, backend=_computed_by(candidate))
     except CandidateFailedError as error:
         product.ledger.append("refused", candidate.release, failed=[str(error.why or error)])
         product.registry.note(candidate.version, tags={"gate": "refused"})
@@ -202,7 +219,12 @@ def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference
     release = candidate.release
     product.ledger.append("promoting", release, server=product.address)
     try:
-        models.publish_release(candidate.package.folder / "serving", product.repository, release.model)
+        models.publish_release(
+            candidate.package.folder / "serving",
+            product.repository,
+            release.model,
+            backend=candidate.backend,
+        )
         open_package(candidate.package.folder, release=release.package)  # a run may have replaced it since the gate
         product.load(release.model)
         differences = _served_parity(product, candidate)
@@ -219,11 +241,22 @@ def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference
     return differences
 
 
+def _computed_by(candidate: Candidate) -> Served:
+    """The backend on this machine that computes what the candidate's does."""
+    return cast(Served, candidate.backend) if candidate.backend in get_args(Served) else "onnxruntime"
+
+
 def _served_parity(product: ServedProduct, candidate: Candidate) -> list[PathDifference]:
     model = candidate.release.model
     serving = candidate.package.folder / "serving"
     differences = compare_served(
-        serving, product.address, model, candidate.held_out, candidate.settings, key=product.control.key
+        serving,
+        product.address,
+        model,
+        candidate.held_out,
+        candidate.settings,
+        backend=_computed_by(candidate),
+        key=product.control.key,
     )
     rows = [dataclasses.asdict(difference) for difference in differences]
     write_json(product.home / "reports" / "served_parity" / f"{model}.json", rows)

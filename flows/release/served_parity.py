@@ -1,7 +1,7 @@
 """Parity of the server with the package in process: the same images and tiles on another path."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from relume.errors import ParityError
 from relume.inference.plan import Inference
 from relume.inference.tiling import cover_axis
 from relume.params import ReleaseSettings
+from relume.serving.backends import Served, open_backend
 
 Restore = Callable[[np.ndarray], np.ndarray]
 
@@ -39,7 +40,14 @@ class PathDifference:
 
 
 def compare_served(
-    serving: Path, address: str, model: str, held_out: Path, settings: ReleaseSettings, *, key: str | None = None
+    serving: Path,
+    address: str,
+    model: str,
+    held_out: Path,
+    settings: ReleaseSettings,
+    *,
+    backend: Served = "onnxruntime",
+    key: str | None = None,
 ) -> list[PathDifference]:
     """Compares a served model with the same files in process, at both ends of its range if it takes a level.
 
@@ -49,12 +57,12 @@ def compare_served(
         model: Name under which the server has it.
         held_out: Folder of the held-out photographs.
         settings: Their seed and number.
+        backend: What computes it in process, the same as there.
         key: The server's control key, if it has one.
     """
-    from relume.serving.onnx_restorer import OnnxRestorer
     from relume.serving.triton_client import TritonRestorer
 
-    in_process = OnnxRestorer(serving)
+    in_process = open_backend(backend, serving)
     inference = in_process.serving.inference
     images = parity_images(held_out, settings, tile=inference.tile)
     levels = in_process.serving.levels
@@ -76,7 +84,7 @@ def compare_paths(
     """Restores images on both paths and compares the results.
 
     Args:
-        in_process: Restores uint8 (H, W, 3) with ONNX Runtime in this process.
+        in_process: Restores uint8 (H, W, 3) in this process.
         served: Restores the same through the server.
         images: uint8 (H, W, 3) by name.
         inference: How the model restores.
@@ -136,16 +144,21 @@ def require_parity(differences: list[PathDifference], settings: ReleaseSettings)
             where=f"{len(failed)} of {len(differences)} images differ, the worst is {worst.picture}",
             why=f"the largest difference is {worst.max_difference} of 255, must be ≤ {limits.max_difference}; "
             f"the PSNR between the results is {worst.psnr:.1f} dB, must be ≥ {limits.min_psnr:.1f} dB",
-            next_step="compare the server's ONNX Runtime and model.py with the package's, then run `relume release`",
+            next_step="compare the server's backend and model.py with the package's, then run `relume release`",
         )
 
 
 def _border_difference(first: np.ndarray, second: np.ndarray, inference: Inference) -> float:
     """Mean difference of two uint8 (H, W, 3) in the bands where two tiles meet; 0 where there is one tile only."""
-    bands = [_band(length, inference) for length in first.shape[:2]]
-    meeting = bands[0][:, None] | bands[1][None, :]
+    bands = meeting(first.shape, inference)
     difference = np.abs(first.astype(np.int16) - second.astype(np.int16)).mean(axis=2)
-    return round(float(difference[meeting].mean()), 4) if meeting.any() else 0.0
+    return round(float(difference[bands].mean()), 4) if bands.any() else 0.0
+
+
+def meeting(shape: Sequence[int], inference: Inference) -> np.ndarray:
+    """Whether each pixel of an image of this height and width takes its value from several tiles: bool (H, W)."""
+    bands = [_band(length, inference) for length in shape[:2]]
+    return bands[0][:, None] | bands[1][None, :]
 
 
 def _band(length: int, inference: Inference) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from flows.embedded_triton import EmbeddedTriton, trial_server
 from flows.release.package import Package
 from relume.errors import ReleaseError, ServerRefusedError, ServerUnreachableError
-from relume.serving.repository import publish_release
+from relume.serving.repository import backend_of_release, publish_release
 from relume.serving.served_model import read_serving
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
@@ -41,13 +41,16 @@ class CandidateFailedError(ReleaseError):
     """A server of its own could not serve the candidate."""
 
 
-def try_out(candidate: Package, champion: Package | None, home: Path) -> Latency | None:
+def try_out(
+    candidate: Package, champion: Package | None, home: Path, *, backend: str = "onnxruntime"
+) -> Latency | None:
     """Loads a candidate and the champion into a server of their own and times both.
 
     Args:
         candidate: The package to release.
         champion: The package that serves, or None.
         home: RELUME_HOME.
+        backend: The candidate's; the champion has that by which it serves.
 
     Returns:
         None where no server is installed.
@@ -63,8 +66,10 @@ def try_out(candidate: Package, champion: Package | None, home: Path) -> Latency
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(trial_server(home))
         control = stack.enter_context(TritonControl(server.grpc, key=server.key, load_timeout=LOAD_SECONDS))
-        for package in packages:
-            publish_release(package.folder / "serving", server.repository, package.model)
+        publish_release(candidate.folder / "serving", server.repository, candidate.model, backend=backend)
+        if champion:
+            serves = backend_of_release(EmbeddedTriton(home).repository, champion.model)
+            publish_release(champion.folder / "serving", server.repository, champion.model, backend=serves)
         if champion:
             control.load_release(champion.model)
         try:

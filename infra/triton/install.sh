@@ -76,7 +76,7 @@ for program in bin/tritonserver backends/python/triton_python_backend_stub; do
         fail "$program misses libraries: $missing" "use Debian 12, Ubuntu 22.04 or newer"
     fi
 done
-"$building/bin/python" -c 'import numpy, onnxruntime; assert numpy.__version__.startswith("1.26")'
+"$building/bin/python" -c 'import numpy, onnxruntime, openvino; assert numpy.__version__.startswith("1.26")'
 
 printf '%s' "$stamp" >"$building/stamp"
 if [ -e "$triton/env" ]; then

@@ -38,9 +38,24 @@ _PARAMETER = re.compile(r'parameters\s*\{\s*key:\s*"(\w+)"\s*value\s*\{\s*string
 _TILES = re.compile(r"data_type:\s*TYPE_(\w+)\s*dims:\s*\[\s*3,\s*(\d+),\s*(\d+)\s*\]")
 _MAX_BATCH = re.compile(r"max_batch_size:\s*(\d+)")
 
+_PYTHON = 'backend: "python"\ninstance_group [ { kind: KIND_CPU count: 1 } ]\n'
+_PRECISION = 'parameters { key: "precision" value { string_value: "%s" } }\n'
+# Engines are kept between loads. In ONNX Runtime's own precision they are of float32.
+_TENSORRT = """\
+backend: "onnxruntime"
+instance_group [ { kind: KIND_GPU count: 1 } ]
+optimization { execution_accelerators { gpu_execution_accelerator : [ {
+  name : "tensorrt"
+  parameters { key: "precision_mode" value: "FP32" }
+  parameters { key: "trt_engine_cache_enable" value: "1" }
+} ] } }
+"""
 _BACKENDS = {
-    "python": 'backend: "python"\ninstance_group [ { kind: KIND_CPU count: 1 } ]\n',
-    "onnxruntime": 'backend: "onnxruntime"\ninstance_group [ { kind: KIND_AUTO count: 1 } ]\n',
+    "onnxruntime": _PYTHON,
+    "openvino_f32": _PYTHON + _PRECISION % "f32",
+    "openvino_bf16": _PYTHON + _PRECISION % "bf16",
+    "triton_onnxruntime": 'backend: "onnxruntime"\ninstance_group [ { kind: KIND_AUTO count: 1 } ]\n',
+    "triton_tensorrt": _TENSORRT,
 }
 
 
@@ -49,7 +64,7 @@ def triton_type(inference: Inference) -> str:
     return {"uint8": "UINT8", "float32": "FP32"}[inference.dtype]
 
 
-def release_config(inference: Inference, *, levels: LevelRange | None = None, backend: str = "python") -> str:
+def release_config(inference: Inference, *, levels: LevelRange | None = None, backend: str = "onnxruntime") -> str:
     """The config.pbtxt of a release.
 
     It has no `model_warmup`, which releases had before: one that failed ended the whole server in 5 of 12 loads. The
@@ -58,8 +73,9 @@ def release_config(inference: Inference, *, levels: LevelRange | None = None, ba
     Args:
         inference: How the model restores; clients carry it out, and read it in the model's parameters.
         levels: Those of an adjustable model, which clients read there as well; None for one without the input `level`.
-        backend: `python` runs 1/model.py (the embedded server has no other backend); `onnxruntime` runs 1/model.onnx
-            natively, as in production on the NGC image.
+        backend: `onnxruntime`, `openvino_f32` and `openvino_bf16` run 1/model.py in Triton's python backend (the
+            embedded server has no other); `triton_onnxruntime` runs 1/model.onnx in Triton's onnxruntime backend, on
+            its GPU where there is one, and `triton_tensorrt` does so with ONNX Runtime's TensorRT provider.
     """
     parameters = inference.model_dump()
     if levels:
@@ -73,6 +89,14 @@ def release_config(inference: Inference, *, levels: LevelRange | None = None, ba
             for name, value in parameters.items()
         )
     )
+
+
+def backend_of(text: str) -> str:
+    """The backend that the text of a release's configuration is for; see `release_config`."""
+    if 'backend: "python"' in text:
+        precision = parameters_of(text).get("precision")
+        return f"openvino_{precision}" if precision else "onnxruntime"
+    return "triton_tensorrt" if "gpu_execution_accelerator" in text else "triton_onnxruntime"
 
 
 def parameters_of(text: str) -> dict[str, str]:

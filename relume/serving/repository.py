@@ -14,21 +14,24 @@ from relume.errors import ModelMissingError, ReleaseError
 from relume.files import atomic_folder, sha256_file, write_text
 from relume.inference.plan import Inference
 from relume.reading import read_text, reading
-from relume.serving.config_pbtxt import parameters_of, product_config, read_parameters
-from relume.serving.served_model import read_serving, triton_model
+from relume.serving.config_pbtxt import backend_of, parameters_of, product_config, read_parameters, release_config
+from relume.serving.served_model import Serving, read_serving, triton_model
 
 _CONFIG = "config.pbtxt"
+_OPENVINO_MODEL = Path(__file__).with_name("triton_openvino_model.py")
 _AGAIN = "remove its folder, then run `relume up`"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
-def publish_release(served: str | Path, repository: str | Path, release: str) -> Path:
-    """Copies a served model into the repository under a name of its own.
+def publish_release(served: str | Path, repository: str | Path, release: str, *, backend: str = "onnxruntime") -> Path:
+    """Writes a served model into the repository under a name of its own, for one of Triton's backends.
 
     Args:
         served: A served model, such as `package/serving`.
         repository: The model repository; it is created.
         release: The release's name, such as `denoise-3f2a91c0`; the same name always means the same bytes.
+        backend: What computes it there, see `relume.serving.config_pbtxt.release_config`. For `onnxruntime` the bytes
+            are those of the served model, its model.py included; for others the ONNX file alone is.
 
     Returns:
         The release's folder.
@@ -37,28 +40,41 @@ def publish_release(served: str | Path, repository: str | Path, release: str) ->
         ModelMissingError: There is no served model in `served`.
         ReleaseError: The name cannot be one of a release, or another model was released under it.
     """
-    read_serving(served)
-    source, target = triton_model(served), Path(repository) / release
+    serving, target = read_serving(served), Path(repository) / release
     if not _NAME.fullmatch(release):
         raise ReleaseError(
             "The name is not valid for a release", where=release, next_step="use only a-z, 0-9, dot, _ and -"
         )
     if target.exists():
+        with tempfile.TemporaryDirectory() as scratch:
+            _write(served, serving, Path(scratch), backend)
+            written = _hashes(Path(scratch))
         # Byte code that the server's Python left beside model.py is no part of it.
-        if _hashes(source) != {name: hash for name, hash in _hashes(target).items() if "__pycache__" not in name}:
+        if written != {name: hash for name, hash in _hashes(target).items() if "__pycache__" not in name}:
             raise ReleaseError(
                 "Another model was released under this name",
                 where=target,
-                why="a release is never changed, because clients may be using it",
+                why="a release is never changed, neither its model nor its backend, because clients may be using it",
                 next_step="release under a new name",
             )
         return target
     with atomic_folder(target) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        _write(served, serving, temporary, backend)
         # A file of this name keeps the server's Python from leaving its byte code there, for which Triton would take
         # the model for a changed one and start it a second time with the product.
         (temporary / "1" / "__pycache__").touch()
     return target
+
+
+def _write(served: str | Path, serving: Serving, folder: Path, backend: str) -> None:
+    shutil.copytree(triton_model(served), folder, dirs_exist_ok=True)
+    if backend == "onnxruntime":
+        return
+    write_text(folder / _CONFIG, release_config(serving.inference, levels=serving.levels, backend=backend))
+    if backend.startswith("openvino"):
+        shutil.copyfile(_OPENVINO_MODEL, folder / "1" / "model.py")
+    else:
+        (folder / "1" / "model.py").unlink()
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -131,6 +147,16 @@ def inference_of(repository: str | Path, release: str) -> Inference | None:
     text = read_text(path, next_step=_AGAIN)
     with reading(path, next_step=_AGAIN):
         return read_parameters(parameters_of(text))[0]
+
+
+def backend_of_release(repository: str | Path, release: str) -> str:
+    """What computes a release; `onnxruntime` for one that is not in the repository, which gets that when it comes back.
+
+    Raises:
+        BrokenFileError: Its configuration cannot be read.
+    """
+    path = Path(repository) / release / _CONFIG
+    return backend_of(read_text(path, next_step=_AGAIN)) if path.is_file() else "onnxruntime"
 
 
 def remove_product(repository: str | Path, product: str) -> None:

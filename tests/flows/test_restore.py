@@ -49,6 +49,20 @@ def test_level(adjustable, asked, level):
     assert len(result.notes) == (level == 90)
 
 
+def test_a_backend_is_chosen(adjustable, checkout):
+    """The result names it; `auto` keeps its measurement in the home; a server has its own."""
+    for backend, named in (("openvino_f32", "(openvino_f32)"), ("auto", "(o")):
+        result = restore_file("noisy.png", "clean.png", model="models/exported", backend=backend)
+        assert f"models/exported {named}" in str(result)
+        difference = np.abs(read_image("clean.png").pixels.astype(int) - convolve(IMAGE, BLUR, 37.25)).max()
+        assert difference <= (0 if backend == "openvino_f32" else 1)  # auto may be bfloat16
+    assert (checkout / "home" / "backends.json").is_file()
+    ended = CliRunner().invoke(
+        main, ["restore", "noisy.png", "-o", "x.png", "--backend", "torch", "--server", "127.0.0.1:1"]
+    )
+    assert isinstance(ended.exception, ConfigError) or "--backend cannot be used with --server" in ended.output
+
+
 def test_the_level_is_estimated(adjustable):
     """`auto` is the noise of the image, within the trained levels, in one step with what the same level gives."""
     rng = np.random.default_rng(0)

@@ -4,9 +4,11 @@ import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
+import yaml
 
 from flows.embedded_triton import EmbeddedTriton
 from flows.platform.status import read_status
@@ -30,7 +32,9 @@ from relume.errors import (
 )
 from relume.images import save_image
 from relume.inference.plan import Inference
+from relume.reading import read_json
 from relume.serving import repository as models
+from relume.serving.backends import Served
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import onnx_path
@@ -114,6 +118,23 @@ def test_the_first_release(home, root, picture):
     assert (home / "reports" / "gate" / f"{outcome.release.model}.txt").is_file()
     assert {row["max_difference"] for row in outcome.parity} <= {0, 1}
     assert len(outcome.parity) == 7
+
+
+@pytest.mark.parametrize("backend", ["openvino_f32", "auto"])
+def test_a_release_for_a_backend(home, root, picture, backend):
+    """The product is served by it, its parity with float32 and with the server is kept, and the next release can have
+    another; the champion it is timed against runs as it serves."""
+    release(root, home, blur=BLURS[0])
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    values["release"]["backend"] = backend
+    (root / "params.yaml").write_text(yaml.safe_dump(values))
+    model = release(root, home, blur=BLURS[1]).release.model
+    serves = models.backend_of_release(EmbeddedTriton(home).repository, model)
+    assert serves == backend if backend != "auto" else serves in get_args(Served)
+    assert np.abs(served(home, picture).astype(int) - expected(root, picture)).max() <= 1
+    if serves != "onnxruntime":
+        kept = read_json(home / "reports" / "backend_parity" / f"{model}.json")
+        assert (kept["backend"], len(kept["pictures"])) == (serves, 5)
 
 
 def test_an_adjustable_release(home, root, picture):

@@ -4,12 +4,13 @@ import shutil
 
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from relume.errors import ModelMissingError, ReleaseError
 from relume.files import sha256_folder
 from relume.serving.levels import LevelRange
 from relume.serving.repository import (
+    backend_of_release,
     products,
     publish_release,
     releases,
@@ -42,6 +43,32 @@ def test_publish(repository, served):
     published = sha256_folder(repository / "denoise-1", exclude=("1/__pycache__",))
     assert published == sha256_folder(triton_model(served))
     assert sorted(path.name for path in repository.iterdir()) == ["denoise-1", "denoise-2"] == releases(repository)
+
+
+@pytest.mark.parametrize("backend", ["openvino_f32", "openvino_bf16", "triton_onnxruntime", "triton_tensorrt"])
+def test_publish_for_another_backend(repository, served, backend):
+    """The ONNX file is the served model's; Triton's own parser reads the configuration, which names the same tensors
+    and parameters and no warm-up; there is a model.py only for the python backend. The name keeps its backend."""
+    folder = publish_release(served, repository, "denoise-3", backend=backend)
+    usual = text_format.Parse((repository / "denoise-1" / "config.pbtxt").read_text(), ModelConfig())
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
+    python = backend.startswith("openvino")
+    assert config.backend == ("python" if python else "onnxruntime")
+    assert (folder / "1" / "model.py").exists() == python
+    assert (folder / "1" / "model.onnx").read_bytes() == (triton_model(served) / "1" / "model.onnx").read_bytes()
+    kind = {"triton_onnxruntime": ModelInstanceGroup.KIND_AUTO, "triton_tensorrt": ModelInstanceGroup.KIND_GPU}
+    assert [group.kind for group in config.instance_group] == [kind.get(backend, ModelInstanceGroup.KIND_CPU)]
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert [each.name for each in accelerators] == (["tensorrt"] if backend == "triton_tensorrt" else [])
+    assert not config.model_warmup
+    for field in ("input", "output", "max_batch_size", "dynamic_batching"):
+        assert getattr(config, field) == getattr(usual, field)
+    assert set(usual.parameters) == set(config.parameters) - {"precision"}
+    assert backend_of_release(repository, "denoise-3") == backend
+    assert (backend_of_release(repository, "denoise-1"), backend_of_release(repository, "none")) == ("onnxruntime",) * 2
+    publish_release(served, repository, "denoise-3", backend=backend)
+    with pytest.raises(ReleaseError, match="never changed, neither its model nor its backend"):
+        publish_release(served, repository, "denoise-3")
 
 
 def test_publish_again(repository, served):

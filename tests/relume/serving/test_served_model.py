@@ -79,7 +79,7 @@ def test_release_config_is_what_triton_reads():
 def test_production_config_differs_in_its_backend_alone():
     """For production the same release runs in Triton's onnxruntime backend, with the same tensors and policies."""
     embedded = text_format.Parse(release_config(INFERENCE), ModelConfig())
-    production = text_format.Parse(release_config(INFERENCE, backend="onnxruntime"), ModelConfig())
+    production = text_format.Parse(release_config(INFERENCE, backend="triton_onnxruntime"), ModelConfig())
     assert production.backend == "onnxruntime"
     for field in ("backend", "instance_group"):
         embedded.ClearField(field)
