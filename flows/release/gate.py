@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flows.release.conditions import Condition, conditions_of
 from flows.release.package import Package, read_parity
 from flows.release.trial import Latency, take_turns
 from relume.errors import GateRefusedError, ModelFormatError, UserError
 from relume.evaluation.settings import EvaluateSettings
-from relume.evaluation.tasks import INPUTS, TaskDegradation
+from relume.evaluation.tasks import INPUTS
 from relume.params import ReleaseSettings
 from relume.reading import read_table
 
@@ -162,9 +163,9 @@ def measure(
     restorers = [restorer, *([champion_restorer] if champion_restorer else [])]
     tile = max(each.serving.inference.tile for each in restorers)
     photographs = held_out_photographs(held_out, settings, tile=tile)
-    conditions = list(conditions_of(evaluate))
-    found = {condition: _psnr(condition, restorer, photographs, settings) for condition in conditions}
-    inputs = {condition: _psnr(condition, None, photographs, settings) for condition in conditions}
+    conditions, seed = list(conditions_of(evaluate)), settings.seed
+    found = {condition: condition.psnr(restorer, photographs, seed) for condition in conditions}
+    inputs = {condition: condition.psnr(None, photographs, seed) for condition in conditions}
     checks = [
         _gain(
             f"gain over the {INPUTS[evaluate.the_task.input]}, {condition}{condition.given(restorer)}",
@@ -175,7 +176,7 @@ def measure(
         for condition in conditions
     ]
     if champion_restorer is not None:
-        served = {condition: _psnr(condition, champion_restorer, photographs, settings) for condition in conditions}
+        served = {condition: condition.psnr(champion_restorer, photographs, seed) for condition in conditions}
         checks += _against_champion(found, served, settings)
     elif evaluate.the_task.baseline == "nlm":
         checks.append(_against_non_local_means(candidate, evaluate, settings))
@@ -190,47 +191,6 @@ def measure(
         checks=tuple(checks),
         notes=tuple(_notes([restorer.serving.inference for restorer in restorers], photographs, tile)),
     )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Condition:
-    """A degradation of one level, that a candidate is judged on.
-
-    Attributes:
-        degradation: Of the task.
-        level: Of its parameter.
-        alone: Whether the task has this degradation only, which then needs no name.
-    """
-
-    degradation: TaskDegradation
-    level: float
-    alone: bool
-
-    def __str__(self) -> str:
-        return f"{'' if self.alone else f'{self.protocol}, '}{self.degradation.parameter} {self.level:g}"
-
-    @property
-    def protocol(self) -> str:
-        """The product's."""
-        return self.degradation.protocols[0]
-
-    def given(self, restorer: "OnnxRestorer") -> str:
-        """What a check says of a model that is given the level."""
-        levels = restorer.serving.levels
-        return " (given to it)" if levels and levels.kind == self.degradation.parameter else ""
-
-    def limit(self, settings: ReleaseSettings) -> float:
-        """The gain over the input that is asked for, between two levels of the settings on the line through both."""
-        limits = sorted(settings.min_gain_over_input_db[self.protocol].items())
-        return float(np.interp(self.level, [level for level, _ in limits], [limit for _, limit in limits]))
-
-
-def conditions_of(evaluate: EvaluateSettings) -> Iterator[Condition]:
-    """What a candidate of a recipe is judged on."""
-    measured = list(evaluate.measured())
-    for degradation, levels in measured:
-        for level in levels:
-            yield Condition(degradation=degradation, level=level, alone=len(measured) == 1)
 
 
 def _notes(plans: Sequence["Inference"], photographs: Mapping[str, np.ndarray], tile: int) -> Iterator[str]:
@@ -271,29 +231,6 @@ def held_out_photographs(folder: Path, settings: ReleaseSettings, *, tile: int =
         top, left = (max(0, (side - crop) // 2) for side in image.shape[:2])
         photographs[path.stem] = image[top : top + crop, left : left + crop]
     return photographs
-
-
-def _psnr(
-    condition: Condition,
-    restorer: "OnnxRestorer | None",
-    photographs: Mapping[str, np.ndarray],
-    settings: ReleaseSettings,
-) -> list[float]:
-    """PSNR of each restored photograph, or of the degraded one without a restorer, as the protocol measures it."""
-    from relume.evaluation.held_out import degraded_photograph, protocol_of
-    from relume.metrics import measure, to_8_bit
-    from relume.serving.levels import level_for
-
-    protocol, level = protocol_of(condition.protocol), condition.level
-    given = level_for(restorer.serving.levels, protocol.parameter, level) if restorer else None
-    found = []
-    for image_id, photograph in photographs.items():
-        degraded, clean = degraded_photograph(photograph, image_id, level, condition.protocol, settings.seed)
-        image = to_8_bit(degraded)
-        if restorer:
-            image = restorer.restore(image, level=given).image
-        found.append(measure(image, clean, on_luma=protocol.luma, border=protocol.border_at(level)).psnr)
-    return found
 
 
 def _at_least(name: str, value: float, limit: float, unit: str) -> Check:

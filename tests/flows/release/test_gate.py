@@ -1,22 +1,18 @@
 """The gate: what it measures, and what it refuses."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flows.release.gate import conditions_of, measure
+from flows.release.gate import measure
 from flows.release.trial import Latency
 from relume.errors import GateRefusedError, ModelFormatError, UserError
 from relume.evaluation.settings import EvaluateSettings
 from relume.images import read_image, save_image
 from relume.params import ParityLimits, ReleaseSettings, load_params
-from relume.recipes.recipe import names, use
 from relume.serving.levels import LevelRange
 from tests.flows.release.synthetic import make_package, make_photographs
-
-ROOT = Path(__file__).parents[3]
 
 
 def task(name: str, **levels: tuple[float, ...]) -> EvaluateSettings:
@@ -365,14 +361,3 @@ def test_from_five_photographs_on_the_interval_decides(tmp_path):
         if limit > 0:
             assert (check in report.failed) is refused
     assert f"({low:.2f} to {high:.2f})" in report.table()
-
-
-@pytest.mark.parametrize("name", names(ROOT / "recipes"))
-def test_the_limits_of_this_repository_judge_every_recipe(tmp_path, name):
-    """Each recipe with the parameters of this checkout is one that the gate has limits for."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    use(name, "demo", tmp_path, ROOT / "recipes")
-    params = load_params(tmp_path)
-    conditions = list(conditions_of(params.evaluate))
-    assert conditions
-    assert all(np.isfinite(condition.limit(params.release)) for condition in conditions)
