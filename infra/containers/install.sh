@@ -12,6 +12,7 @@ $install $requirements
 pip check
 # The program that makes the list is not part of it.
 python3 -m venv /tmp/inventory
+# shellcheck disable=SC2086  # several words
 /tmp/inventory/bin/$install --quiet cyclonedx-bom==7.5.0
 /tmp/inventory/bin/cyclonedx-py environment --output-reproducible --output-file /opt/relume/sbom.cdx.json \
     /opt/relume/bin/python

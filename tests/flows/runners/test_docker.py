@@ -262,6 +262,17 @@ def test_the_flow_runs_in_containers_when_params_say_so(engine, toy, built):
 
 
 @exhaustive
+def test_the_command_line_chooses_the_runner(toy, monkeypatch):
+    """`--runner docker` comes before params.yaml; without an engine nothing starts, and the error is one message."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/socket")
+    toy.write("params.yaml", (toy.root / "params.yaml").read_text() + "runner: subprocess\n")
+    done = toy.shell("relume", "pipeline", "run", "--runner", "docker", check=False)
+    assert done.returncode == 1
+    assert "error: No container engine answers: unix:///nowhere/socket" in done.stderr
+    assert toy.ran() == []
+
+
+@exhaustive
 def test_an_interrupted_flow_leaves_no_container(engine, toy):
     """Ctrl-C ends the run's containers before the command ends."""
     toy.write("params.yaml", (toy.root / "params.yaml").read_text() + "runner: docker\n")
