@@ -18,8 +18,8 @@ BY_OTHER_MEANS = {
     "ingest": {"matplotlib", "scikit-image", "scikit-learn"},
     "validate": {"pyarrow"},
 }
-# Asked for by a setting only, and then installed by the user: extras of relume.
-EXTRAS = {"bm3d"}
+# Asked for by a setting or a file only, and then installed by the user: extras of relume.
+EXTRAS = {"bm3d", "pillow_heif"}
 
 
 @pytest.fixture(scope="module")
