@@ -10,6 +10,7 @@ peak of a process that restores for some seconds and of the server. Writes bench
 """
 
 import argparse
+import contextlib
 import datetime
 import os
 import statistics
@@ -209,7 +210,7 @@ def memory_of(serving: Path, backend: Served) -> int:
 
 
 def restore_for_a_while(folder: str, backend: Served) -> None:
-    """Restores 24 megapixels for 12 seconds and prints the peak of this process."""
+    """Restores 24 megapixels for 12 seconds at most and prints the peak of this process."""
 
     class Enough(Exception):
         """Ends the restoration."""
@@ -221,10 +222,9 @@ def restore_for_a_while(folder: str, backend: Served) -> None:
             raise Enough
 
     pixels = sample(*PHOTOGRAPH)
-    try:
+    with contextlib.suppress(Enough):
         open_backend(backend, folder).restore(pixels, on_progress=progress)
-    except Enough:
-        print(peak(os.getpid()))
+    print(peak(os.getpid()))
 
 
 if __name__ == "__main__":
