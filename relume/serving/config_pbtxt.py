@@ -25,14 +25,13 @@ output [ {{ name: "restored" data_type: TYPE_{dtype} dims: [ 3, {tile}, {tile} ]
 # One for each tile, so that requests of different levels share an execution.
 _LEVEL = ', { name: "level" data_type: TYPE_FP32 dims: [ 1 ] }'
 
-# Requests wait 2 ms at most for others to share an execution with, but not for OpenVINO: its tiles are computed one by
-# one, and a wait would only be longer than what it shares. A full queue refuses at once, which a client
+# Requests wait 2 ms at most for others to share an execution with. A full queue refuses at once, which a client
 # can wait out; nobody waits for an answer to a request older than a minute.
 _BATCHING = """\
-dynamic_batching {{
-  max_queue_delay_microseconds: {delay}
-  default_queue_policy {{ timeout_action: REJECT default_timeout_microseconds: 60000000 max_queue_size: 64 }}
-}}
+dynamic_batching {
+  max_queue_delay_microseconds: 2000
+  default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 60000000 max_queue_size: 64 }
+}
 """
 
 _PARAMETER = re.compile(r'parameters\s*\{\s*key:\s*"(\w+)"\s*value\s*\{\s*string_value:\s*"([^"]*)"')
@@ -84,7 +83,7 @@ def release_config(inference: Inference, *, levels: LevelRange | None = None, ba
     return (
         _BACKENDS[backend]
         + _tensors(inference.tile, triton_type(inference), adjustable=levels is not None)
-        + _BATCHING.format(delay=0 if backend.startswith("openvino") else 2000)
+        + _BATCHING
         + "".join(
             f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}\n'
             for name, value in parameters.items()
