@@ -33,6 +33,10 @@ dynamic_batching {
   default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 60000000 max_queue_size: 64 }
 }
 """
+# For OpenVINO requests are not gathered: the python backend runs their tiles one by one anyway, and Triton's batcher
+# lets a request that finds two others waiting sleep for up to half a second, many times what such a network takes. The
+# queue has no limit then; a client waits as long as its own timeout.
+_UNBATCHED = ("openvino_f32", "openvino_bf16")
 
 _PARAMETER = re.compile(r'parameters\s*\{\s*key:\s*"(\w+)"\s*value\s*\{\s*string_value:\s*"([^"]*)"')
 _TILES = re.compile(r"data_type:\s*TYPE_(\w+)\s*dims:\s*\[\s*3,\s*(\d+),\s*(\d+)\s*\]")
@@ -83,7 +87,7 @@ def release_config(inference: Inference, *, levels: LevelRange | None = None, ba
     return (
         _BACKENDS[backend]
         + _tensors(inference.tile, triton_type(inference), adjustable=levels is not None)
-        + _BATCHING
+        + ("" if backend in _UNBATCHED else _BATCHING)
         + "".join(
             f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}\n'
             for name, value in parameters.items()

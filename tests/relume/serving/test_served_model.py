@@ -76,6 +76,14 @@ def test_release_config_is_what_triton_reads():
     assert not config.name
 
 
+def test_requests_are_not_gathered_for_openvino():
+    """Triton's batcher would make some wait for half a second: see `relume.serving.config_pbtxt`."""
+    for backend in ("openvino_f32", "openvino_bf16"):
+        config = text_format.Parse(release_config(INFERENCE, backend=backend), ModelConfig())
+        assert not config.HasField("dynamic_batching")
+        assert config.max_batch_size == 8
+
+
 def test_production_config_differs_in_its_backend_alone():
     """For production the same release runs in Triton's onnxruntime backend, with the same tensors and policies."""
     embedded = text_format.Parse(release_config(INFERENCE), ModelConfig())
