@@ -83,7 +83,7 @@ def main() -> None:
             tables.append(real_noise(Path(data) / "polyu_dev", OUT / name / "polyu_dev"))
         write_text(products.FOLDER / name / "README.md", card(name, tables))
         sections += [f"## {name}\n\n{PURPOSE[name]}\n", *tables]
-    write_text("docs/reference.md", "\n".join(sections))
+    write_text("docs/reference.md", "\n".join([*sections, controls()]))
 
 
 def measure(name: str, data: str) -> list[dict[str, Any]]:
@@ -111,6 +111,24 @@ def tables_of(name: str, metrics: list[dict[str, Any]]) -> Iterator[str]:
             lines |= {f"{other}, published": list(v) for other, v in DEJPEG.items()}
         heads = ["" if level is None else f"{level:g}" for level in levels]
         yield table(f"{benchmark}, {protocol}", heads, lines)
+
+
+def controls() -> str:
+    """What BSD400, which may not be used for what ships, would be worth: two short trainings of the same steps."""
+    runs = {path.stem: read_json(path) for path in sorted(Path("reference/controls").glob("*.json"), reverse=True)}
+    first = next(iter(runs.values()))
+    text = (
+        "## BSD400\n\nIts licence is non-commercial, so nothing that ships is trained on it. Two trainings of"
+        f" `denoise_adjustable` from nothing, {sum(first['steps']):,} steps each, differ in it alone; neither ships"
+        " (reference/controls/).\n"
+    )
+    lines = {
+        f"{run['photographs']} photographs{', BSD400 among them' if 'bsd400' in name else ''}": [
+            run["cbsd68_awgn"][sigma] for sigma in first["cbsd68_awgn"]
+        ]
+        for name, run in runs.items()
+    }
+    return text + "\n" + table("cbsd68, awgn", list(first["cbsd68_awgn"]), lines)
 
 
 def table(title: str, heads: list[str], lines: dict[str, list[float]]) -> str:
