@@ -43,12 +43,17 @@ BLURS = (0.8, 0.9, 1.0)
 def make_checkout(folder: Path) -> Path:
     """A checkout with settings and held-out photographs, and no package yet."""
     make_photographs(folder / "data" / "curated" / "held_out" / "test")
+    write_parameters(folder)
+    return folder
+
+
+def write_parameters(folder: Path) -> None:
+    """The checkout's params.yaml with `SETTINGS`, and its recipe.yaml, judged at the two levels that these suit."""
     values = yaml.safe_load((CHECKOUT / "params.yaml").read_text())
     (folder / "params.yaml").write_text(yaml.safe_dump(values | {"release": SETTINGS}))
     values = yaml.safe_load((CHECKOUT / "recipe.yaml").read_text())
     values["evaluate"]["levels"] = {"sigma": [25, 50]}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
-    return folder
 
 
 def use_task(root: Path, task: str, product: str, **levels: list[float]) -> None:

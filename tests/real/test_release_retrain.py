@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from flows.embedded_triton import EmbeddedTriton
 from flows.lint import fix
@@ -29,7 +28,7 @@ from relume.serving.triton_client import TritonRestorer
 from tests.flows.release.synthetic import make_package, make_photographs
 from tests.flows.toy import wait_until
 from tests.real.embedded_triton import CHECKOUT, link_server
-from tests.real.releases import SETTINGS
+from tests.real.releases import write_parameters
 
 pytestmark = pytest.mark.slow
 
@@ -67,9 +66,7 @@ def root(tmp_path, monkeypatch):
     for count, blur in ((1, 0.8), (2, 1.0)):
         make_package(folder / "prepared" / str(count), blur=blur)
     (folder / "dvc.yaml").write_text(DVC_YAML)
-    params = yaml.safe_load((CHECKOUT / "params.yaml").read_text())
-    (folder / "params.yaml").write_text(yaml.safe_dump(params | {"release": SETTINGS}))
-    shutil.copy(CHECKOUT / "recipe.yaml", folder)
+    write_parameters(folder)
     (folder / ".gitignore").write_text("/data/\n/package/\n__pycache__/\n")
     shutil.copy(CHECKOUT / "prefect.yaml", folder)
     (folder / "flows").symlink_to(CHECKOUT / "flows")
