@@ -165,7 +165,9 @@ def draw(rows: dict[str, dict[str, float]], path: Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xscale="log", ylabel="PSNR at sigma 50, CBSD68 (dB)")
-    axes.set_xlabel("milliseconds a megapixel; squares: eager PyTorch, circles: OpenVINO, diamonds: filters")
+    axes.set_xlabel(
+        "milliseconds a megapixel; squares: eager PyTorch, circles: OpenVINO (bf16, f32), diamonds: filters"
+    )
     systems: dict[str, list[tuple[float, float, str]]] = {}
     for name, row in rows.items():
         system, _, way = name.rpartition(", ")
@@ -173,8 +175,8 @@ def draw(rows: dict[str, dict[str, float]], path: Path) -> None:
         systems.setdefault(system or name, []).append((row["milliseconds_per_megapixel"], row["psnr"], marker))
     for system, points in systems.items():
         (line,) = axes.plot([x for x, _, _ in points], [y for _, y, _ in points], "-" if system in OURS else "--")
-        for x, y, marker in points:
-            axes.plot(x, y, marker, color=line.get_color(), label=system if marker != "s" else None)
+        for number, (x, y, marker) in enumerate(points):
+            axes.plot(x, y, marker, color=line.get_color(), label=None if number else system)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     figure.savefig(path)
