@@ -165,9 +165,7 @@ def draw(rows: dict[str, dict[str, float]], path: Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xscale="log", ylabel="PSNR at sigma 50, CBSD68 (dB)")
-    axes.set_xlabel(
-        "milliseconds a megapixel; squares: eager PyTorch, circles: OpenVINO (bf16, f32), diamonds: filters"
-    )
+    axes.set_xlabel("milliseconds a megapixel; squares: eager PyTorch, circles: OpenVINO, diamonds: filters")
     systems: dict[str, list[tuple[float, float, str]]] = {}
     for name, row in rows.items():
         system, _, way = name.rpartition(", ")
