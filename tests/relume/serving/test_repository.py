@@ -61,8 +61,10 @@ def test_publish_for_another_backend(repository, served, backend):
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
     assert [each.name for each in accelerators] == (["tensorrt"] if backend == "triton_tensorrt" else [])
     assert not config.model_warmup
-    for field in ("input", "output", "max_batch_size", "dynamic_batching"):
+    for field in ("input", "output", "max_batch_size"):
         assert getattr(config, field) == getattr(usual, field)
+    assert config.HasField("dynamic_batching") == (not python)
+    assert python or config.dynamic_batching == usual.dynamic_batching
     assert set(usual.parameters) == set(config.parameters) - {"precision"}
     assert backend_of_release(repository, "denoise-3") == backend
     assert (backend_of_release(repository, "denoise-1"), backend_of_release(repository, "none")) == ("onnxruntime",) * 2
