@@ -20,6 +20,7 @@ import yaml
 from torch import nn
 
 from reference.ship import ship
+from relume import products
 from relume.files import sha256_file, sha256_folder, write_json, write_text
 from relume.ingestion.ingest import read_manifest
 from relume.models.artifact import load_card, load_model, save_model
@@ -97,17 +98,23 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None, so
 
 
 def starting_weights(product: str, source: str) -> Path | None:
-    """The artifact to start from: the source's own, or a blind one made of an adjustable source."""
+    """The artifact to start from: the source's own, or a blind one made of another product's adjustable one.
+
+    None for a product that has not been trained yet.
+
+    Raises:
+        ModelMissingError: Another product is named, and it does not ship.
+    """
     folder = PRODUCTS / source
-    if not (folder / "model.json").is_file():
-        return None
     if source == product:
+        return folder if (folder / "model.json").is_file() else None
+    products.shipped(
+        source
+    )  # or the error that names what ships; its path is absolute, and that of an artifact is kept
+    card = load_card(folder)
+    if card.architecture != "resunet_adjustable":
         return folder
-    card, network = load_card(folder), load_model(folder)
-    if card.architecture == "resunet_adjustable":
-        card = dataclasses.replace(card, architecture="resunet")
-        network = blind(network, card.arguments)
-    save_model(STARTING, network, card)
+    save_model(STARTING, blind(load_model(folder), card.arguments), dataclasses.replace(card, architecture="resunet"))
     return STARTING
 
 

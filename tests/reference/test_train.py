@@ -1,8 +1,11 @@
 """The start of a blind model from an adjustable one's weights."""
 
+import pytest
 import torch
 
-from reference.train import START_LEVEL, blind
+from reference.train import PRODUCTS, START_LEVEL, blind, starting_weights
+from relume.errors import ModelMissingError
+from relume.models.artifact import load_card
 from relume.models.registry import build
 
 ARGUMENTS = {"widths": [8, 16], "blocks": [1, 1]}
@@ -19,3 +22,15 @@ def test_a_blind_network_starts_as_the_adjustable_one_at_a_level():
     inside = (..., slice(40, 56), slice(40, 56))  # beyond what a network of this size sees of the border
     torch.testing.assert_close(started[inside], same[inside], atol=1e-6, rtol=0)
     assert (started - other)[inside].abs().max() > 1e-3
+
+
+def test_where_a_training_starts(tmp_path, monkeypatch):
+    """From its own weights, or from nothing, or from another product's, which must be there."""
+    assert starting_weights("photo", "photo") == PRODUCTS / "photo"
+    assert starting_weights("base", "base") is None
+    assert load_card(starting_weights("dejpeg", "photo")).architecture == "resunet"
+    with pytest.raises(ModelMissingError, match="denoise_adjustable"):
+        starting_weights("denoise", "denoise_ajustable")
+    monkeypatch.setattr("reference.train.STARTING", tmp_path / "starting")
+    assert load_card(starting_weights("denoise", "denoise_adjustable")).architecture == "resunet"
+    assert load_card(PRODUCTS / "denoise_adjustable").architecture == "resunet_adjustable"
