@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from relume.curation.settings import CurateSettings, ValidateSettings
 from relume.errors import ConfigError
-from relume.evaluation.settings import EvaluateSettings
+from relume.evaluation.settings import EvaluateSettings, Level
 from relume.inference.plan import Inference
 from relume.ingestion.settings import IngestSettings
 from relume.params_file import RECIPE, checked, read_values
@@ -21,8 +21,6 @@ from relume.serving.settings import ExportSettings, PackageSettings
 from relume.settings import Settings
 from relume.training.config import BaseModelSettings, TrainingSettings
 from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
-
-Level = Annotated[float, Field(gt=0)]
 
 
 def _base_name(name: str) -> str:

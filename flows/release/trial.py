@@ -70,7 +70,6 @@ def try_out(
         if champion:
             serves = backend_of_release(EmbeddedTriton(home).repository, champion.model)
             publish_release(champion.folder / "serving", server.repository, champion.model, backend=serves)
-        if champion:
             control.load_release(champion.model)
         try:
             control.load_release(candidate.model)

@@ -17,14 +17,12 @@ class TorchRestorer(InProcessRestorer):
     Args:
         folder: A served model inside of a package or a shipped model, which have its weights as well.
         release: Its name in results and messages; the folder when None.
+        batch: Tiles in one run.
         orientations: In which a tile is restored, 1, 2, 4 or 8; as the model says when None.
 
     Raises:
         ModelMissingError: There is no served model in the folder, or no weights beside it.
     """
-
-    def __init__(self, folder: str | Path, *, release: str | None = None, orientations: int | None = None):
-        super().__init__(folder, release=release, orientations=orientations)
 
     def _load(self, model: Path | bytes, dtype: np.dtype[Any]) -> Run:
         import torch
