@@ -28,9 +28,9 @@ import numpy as np
 import skimage.data
 import torch
 
-from benchmarks.models.run import processor
 from relume.degradations import Degradation
 from relume.files import write_json
+from relume.serving.backends import processor
 from relume.training.augmentation import Augmentation
 from relume.training.batches import TrainingCrops
 from relume.training.patches import Patches, PatchShards

@@ -7,20 +7,14 @@ python benchmarks/demo.py --results benchmarks/results/demo.json
 import argparse
 import datetime
 import os
-import platform
 import re
 from pathlib import Path
 
 from relume.files import write_json
+from relume.serving.backends import processor
 
 DONE = re.compile(r"^  (\S+) +done +([\d.]+) s$", re.M)
 TOOK = re.compile(r"^Took +([\d.]+) minutes", re.M)
-
-
-def processor() -> str:
-    """The processor's name as the kernel tells it."""
-    found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    return found[1] if found else platform.machine()
 
 
 def main() -> None:

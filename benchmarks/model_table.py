@@ -18,7 +18,6 @@ import gc
 import importlib.util
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +30,7 @@ from torch import nn
 from relume.files import atomic_file, write_json
 from relume.models.registry import Variant, build, inputs_of, variants
 from relume.models.table import example_inputs, multiply_accumulates, render_table
+from relume.serving.backends import processor
 from relume.serving.export import to_onnx
 from relume.serving.openvino_restorer import core
 
@@ -153,14 +153,6 @@ def reason(error: Exception) -> str:
     """An error in one line, for a note below the table."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:120]}"
-
-
-def processor() -> str:
-    """The processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def versions() -> list[str]:

@@ -33,6 +33,7 @@ from flows.run_commit import clone_commit, commit_run, git
 from flows.runners import Run
 from flows.runners.subprocess import SubprocessRunner
 from relume.files import write_json
+from relume.serving.backends import processor
 
 TARGET_SECONDS = 3.0
 
@@ -145,13 +146,9 @@ def _stage_row(rounds: list[dict[str, Any]], stage: str) -> dict[str, float]:
 
 
 def _machine() -> dict[str, Any]:
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
     return {
         "date": datetime.date.today().isoformat(),
-        "cpu": model,
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "load_before": round(os.getloadavg()[1], 1),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),

@@ -18,7 +18,6 @@ import functools
 import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -36,6 +35,7 @@ from relume.files import write_json
 from relume.home import relume_home
 from relume.images import read_image, save_image
 from relume.inference.tiling import count_tiles
+from relume.serving.backends import processor
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.repository import publish_release
 from relume.serving.restoration import Restoration
@@ -239,16 +239,8 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def hardware() -> dict[str, object]:
     """What the figures hold for."""
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.machine(),
-    )
     return {
-        "cpu": model,
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gigabytes": round(psutil.virtual_memory().total / 2**30),
         "load_before": round(os.getloadavg()[0], 1),

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.model_table import exported, prepare, processor
+from benchmarks.model_table import exported, prepare
 from reference.results import PUBLISHED
 from relume import products
 from relume.evaluation.baselines import block_matching, non_local_means
@@ -36,6 +36,7 @@ from relume.metrics import psnr, to_8_bit
 from relume.models.artifact import load_card
 from relume.models.registry import Variant, variants
 from relume.reading import read_json
+from relume.serving.backends import processor
 from relume.serving.openvino_restorer import core, fastest_precision
 
 SIDE, SIGMA = 512, 50.0

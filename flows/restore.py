@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from relume.images import DecodedImage, Header, Metadata, Subsampling
     from relume.inference.plan import Inference
-    from relume.serving.backends import InProcess
+    from relume.serving.backends import Asked
     from relume.serving.in_process import InProcessRestorer
     from relume.serving.levels import LevelRange
     from relume.serving.restoration import Restoration
@@ -89,7 +89,7 @@ def restore_file(
     product: str | None = None,
     model: str | Path | None = None,
     orientations: int | None = None,
-    backend: "Literal[InProcess, 'auto'] | None" = None,
+    backend: "Asked | None" = None,
     how: How = How(),
     on_progress: Callable[[float, float], None] | None = None,
 ) -> RestoredFile:
@@ -104,8 +104,8 @@ def restore_file(
         product: The product to restore with; see `choose`, and with a server `released_product`, for None.
         model: The folder of a served model or a package, instead of a product.
         orientations: In which the image is restored, see `relume.Restorer`; as the model says when None.
-        backend: What computes in this process; `auto` for the fastest, see `relume.serving.backends`. When None a
-            release is computed by ONNX Runtime, and a shipped model by OpenVINO, in bf16 where the CPU has it.
+        backend: What computes in this process; `auto` for the fastest, see `relume.serving.backends`. When None what
+            is usual for the model.
         how: The level, and what the result holds.
         on_progress: Called with the share that is done and the megapixels of the image.
 
@@ -342,7 +342,7 @@ def open_restorer(
     product: str | None = None,
     model: str | Path | None = None,
     orientations: int | None = None,
-    backend: "Literal[InProcess, 'auto'] | None" = None,
+    backend: "Asked | None" = None,
 ) -> Iterator[Opened]:
     """Loads the model that restores, or connects to the server that does; see `restore_file`."""
     from relume.inference.tiling import TYPES
@@ -391,29 +391,16 @@ def open_restorer(
         )
 
 
-def _in_process(
-    chosen: Chosen, orientations: int | None, backend: "Literal[InProcess, 'auto'] | None", home: Path
-) -> "InProcessRestorer":
-    """The model by the backend that was asked for; else a shipped one by OpenVINO in its fastest precision, a release
-    or a folder by ONNX Runtime, as its parity was measured."""
-    from relume.serving.backends import fastest_backends, open_backend
+def _in_process(chosen: Chosen, orientations: int | None, backend: "Asked | None", home: Path) -> "InProcessRestorer":
+    """The model by the backend that was asked for, or by its usual one."""
+    from relume.serving.backends import fastest_backends, open_backend, usual_backend
 
-    if backend == "auto":
-        backend = fastest_backends(chosen.folder, home)[0]
-    if backend is not None:
-        name = f"{chosen.name} ({'shipped, ' if chosen.shipped else ''}{backend})"
-        return open_backend(backend, chosen.folder, release=name, orientations=orientations)
-    if not chosen.shipped:
-        return open_backend("onnxruntime", chosen.folder, release=chosen.name, orientations=orientations)
-    from relume.serving.openvino_restorer import OpenVinoRestorer, fastest_precision
-
-    precision = fastest_precision()
-    return OpenVinoRestorer(
-        chosen.folder,
-        precision=precision,
-        release=f"{chosen.name} (shipped, {precision})",
-        orientations=orientations,
-    )
+    asked = fastest_backends(chosen.folder, home)[0] if backend == "auto" else backend
+    computed = asked or usual_backend(shipped=chosen.shipped)
+    name = f"{chosen.name} (shipped, {computed})" if chosen.shipped else chosen.name
+    if asked and not chosen.shipped:
+        name = f"{name} ({asked})"
+    return open_backend(computed, chosen.folder, release=name, orientations=orientations)
 
 
 def choose(root: Path, *, product: str | None = None, model: str | Path | None = None) -> Chosen:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flows.restore_files import Job, Record
     from relume.images import Subsampling
     from relume.recipes.check import Report
-    from relume.serving.backends import InProcess
+    from relume.serving.backends import Asked
 
 
 class RelumeGroup(click.Group):
@@ -141,7 +141,7 @@ def restore(
     model: str | None,
     level: float | Literal["auto"] | None,
     self_ensemble: str | None,
-    backend: "Literal[InProcess, 'auto'] | None",
+    backend: "Asked | None",
     blend: float,
     quality: int | None,
     subsampling: "Subsampling",

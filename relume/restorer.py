@@ -15,7 +15,7 @@ from relume import products
 from relume.errors import ImageError
 from relume.images import to_uint8
 from relume.images.channels import joined, split
-from relume.serving.in_process import InProcessRestorer
+from relume.serving.backends import open_backend, usual_backend
 from relume.serving.levels import LevelRange
 from relume.serving.served_model import served_folder
 
@@ -169,24 +169,14 @@ class Restorer(_Restorer):
 
     def __init__(self, model: str | Path = "photo", *, orientations: int | None = None, threads: int | None = None):
         super().__init__()
-        self._model: InProcessRestorer
-        if model in products.names() or not Path(model).is_dir():
-            from relume.serving.openvino_restorer import OpenVinoRestorer, fastest_precision
-
-            folder = products.shipped(str(model)) / "serving"
-            self._model = OpenVinoRestorer(
-                folder,
-                precision=fastest_precision(),
-                release=str(model),
-                threads=threads,
-                orientations=orientations,
-            )
-        else:
-            from relume.serving.onnx_restorer import OnnxRestorer
-
-            self._model = OnnxRestorer(
-                served_folder(model), release=str(model), threads=threads, orientations=orientations
-            )
+        shipped = model in products.names() or not Path(model).is_dir()
+        self._model = open_backend(
+            usual_backend(shipped=shipped),
+            products.shipped(str(model)) / "serving" if shipped else served_folder(model),
+            release=str(model),
+            threads=threads,
+            orientations=orientations,
+        )
         self.release: str = self._model.release
         self.levels: LevelRange | None = self._model.serving.levels
 

@@ -27,6 +27,7 @@ from benchmarks.models.case import Case
 from relume.files import write_json
 from relume.models.registry import build
 from relume.reading import read_json
+from relume.serving.backends import processor
 
 FOLDER = Path(__file__).parent
 
@@ -88,13 +89,6 @@ def compare(case: Case, repeats: int, device: str) -> dict[str, Any]:
         "ratio_range": [round(ratios[0], 2), round(ratios[-1], 2)],
         "relative_difference": float(f"{apart:.1e}"),
     }
-
-
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    return names[0].partition(":")[2].strip() if names else platform.processor()
 
 
 def main() -> None:

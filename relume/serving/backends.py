@@ -25,6 +25,8 @@ Served = Literal["onnxruntime", "openvino_f32", "openvino_bf16"]
 """What computes a release in Triton's python backend, as it can in process. The precision is always stated."""
 
 InProcess = Literal[Served, "torch"]
+Asked = Literal[InProcess, "auto"]
+"""What a person may choose in this process; `auto` is the first of `fastest_backends`."""
 
 RECORD = "backends.json"
 RUNS, WARM_UP = 3, 1
@@ -39,7 +41,7 @@ def open_backend(backend: InProcess, folder: str | Path, **options: Any) -> "InP
     Args:
         backend: Its name.
         folder: The served model.
-        options: `release` and `orientations` of `InProcessRestorer`.
+        options: Of the restorer's class, such as `release` and `orientations` of `InProcessRestorer`.
 
     Raises:
         ModelMissingError: There is no served model in the folder, or for `torch` no weights beside it.
@@ -56,6 +58,16 @@ def open_backend(backend: InProcess, folder: str | Path, **options: Any) -> "InP
     from relume.serving.openvino_restorer import OpenVinoRestorer
 
     return OpenVinoRestorer(folder, precision="f32" if backend == "openvino_f32" else "bf16", **options)
+
+
+def usual_backend(*, shipped: bool) -> Served:
+    """What computes a model in this process where nobody chose: ONNX Runtime, which a release was measured with; a
+    model that ships OpenVINO, whose parity in both precisions was measured, in bf16 where the CPU has it."""
+    if not shipped:
+        return "onnxruntime"
+    from relume.serving.openvino_restorer import fastest_precision
+
+    return "openvino_bf16" if fastest_precision() == "bf16" else "openvino_f32"
 
 
 def fastest_backends(folder: str | Path, home: Path) -> list[Served]:
@@ -95,12 +107,18 @@ def fastest_backends(folder: str | Path, home: Path) -> list[Served]:
 
 def machine() -> dict[str, Any]:
     """What the speed of a backend depends on besides the model: the CPU, the cores of this process, the versions."""
-    names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     return {
-        "cpu": names[0] if names else platform.machine(),
+        "cpu": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "versions": {package: importlib.metadata.version(package) for package in ("onnxruntime", "openvino")},
     }
+
+
+def processor() -> str:
+    """The CPU's name as the kernel has it, or else its kind."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", info.read_text(encoding="utf-8")) if info.exists() else None
+    return found[1] if found else platform.machine()
 
 
 def measure_backends(restorers: "dict[Served, InProcessRestorer]") -> dict[Served, float]:
