@@ -30,6 +30,7 @@ from relume.home import tracking_uri
 
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
 PROCESS = "process"  # name of the record of a stage's process
+CONTAINER = "container.json"  # that of its container: RECORD of flows.runners.container, which imports Docker's client
 TAIL = 12  # lines of the log in an error message
 
 # What DVC says to a person at a prompt.
@@ -255,7 +256,7 @@ def end_leftovers(home: Path) -> None:
     """
     for record in (home / "runs").glob(f"*/*/{PROCESS}.json"):
         stop_process(record.parent, PROCESS, grace=GRACE_SECONDS)
-    if records := list((home / "runs").glob("*/*/container.json")):
+    if records := list((home / "runs").glob(f"*/*/{CONTAINER}")):
         from flows.runners.docker import connect, end_containers
 
         engine = connect()

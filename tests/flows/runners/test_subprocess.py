@@ -16,9 +16,9 @@ from flows.graph import Stage, read_graph, read_store
 from flows.lock import merge
 from flows.pipeline_flow import _checkout
 from flows.run_commit import commit_run
-from flows.runners import Run, StageCancelledError
+from flows.runners import Run, StageCancelledError, container
 from flows.runners.subprocess import SubprocessRunner, end_leftovers
-from relume.errors import StageFailedError
+from relume.errors import ServiceError, StageFailedError
 from tests.flows.toy import copy_toy, wait_until
 
 
@@ -270,6 +270,17 @@ def test_what_a_killed_driver_left_is_ended(toy, record):
     end_leftovers(toy.home)
     assert components_alive(toy) == []
     assert not (toy.home / "runs" / "r1" / "first").exists()
+
+
+def test_containers_that_may_be_left_need_their_engine(toy, monkeypatch):
+    """Where a run may have left a container and no engine answers, nothing of that run is removed."""
+    folder = toy.home / "runs" / "r1" / "first"
+    (folder / "clone").mkdir(parents=True)
+    (folder / container.RECORD).write_text("{}")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{toy.home}/none.sock")
+    with pytest.raises(ServiceError, match="No container engine answers"):
+        end_leftovers(toy.home)
+    assert (folder / "clone").is_dir()
 
 
 @pytest.mark.parametrize(("cores", "at_once"), [(1, False), (2, True)])
