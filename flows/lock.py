@@ -59,6 +59,11 @@ def entry_of(text: str, stage: str) -> str:
     return _dump({stage: _load(text, "dvc.lock")["stages"][stage]})
 
 
+def entries_of(text: str) -> dict[str, str]:
+    """What `entry_of` gives for each stage of a dvc.lock, which may be empty."""
+    return {stage: _dump({stage: entry}) for stage, entry in _load(text, "dvc.lock").get("stages", {}).items()}
+
+
 def merge(text: str, entries: list[str], order: list[str]) -> str:
     """Puts the entries of stages into a dvc.lock.
 

@@ -19,6 +19,7 @@ from prefect.futures import PrefectFuture
 
 from flows.dvc_commands import run_dvc
 from flows.graph import Graph, Stage, read_graph, read_store
+from flows.images import remember_images
 from flows.lint import require_sound
 from flows.lock import merge, read_lock, write_lock
 from flows.report import write_report
@@ -130,6 +131,7 @@ def _run_stages(
     except BaseException:  # an interrupt or a cancellation: the stages' threads end when their processes do
         runner.cancel()
         raise
+    remember_images(run.home, results)
     write_lock(run.root, merge(read_lock(run.root), [result.entry for result in results], list(graph.stages)))
     _checkout(run.root, [out for result in results for out in chosen[result.stage].outs])
     summary = [

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.dvc_commands import run_dvc
+from flows.images import images_of
 from flows.lock import hashes_of, read_lock
 from flows.release.package import Package
 from flows.run_commit import commit_run
@@ -24,7 +25,8 @@ class Lineage:
 
     Attributes:
         run_commit: Commit that holds code, params, sources and dvc.lock of the run.
-        params: Parameters of the run, and the hash of each out of the graph under `outs`.
+        params: Parameters of the run, the hash of each out of the graph under `outs`, and that of the container image
+            of each stage that ran in one under `images`.
         files: Text of the files that pin the run, by name.
     """
 
@@ -57,7 +59,8 @@ def read_lineage(root: Path, package: Package, home: Path) -> Lineage:
     }
     return Lineage(
         run_commit=commit_run(root, f"package-{package.sha256[:16]}", own_list=own),
-        params=read_values(root).value | {"outs": dict(hashes_of("outs", files["dvc.lock"]))},
+        params=read_values(root).value
+        | {"outs": dict(hashes_of("outs", files["dvc.lock"])), "images": images_of(home, files["dvc.lock"])},
         files=files,
     )
 
