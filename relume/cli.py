@@ -624,6 +624,24 @@ def retrain(watch: bool) -> None:
         click.echo("next    relume status")
 
 
+@main.command()
+def monitor() -> None:
+    """Compare the gateway's last requests with the first ones after the release.
+
+    The schedule does it every hour (see docs/monitoring.md). Exit code 4 if something has changed.
+    """
+    from flows.monitoring.monitor import check, require_unchanged
+    from relume.params import load_params
+
+    home = relume_home()
+    reports = check(home, load_params().monitor)
+    for found in reports:
+        click.echo(str(found))
+    if not reports:
+        click.echo("nothing was released yet")
+    require_unchanged(reports, home)
+
+
 @main.command("env")
 def environment() -> None:
     """Print shell commands that set the addresses of MLflow and Prefect.

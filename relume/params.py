@@ -15,6 +15,7 @@ from relume.errors import ConfigError
 from relume.evaluation.settings import EvaluateSettings, Level
 from relume.inference.plan import Inference
 from relume.ingestion.settings import IngestSettings
+from relume.monitoring.settings import MonitorSettings
 from relume.params_file import RECIPE, checked, read_values
 from relume.recipes.recipe import Scale
 from relume.serving.settings import ExportSettings, PackageSettings
@@ -147,6 +148,7 @@ class Params(Settings):
         export: How exact the export must be.
         package: What the package is for.
         release: What a candidate must reach before it may serve.
+        monitor: When a change of what production sends or gets counts.
         runner: What runs the stages of a pipeline run: processes of this machine, or containers of Docker or Podman.
     """
 
@@ -164,6 +166,7 @@ class Params(Settings):
     export: ExportSettings
     package: PackageSettings
     release: ReleaseSettings
+    monitor: MonitorSettings = MonitorSettings()
     runner: Literal["subprocess", "docker"] = "subprocess"
 
     @field_validator("release")

@@ -10,14 +10,16 @@ import asyncio
 import contextlib
 import hmac
 import ipaddress
+import logging
 import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import Depends, FastAPI, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -26,6 +28,7 @@ from starlette.concurrency import run_in_threadpool
 
 from flows.gateway.budget import Budget, BusyError
 from flows.gateway.metrics import Metrics
+from flows.monitoring.requests import Requests
 from flows.restore import How, finished, needed_memory, saving_options
 from flows.web import application, serve
 from relume import __version__
@@ -38,10 +41,12 @@ from relume.errors import (
     ServerUnreachableError,
 )
 from relume.images import decode, encode, read_header, to_uint8
+from relume.monitoring.statistics import measure_request
 from relume.serving.restoration import Restoration
 from relume.serving.triton_client import TritonRestorer
 from relume.settings import Settings
 
+_log = logging.getLogger(__name__)
 CONNECTIONS = 100  # at a time; more get 503 at once
 _RETRY_SECONDS = 5
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "avif": ".avif"}  # by subtype of image/
@@ -108,10 +113,11 @@ class Gateway:
         product: That restores where the client names none.
         key: Triton's control key, for shared memory.
         limits: What is taken.
+        requests: Where the numbers of each request are kept for the monitoring; nowhere when None.
     """
 
-    def __init__(self, server: str, product: str, *, key: str | None, limits: Limits):
-        self.product, self.limits, self.metrics = product, limits, Metrics()
+    def __init__(self, server: str, product: str, *, key: str | None, limits: Limits, requests: Requests | None = None):
+        self.product, self.limits, self.requests, self.metrics = product, limits, requests, Metrics()
         self._server, self._key = server, key
         self._restorers: dict[str, TritonRestorer] = {}
         self.bodies = Budget(limits.memory_bytes // 4, wait=limits.seconds)
@@ -132,9 +138,11 @@ class Gateway:
         return kept
 
     def close(self) -> None:
-        """Closes the connections to Triton."""
+        """Closes the connections to Triton, and the database."""
         for restorer in self._restorers.values():
             restorer.close()
+        if self.requests is not None:
+            self.requests.close()
 
     def restore(self, data: bytes, wanted: Wanted) -> tuple[bytes, str, Restoration, dict[str, float]]:
         """Restores the bytes of an image.
@@ -153,6 +161,7 @@ class Gateway:
             if image.header.bit_depth > 8 and pixels.dtype not in restorer.served().types:
                 pixels = to_uint8(pixels)
             restoration = restorer.restore(pixels, level=wanted.level)
+        self._measure(image.pixels, restoration, restorer, sum(seconds.values()))
         with _timed(seconds, "encode"):
             how, suffix = How(blend=wanted.blend), _SUFFIXES[kind]
             pixels, metadata = finished(image, restoration.image, how)
@@ -162,6 +171,20 @@ class Gateway:
         for part, value in seconds.items():
             self.metrics.seconds.labels(part).observe(value)
         return result, kind, restoration, seconds
+
+    def _measure(self, before: np.ndarray, restoration: Restoration, restorer: TritonRestorer, seconds: float) -> None:
+        """Counts and keeps the numbers of a request. One that cannot be kept is logged; the client gets its image."""
+        inference = restorer.served().inference
+        statistics = measure_request(before, restoration.image, inference, seconds=seconds)
+        if statistics is None:
+            return
+        for name, value in asdict(statistics).items():
+            self.metrics.statistics.labels(name, restoration.release).observe(value)
+        if self.requests is not None:
+            try:
+                self.requests.add(restoration.release, statistics)
+            except (RelumeError, OSError) as error:
+                _log.warning("A request is missing in the monitoring: %s", error)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from flows.embedded_triton import EmbeddedTriton
 from flows.gateway.app import Gateway, Limits
+from flows.monitoring.requests import Requests
 from flows.restore import released_product
 from relume.errors import ServerUnreachableError
 from relume.home import place_of_release
@@ -22,7 +23,8 @@ def connected(root: Path, *, server: str | None, product: str | None) -> Gateway
         ConfigError: Nothing says which product is meant.
         ModelMissingError: The server does not serve it.
     """
-    embedded = EmbeddedTriton(place_of_release(root)[1])
+    home = place_of_release(root)[1]
+    embedded = EmbeddedTriton(home)
     own = embedded.running() if server is None else embedded.at(server)
     address = server or (own.grpc if own else None)
     if address is None:
@@ -31,6 +33,6 @@ def connected(root: Path, *, server: str | None, product: str | None) -> Gateway
             next_step="start it with `relume serve`, or name one with --server",
         )
     product = product or released_product(root)
-    gateway = Gateway(address, product, key=own.key if own else None, limits=Limits())
+    gateway = Gateway(address, product, key=own.key if own else None, limits=Limits(), requests=Requests(home))
     gateway.restorer(product)
     return gateway

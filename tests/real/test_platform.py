@@ -84,10 +84,12 @@ def test_up_status_down(home):
         time.sleep(0.5)
     assert planned.endswith("03:00 UTC")
 
-    (deployment,) = post(f"{prefect_address(home)}/deployments/filter", {})
-    assert deployment["work_pool_name"] == "relume"
-    (pull,) = deployment["pull_steps"]
-    assert pull["prefect.deployments.steps.set_working_directory"]["directory"] == str(Path.cwd())
+    deployments = post(f"{prefect_address(home)}/deployments/filter", {})
+    assert sorted(deployment["name"] for deployment in deployments) == ["monitor", "retrain"]
+    for deployment in deployments:
+        assert deployment["work_pool_name"] == "relume"
+        (pull,) = deployment["pull_steps"]
+        assert pull["prefect.deployments.steps.set_working_directory"]["directory"] == str(Path.cwd())
     workers = post(f"{prefect_address(home)}/work_pools/relume/workers/filter", {})
     assert [worker["status"] for worker in workers] == ["ONLINE"]
 

@@ -2,14 +2,18 @@
 
 import json
 import os
+import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
 import flows
+from flows.release.ledger import Ledger
 from flows.turns import turn
+from tests.flows.monitoring.test_monitor import RELEASE, traffic
 from tests.flows.toy import make_toy, prefect_server, wait_until
 
 
@@ -104,6 +108,24 @@ def test_a_killed_run_that_is_retried_does_not_repeat_finished_stages(toy, api):
     assert sorted(toy.ran()) == ["first", "last", "last", "pretrain@one", "pretrain@two"]
     assert "last:" in (toy.root / "dvc.lock").read_text()
     assert (toy.root / "reports/last/out.txt").is_file()
+
+
+def test_the_monitoring_fails_its_run_when_something_has_changed(tmp_path, api):
+    """Its run is Completed while nothing has, and Failed when the noise is another, with the table of comparisons."""
+    home, code = tmp_path / "home", "from flows.monitoring.flow import monitor; monitor()"
+    environment = os.environ | {"PREFECT_API_URL": api, "RELUME_HOME": str(home), "PREFECT_HOME": str(home / "prefect")}
+    for event in ("promoting", "promoted"):
+        Ledger(home).append(event, RELEASE)
+    traffic(home, 500, at=0)
+    for louder, ends in ((1.0, "COMPLETED"), (4.0, "FAILED")):
+        traffic(home, 60, at=time.time() - (4000 if louder == 1 else 0), louder=louder)
+        traffic(home, 60, at=time.time(), louder=louder)
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+        rows = ask(api, "flow_runs/filter", {"flows": {"name": {"any_": ["monitor"]}}, "sort": "START_TIME_DESC"})
+        assert rows[0]["state_type"] == ends, rows[0]["state"]
+    [table, _] = ask(api, "artifacts/filter", {"artifacts": {"key": {"any_": ["monitor"]}}, "sort": "CREATED_DESC"})
+    changed = {row["statistic"] for row in json.loads(table["data"]) if row["changed"]}
+    assert changed == {"noise", "removed"}
 
 
 def test_a_retraining_beside_another_run_is_skipped_and_says_so(toy, api):

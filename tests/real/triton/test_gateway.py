@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,12 +10,14 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from flows.gateway.app import Gateway, Limits, gateway_app
+from flows.monitoring.requests import Requests
 from flows.restore import needed_memory
 from relume.images import decode, encode, read_header
 from relume.serving.onnx_restorer import OnnxRestorer
@@ -222,6 +225,31 @@ def test_what_is_served_counted_and_described(gateway):
         "format",
         "blend",
     }
+
+
+def test_the_numbers_of_a_request_are_kept(server, home):
+    """Those of the image that was sent and of what came back, with the release; a blend changes nothing of them. A
+    database that cannot be written to costs the client nothing."""
+    kept = Requests(home)
+    image = noise(300, 200)
+    gateway = Gateway(server.grpc, "denoise", key=server.key, limits=Limits(), requests=kept)
+    with serving(gateway_app(gateway)) as address:
+        for blend in (1, 0.25):
+            assert restored(address, encode(image, ".png"), blend=blend).status_code == 200
+        text = requests.get(f"{address}/metrics", timeout=60).text
+        found = kept.first("denoise-blur", 10)
+        kept.close()
+        kept.path.write_bytes(b"damaged" * 1000)
+        assert restored(address, encode(image, ".png")).status_code == 200
+    removed = cv2.cvtColor(convolve(image, BLUR), cv2.COLOR_RGB2GRAY).astype(float)
+    removed -= cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    assert list(found["removed"]) == pytest.approx([np.sqrt(np.mean(removed**2))] * 2)
+    assert 'relume_statistics_count{release="denoise-blur",statistic="noise"} 2.0' in text
+    assert {"nv_inference_queue_duration_us", "nv_inference_compute_infer_duration_us"} <= set(
+        re.findall(
+            r"^\w+", requests.get(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=60).text, re.MULTILINE
+        )
+    )
 
 
 def test_a_server_that_stops_and_comes_back(triton, server, gateway):

@@ -1,0 +1,125 @@
+"""The requests that were answered, a row of numbers for each, in SQLite in the home; never an image or its name.
+
+Several gateways may write at a time. The number of rows is bounded: the first of each release, which its later ones are
+compared with, and the latest of all.
+"""
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from relume.errors import BrokenFileError
+from relume.home import private_file
+from relume.monitoring.statistics import NAMES, Statistics
+
+ROWS = 200_000  # the latest, about 25 MB
+FIRST = 5_000  # of each release
+_LOCKED_SECONDS = 2.0
+_TIDY_EVERY = 1_000  # rows of a release
+
+_TABLE = f"""
+    CREATE TABLE IF NOT EXISTS requests (
+        id INTEGER PRIMARY KEY, time REAL NOT NULL, release TEXT NOT NULL, number INTEGER NOT NULL,
+        {", ".join(f"{name} REAL NOT NULL" for name in NAMES)}
+    );
+    CREATE UNIQUE INDEX IF NOT EXISTS numbers ON requests (release, number);
+"""
+
+
+class Requests:
+    """The requests of a home.
+
+    Args:
+        home: RELUME_HOME.
+    """
+
+    def __init__(self, home: Path):
+        self.path = home / "monitoring" / "requests.db"
+        self._lock = threading.Lock()
+        self._open: sqlite3.Connection | None = None
+
+    def add(self, release: str, statistics: Statistics, *, now: float | None = None) -> None:
+        """Adds a request.
+
+        Args:
+            release: That answered it.
+            statistics: Of it.
+            now: Its time; the clock's when None.
+
+        Raises:
+            BrokenFileError: The database is damaged, or was locked for longer than a request may wait.
+        """
+        values = {"time": time.time() if now is None else now, "release": release, **asdict(statistics)}
+        with self._database() as database:
+            (number,) = database.execute(
+                f"INSERT INTO requests (number, {', '.join(values)}) SELECT COALESCE(MAX(number), 0) + 1,"
+                f" {', '.join(f':{name}' for name in values)} FROM requests WHERE release = :release RETURNING number",
+                values,
+            ).fetchone()
+            if number % _TIDY_EVERY == 0:
+                database.execute(
+                    "DELETE FROM requests WHERE id <= (SELECT MAX(id) FROM requests) - ? AND number > ?", (ROWS, FIRST)
+                )
+
+    def first(self, release: str, count: int) -> dict[str, np.ndarray]:
+        """The first requests that a release answered: by statistic, as many values, `count` at most."""
+        return self._values("release = ? AND number <= ?", release, count)
+
+    def later(self, release: str, count: int, since: float) -> dict[str, np.ndarray]:
+        """The requests of a release since a time, without its first `count`: by statistic, as many values."""
+        return self._values("release = ? AND number > ? AND time >= ?", release, count, since)
+
+    def _values(self, condition: str, *parameters: object) -> dict[str, np.ndarray]:
+        if not self.path.is_file():
+            return {name: np.empty(0) for name in NAMES}
+        with self._database() as database:
+            found = database.execute(
+                f"SELECT {', '.join(NAMES)} FROM requests WHERE {condition} ORDER BY number", parameters
+            ).fetchall()
+        return dict(zip(NAMES, np.array(found, float).reshape(-1, len(NAMES)).T, strict=True))
+
+    def close(self) -> None:
+        """Closes the database; the next use opens it again."""
+        with self._lock:
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    @contextlib.contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for one thread at a time; its changes are kept when nothing is raised."""
+        with self._lock:
+            try:
+                if self._open is None:
+                    self._open = self._connect()
+                with self._open:
+                    yield self._open
+            except sqlite3.Error as error:
+                self._forget()
+                raise BrokenFileError(
+                    "The database of the requests cannot be used",
+                    where=self.path,
+                    why=error,
+                    next_step="remove it if it is damaged; monitoring begins anew",
+                ) from None
+
+    def _connect(self) -> sqlite3.Connection:
+        private_file(self.path)
+        database = sqlite3.connect(self.path, timeout=_LOCKED_SECONDS, check_same_thread=False)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
+            database.execute("PRAGMA synchronous = NORMAL")  # a loss of power may take the last rows, no more
+            database.executescript(_TABLE)
+        except BaseException:
+            database.close()
+            raise
+        return database

@@ -1,0 +1,1 @@
+"""Tests of the requests that are kept, and of the check of them."""
