@@ -89,6 +89,7 @@ def restore_file(
     product: str | None = None,
     model: str | Path | None = None,
     orientations: int | None = None,
+    tile: int | None = None,
     backend: "Asked | None" = None,
     how: How = How(),
     on_progress: Callable[[float, float], None] | None = None,
@@ -104,6 +105,7 @@ def restore_file(
         product: The product to restore with; see `choose`, and with a server `released_product`, for None.
         model: The folder of a served model or a package, instead of a product.
         orientations: In which the image is restored, see `relume.Restorer`; as the model says when None.
+        tile: Side of its tiles in this process, see `relume.Restorer`; as the model says when None.
         backend: What computes in this process; `auto` for the fastest, see `relume.serving.backends`. When None what
             is usual for the model.
         how: The level, and what the result holds.
@@ -125,7 +127,13 @@ def restore_file(
         )
     image = decode_source(read_source(source), source, target)
     with open_restorer(
-        Path(root), server=server, product=product, model=model, orientations=orientations, backend=backend
+        Path(root),
+        server=server,
+        product=product,
+        model=model,
+        orientations=orientations,
+        tile=tile,
+        backend=backend,
     ) as opened:
         return opened.restored(image, Path(target), how, on_progress)()
 
@@ -138,7 +146,7 @@ class Opened:
         restorer: Of this process or a server.
         server: Whose server it asks, None in this process.
         model: What it restores with, for who must know whether that is the same as before.
-        inference: How it restores.
+        plan_for: How it restores an image of this height and width.
         types: Of the pixels that it restores without rounding them.
         levels: Those of an adjustable model.
     """
@@ -146,7 +154,7 @@ class Opened:
     restorer: Any
     server: str | None
     model: str
-    inference: "Inference"
+    plan_for: "Callable[[int, int], Inference]"
     types: tuple[type, ...]
     levels: "LevelRange | None"
 
@@ -342,6 +350,7 @@ def open_restorer(
     product: str | None = None,
     model: str | Path | None = None,
     orientations: int | None = None,
+    tile: int | None = None,
     backend: "Asked | None" = None,
 ) -> Iterator[Opened]:
     """Loads the model that restores, or connects to the server that does; see `restore_file`."""
@@ -354,16 +363,24 @@ def open_restorer(
             why="the server restores with the backend that the model was released for",
             next_step="leave --backend out, or set release.backend in params.yaml and release again",
         )
+    if server is not None and tile is not None:
+        raise ConfigError(
+            "--tile cannot be used with --server",
+            where=server,
+            why="the server takes tiles of the size that the model was released with",
+            next_step="leave --tile out, or set inference.tile in recipe.yaml and release again",
+        )
     asked = f" in {orientations} orientations" if orientations else ""
     if server is None:
         from relume.files import sha256_folder
 
         chosen = choose(root, product=product, model=model)
-        restorer = _in_process(chosen, orientations, backend, place_of_release(root)[1])
+        restorer = _in_process(chosen, orientations, tile, backend, place_of_release(root)[1])
+        asked += f" in tiles of {tile}" if tile else ""
         model = f"{restorer.release} {sha256_folder(chosen.folder)}{asked}"
         levels = restorer.serving.levels
         yield Opened(
-            restorer=restorer, server=None, model=model, inference=restorer.inference, types=TYPES, levels=levels
+            restorer=restorer, server=None, model=model, plan_for=restorer.plan_for, types=TYPES, levels=levels
         )
         return
     if model is not None:
@@ -385,13 +402,15 @@ def open_restorer(
             restorer=client,
             server=whose,
             model=f"{served.release}{asked}",
-            inference=served.inference,
+            plan_for=lambda height, width: served.inference,
             types=served.types,
             levels=served.levels,
         )
 
 
-def _in_process(chosen: Chosen, orientations: int | None, backend: "Asked | None", home: Path) -> "InProcessRestorer":
+def _in_process(
+    chosen: Chosen, orientations: int | None, tile: int | None, backend: "Asked | None", home: Path
+) -> "InProcessRestorer":
     """The model by the backend that was asked for, or by its usual one."""
     from relume.serving.backends import fastest_backends, open_backend, usual_backend
 
@@ -400,7 +419,7 @@ def _in_process(chosen: Chosen, orientations: int | None, backend: "Asked | None
     name = f"{chosen.name} (shipped, {computed})" if chosen.shipped else chosen.name
     if asked and not chosen.shipped:
         name = f"{name} ({asked})"
-    return open_backend(computed, chosen.folder, release=name, orientations=orientations)
+    return open_backend(computed, chosen.folder, release=name, orientations=orientations, tile=tile)
 
 
 def choose(root: Path, *, product: str | None = None, model: str | Path | None = None) -> Chosen:

@@ -59,16 +59,18 @@ def plan(jobs: Sequence[Job], opened: Opened, record: Record | None) -> list[Pla
             planned.append(Planned(job, problem=error))
             continue
         dtype = np.uint8 if header.bit_depth <= 8 or np.uint16 not in opened.types else np.uint16
-        if dtype not in measured:
-            measured[dtype] = _seconds_of_a_tile(opened, dtype)
-        tiles = count_tiles(header.height, header.width, opened.inference)
-        planned.append(Planned(job, header, tiles, tiles * measured[dtype], needed_memory(header, job.target)))
+        inference = opened.plan_for(header.height, header.width)
+        if (dtype, inference.tile) not in measured:
+            side = min(inference.tile, max(header.height, header.width))
+            measured[dtype, inference.tile] = _seconds_of_a_tile(opened, side, dtype)
+        tiles = count_tiles(header.height, header.width, inference)
+        seconds = tiles * measured[dtype, inference.tile]
+        planned.append(Planned(job, header, tiles, seconds, needed_memory(header, job.target)))
     return planned
 
 
-def _seconds_of_a_tile(opened: Opened, dtype: Any) -> float:
+def _seconds_of_a_tile(opened: Opened, side: int, dtype: Any) -> float:
     """Of the second run: the first one allocates."""
-    side = opened.inference.tile
     noise = np.random.default_rng(0).integers(0, 255, (side, side, 3)).astype(dtype)
     opened.restorer.restore(noise)
     started = time.perf_counter()

@@ -102,6 +102,13 @@ def main() -> None:
     "the model says.",
 )
 @click.option(
+    "--tile",
+    type=click.IntRange(16),
+    metavar="PIXELS",
+    help="Side of the tiles that an image is cut into, a multiple of 16: larger ones are faster and take more memory. "
+    "By default as the model says.",
+)
+@click.option(
     "--backend",
     type=click.Choice(["auto", "onnxruntime", "openvino_f32", "openvino_bf16", "torch"]),
     help="What computes here: auto measures once which is the fastest on this machine. By default ONNX Runtime for a "
@@ -141,6 +148,7 @@ def restore(
     model: str | None,
     level: float | Literal["auto"] | None,
     self_ensemble: str | None,
+    tile: int | None,
     backend: "Asked | None",
     blend: float,
     quality: int | None,
@@ -194,7 +202,13 @@ def restore(
     jobs = jobs_of(sources, output) if several else [Job(Path(sources[0]), Path(output))]
     if several or dry_run:
         with open_restorer(
-            Path(), server=server, product=product, model=model, orientations=orientations, backend=backend
+            Path(),
+            server=server,
+            product=product,
+            model=model,
+            orientations=orientations,
+            tile=tile,
+            backend=backend,
         ) as opened:
             if dry_run:
                 _show_plan(jobs, opened, Record(Path(output), opened, how) if several else None)
@@ -209,6 +223,7 @@ def restore(
         product=product,
         model=model,
         orientations=orientations,
+        tile=tile,
         backend=backend,
         how=how,
         on_progress=lambda share, megapixels: progress(0, share, megapixels),

@@ -156,6 +156,8 @@ class Restorer(_Restorer):
         model: The name of a product that ships, or the folder of a served model or a package.
         orientations: In which the image is restored, 1, 2, 4 or 8; the mean is the result, a little better, in as many
             times the time. As the model says when None.
+        tile: Side of the tiles that an image is cut into, a multiple of 16: larger ones are faster and take more
+            memory. As the model says when None.
         threads: Of the computation; by default one for each core that this process may use.
 
     Attributes:
@@ -164,10 +166,17 @@ class Restorer(_Restorer):
 
     Raises:
         ModelMissingError: There is no such model.
-        ConfigError: `orientations` is another number.
+        ConfigError: `orientations` or `tile` is another number, or the model has tiles of one size.
     """
 
-    def __init__(self, model: str | Path = "photo", *, orientations: int | None = None, threads: int | None = None):
+    def __init__(
+        self,
+        model: str | Path = "photo",
+        *,
+        orientations: int | None = None,
+        tile: int | None = None,
+        threads: int | None = None,
+    ):
         super().__init__()
         shipped = model in products.names() or not Path(model).is_dir()
         self._model = open_backend(
@@ -176,6 +185,7 @@ class Restorer(_Restorer):
             release=str(model),
             threads=threads,
             orientations=orientations,
+            tile=tile,
         )
         self.release: str = self._model.release
         self.levels: LevelRange | None = self._model.serving.levels

@@ -65,6 +65,24 @@ class Inference(Settings):
             )
         return self.model_copy(update={"orientations": count})
 
+    def tile_fits(self, tile: int) -> bool:
+        """Whether networks take tiles of this side, and its halo and overlap leave something of them."""
+        return tile % 16 == 0 and tile - 2 * self.halo - self.overlap > 0
+
+    def in_tiles(self, tile: int) -> "Inference":
+        """The same in tiles of another side.
+
+        Raises:
+            ConfigError: `tile_fits` says no.
+        """
+        if not self.tile_fits(tile):
+            raise ConfigError(
+                "Images cannot be restored in tiles of this size",
+                where=f"{tile} pixels",
+                next_step=f"use a multiple of 16 above {2 * self.halo + self.overlap}, twice the halo and the overlap",
+            )
+        return self.model_copy(update={"tile": tile})
+
     @model_validator(mode="after")
     def _covers(self) -> "Inference":
         if self.pitch < 1:
@@ -90,6 +108,21 @@ class Inference(Settings):
             return self
         room = side - 2 * self.halo - self.overlap > 0
         return self.model_copy(update={"tile": side} | ({} if room else {"halo": 0, "overlap": 0}))
+
+    def around(self, height: int, width: int, reach: int) -> "Inference":
+        """The same with a smaller tile, if one around a whole image changes no pixel of its result.
+
+        Args:
+            height: Of the image, in pixels.
+            width: Of the image, in pixels.
+            reach: Pixels in each direction that a pixel of the result depends on.
+
+        Returns:
+            With a tile that is a multiple of 64, of which there are few, and has the image and as much of its mirror
+            image as is needed.
+        """
+        side = -(-(max(height, width) + reach) // 64) * 64
+        return self.model_copy(update={"tile": side, "halo": 0, "overlap": 0}) if side < self.tile else self
 
 
 def before_format_3(tile: int, halo: int) -> Inference:

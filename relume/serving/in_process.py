@@ -1,6 +1,6 @@
 """Restoring images in this process: tiles, levels and results, whatever runtime computes a tile."""
 
-import functools
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -8,51 +8,104 @@ from typing import Any
 
 import numpy as np
 
+from relume.errors import ConfigError
+from relume.inference.plan import Inference
 from relume.inference.tiling import restore_image
+from relume.memory import available_memory
 from relume.serving.float_graph import float_graph
 from relume.serving.levels import choose_level
+from relume.serving.local_graph import at_side, read_local_graph
 from relume.serving.restoration import Restoration
 from relume.serving.served_model import onnx_path, read_serving
 
 Run = Callable[[dict[str, np.ndarray]], np.ndarray]
 """Computes `restored` from the inputs by name."""
 
+_log = logging.getLogger(__name__)
+
 
 class InProcessRestorer(ABC):
     """A served model in this process; a subclass brings the runtime.
 
     8-bit images are restored by the very graph that Triton serves, 16-bit and float ones by its float32 variant
-    (`relume.serving.float_graph`), which is made with the first such image. A graph of float32 restores all of them.
+    (`relume.serving.float_graph`), which is made with the first such image. A graph of float32 restores all of them. A
+    graph that takes tiles of any side (`relume.serving.local_graph`) restores a small image in one that is not larger
+    than needed, with the same pixels.
 
     Args:
         folder: A served model, such as `models/exported`.
         release: Its name in results and messages; the folder when None.
         batch: Tiles in one run. On a CPU more are not faster, and memory grows with them.
         orientations: In which a tile is restored, 1, 2, 4 or 8; as the model says when None.
+        tile: Side of a tile, a multiple of 16; as the model says when None. Where there is no memory for it, it is
+            halved until there is, and a warning is logged.
 
     Attributes:
         inference: How it restores.
 
     Raises:
         ModelMissingError: There is no served model in the folder.
+        ConfigError: `tile` or `orientations` cannot be.
     """
 
+    _any_side = False  # whether the runtime takes tiles of any side, whatever the graph
+
     def __init__(
-        self, folder: str | Path, *, release: str | None = None, batch: int = 1, orientations: int | None = None
+        self,
+        folder: str | Path,
+        *,
+        release: str | None = None,
+        batch: int = 1,
+        orientations: int | None = None,
+        tile: int | None = None,
     ):
         self.serving = read_serving(folder)
-        self.inference = self.serving.inference.in_orientations(orientations)
         self.folder, self.release, self._batch = Path(folder), release or str(folder), batch
         self._dtype = np.dtype(self.serving.inference.dtype)
-        self._run = self._load(onnx_path(folder), self._dtype)
+        self._graph = read_local_graph(onnx_path(folder))
+        self.inference = self._fitting(self._in_tiles(tile).in_orientations(orientations))
+        self._runs: dict[tuple[np.dtype[Any], int], Run] = {}
+        self._run(self._dtype, self.inference.tile)
+
+    def _in_tiles(self, tile: int | None) -> Inference:
+        plan = self.serving.inference
+        if tile is None or tile == plan.tile:
+            return plan
+        if not (self._graph or self._any_side):
+            raise ConfigError(
+                "The tiles of this model have one size",
+                where=f"{self.release}, tiles of {plan.tile} pixels",
+                why="it looks at the whole tile, so its graph was exported for that size",
+                next_step="leave the tile out, or choose the backend torch, which computes the network itself",
+            )
+        return plan.in_tiles(tile)
+
+    def _fitting(self, plan: Inference) -> Inference:
+        """The plan, or one with a smaller tile where there is no memory for that."""
+        free, fitting = available_memory(), plan
+        while self._graph and self._graph.memory(fitting.tile) > free and plan.tile_fits(fitting.tile // 2):
+            fitting = plan.in_tiles(fitting.tile // 2)
+        if fitting is not plan:
+            _log.warning(
+                "There is no memory for tiles of %d pixels, so images are restored in tiles of %d pixels.",
+                plan.tile,
+                fitting.tile,
+            )
+        return fitting
 
     @abstractmethod
-    def _load(self, model: Path | bytes, dtype: np.dtype[Any]) -> Run:
+    def _load(self, model: Path | bytes, dtype: np.dtype[Any], side: int) -> Run:
         """Loads an ONNX file, or a serialised model, whose `image` and `restored` are uint8 or float32."""
 
-    @functools.cached_property
-    def _run_float(self) -> Run:
-        return self._load(float_graph(onnx_path(self.folder)), np.dtype(np.float32))
+    def _run(self, dtype: np.dtype[Any], side: int) -> Run:
+        key = dtype, 0 if self._any_side else side
+        if key not in self._runs:
+            path = onnx_path(self.folder)
+            model: Path | bytes = path if dtype == self._dtype else float_graph(path)
+            if self._graph and side != self.serving.inference.tile:
+                model = at_side(model, side)
+            self._runs[key] = self._load(model, dtype, side)
+        return self._runs[key]
 
     def restore_batch(self, tiles_NCHW: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:
         """Restores tiles in one run.
@@ -64,8 +117,12 @@ class InProcessRestorer(ABC):
         Returns:
             (N, 3, T, T) RGB of the same type; float32 is not rounded.
         """
-        run = self._run if tiles_NCHW.dtype == self._dtype else self._run_float
+        run = self._run(tiles_NCHW.dtype, tiles_NCHW.shape[2])
         return run({"image": tiles_NCHW} if levels is None else {"image": tiles_NCHW, "level": levels[:, np.newaxis]})
+
+    def plan_for(self, height: int, width: int) -> Inference:
+        """How an image of this size is restored: by a smaller tile if that is all that its pixels depend on."""
+        return self.inference.around(height, width, self._graph.reach) if self._graph else self.inference
 
     def restore(
         self,
@@ -97,7 +154,7 @@ class InProcessRestorer(ABC):
         image = restore_image(
             image_HWC,
             restore_batch,
-            self.inference,
+            self.plan_for(*image_HWC.shape[:2]),
             dtype=self._dtype.name,
             batch=self._batch,
             in_flight=1,

@@ -22,6 +22,7 @@ class OnnxRestorer(InProcessRestorer):
         threads: Threads of one run; by default one for each core this process may use.
         batch: Tiles in one run. On a CPU more are not faster, and memory grows with them.
         orientations: In which a tile is restored, 1, 2, 4 or 8; as the model says when None.
+        tile: Side of a tile, see `InProcessRestorer`.
 
     Raises:
         ModelMissingError: There is no served model in the folder.
@@ -36,11 +37,12 @@ class OnnxRestorer(InProcessRestorer):
         threads: int | None = None,
         batch: int = 1,
         orientations: int | None = None,
+        tile: int | None = None,
     ):
         self._threads = threads or len(os.sched_getaffinity(0))
-        super().__init__(folder, release=release, batch=batch, orientations=orientations)
+        super().__init__(folder, release=release, batch=batch, orientations=orientations, tile=tile)
 
-    def _load(self, model: Path | bytes, dtype: np.dtype[Any]) -> Run:
+    def _load(self, model: Path | bytes, dtype: np.dtype[Any], side: int) -> Run:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -59,7 +61,7 @@ class OnnxRestorer(InProcessRestorer):
                 why=error,
                 next_step="export the model again with `dvc repro export`",
             ) from None
-        side, tensor = self.serving.inference.tile, "tensor(uint8)" if dtype == np.uint8 else "tensor(float)"
+        tensor = "tensor(uint8)" if dtype == np.uint8 else "tensor(float)"
         level = [("level", "tensor(float)", [1])] if self.serving.levels else []
         for tensors, expected in [
             (session.get_inputs(), [("image", tensor, [3, side, side]), *level]),

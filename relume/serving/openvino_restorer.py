@@ -46,6 +46,7 @@ class OpenVinoRestorer(InProcessRestorer):
         threads: Threads of one run; by default one for each core this process may use.
         batch: Tiles in one run.
         orientations: In which a tile is restored, 1, 2, 4 or 8; as the model says when None.
+        tile: Side of a tile, see `InProcessRestorer`.
 
     Raises:
         ModelMissingError: There is no served model in the folder.
@@ -61,11 +62,12 @@ class OpenVinoRestorer(InProcessRestorer):
         threads: int | None = None,
         batch: int = 1,
         orientations: int | None = None,
+        tile: int | None = None,
     ):
         self._precision, self._threads = precision, threads or len(os.sched_getaffinity(0))
-        super().__init__(folder, release=release, batch=batch, orientations=orientations)
+        super().__init__(folder, release=release, batch=batch, orientations=orientations, tile=tile)
 
-    def _load(self, model: Path | bytes, dtype: np.dtype[Any]) -> Run:
+    def _load(self, model: Path | bytes, dtype: np.dtype[Any], side: int) -> Run:
         try:
             compiled = core().compile_model(
                 core().read_model(model) if isinstance(model, bytes) else model,

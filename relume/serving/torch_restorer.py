@@ -19,12 +19,15 @@ class TorchRestorer(InProcessRestorer):
         release: Its name in results and messages; the folder when None.
         batch: Tiles in one run.
         orientations: In which a tile is restored, 1, 2, 4 or 8; as the model says when None.
+        tile: Side of a tile, see `InProcessRestorer`; of every network.
 
     Raises:
         ModelMissingError: There is no served model in the folder, or no weights beside it.
     """
 
-    def _load(self, model: Path | bytes, dtype: np.dtype[Any]) -> Run:
+    _any_side = True
+
+    def _load(self, model: Path | bytes, dtype: np.dtype[Any], side: int) -> Run:
         import torch
 
         from relume.models.artifact import load_model

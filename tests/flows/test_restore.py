@@ -63,6 +63,19 @@ def test_a_backend_is_chosen(adjustable, checkout):
     assert isinstance(ended.exception, ConfigError) or "--backend cannot be used with --server" in ended.output
 
 
+def test_tiles_are_chosen(adjustable):
+    """The result is that of numpy; what cannot be, and tiles of a server's own, are refused with what to do."""
+    result = restore_file("noisy.png", "clean.png", model="models/exported", tile=16)
+    np.testing.assert_array_equal(result.restoration.image, convolve(IMAGE, BLUR, 37.25))
+    command = ["restore", "noisy.png", "-o", "clean.png", "--model", "models/exported", "--tile"]
+    planned = CliRunner().invoke(main, [*command, "16", "--dry-run"])
+    assert "  50x40  20 tiles, about" in planned.stdout
+    refused = CliRunner().invoke(main, [*command, "40"])
+    assert (refused.exit_code, "use a multiple of 16 above 5" in refused.stderr) == (2, True)
+    with pytest.raises(ConfigError, match="--tile cannot be used with --server"):
+        restore_file("noisy.png", "clean.png", server="127.0.0.1:1", tile=64)
+
+
 def test_the_level_is_estimated(adjustable):
     """`auto` is the noise of the image, within the trained levels, in one step with what the same level gives."""
     rng = np.random.default_rng(0)
