@@ -12,6 +12,7 @@ Reasons: `smaller_than_patch`, `blurred`, `noisy`, `flat`, `near_duplicate` (a b
 """
 
 import csv
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,12 @@ from relume.curation.quality import Quality, gray, quality, shrink
 from relume.curation.settings import CurateSettings
 from relume.curation.split import split_scenes
 from relume.images import save_image, to_uint8
-from relume.ingestion.ingest import Photograph, Photographs
+from relume.ingestion.ingest import Photograph, Photographs, Place
 from relume.parallel import Budget, map_in_order
 
-# Photographs are measured side by side while they have this many megapixels together: about 20 bytes
+# Photographs are measured side by side in a process while they have this many megapixels together: about 20 bytes
 # a pixel for the filters' float images.
-_MEGAPIXELS_AT_ONCE = 64.0
+_AT_ONCE = Budget(64.0)
 _COLUMNS = (
     *("image_id", "address", "group", "split", "width", "height"),
     *("sharpness", "noise_sigma", "flat_fraction", "cluster", "reason"),
@@ -110,22 +111,23 @@ def curate(
 def _measure_all(
     photographs: Photographs, settings: CurateSettings, progress: Callable[[str, int, int], None]
 ) -> list[_Measured]:
-    budget = Budget(_MEGAPIXELS_AT_ONCE)
-
-    def measure(photograph: Photograph) -> _Measured:
-        with budget.take(photograph.width * photograph.height / 1e6):
-            return _measure(photograph, _pixels(photographs, photograph, settings), settings)
-
+    places = ((photograph, photographs.place(photograph)) for photograph in photographs.manifest)
     measured = []
-    for item in map_in_order(measure, photographs.manifest):
+    for item in map_in_order(functools.partial(_measure_one, settings), places, on_cluster=True):
         measured.append(item)
         progress("photographs measured", len(measured), len(photographs.manifest))
     return measured
 
 
-def _pixels(photographs: Photographs, photograph: Photograph, settings: CurateSettings) -> np.ndarray:
+def _measure_one(settings: CurateSettings, of: tuple[Photograph, Place]) -> _Measured:
+    photograph, place = of
+    with _AT_ONCE.take(photograph.width * photograph.height / 1e6):
+        return _measure(photograph, _seen(place, settings), settings)
+
+
+def _seen(place: Place, settings: CurateSettings) -> np.ndarray:
     """A photograph as everything here sees it, uint8 (H, W, 3), shrunk to `max_side`."""
-    pixels = to_uint8(photographs.pixels(photograph))
+    pixels = to_uint8(place.pixels())
     return pixels if settings.max_side is None else shrink(pixels, settings.max_side)
 
 
@@ -224,7 +226,7 @@ def _write_patches(
     for item in trained:
         patches = [patch for patch in item.patches if patch.patch_id in chosen]
         if patches:
-            pixels = _pixels(photographs, item.photograph, settings)
+            pixels = _seen(photographs.place(item.photograph), settings)
             for patch in patches:
                 shards.add(patch, pixels)
     shards.close()
@@ -234,6 +236,6 @@ def _write_held_out(folder: Path, photographs: Photographs, side_of: dict[str, s
     limit = settings.held_out_side
     for photograph in photographs.manifest:
         if (side := side_of.get(photograph.image_id, "train")) != "train":
-            pixels = _pixels(photographs, photograph, settings)
+            pixels = _seen(photographs.place(photograph), settings)
             top, left = (max(0, length - limit) // 2 for length in pixels.shape[:2])
             save_image(folder / side / f"{photograph.image_id}.png", pixels[top : top + limit, left : left + limit])

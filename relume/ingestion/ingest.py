@@ -159,12 +159,12 @@ class Photographs:
     def __init__(self, folder: str | Path):
         self._folder = Path(folder)
         self.manifest = read_manifest(folder)
-        self._places: dict[str, tuple[Path, int, int]] = {}
+        self._places: dict[str, Place] = {}
         for shard in sorted({photograph.shard for photograph in self.manifest}):
             path = self._folder / shard
             with reading(path, next_step=_AGAIN), tarfile.open(path) as tar:
                 for member in tar:
-                    self._places[member.name] = (path, member.offset_data, member.size)
+                    self._places[member.name] = Place(path.absolute(), member.name, member.offset_data, member.size)
         for photograph in self.manifest:
             if f"{photograph.image_id}.png" not in self._places:
                 raise BrokenFileError(
@@ -174,16 +174,33 @@ class Photographs:
                     next_step=_AGAIN,
                 )
 
+    def place(self, photograph: Photograph) -> "Place":
+        """Where a photograph is: what another process on the same files needs to decode it."""
+        return self._places[f"{photograph.image_id}.png"]
+
     def pixels(self, photograph: Photograph) -> np.ndarray:
         """Decodes one photograph to (height, width, 3) RGB, uint8 or uint16."""
-        path, offset, size = self._places[f"{photograph.image_id}.png"]
+        return self.place(photograph).pixels()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A photograph in a shard: the shard, its name there, and its bytes."""
+
+    shard: Path
+    name: str
+    offset: int
+    size: int
+
+    def pixels(self) -> np.ndarray:
+        """Decodes it to (height, width, 3) RGB, uint8 or uint16."""
         try:
-            with reading(path, next_step=_AGAIN), open(path, "rb") as file:
-                file.seek(offset)
-                return decode(file.read(size), max_megapixels=float("inf")).pixels
+            with reading(self.shard, next_step=_AGAIN), open(self.shard, "rb") as file:
+                file.seek(self.offset)
+                return decode(file.read(self.size), max_megapixels=float("inf")).pixels
         except ImageError as error:
-            why = f"{photograph.image_id}.png in it: {error.what}"
-            raise BrokenFileError("A file is damaged", where=path, why=why, next_step=_AGAIN) from None
+            why = f"{self.name} in it: {error.what}"
+            raise BrokenFileError("A file is damaged", where=self.shard, why=why, next_step=_AGAIN) from None
 
 
 def read_manifest(folder: str | Path) -> list[Photograph]:

@@ -19,7 +19,7 @@ BY_OTHER_MEANS = {
     "validate": {"pyarrow"},
 }
 # Asked for by a setting or a file only, and then installed by the user: extras of relume.
-EXTRAS = {"bm3d", "pillow_heif"}
+EXTRAS = {"bm3d", "distributed", "pillow_heif"}
 
 
 @pytest.fixture(scope="module")

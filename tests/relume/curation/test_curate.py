@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
+from relume import parallel
 from relume.curation.curate import curate
 from relume.curation.quality import shrink
-from relume.errors import SourceError
+from relume.errors import ServiceError, SourceError
 from relume.files import sha256_folder
 from relume.images import decode, encode, read_image
 from tests.relume.curation.photographs import ingest_arrays, skimage_photograph
@@ -51,6 +52,22 @@ def curated(ingested, tmp_path_factory):
     with open(folder / "images.csv", newline="") as file:
         images = {row["address"].rsplit("/", 1)[1][0]: row for row in csv.DictReader(file)}
     return folder, counts, images
+
+
+@pytest.mark.exhaustive
+def test_a_dask_cluster_gives_the_same_bytes(ingested, curated, tmp_path, monkeypatch):
+    """Two workers in processes of their own measure the photographs; without an answer there is one message."""
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(parallel, "SECONDS_TO_CONNECT", 120)
+    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+        monkeypatch.setenv(parallel.CLUSTER, cluster.scheduler_address)
+        assert run(ingested, tmp_path / "curated") == curated[1]
+        assert "measure_one" in cluster.scheduler.task_prefixes
+    assert sha256_folder(tmp_path / "curated") == sha256_folder(curated[0])
+    monkeypatch.setattr(parallel, "SECONDS_TO_CONNECT", 1)
+    with pytest.raises(ServiceError, match="The Dask cluster does not answer"):
+        run(ingested, tmp_path / "nothing")
 
 
 def test_rejects_with_named_reasons(curated):
