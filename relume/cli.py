@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from relume.images import Subsampling
     from relume.recipes.check import Report
     from relume.serving.backends import Asked
+    from relume.serving.mixed_precision import LowPrecision
 
 
 class RelumeGroup(click.Group):
@@ -110,7 +111,7 @@ def main() -> None:
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "onnxruntime", "openvino_f32", "openvino_bf16", "torch"]),
+    type=click.Choice(["auto", "onnxruntime", "openvino_f32", "openvino_bf16", "torch", "cuda"]),
     help="What computes here: auto measures once which is the fastest on this machine. By default ONNX Runtime for a "
     "release, and OpenVINO for a model that ships, in bf16 where the CPU has it.",
 )
@@ -501,6 +502,55 @@ def release(server: str | None) -> None:
     model = outcome["release"]["model"]
     click.echo(f"{model} {'serves now' if outcome['promoted'] else 'serves already'} at {outcome['server']}")
     click.echo(f"next    relume restore noisy.jpg -o clean.png --server {outcome['server']}")
+
+
+@main.command()
+@click.option("--backend", type=click.Choice(["tensorrt"]), required=True, help="What the model is made for.")
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    default="package",
+    show_default=True,
+    help="Folder of a served model or a package.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp16", "bf16"]),
+    default="fp16",
+    show_default=True,
+    help="Of convolutions and matrix products; norms, softmax and means stay in float32.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for the engine; by default one for the model below engines in RELUME_HOME.",
+)
+def export(backend: str, model: Path, precision: "LowPrecision", output: Path | None) -> None:
+    """Make a model's engine for the machine that will serve it.
+
+    The graph is written in mixed precision with a plan of what stays in float32 and why, and compared with float32 on
+    the CPU. Where TensorRT and a GPU are, the engine is built, compared as well, and kept; one that is valid already is
+    not built again. Elsewhere the command ends with exit code 2 after the comparison.
+
+    \b
+    Examples:
+      relume export --backend tensorrt
+      relume export --backend tensorrt --model models/exported --precision bf16 -o engine
+    """
+    from flows.release.engine import export_engine
+    from relume.params import PRECISION_LIMITS, ReleaseSettings
+    from relume.params_file import PARAMS, load_section
+    from relume.serving.served_model import served_folder
+    from relume.serving.tensorrt_engine import engine_folder
+
+    serving = served_folder(model)
+    here = Path(PARAMS).is_file()
+    limits = load_section("release", ReleaseSettings).precision_parity if here else PRECISION_LIMITS
+    folder = output or engine_folder(serving, relume_home())
+    click.echo(f"{model} in {precision}")
+    export_engine(serving, folder, precision, limits[precision], click.echo)
+    click.echo(_short(folder))
 
 
 @main.command()

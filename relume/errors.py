@@ -66,6 +66,14 @@ class ModelFormatError(UserError):
     """A model artifact or checkpoint does not have what its architecture needs."""
 
 
+class BackendUnavailableError(UserError):
+    """A backend was chosen that this machine, or what is installed on it, does not have."""
+
+
+class EngineError(RelumeError):
+    """An engine of TensorRT cannot be built or used."""
+
+
 class BrokenFileError(UserError):
     """A file that relume wrote is missing, cannot be read, or no longer holds what was written."""
 

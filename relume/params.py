@@ -69,6 +69,9 @@ class ParityLimits(Settings):
     min_psnr: float = Field(gt=0)
 
 
+Precision = Literal["f32", "fp16", "bf16"]
+
+
 class PrecisionLimits(Settings):
     """How far a backend's result may be from that of float32, on 8-bit images.
 
@@ -85,6 +88,14 @@ class PrecisionLimits(Settings):
     within: float = Field(gt=0, le=1)
     mean_error: float = Field(default=0.1, gt=0)
     pattern: float = Field(default=0.05, ge=0)
+
+
+PRECISION_LIMITS: dict[Precision, PrecisionLimits] = {
+    "f32": PrecisionLimits(min_psnr=60, difference=1, within=1),
+    "fp16": PrecisionLimits(min_psnr=60, difference=2, within=0.999),
+    "bf16": PrecisionLimits(min_psnr=50, difference=2, within=0.999),
+}
+"""The limits of each precision where params.yaml says nothing of it."""
 
 
 class ReleaseSettings(Settings):
@@ -105,7 +116,8 @@ class ReleaseSettings(Settings):
         served_parity: The backend in process against the Triton server.
         backend: What computes a release: `onnxruntime`, `openvino_f32` or `openvino_bf16` in Triton's python backend,
             the fastest of these on this machine for `auto`; `triton_onnxruntime` or `triton_tensorrt` in Triton's
-            onnxruntime backend, which the embedded server does not have. It takes effect with the next release.
+            onnxruntime backend, which the embedded server does not have, nor that of `tensorrt_plan`, an engine that
+            `relume export` made on this machine. It takes effect with the next release.
         precision_parity: By precision, the limits of a backend in process against ONNX Runtime.
     """
 
@@ -120,14 +132,20 @@ class ReleaseSettings(Settings):
     max_latency_ratio: float = Field(gt=0)
     served_parity: ParityLimits
     backend: Literal[
-        "auto", "onnxruntime", "openvino_f32", "openvino_bf16", "triton_onnxruntime", "triton_tensorrt"
+        "auto",
+        "onnxruntime",
+        "openvino_f32",
+        "openvino_bf16",
+        "triton_onnxruntime",
+        "triton_tensorrt",
+        "tensorrt_plan",
     ] = "onnxruntime"
-    precision_parity: dict[Literal["f32", "bf16"], PrecisionLimits] = Field(
-        default={
-            "f32": PrecisionLimits(min_psnr=60, difference=1, within=1),
-            "bf16": PrecisionLimits(min_psnr=50, difference=2, within=0.999),
-        }
-    )
+    precision_parity: dict[Precision, PrecisionLimits] = PRECISION_LIMITS
+
+    @field_validator("precision_parity")
+    @classmethod
+    def _each_has_limits(cls, stated: dict[Precision, PrecisionLimits]) -> dict[Precision, PrecisionLimits]:
+        return PRECISION_LIMITS | stated
 
 
 class Params(Settings):

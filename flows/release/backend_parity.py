@@ -13,6 +13,8 @@ from relume.inference.plan import Inference
 from relume.metrics import EQUAL, psnr
 from relume.params import PrecisionLimits, ReleaseSettings
 from relume.serving.backends import Served, fastest_backends, open_backend
+from relume.serving.in_process import InProcessRestorer
+from relume.serving.tensorrt_engine import engine_folder, require_engine
 
 _FLAT = 2  # of 255: range of the 3 x 3 neighbours in an area that counts as flat
 _FEW = 0.01  # share of the pixels that is too little for the mean of an area
@@ -74,7 +76,11 @@ def choose_backend(
 
     Raises:
         ParityError: The backend that the settings name is outside of its limits.
+        EngineError: It is `tensorrt_plan`, and no engine of the model ran on this machine.
+        BackendUnavailableError: It is `tensorrt_plan`, and this machine has no TensorRT or no GPU.
     """
+    if settings.backend == "tensorrt_plan":
+        require_engine(serving, engine_folder(serving, home))
     if settings.backend == "openvino_f32" or settings.backend == "openvino_bf16":
         return settings.backend, prove_backend(serving, settings.backend, held_out, settings)
     if settings.backend != "auto":
@@ -100,27 +106,46 @@ def prove_backend(serving: Path, backend: Served, held_out: Path, settings: Rele
     Raises:
         ParityError: It names the image that is outside of most limits, and the limits.
     """
-    reference, restorer = open_backend("onnxruntime", serving), open_backend(backend, serving)
     natural = next(iter(held_out_photographs(held_out, settings).values()))
-    images = worst_images(natural, side=restorer.inference.tile * 3 // 2)
     limits = settings.precision_parity["bf16" if backend == "openvino_bf16" else "f32"]
+    next_step = "set release.backend to onnxruntime in params.yaml, then run `relume release`"
+    return prove(open_backend(backend, serving), natural, limits, name=backend, next_step=next_step)
+
+
+def prove(
+    restorer: InProcessRestorer, natural: np.ndarray, limits: PrecisionLimits, *, name: str, next_step: str
+) -> list[BackendParity]:
+    """Compares a served model, however it is computed, with ONNX Runtime, as `prove_backend` does.
+
+    Args:
+        restorer: The served model.
+        natural: A photograph, uint8 (H, W, 3), of which the images are made.
+        limits: Of the precision in which it is computed.
+        name: Of what computes it, for the message.
+        next_step: What to do where it is refused.
+
+    Raises:
+        ParityError: It names the image that is outside of most limits, and the limits.
+    """
+    reference = open_backend("onnxruntime", restorer.folder)
+    images = worst_images(natural, side=restorer.inference.tile * 3 // 2)
     found: list[BackendParity] = []
     levels = restorer.serving.levels
     for level in sorted({levels.lowest, levels.highest}) if levels else [None]:
         found += measure_backend(
             lambda image, level=level: reference.restore(image, level=level).image,  # type: ignore[misc]
             lambda image, level=level: restorer.restore(image, level=level).image,  # type: ignore[misc]
-            images if level is None else {f"{name}, level {level:g}": image for name, image in images.items()},
+            images if level is None else {f"{title}, level {level:g}": image for title, image in images.items()},
             restorer.inference,
             limits,
         )
     if failed := [each for each in found if each.problems(limits)]:
         worst = max(failed, key=lambda each: len(each.problems(limits)))
         raise ParityError(
-            f"{backend} does not compute what float32 does",
+            f"{name} does not compute what float32 does",
             where=f"{len(failed)} of {len(found)} images differ, the worst is {worst.picture}",
             why="; ".join(worst.problems(limits)),
-            next_step="set release.backend to onnxruntime in params.yaml, then run `relume release`",
+            next_step=next_step,
         )
     return found
 

@@ -38,8 +38,16 @@ class Package:
 
     @property
     def model(self) -> str:
-        """The release-specific name under which Triton serves it."""
+        """The release-specific name under which Triton serves it for ONNX Runtime."""
         return f"{self.product}-{self.sha256[:8]}"
+
+    def model_for(self, backend: str) -> str:
+        """The name under which Triton serves it for a backend: a name stands for one backend, so it says which."""
+        return self.model if backend == "onnxruntime" else f"{self.model}-{backend}"
+
+    def backend_of(self, model: str) -> str:
+        """The backend of a release of this package, by its name."""
+        return model.removeprefix(self.model).removeprefix("-") or "onnxruntime"
 
 
 def product_of(root: Path) -> str:

@@ -17,7 +17,7 @@ from flows.release.package import Package, open_package
 from flows.release.registry import Registry, Version
 from flows.release.served_parity import PathDifference, compare_served, require_parity
 from flows.release.served_product import ServedProduct, reach_server, release_lock
-from flows.release.trial import CandidateFailedError, try_out
+from flows.release.trial import CandidateFailedError, Entrant, try_out
 from relume.errors import UserError
 from relume.evaluation.settings import EvaluateSettings
 from relume.files import write_json, write_text
@@ -25,6 +25,7 @@ from relume.home import remember_release
 from relume.params import Params, ReleaseSettings, load_params
 from relume.serving import repository as models
 from relume.serving.backends import Served
+from relume.serving.tensorrt_engine import engine_folder
 
 HELD_OUT = Path("data/curated/held_out/test")
 
@@ -70,7 +71,7 @@ class Candidate:
             product=self.package.product,
             package=self.package.sha256,
             version=self.version.number,
-            model=self.package.model,
+            model=self.package.model_for(self.backend),
         )
 
 
@@ -81,7 +82,7 @@ class ReleaseOutcome:
     Attributes:
         release: The release that serves now.
         server: Address of the server.
-        promoted: False when this package served already.
+        promoted: False when this package served already, by the backend of the settings.
         repaired: What an interrupted release or rollback had left, and how it was repaired.
         gate: The gate's report as JSON values, empty when nothing was promoted.
         parity: The served-path comparison, one row an image.
@@ -117,7 +118,7 @@ def release_package(
         wrap: Wraps `register`, `gate` and `promote`, as Prefect tasks for example.
 
     Returns:
-        What serves now. A package that serves already is not released again.
+        What serves now. A package that serves already is not released again, unless it is for another backend.
 
     Raises:
         ModelMissingError: There is no package.
@@ -140,7 +141,8 @@ def release_package(
         product = ServedProduct(package.product, home, address, control, registry or Registry(home))
         repaired = product.reconcile()
         current = product.current
-        if current and current.package == package.sha256:
+        serves = models.backend_of_release(product.repository, current.model) if current else None
+        if current and current.package == package.sha256 and params.release.backend in ("auto", serves):
             product.move_aliases()
             return ReleaseOutcome(release=current, server=address, promoted=False, repaired=repaired)
         lineage = lineage or read_lineage(root, package, home)
@@ -196,9 +198,14 @@ def gate(product: ServedProduct, candidate: Candidate) -> GateReport:
         CandidateFailedError: No server can serve it; the server that clients use never saw it.
         RelumeError: It could not be tried out or measured; that says nothing about it.
     """
-    champion = product.package_of(product.current) if product.current else None
+    current, entrant = product.current, None
+    champion = product.package_of(current) if current else None
+    if current and champion:
+        serves = models.backend_of_release(product.repository, current.model)
+        entrant = Entrant(package=champion, model=current.model, backend=_computed_by(serves))
+    own = Entrant(package=candidate.package, model=candidate.release.model, backend=_computed_by(candidate.backend))
     try:
-        latency = try_out(candidate.package, champion, product.home, backend=_computed_by(candidate))
+        latency = try_out(own, entrant, product.home)
     except CandidateFailedError as error:
         product.ledger.append("refused", candidate.release, failed=[str(error.why or error)])
         product.registry.note(candidate.version, tags={"gate": "refused"})
@@ -224,6 +231,7 @@ def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference
             product.repository,
             release.model,
             backend=candidate.backend,
+            engine=engine_folder(candidate.package.folder / "serving", product.home),
         )
         open_package(candidate.package.folder, release=release.package)  # a run may have replaced it since the gate
         product.load(release.model)
@@ -241,9 +249,9 @@ def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference
     return differences
 
 
-def _computed_by(candidate: Candidate) -> Served:
-    """The backend on this machine that computes what the candidate's does."""
-    return cast(Served, candidate.backend) if candidate.backend in get_args(Served) else "onnxruntime"
+def _computed_by(backend: str) -> Served:
+    """The backend of the embedded server, and of this process, that computes what another one does."""
+    return cast(Served, backend) if backend in get_args(Served) else "onnxruntime"
 
 
 def _served_parity(product: ServedProduct, candidate: Candidate) -> list[PathDifference]:
@@ -255,7 +263,7 @@ def _served_parity(product: ServedProduct, candidate: Candidate) -> list[PathDif
         model,
         candidate.held_out,
         candidate.settings,
-        backend=_computed_by(candidate),
+        backend=_computed_by(candidate.backend),
         key=product.control.key,
     )
     rows = [dataclasses.asdict(difference) for difference in differences]

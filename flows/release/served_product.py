@@ -17,6 +17,7 @@ from flows.turns import RELEASE, in_progress
 from relume.errors import BrokenFileError, ConfigError, ReleaseError, RelumeError, ServerUnreachableError
 from relume.home import private_home, tracking_uri
 from relume.serving import repository as models
+from relume.serving.tensorrt_engine import engine_folder
 from relume.serving.triton_control import TritonControl
 
 _log = logging.getLogger(__name__)
@@ -131,7 +132,14 @@ class ServedProduct:
     def serve(self, release: Release) -> None:
         """Loads a release and points the product to it; nothing changes when it serves already."""
         if release.model not in models.releases(self.repository):
-            models.publish_release(self.package_of(release).folder / "serving", self.repository, release.model)
+            package = self.package_of(release)
+            models.publish_release(
+                package.folder / "serving",
+                self.repository,
+                release.model,
+                backend=package.backend_of(release.model),
+                engine=engine_folder(package.folder / "serving", self.home),
+            )
         if self.control.models().get(release.model) != "READY":
             self.load(release.model)
         elif not self.control.answers(release.model):  # its process died, which Triton does not notice

@@ -12,7 +12,7 @@ import numpy as np
 from flows.embedded_triton import EmbeddedTriton, trial_server
 from flows.release.package import Package
 from relume.errors import ReleaseError, ServerRefusedError, ServerUnreachableError
-from relume.serving.repository import backend_of_release, publish_release
+from relume.serving.repository import publish_release
 from relume.serving.served_model import read_serving
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
@@ -37,20 +37,32 @@ class Latency:
     champion: float | None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entrant:
+    """A package in the trial.
+
+    Attributes:
+        package: The package.
+        model: Name under which the server has it.
+        backend: What computes it there.
+    """
+
+    package: Package
+    model: str
+    backend: str
+
+
 class CandidateFailedError(ReleaseError):
     """A server of its own could not serve the candidate."""
 
 
-def try_out(
-    candidate: Package, champion: Package | None, home: Path, *, backend: str = "onnxruntime"
-) -> Latency | None:
+def try_out(candidate: Entrant, champion: Entrant | None, home: Path) -> Latency | None:
     """Loads a candidate and the champion into a server of their own and times both.
 
     Args:
-        candidate: The package to release.
-        champion: The package that serves, or None.
+        candidate: What is to be released.
+        champion: What serves, or None.
         home: RELUME_HOME.
-        backend: The candidate's; the champion has that by which it serves.
 
     Returns:
         None where no server is installed.
@@ -62,22 +74,21 @@ def try_out(
     if not EmbeddedTriton(home).installed:
         return None
     # The champion first: once it is known to work there, what fails afterwards is the candidate's.
-    packages = [*([champion] if champion else []), candidate]
+    entrants = [*([champion] if champion else []), candidate]
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(trial_server(home))
         control = stack.enter_context(TritonControl(server.grpc, key=server.key, load_timeout=LOAD_SECONDS))
-        publish_release(candidate.folder / "serving", server.repository, candidate.model, backend=backend)
+        for each in entrants:
+            publish_release(each.package.folder / "serving", server.repository, each.model, backend=each.backend)
         if champion:
-            serves = backend_of_release(EmbeddedTriton(home).repository, champion.model)
-            publish_release(champion.folder / "serving", server.repository, champion.model, backend=serves)
             control.load_release(champion.model)
         try:
             control.load_release(candidate.model)
             ways = [
-                stack.enter_context(TritonRestorer(server.grpc, package.model, timeout=LOAD_SECONDS)).restore_batch
-                for package in packages
+                stack.enter_context(TritonRestorer(server.grpc, each.model, timeout=LOAD_SECONDS)).restore_batch
+                for each in entrants
             ]
-            return take_turns("served", packages[::-1], ways[::-1])
+            return take_turns("served", [each.package for each in entrants[::-1]], ways[::-1])
         except (ReleaseError, ServerRefusedError, ServerUnreachableError) as error:
             if EmbeddedTriton(home, trial=True).status().state == "stopped":  # `relume down` ended it
                 raise

@@ -54,6 +54,12 @@ optimization { execution_accelerators { gpu_execution_accelerator : [ {
   parameters { key: "trt_engine_cache_enable" value: "1" }
 } ] } }
 """
+# The engine is named for one compute capability alone: on a GPU of another one Triton finds none, and does not load it.
+_PLAN = """\
+platform: "tensorrt_plan"
+instance_group [ { kind: KIND_GPU count: 1 profile: [ "0" ] } ]
+cc_model_filenames [ { key: "%s" value: "model.plan" } ]
+"""
 _BACKENDS = {
     "onnxruntime": _PYTHON,
     "openvino_f32": _PYTHON + _PRECISION % "f32",
@@ -68,7 +74,13 @@ def triton_type(inference: Inference) -> str:
     return {"uint8": "UINT8", "float32": "FP32"}[inference.dtype]
 
 
-def release_config(inference: Inference, *, levels: LevelRange | None = None, backend: str = "onnxruntime") -> str:
+def release_config(
+    inference: Inference,
+    *,
+    levels: LevelRange | None = None,
+    backend: str = "onnxruntime",
+    compute_capability: str | None = None,
+) -> str:
     """The config.pbtxt of a release.
 
     It has no `model_warmup`, which releases had before: one that failed ended the whole server in 5 of 12 loads. The
@@ -79,13 +91,15 @@ def release_config(inference: Inference, *, levels: LevelRange | None = None, ba
         levels: Those of an adjustable model, which clients read there as well; None for one without the input `level`.
         backend: `onnxruntime`, `openvino_f32` and `openvino_bf16` run 1/model.py in Triton's python backend (the
             embedded server has no other); `triton_onnxruntime` runs 1/model.onnx in Triton's onnxruntime backend, on
-            its GPU where there is one, and `triton_tensorrt` does so with ONNX Runtime's TensorRT provider.
+            its GPU where there is one, and `triton_tensorrt` does so with ONNX Runtime's TensorRT provider;
+            `tensorrt_plan` runs 1/model.plan in Triton's tensorrt backend.
+        compute_capability: Of the GPU that the engine of `tensorrt_plan` is for, such as `9.0`.
     """
     parameters = inference.model_dump()
     if levels:
         parameters |= {("level_kind" if name == "kind" else f"{name}_level"): v for name, v in asdict(levels).items()}
     return (
-        _BACKENDS[backend]
+        (_PLAN % compute_capability if backend == "tensorrt_plan" else _BACKENDS[backend])
         + _tensors(inference.tile, triton_type(inference), adjustable=levels is not None)
         + ("" if backend in _UNBATCHED else _BATCHING)
         + "".join(
@@ -100,6 +114,8 @@ def backend_of(text: str) -> str:
     if 'backend: "python"' in text:
         precision = parameters_of(text).get("precision")
         return f"openvino_{precision}" if precision else "onnxruntime"
+    if 'platform: "tensorrt_plan"' in text:
+        return "tensorrt_plan"
     return "triton_tensorrt" if "gpu_execution_accelerator" in text else "triton_onnxruntime"
 
 

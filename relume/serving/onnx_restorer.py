@@ -1,12 +1,12 @@
-"""Restores images in this process with ONNX Runtime, from the very file that Triton serves."""
+"""Restores images in this process with ONNX Runtime, from the very file that Triton serves: on the CPU or a GPU."""
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from relume.errors import ModelFormatError
+from relume.errors import BackendUnavailableError, ModelFormatError
 from relume.serving.in_process import InProcessRestorer, Run
 from relume.serving.served_model import onnx_path
 
@@ -23,8 +23,10 @@ class OnnxRestorer(InProcessRestorer):
         batch: Tiles in one run. On a CPU more are not faster, and memory grows with them.
         orientations: In which a tile is restored, 1, 2, 4 or 8; as the model says when None.
         tile: Side of a tile, see `InProcessRestorer`.
+        provider: `CUDA` computes on the GPU, in float32 without the shortened products of TF32, or not at all.
 
     Raises:
+        BackendUnavailableError: ONNX Runtime has no such provider here; it would compute on the CPU without a word.
         ModelMissingError: There is no served model in the folder.
         ModelFormatError: The ONNX file cannot be read, or its tensors are not those of serving.json.
     """
@@ -38,7 +40,9 @@ class OnnxRestorer(InProcessRestorer):
         batch: int = 1,
         orientations: int | None = None,
         tile: int | None = None,
+        provider: Literal["CPU", "CUDA"] = "CPU",
     ):
+        self._provider = f"{provider}ExecutionProvider"
         self._threads = threads or len(os.sched_getaffinity(0))
         super().__init__(folder, release=release, batch=batch, orientations=orientations, tile=tile)
 
@@ -52,8 +56,11 @@ class OnnxRestorer(InProcessRestorer):
         # Spinning threads would take the cores from the tiler, which works beside the session.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = onnx_path(self.folder)
+        if self._provider not in onnxruntime.get_available_providers():
+            raise self._unavailable(f"this ONNX Runtime has {', '.join(onnxruntime.get_available_providers())}")
+        choice = {"use_tf32": "0"} if self._provider == "CUDAExecutionProvider" else {}
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(model, options, providers=[(self._provider, choice)])
         except Exception as error:  # a class of its own for each kind of failure
             raise ModelFormatError(
                 "The ONNX file cannot be read",
@@ -61,6 +68,8 @@ class OnnxRestorer(InProcessRestorer):
                 why=error,
                 next_step="export the model again with `dvc repro export`",
             ) from None
+        if self._provider not in session.get_providers():  # its libraries or the driver are missing
+            raise self._unavailable(f"it uses {', '.join(session.get_providers())} instead")
         tensor = "tensor(uint8)" if dtype == np.uint8 else "tensor(float)"
         level = [("level", "tensor(float)", [1])] if self.serving.levels else []
         for tensors, expected in [
@@ -76,3 +85,10 @@ class OnnxRestorer(InProcessRestorer):
                     next_step="export the model again with `dvc repro export`",
                 )
         return lambda inputs: session.run(["restored"], inputs)[0]
+
+    def _unavailable(self, why: str) -> BackendUnavailableError:
+        return BackendUnavailableError(
+            "ONNX Runtime cannot compute on a GPU here",
+            why=why,
+            next_step="install onnxruntime-gpu in place of onnxruntime on a machine with a GPU, or use another backend",
+        )

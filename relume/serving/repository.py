@@ -16,6 +16,7 @@ from relume.inference.plan import Inference
 from relume.reading import read_text, reading
 from relume.serving.config_pbtxt import backend_of, parameters_of, product_config, read_parameters, release_config
 from relume.serving.served_model import Serving, read_serving, triton_model
+from relume.serving.tensorrt_engine import ENGINE, require_engine
 
 _CONFIG = "config.pbtxt"
 _OPENVINO_MODEL = Path(__file__).with_name("triton_openvino_model.py")
@@ -23,7 +24,14 @@ _AGAIN = "remove its folder, then run `relume up`"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
 
-def publish_release(served: str | Path, repository: str | Path, release: str, *, backend: str = "onnxruntime") -> Path:
+def publish_release(
+    served: str | Path,
+    repository: str | Path,
+    release: str,
+    *,
+    backend: str = "onnxruntime",
+    engine: Path | None = None,
+) -> Path:
     """Writes a served model into the repository under a name of its own, for one of Triton's backends.
 
     Args:
@@ -32,6 +40,7 @@ def publish_release(served: str | Path, repository: str | Path, release: str, *,
         release: The release's name, such as `denoise-3f2a91c0`; the same name always means the same bytes.
         backend: What computes it there, see `relume.serving.config_pbtxt.release_config`. For `onnxruntime` the bytes
             are those of the served model, its model.py included; for others the ONNX file alone is.
+        engine: Folder of the engine, which only `tensorrt_plan` needs.
 
     Returns:
         The release's folder.
@@ -39,6 +48,8 @@ def publish_release(served: str | Path, repository: str | Path, release: str, *,
     Raises:
         ModelMissingError: There is no served model in `served`.
         ReleaseError: The name cannot be one of a release, or another model was released under it.
+        EngineError: There is no engine that ran on this machine.
+        BackendUnavailableError: This machine has no TensorRT or no GPU, so that no engine ran on it.
     """
     serving, target = read_serving(served), Path(repository) / release
     if not _NAME.fullmatch(release):
@@ -47,7 +58,7 @@ def publish_release(served: str | Path, repository: str | Path, release: str, *,
         )
     if target.exists():
         with tempfile.TemporaryDirectory() as scratch:
-            _write(served, serving, Path(scratch), backend)
+            _write(served, serving, Path(scratch), backend, engine)
             written = _hashes(Path(scratch))
         # Byte code that the server's Python left beside model.py is no part of it.
         if written != {name: hash for name, hash in _hashes(target).items() if "__pycache__" not in name}:
@@ -59,18 +70,24 @@ def publish_release(served: str | Path, repository: str | Path, release: str, *,
             )
         return target
     with atomic_folder(target) as temporary:
-        _write(served, serving, temporary, backend)
+        _write(served, serving, temporary, backend, engine)
         # A file of this name keeps the server's Python from leaving its byte code there, for which Triton would take
         # the model for a changed one and start it a second time with the product.
         (temporary / "1" / "__pycache__").touch()
     return target
 
 
-def _write(served: str | Path, serving: Serving, folder: Path, backend: str) -> None:
+def _write(served: str | Path, serving: Serving, folder: Path, backend: str, engine: Path | None) -> None:
+    capability = None
+    if backend == "tensorrt_plan":
+        capability = require_engine(served, engine).key.compute_capability
     shutil.copytree(triton_model(served), folder, dirs_exist_ok=True)
     if backend == "onnxruntime":
         return
-    write_text(folder / _CONFIG, release_config(serving.inference, levels=serving.levels, backend=backend))
+    config = release_config(serving.inference, levels=serving.levels, backend=backend, compute_capability=capability)
+    write_text(folder / _CONFIG, config)
+    if backend == "tensorrt_plan" and engine:
+        shutil.copyfile(engine / ENGINE, folder / "1" / ENGINE)
     if backend.startswith("openvino"):
         shutil.copyfile(_OPENVINO_MODEL, folder / "1" / "model.py")
     else:
@@ -150,7 +167,7 @@ def inference_of(repository: str | Path, release: str) -> Inference | None:
 
 
 def backend_of_release(repository: str | Path, release: str) -> str:
-    """What computes a release; `onnxruntime` for one that is not in the repository, which gets that when it comes back.
+    """What computes a release; `onnxruntime` for one that is not in the repository.
 
     Raises:
         BrokenFileError: Its configuration cannot be read.

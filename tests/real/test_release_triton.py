@@ -137,6 +137,29 @@ def test_a_release_for_a_backend(home, root, picture, backend):
         assert (kept["backend"], len(kept["pictures"])) == (serves, 5)
 
 
+def test_the_same_package_for_another_backend(home, root, picture):
+    """It is released as a new one when `release.backend` alone changes, and once; the rollback goes back to the backend
+    before, and forth again after the repository was lost, each release by its own backend."""
+    release(root, home)
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    values["release"]["backend"] = "openvino_f32"
+    (root / "params.yaml").write_text(yaml.safe_dump(values))
+    repository = EmbeddedTriton(home).repository
+    other = release_package(root, home, lineage=LINEAGE)
+    assert other.promoted
+    assert models.backend_of_release(repository, other.release.model) == "openvino_f32"
+    assert not release_package(root, home, lineage=LINEAGE).promoted
+    back = roll_back(root, home)
+    assert models.backend_of_release(repository, back.model) == "onnxruntime"
+    assert (back.package, back.version) == (other.release.package, other.release.version)
+    assert release_package(root, home, lineage=LINEAGE).promoted
+    EmbeddedTriton(home).stop()
+    shutil.rmtree(repository)
+    assert not release_package(root, home, lineage=LINEAGE).promoted
+    assert np.abs(served(home, picture).astype(int) - expected(root, picture)).max() <= 1
+    assert models.backend_of_release(repository, other.release.model) == "openvino_f32"
+
+
 def test_an_adjustable_release(home, root, picture):
     """One follows a release without level and is followed by one: at each time the product takes what it should, and
     the served path of the adjustable one is proved at both ends of its range."""

@@ -3,10 +3,11 @@
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from relume import products
-from relume.errors import BrokenFileError, ModelMissingError
+from relume.errors import BackendUnavailableError, BrokenFileError, ModelMissingError
 from relume.serving.backends import RECORD, fastest_backends, measure_backends, open_backend
 from tests.tiny_onnx import BLUR, SHARPEN, convolve, write_tiny_model
 
@@ -30,6 +31,13 @@ def test_pytorch_restores_from_the_weights(tmp_path):
     np.testing.assert_allclose(torch.restore(deep).image, onnx.restore(deep).image, atol=1e-4)
     with pytest.raises(ModelMissingError, match="no weights"):
         open_backend("torch", write_tiny_model(tmp_path))
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="it has CUDA")
+def test_without_a_gpu_cuda_is_refused(tmp_path):
+    """It does not compute on the CPU without a word; the message says what this ONNX Runtime has."""
+    with pytest.raises(BackendUnavailableError, match="CPUExecutionProvider"):
+        open_backend("cuda", write_tiny_model(tmp_path))
 
 
 def test_the_fastest_is_measured_once(tmp_path):

@@ -1,13 +1,15 @@
 """The model repository: releases that never change and products that point to one."""
 
+import dataclasses
 import shutil
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
-from relume.errors import ModelMissingError, ReleaseError
+from relume.errors import EngineError, ModelMissingError, ReleaseError
 from relume.files import sha256_folder
+from relume.serving import tensorrt_engine
 from relume.serving.levels import LevelRange
 from relume.serving.repository import (
     backend_of_release,
@@ -19,6 +21,7 @@ from relume.serving.repository import (
     write_product,
 )
 from relume.serving.served_model import triton_model
+from relume.serving.tensorrt_engine import GRAPH, Machine, engine_key, write_engine
 from tests.tiny_onnx import SHARPEN, write_tiny_model
 
 
@@ -71,6 +74,33 @@ def test_publish_for_another_backend(repository, served, backend):
     publish_release(served, repository, "denoise-3", backend=backend)
     with pytest.raises(ReleaseError, match="never changed, neither its model nor its backend"):
         publish_release(served, repository, "denoise-3")
+
+
+def test_a_plan_is_published_where_its_engine_ran(repository, served, tmp_path, monkeypatch):
+    """Triton's own parser reads its configuration, which names the engine for its compute capability and the tensors of
+    the model; without an engine, or on another GPU, nothing is written."""
+    here = Machine(tensorrt="11.4", gpu="NVIDIA H100", compute_capability="9.0")
+    monkeypatch.setattr(tensorrt_engine, "machine", lambda: here)
+    with pytest.raises(EngineError, match="There is no engine"):
+        publish_release(served, repository, "denoise-3", backend="tensorrt_plan", engine=tmp_path / "engine")
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / GRAPH).write_bytes(b"graph")
+    write_engine(tmp_path / "engine", b"engine", engine_key(served, b"graph", here), milliseconds=1)
+    folder = publish_release(served, repository, "denoise-3", backend="tensorrt_plan", engine=tmp_path / "engine")
+    usual = text_format.Parse((repository / "denoise-1" / "config.pbtxt").read_text(), ModelConfig())
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
+    assert (config.platform, config.backend) == ("tensorrt_plan", "")
+    assert dict(config.cc_model_filenames) == {"9.0": "model.plan"}
+    assert [(each.kind, list(each.profile)) for each in config.instance_group] == [(ModelInstanceGroup.KIND_GPU, ["0"])]
+    for field in ("input", "output", "max_batch_size", "dynamic_batching", "parameters"):
+        assert getattr(config, field) == getattr(usual, field)
+    assert (folder / "1" / "model.plan").read_bytes() == b"engine"
+    assert not (folder / "1" / "model.py").exists()
+    assert backend_of_release(repository, "denoise-3") == "tensorrt_plan"
+    monkeypatch.setattr(tensorrt_engine, "machine", lambda: dataclasses.replace(here, gpu="NVIDIA H200"))
+    with pytest.raises(EngineError, match="gpu is NVIDIA H100, needed is NVIDIA H200"):
+        publish_release(served, repository, "denoise-4", backend="tensorrt_plan", engine=tmp_path / "engine")
+    assert releases(repository) == ["denoise-1", "denoise-2", "denoise-3"]
 
 
 def test_publish_again(repository, served):
