@@ -1,4 +1,4 @@
-"""A training stage as one process or as several ranks of this machine, started by torchrun."""
+"""A training stage as one process or as several ranks of one or several machines, started by torchrun."""
 
 import functools
 import os
@@ -19,8 +19,9 @@ RANK_ERRORS = "RELUME_RANK_ERRORS"  # the folder in which ranks leave their erro
 def prepared_processes(main: Callable[[], None]) -> Callable[[], None]:
     """Lets a training stage run as `training.processes` ranks of this machine, started by torchrun.
 
-    On many machines torchrun is started by hand on each, `torchrun ... -m components.pretrain --base NAME`; a
-    component that finds itself in its process group joins it.
+    With several machines the component is started on each with torchrun's own variables, `PET_NNODES`,
+    `PET_NODE_RANK`, `PET_MASTER_ADDR` and `PET_MASTER_PORT`; the first one listens at that address alone. A component
+    that finds itself in a process group of torchrun joins it.
 
     Args:
         main: The component's.
@@ -35,7 +36,7 @@ def prepared_processes(main: Callable[[], None]) -> Callable[[], None]:
         processes = load_section("training", TrainingSettings).processes
         if RANK_ERRORS in os.environ:
             _report_errors(main, Path(os.environ[RANK_ERRORS]))
-        elif processes == 1 or "RANK" in os.environ:
+        elif "RANK" in os.environ or (processes == 1 and "PET_NNODES" not in os.environ):
             main()
         else:
             _start_ranks(processes)
@@ -47,13 +48,24 @@ def _start_ranks(processes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    from components.training_stage.rendezvous import BACKEND, interface_towards
+
     module = sys.modules["__main__"].__spec__.name.removesuffix(".__main__")  # type: ignore[union-attr]
-    for name, value in {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}.items():
-        os.environ.setdefault(name, value)  # the ranks talk over loopback
+    arguments = parse_args([f"--nproc-per-node={processes}", "-m", module, *sys.argv[1:]])
+    arguments.rdzv_backend, arguments.rdzv_conf = BACKEND, f"rank={arguments.node_rank}"
+    # Without an address it is loopback, and without a port any that is free: both are for one machine.
+    arguments.rdzv_endpoint = f"{arguments.master_addr}:{arguments.master_port or 0}"
+    interface = interface_towards(arguments.master_addr)
+    for name, value in {
+        "GLOO_SOCKET_IFNAME": interface,
+        "NCCL_SOCKET_IFNAME": interface,
+        "OMP_NUM_THREADS": "1",
+    }.items():
+        os.environ.setdefault(name, value)
     with tempfile.TemporaryDirectory(prefix="relume-ranks-") as folder:
         os.environ[RANK_ERRORS] = folder
         try:
-            run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", module, *sys.argv[1:]]))
+            run(arguments)
         except ChildFailedError as failed:
             reported = sorted(Path(folder).glob("rank*.json"), key=lambda file: file.stat().st_mtime_ns)
             if reported:  # the first one: it may have made the others fail

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -99,12 +100,12 @@ class Checkout:
         params[section] |= values
         (self.folder / "params.yaml").write_text(yaml.safe_dump(params))
 
-    def start(self, step: str) -> subprocess.Popen:
-        """Starts a step's process."""
+    def start(self, step: str, **environment: str) -> subprocess.Popen:
+        """Starts a step's process, with variables on top of this one's."""
         return subprocess.Popen(
             [sys.executable, "-m", f"components.{STEPS[step][0][0]}", *STEPS[step][0][1:]],
             cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "RELUME_HOME": str(self.folder / "home")},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "RELUME_HOME": str(self.folder / "home")} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -246,15 +247,49 @@ def ranks(process: subprocess.Popen) -> list[psutil.Process]:
     return found
 
 
+def listening(checkout: Checkout, *processes: subprocess.Popen) -> set[str]:
+    """The addresses at which processes and all that they started listen, once they train."""
+    while not checkout.checkpoints() and all(process.poll() is None for process in processes):
+        time.sleep(0.01)
+    found = set()
+    for process in processes:
+        for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                sockets = each.net_connections(kind="inet")
+                found |= {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
+    return found
+
+
 @pytest.mark.slow
 def test_two_processes_train_like_one(whole, tmp_path):
     """With the same batches over all, two ranks follow one's losses and end with its weights, up to rounding.
 
-    Gradients are summed in another order, so bits differ; 120 steps of a small network do not carry that far.
+    Gradients are summed in another order, so bits differ; 120 steps of a small network do not carry that far. Nothing
+    listens but on loopback.
     """
     checkout = Checkout(tmp_path)
     checkout.change("training", processes=2)
-    checkout.run("pretrain nafnet")
+    process = checkout.start("pretrain nafnet")
+    addresses = listening(checkout, process)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    assert addresses == {"127.0.0.1"}
+    np.testing.assert_allclose(history(checkout, "pretrain nafnet"), history(whole, "pretrain nafnet"), rtol=2e-3)
+
+
+@pytest.mark.exhaustive
+def test_two_machines_train_like_one_and_listen_at_the_named_address_alone(whole, tmp_path):
+    """One process on each of two machines, which loopback's addresses stand for; torchrun's variables join them."""
+    checkout = Checkout(tmp_path)
+    with socket.create_server(("127.0.0.2", 0)) as free:
+        port = str(free.getsockname()[1])
+    place = {"PET_NNODES": "2", "PET_MASTER_ADDR": "127.0.0.2", "PET_MASTER_PORT": port}
+    machines = [checkout.start("pretrain nafnet", PET_NODE_RANK=str(number), **place) for number in (0, 1)]
+    addresses = listening(checkout, *machines)
+    for machine in machines:
+        output = machine.communicate(timeout=300)[0]
+        assert machine.returncode == 0, output
+    assert addresses == {"127.0.0.2", "127.0.0.1"}  # the store, and the ranks on the interface that leads to it
     np.testing.assert_allclose(history(checkout, "pretrain nafnet"), history(whole, "pretrain nafnet"), rtol=2e-3)
 
 
