@@ -28,8 +28,9 @@ def convolve(image_HWC: np.ndarray, kernel: np.ndarray, level: float = 0) -> np.
     return np.clip(np.rint(total - level), 0, 255).astype(np.uint8)
 
 
-def write_onnx(path: Path, *, tile: int, kernel: np.ndarray, adjustable: bool = False) -> None:
-    """Writes `image` to `restored`, both uint8 (n, 3, tile, tile); an adjustable one with `level`, float32 (n, 1)."""
+def write_onnx(path: Path, *, tile: int, kernel: np.ndarray, adjustable: bool = False, dtype: str = "uint8") -> None:
+    """Writes `image` to `restored`, both (n, 3, tile, tile), uint8 or float32 in [0, 1]; an adjustable one of uint8
+    takes a `level`, float32 (n, 1)."""
     weights = np.broadcast_to(kernel, (3, 1, 3, 3)).astype(np.float32)
     shape = ["n", 3, tile, tile]
     darker = [
@@ -37,7 +38,7 @@ def write_onnx(path: Path, *, tile: int, kernel: np.ndarray, adjustable: bool = 
         helper.make_node("Sub", ["convolved", "levels"], ["darker"]),
     ]
     level = [helper.make_tensor_value_info("level", TensorProto.FLOAT, ["n", 1])]
-    nodes = [
+    rounded = [
         helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Conv", ["float", "weights"], ["convolved"], pads=[1, 1, 1, 1], group=3),
         *(darker if adjustable else []),
@@ -45,11 +46,13 @@ def write_onnx(path: Path, *, tile: int, kernel: np.ndarray, adjustable: bool = 
         helper.make_node("Clip", ["rounded", "low", "high"], ["clipped"]),
         helper.make_node("Cast", ["clipped"], ["restored"], to=TensorProto.UINT8),
     ]
+    convolution = [helper.make_node("Conv", ["image", "weights"], ["restored"], pads=[1, 1, 1, 1], group=3)]
+    nodes, kind = (rounded, TensorProto.UINT8) if dtype == "uint8" else (convolution, TensorProto.FLOAT)
     graph = helper.make_graph(
         nodes,
         "convolution",
-        [helper.make_tensor_value_info("image", TensorProto.UINT8, shape), *(level if adjustable else [])],
-        [helper.make_tensor_value_info("restored", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("image", kind, shape), *(level if adjustable else [])],
+        [helper.make_tensor_value_info("restored", kind, shape)],
         [
             numpy_helper.from_array(np.ascontiguousarray(weights), "weights"),
             numpy_helper.from_array(np.float32(0), "low"),

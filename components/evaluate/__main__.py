@@ -40,9 +40,10 @@ def main() -> None:
     clean = photographs(TEST)
     if not clean:
         raise SourceError("There are no held-out photographs", where=TEST, next_step="run `dvc repro curate`")
-    if small := {name: image.shape[:2] for name, image in clean.items() if min(image.shape[:2]) < inference.tile}:
+    tile = max(inference.tiles)
+    if small := {name: image.shape[:2] for name, image in clean.items() if min(image.shape[:2]) < tile}:
         print(
-            f"evaluate  {len(small)} of {len(clean)} photographs are smaller than the tile of {inference.tile} pixels,"
+            f"evaluate  {len(small)} of {len(clean)} photographs are smaller than the tile of {tile} pixels,"
             " and are measured in smaller tiles; raise curate.held_out_side, or list larger photographs",
             flush=True,
         )

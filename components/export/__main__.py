@@ -34,10 +34,12 @@ def main() -> None:
     images = _images(params.sizes)
 
     with atomic_folder(OUT) as folder:
-        onnx_file = folder / "model.onnx"
-        export_onnx(network, onnx_file, tile=inference.tile, dtype=inference.dtype)
-        write_served_model(onnx_file, folder, serving)
-        onnx_file.unlink()
+        onnx_file, *further_files = (folder / f"{tile}.onnx" for tile in inference.tiles)
+        for tile, file in zip(inference.tiles, (onnx_file, *further_files), strict=True):
+            export_onnx(network, file, tile=tile, dtype=inference.dtype)
+        write_served_model(onnx_file, folder, serving, further_files=further_files)
+        for file in (onnx_file, *further_files):
+            file.unlink()
         restorer = OnnxRestorer(folder, threads=params.threads)
         report = parity_report(
             [*_parity(network, restorer, images), *_mixed_parity(network, restorer)],
@@ -77,7 +79,7 @@ def _mixed_parity(network: nn.Module, restorer: OnnxRestorer) -> Iterator[Parity
     inference, levels = restorer.serving.inference, restorer.serving.levels
     if levels is None:
         return
-    tile, once = inference.tile, inference.model_copy(update={"orientations": 1})
+    tile, once = inference.tile, inference.windows[0].model_copy(update={"orientations": 1})
     image = np.random.default_rng(0).integers(0, 256, (tile, tile, 3), np.uint8)
     expected = [tiled(at_level(network, level), once, batch=1)(image) for level in levels.points]
     tiles_NCHW = np.stack([image.transpose(2, 0, 1)] * len(expected))

@@ -161,7 +161,7 @@ def measure(
     restorer = OnnxRestorer(candidate.folder / "serving")
     champion_restorer = OnnxRestorer(champion.folder / "serving") if champion else None
     restorers = [restorer, *([champion_restorer] if champion_restorer else [])]
-    tile = max(each.serving.inference.tile for each in restorers)
+    tile = max(side for each in restorers for side in each.serving.inference.tiles)
     photographs = held_out_photographs(held_out, settings, tile=tile)
     conditions, seed = list(conditions_of(evaluate)), settings.seed
     found = {condition: condition.psnr(restorer, photographs, seed) for condition in conditions}

@@ -64,7 +64,7 @@ def compare_served(
 
     in_process = open_backend(backend, serving)
     inference = in_process.serving.inference
-    images = parity_images(held_out, settings, tile=inference.tile)
+    images = parity_images(held_out, settings, tile=max(inference.tiles))
     levels = in_process.serving.levels
     differences: list[PathDifference] = []
     with TritonRestorer(address, model, key=key) as served:

@@ -3,7 +3,7 @@
 It imports neither torch nor numpy.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,8 +11,8 @@ from relume.errors import ConfigError
 from relume.settings import Settings
 
 
-class Inference(Settings):
-    """How a model restores an image, wherever it does: measured, released and served.
+class Window(Settings):
+    """How an image is covered by tiles.
 
     The distance of neighbouring tiles is tile - 2 halo - overlap.
 
@@ -20,36 +20,96 @@ class Inference(Settings):
         tile: Side of a tile in pixels.
         halo: Context in pixels at each side of a tile, thrown away where it has a neighbour.
         overlap: Pixels over which what is kept of neighbouring tiles is blended.
-        weight: Of the blend: `linear` and `cosine` fade one tile into the other, `uniform` takes their mean.
-        orientations: In which a tile is restored; their mean is taken. 8 are all flips and right angles, 4 the flips, 2
-            the mirror image, 1 the tile as it is. The network runs as many times.
     """
 
     tile: int = Field(gt=0)
     halo: int = Field(ge=0)
     overlap: int = Field(ge=0)
-    weight: Literal["linear", "cosine", "uniform"] = "linear"
-    orientations: Literal[1, 2, 4, 8] = 1
 
     def __str__(self) -> str:
-        """For people, such as `tiles of 192 pixels, halo 16, overlap 8 (linear), 8 orientations`."""
-        mean = f", {self.orientations} orientations" if self.orientations > 1 else ""
-        return f"tiles of {self.tile} pixels, halo {self.halo}, overlap {self.overlap} ({self.weight}){mean}"
+        return f"of {self.tile} pixels, halo {self.halo}, overlap {self.overlap}"
 
     @property
     def pitch(self) -> int:
         """Pixels from one tile to the next."""
         return self.tile - 2 * self.halo - self.overlap
 
+    @model_validator(mode="after")
+    def _covers(self) -> Self:
+        if self.pitch < 1:
+            raise ValueError(
+                f"nothing is left of a tile of {self.tile} within a halo of {self.halo} and an overlap of"
+                f" {self.overlap}; twice the halo and the overlap have to be less than the tile together"
+            )
+        return self
+
+    def within(self, height: int, width: int) -> Self:
+        """The same with a tile no larger than an image, so that no tile is continued by mirroring.
+
+        Args:
+            height: Of the image, in pixels.
+            width: Of the image, in pixels.
+
+        Returns:
+            With a tile that is a multiple of 16, as all networks want it; without halo and overlap where that leaves no
+            room for them. As it is where the image is smaller than 16.
+        """
+        side = min(height, width) // 16 * 16
+        if not 0 < side < self.tile:
+            return self
+        room = side - 2 * self.halo - self.overlap > 0
+        return self.model_copy(update={"tile": side} | ({} if room else {"halo": 0, "overlap": 0}))
+
+
+class Inference(Window):
+    """How a model restores an image, wherever it does: measured, released and served.
+
+    Attributes:
+        weight: Of the blend: `linear` and `cosine` fade one tile into the other, `uniform` takes their mean.
+        orientations: In which a tile is restored; their mean is taken. 8 are all flips and right angles, 4 the flips, 2
+            the mirror image, 1 the tile as it is. The network runs as many times.
+        further_windows: In which the image is restored as well; the mean of all results is taken.
+    """
+
+    weight: Literal["linear", "cosine", "uniform"] = "linear"
+    orientations: Literal[1, 2, 4, 8] = 1
+    # Left out of what is written where there is none, as in all that was released before.
+    further_windows: tuple[Window, ...] = Field(default=(), exclude_if=lambda windows: not windows)
+
+    def __str__(self) -> str:
+        """For people, such as `tiles of 192 pixels, halo 16, overlap 8 (linear), 8 orientations`."""
+        mean = f", {self.orientations} orientations" if self.orientations > 1 else ""
+        return f"tiles {' and '.join(map(Window.__str__, self.windows))} ({self.weight}){mean}"
+
+    @property
+    def windows(self) -> "tuple[Inference, ...]":
+        """The plan of each window alone."""
+        alone = self.model_copy(update={"further_windows": ()})
+        return alone, *(alone.model_copy(update=window.model_dump()) for window in self.further_windows)
+
+    @property
+    def tiles(self) -> tuple[int, ...]:
+        """The sides of tiles that the network runs on, that of the first window first."""
+        return tuple(dict.fromkeys(window.tile for window in self.windows))
+
     @property
     def dtype(self) -> str:
         """What the network takes and gives: `uint8`, or `float32` in [0, 1] where a mean is taken of its results."""
-        return "uint8" if self.orientations == 1 else "float32"
+        return "uint8" if self.orientations == 1 and not self.further_windows else "float32"
 
     @property
     def runs_per_megapixel(self) -> float:
-        """Runs of the network on a tile that a million pixels of a large image take."""
-        return self.orientations * 1e6 / self.pitch**2
+        """Runs of the network on a tile that a million pixels of a large image take.
+
+        A run on another window's tile counts as much as that has more pixels than the first one's.
+        """
+        pixels = sum((window.tile / window.pitch) ** 2 for window in self.windows)
+        return self.orientations * 1e6 * pixels / self.tile**2
+
+    def within(self, height: int, width: int) -> Self:
+        """See `Window.within`; in all windows."""
+        further = tuple(window.within(height, width) for window in self.further_windows)
+        return super().within(height, width).model_copy(update={"further_windows": further})
 
     def in_orientations(self, count: int | None) -> "Inference":
         """The same in another number of orientations; as it is when None.
@@ -70,7 +130,7 @@ class Inference(Settings):
         return tile % 16 == 0 and tile - 2 * self.halo - self.overlap > 0
 
     def in_tiles(self, tile: int) -> "Inference":
-        """The same in tiles of another side.
+        """The same in tiles of another side, in one window.
 
         Raises:
             ConfigError: `tile_fits` says no.
@@ -81,33 +141,7 @@ class Inference(Settings):
                 where=f"{tile} pixels",
                 next_step=f"use a multiple of 16 above {2 * self.halo + self.overlap}, twice the halo and the overlap",
             )
-        return self.model_copy(update={"tile": tile})
-
-    @model_validator(mode="after")
-    def _covers(self) -> "Inference":
-        if self.pitch < 1:
-            raise ValueError(
-                f"nothing is left of a tile of {self.tile} within a halo of {self.halo} and an overlap of"
-                f" {self.overlap}; twice the halo and the overlap have to be less than the tile together"
-            )
-        return self
-
-    def within(self, height: int, width: int) -> "Inference":
-        """The same with a tile no larger than an image, so that no tile is continued by mirroring.
-
-        Args:
-            height: Of the image, in pixels.
-            width: Of the image, in pixels.
-
-        Returns:
-            With a tile that is a multiple of 16, as all networks want it; without halo and overlap where that leaves no
-            room for them. As it is where the image is smaller than 16.
-        """
-        side = min(height, width) // 16 * 16
-        if not 0 < side < self.tile:
-            return self
-        room = side - 2 * self.halo - self.overlap > 0
-        return self.model_copy(update={"tile": side} | ({} if room else {"halo": 0, "overlap": 0}))
+        return self.model_copy(update={"tile": tile, "further_windows": ()})
 
     def around(self, height: int, width: int, reach: int) -> "Inference":
         """The same with a smaller tile, if one around a whole image changes no pixel of its result.
@@ -122,7 +156,8 @@ class Inference(Settings):
             image as is needed.
         """
         side = -(-(max(height, width) + reach) // 64) * 64
-        return self.model_copy(update={"tile": side, "halo": 0, "overlap": 0}) if side < self.tile else self
+        whole = {"tile": side, "halo": 0, "overlap": 0, "further_windows": ()}
+        return self.model_copy(update=whole) if side < min(self.tiles) else self
 
 
 def before_format_3(tile: int, halo: int) -> Inference:

@@ -18,6 +18,7 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from relume.errors import ImageError
 from relume.inference.plan import Inference
@@ -41,7 +42,7 @@ class Axis(NamedTuple):
 
 
 def cover_axis(length: int, inference: Inference) -> Axis:
-    """Lays tiles over one axis of an image.
+    """Lays tiles over one axis of an image, those of the first window.
 
     Tiles have one pitch; the last is moved back to end with the image. At the image's own border a tile is
     kept whole, so that the network's own padding acts as it does on the whole image.
@@ -84,8 +85,10 @@ def _reflected(length: int, tile: int) -> np.ndarray:
 
 
 def count_tiles(height: int, width: int, inference: Inference) -> int:
-    """The number of tiles that an image of this size is cut into."""
-    return len(cover_axis(height, inference).starts) * len(cover_axis(width, inference).starts)
+    """The number of tiles that an image of this size is cut into, those of all windows together."""
+    return sum(
+        len(cover_axis(height, window).starts) * len(cover_axis(width, window).starts) for window in inference.windows
+    )
 
 
 def restore_image(
@@ -101,8 +104,8 @@ def restore_image(
 ) -> np.ndarray:
     """Restores an image as the plan says: the one executor, whatever computes a tile.
 
-    The mean of several orientations and the blend are computed in floating point, and clipped and rounded once, at the
-    end.
+    The mean of several orientations, the blend and the mean of several windows are computed in floating point, and
+    clipped and rounded once, at the end.
 
     Args:
         image_HWC: (H, W, 3) RGB of any size from 1x1: uint8, uint16, or float32 in [0, 1]; what is outside is clipped.
@@ -149,7 +152,8 @@ def map_tiles(
     """Puts an image through a function of tiles, in each orientation of the plan, and blends the results.
 
     Holds the image, its result, one band of tile rows in float32 and the batches in flight, never the whole image in
-    another type. With batches in flight, the next is cut and the last one blended meanwhile.
+    another type but for the mean of several windows. With batches in flight, the next is cut and the last one blended
+    meanwhile.
 
     Args:
         image_HWC: (H, W, C), uint8, uint16 or float32, any size from 1x1.
@@ -164,22 +168,33 @@ def map_tiles(
     Returns:
         (H, W, C) of the image's type; blended values of an integer type are clipped and rounded.
     """
-    (height, width), tile = image_HWC.shape[:2], inference.tile
-    rows, columns = cover_axis(height, inference), cover_axis(width, inference)
-    total = len(rows.starts) * len(columns.starts)
-    canvas = _Canvas(image_HWC, rows, columns, tile)
-
-    done = 0
-    batches = _batches(image_HWC, rows, columns, tile, batch)
+    windows, (height, width) = inference.windows, image_HWC.shape[:2]
+    total, done = count_tiles(height, width, inference), 0
     run = self_ensemble(restore_batch, inference.orientations)
-    with contextlib.closing(_overlapped(batches, run, in_flight)) as restored_batches:
-        for restored_NCHW in restored_batches:
-            for tile_CHW in restored_NCHW:
-                canvas.add(tile_CHW)
-            done += len(restored_NCHW)
-            if on_progress:
-                on_progress(done, total)
-    return canvas.image_HWC
+    image: np.ndarray | None = None
+    for window in windows:
+        rows, columns = cover_axis(height, window), cover_axis(width, window)
+        canvas = _Canvas(image_HWC, rows, columns, window.tile, image_HWC.dtype if len(windows) == 1 else np.float32)
+        batches = _batches(image_HWC, rows, columns, window.tile, batch)
+        with contextlib.closing(_overlapped(batches, run, in_flight)) as restored_batches:
+            for restored_NCHW in restored_batches:
+                for tile_CHW in restored_NCHW:
+                    canvas.add(tile_CHW)
+                done += len(restored_NCHW)
+                if on_progress:
+                    on_progress(done, total)
+        image = canvas.image_HWC if image is None else np.add(image, canvas.image_HWC, out=image)
+    assert image is not None  # there is a window
+    if len(windows) == 1:
+        return image
+    return _rounded(np.divide(image, np.float32(len(windows)), out=image), image_HWC.dtype).astype(image_HWC.dtype)
+
+
+def _rounded(blended: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Blended values clipped and rounded, in place, to those that an image of an integer type can have."""
+    if dtype.kind == "u":
+        np.rint(np.clip(blended, 0, np.iinfo(dtype).max, out=blended), out=blended)
+    return blended
 
 
 def _batches(image_HWC: np.ndarray, rows: Axis, columns: Axis, tile: int, batch: int) -> Iterator[np.ndarray]:
@@ -220,8 +235,8 @@ def _overlapped(
 class _Canvas:
     """Blends tiles that come in reading order; holds one band of T rows in float32 and the finished rows."""
 
-    def __init__(self, like_HWC: np.ndarray, rows: Axis, columns: Axis, tile: int):
-        self.image_HWC = np.empty_like(like_HWC, order="C")
+    def __init__(self, like_HWC: np.ndarray, rows: Axis, columns: Axis, tile: int, dtype: DTypeLike):
+        self.image_HWC = np.empty_like(like_HWC, dtype, order="C")
         self._rows, self._columns, self._tile = rows, columns, tile
         self._band = np.zeros((tile, max(like_HWC.shape[1], tile), like_HWC.shape[2]), np.float32)
         self._row = self._column = 0
@@ -243,9 +258,6 @@ class _Canvas:
         self._row += 1
         following = self._rows.starts[self._row] if self._row < len(self._rows.starts) else height
         finished = following - start
-        done = self._band[:finished, :width]
-        if self.image_HWC.dtype.kind == "u":
-            done = np.rint(np.clip(done, 0, np.iinfo(self.image_HWC.dtype).max, out=done), out=done)
-        self.image_HWC[start:following] = done
+        self.image_HWC[start:following] = _rounded(self._band[:finished, :width], self.image_HWC.dtype)
         self._band[: self._tile - finished] = self._band[finished:].copy()
         self._band[max(0, self._tile - finished) :] = 0

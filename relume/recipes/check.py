@@ -274,13 +274,14 @@ class _Check:
         from relume.training.rules import crop_multiple
 
         multiple = crop_multiple(network)
-        if self.inference.tile % multiple:
-            self.problem(f"inference: tile {self.inference.tile} is not a multiple of {multiple}, as the network needs")
-        if self.inference.tile > self.held_out_side:
-            self.problem(
-                f"inference: tile {self.inference.tile} is larger than a held-out photograph, whose"
-                f" curate.held_out_side is {self.held_out_side}; raise that to {self.inference.tile} at least"
-            )
+        for tile in self.inference.tiles:
+            if tile % multiple:
+                self.problem(f"inference: tile {tile} is not a multiple of {multiple}, as the network needs")
+            if tile > self.held_out_side:
+                self.problem(
+                    f"inference: tile {tile} is larger than a held-out photograph, whose"
+                    f" curate.held_out_side is {self.held_out_side}; raise that to {tile} at least"
+                )
 
 
 @functools.cache

@@ -7,9 +7,10 @@ the server, so that an exported model holds nothing of the place it was made at.
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from relume.errors import ConfigError
-from relume.inference.plan import Inference, before_format_3
+from relume.inference.plan import Inference, Window, before_format_3
 from relume.serving.levels import LevelRange
 
 MAX_BATCH = 8
@@ -39,7 +40,8 @@ dynamic_batching {
 _UNBATCHED = ("openvino_f32", "openvino_bf16")
 
 _PARAMETER = re.compile(r'parameters\s*\{\s*key:\s*"(\w+)"\s*value\s*\{\s*string_value:\s*"([^"]*)"')
-_TILES = re.compile(r"data_type:\s*TYPE_(\w+)\s*dims:\s*\[\s*3,\s*(\d+),\s*(\d+)\s*\]")
+_TILES = re.compile(r"data_type:\s*TYPE_(\w+)\s*dims:\s*\[\s*3,\s*(-?\d+),\s*(-?\d+)\s*\]")
+_WINDOW = re.compile(r"(\d+) (\d+) (\d+)")
 _MAX_BATCH = re.compile(r"max_batch_size:\s*(\d+)")
 
 _PYTHON = 'backend: "python"\ninstance_group [ { kind: KIND_CPU count: 1 } ]\n'
@@ -95,12 +97,14 @@ def release_config(
             `tensorrt_plan` runs 1/model.plan in Triton's tensorrt backend.
         compute_capability: Of the GPU that the engine of `tensorrt_plan` is for, such as `9.0`.
     """
-    parameters = inference.model_dump()
+    parameters = inference.model_dump(exclude={"further_windows"})
+    if further := inference.further_windows:
+        parameters["further_windows"] = ", ".join(f"{each.tile} {each.halo} {each.overlap}" for each in further)
     if levels:
         parameters |= {("level_kind" if name == "kind" else f"{name}_level"): v for name, v in asdict(levels).items()}
     return (
         (_PLAN % compute_capability if backend == "tensorrt_plan" else _BACKENDS[backend])
-        + _tensors(inference.tile, triton_type(inference), adjustable=levels is not None)
+        + _tensors(_side(inference), triton_type(inference), adjustable=levels is not None)
         + ("" if backend in _UNBATCHED else _BATCHING)
         + "".join(
             f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}\n'
@@ -142,7 +146,11 @@ def read_parameters(parameters: Mapping[str, str]) -> tuple[Inference, LevelRang
     if "overlap" not in parameters:
         return before_format_3(int(parameters["tile"]), int(parameters["halo"])), levels
     stated = {name: parameters[name] for name in Inference.model_fields if name in parameters}
-    return Inference.model_validate({name: int(v) if v.isdigit() else v for name, v in stated.items()}), levels
+    plan: dict[str, Any] = {name: int(v) if v.isdigit() else v for name, v in stated.items()}
+    if "further_windows" in plan:
+        windows = _WINDOW.findall(plan["further_windows"])
+        plan["further_windows"] = [dict(zip(Window.model_fields, map(int, each), strict=True)) for each in windows]
+    return Inference.model_validate(plan), levels
 
 
 def problem(text: str, inference: Inference, *, levels: LevelRange | None) -> str | None:
@@ -158,7 +166,7 @@ def problem(text: str, inference: Inference, *, levels: LevelRange | None) -> st
         stated = read_parameters(found)
     except (KeyError, ValueError, ConfigError):
         return "config.pbtxt does not state tiles and levels that can be"
-    if stated != (inference, levels) or tiles != {(triton_type(inference), *(str(inference.tile),) * 2)}:
+    if stated != (inference, levels) or tiles != {(triton_type(inference), *(str(_side(inference)),) * 2)}:
         return f"serving.json says {inference}, {levels or 'no levels'}; config.pbtxt says something else"
     if len(batches) != 1 or not 1 <= batches[0] <= MAX_BATCH:
         return f"config.pbtxt has to state one max_batch_size, of 1 to {MAX_BATCH}"
@@ -170,7 +178,7 @@ def product_config(*, release: str, tile: int, dtype: str = "UINT8", adjustable:
 
     Args:
         release: Name of the release's model.
-        tile: Side of its served tile in pixels.
+        tile: Side of its served tile in pixels; -1 where there are several.
         dtype: Triton's name of the tile's type.
         adjustable: Whether it has the input `level`.
     """
@@ -191,6 +199,11 @@ ensemble_scheduling {{
 }}
 """
     )
+
+
+def _side(inference: Inference) -> int:
+    """The side of tiles as Triton has it: -1 where there are several."""
+    return inference.tile if len(inference.tiles) == 1 else -1
 
 
 def _tensors(tile: int, dtype: str, *, adjustable: bool) -> str:

@@ -16,7 +16,7 @@ from relume.serving.float_graph import float_graph
 from relume.serving.levels import choose_level
 from relume.serving.local_graph import at_side, read_local_graph
 from relume.serving.restoration import Restoration
-from relume.serving.served_model import onnx_path, read_serving
+from relume.serving.served_model import onnx_path, onnx_paths, read_serving
 
 Run = Callable[[dict[str, np.ndarray]], np.ndarray]
 """Computes `restored` from the inputs by name."""
@@ -65,7 +65,8 @@ class InProcessRestorer(ABC):
         self._graph = read_local_graph(onnx_path(folder))
         self.inference = self._fitting(self._in_tiles(tile).in_orientations(orientations))
         self._runs: dict[tuple[np.dtype[Any], int], Run] = {}
-        self._run(self._dtype, self.inference.tile)
+        for side in self.inference.tiles:
+            self._run(self._dtype, side)
 
     def _in_tiles(self, tile: int | None) -> Inference:
         plan = self.serving.inference
@@ -83,7 +84,7 @@ class InProcessRestorer(ABC):
     def _fitting(self, plan: Inference) -> Inference:
         """The plan, or one with a smaller tile where there is no memory for that."""
         free, fitting = available_memory(), plan
-        while self._graph and self._graph.memory(fitting.tile) > free and plan.tile_fits(fitting.tile // 2):
+        while self._graph and self._graph.memory(max(fitting.tiles)) > free and plan.tile_fits(fitting.tile // 2):
             fitting = plan.in_tiles(fitting.tile // 2)
         if fitting is not plan:
             _log.warning(
@@ -100,9 +101,10 @@ class InProcessRestorer(ABC):
     def _run(self, dtype: np.dtype[Any], side: int) -> Run:
         key = dtype, 0 if self._any_side else side
         if key not in self._runs:
-            path = onnx_path(self.folder)
+            exported = onnx_paths(self.folder, self.serving.inference)
+            path = exported.get(side, onnx_path(self.folder))
             model: Path | bytes = path if dtype == self._dtype else float_graph(path)
-            if self._graph and side != self.serving.inference.tile:
+            if self._graph and side not in exported:
                 model = at_side(model, side)
             self._runs[key] = self._load(model, dtype, side)
         return self._runs[key]
@@ -111,7 +113,7 @@ class InProcessRestorer(ABC):
         """Restores tiles in one run.
 
         Args:
-            tiles_NCHW: (N, 3, T, T) RGB: of the plan's type, or float32 in [0, 1].
+            tiles_NCHW: (N, 3, T, T) RGB of one of the plan's sizes: of its type, or float32 in [0, 1].
             levels: float32 (N,), of the model's kind, for an adjustable model, which needs them; None for others.
 
         Returns:

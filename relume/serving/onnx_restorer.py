@@ -55,7 +55,7 @@ class OnnxRestorer(InProcessRestorer):
         options.enable_mem_pattern = False  # planned memory was twice that of the arena, and no faster
         # Spinning threads would take the cores from the tiler, which works beside the session.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = onnx_path(self.folder)
+        path = onnx_path(self.folder) if isinstance(model, bytes) else model
         if self._provider not in onnxruntime.get_available_providers():
             raise self._unavailable(f"this ONNX Runtime has {', '.join(onnxruntime.get_available_providers())}")
         choice = {"use_tf32": "0"} if self._provider == "CUDAExecutionProvider" else {}

@@ -82,7 +82,7 @@ class OpenVinoRestorer(InProcessRestorer):
         except Exception as error:  # whatever a broken file makes it raise
             raise ModelFormatError(
                 "OpenVINO cannot read the ONNX file",
-                where=onnx_path(self.folder),
+                where=onnx_path(self.folder) if isinstance(model, bytes) else model,
                 why=error,
                 next_step="export the model again",
             ) from None

@@ -15,11 +15,11 @@ from relume.files import atomic_folder, sha256_file, write_text
 from relume.inference.plan import Inference
 from relume.reading import read_text, reading
 from relume.serving.config_pbtxt import backend_of, parameters_of, product_config, read_parameters, release_config
-from relume.serving.served_model import Serving, read_serving, triton_model
+from relume.serving.served_model import Serving, copy_programs, read_serving, triton_model
 from relume.serving.tensorrt_engine import ENGINE, require_engine
 
 _CONFIG = "config.pbtxt"
-_OPENVINO_MODEL = Path(__file__).with_name("triton_openvino_model.py")
+_OPENVINO = Path(__file__).with_name("triton_openvino_model.py")
 _AGAIN = "remove its folder, then run `relume up`"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 
@@ -47,7 +47,8 @@ def publish_release(
 
     Raises:
         ModelMissingError: There is no served model in `served`.
-        ReleaseError: The name cannot be one of a release, or another model was released under it.
+        ReleaseError: The name cannot be one of a release, another model was released under it, or the backend cannot
+            run its windows.
         EngineError: There is no engine that ran on this machine.
         BackendUnavailableError: This machine has no TensorRT or no GPU, so that no engine ran on it.
     """
@@ -89,9 +90,16 @@ def _write(served: str | Path, serving: Serving, folder: Path, backend: str, eng
     if backend == "tensorrt_plan" and engine:
         shutil.copyfile(engine / ENGINE, folder / "1" / ENGINE)
     if backend.startswith("openvino"):
-        shutil.copyfile(_OPENVINO_MODEL, folder / "1" / "model.py")
-    else:
+        copy_programs(folder, serving.inference, _OPENVINO)
+    elif len(serving.inference.tiles) == 1:
         (folder / "1" / "model.py").unlink()
+    else:
+        raise ReleaseError(
+            "The backend runs tiles of one size alone",
+            where=backend,
+            why=f"the model restores in {serving.inference}",
+            next_step="set release.backend to onnxruntime or openvino_f32 in params.yaml, then run `relume release`",
+        )
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -121,7 +129,7 @@ def write_product(repository: str | Path, product: str, release: str) -> None:
         )
     text = read_text(config, next_step=_AGAIN)
     with reading(config, next_step="remove its folder, and release the package again"):
-        if (found := re.search(r'"image" data_type: TYPE_(UINT8|FP32) dims: \[ 3, (\d+),', text)) is None:
+        if (found := re.search(r'"image" data_type: TYPE_(UINT8|FP32) dims: \[ 3, (-?\d+),', text)) is None:
             raise ValueError("it was not written by relume")
     folder = Path(repository) / product
     (folder / "1").mkdir(parents=True, exist_ok=True)  # a model without a version is not loaded

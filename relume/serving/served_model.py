@@ -6,12 +6,16 @@ triton/model/1/model.onnx     `image` to `restored`, both uint8 (N, 3, T, T) RGB
                               taken of them; adjustable ones take a `level`, float32 (N, 1), as well
 triton/model/1/model.py       runs it in Triton's python backend
 
+A plan of several windows whose tiles differ has a graph for each further side, triton/model/1/SIDE/model.onnx. Its
+model.py chooses among them, and one_tile.py beside it runs each.
+
 In formats 1 and 2, serving.json stated tile and halo alone; tiles overlapped by half of the halo. In format 1 the
 Triton model had the product's name, serving.json stated no format, and its `levels` no kind: the kind was `level`
 beside them. Releases of these formats are restored, served and rolled back to as those of format 3.
 """
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from relume.serving.levels import LevelRange
 FORMAT = 3
 _AGAIN = "export the model again with `dvc repro export`"
 MODEL_FOLDER = Path("triton") / "model"
+_ONNX_RUNTIME = Path(__file__).with_name("triton_python_model.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +50,9 @@ class Serving:
     levels: LevelRange | None = None
 
 
-def write_served_model(onnx_file: str | Path, folder: str | Path, serving: Serving) -> None:
+def write_served_model(
+    onnx_file: str | Path, folder: str | Path, serving: Serving, *, further_files: Iterable[str | Path] = ()
+) -> None:
     """Fills `folder` with a served model; the same input gives the same bytes.
 
     Args:
@@ -53,11 +60,14 @@ def write_served_model(onnx_file: str | Path, folder: str | Path, serving: Servi
             serving says so.
         folder: Where the files go; it is created.
         serving: What a client has to know of it.
+        further_files: The same model for each further side of the plan's tiles.
     """
     model = Path(folder) / MODEL_FOLDER
-    (model / "1").mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(onnx_file, model / "1" / "model.onnx")
-    shutil.copyfile(Path(__file__).with_name("triton_python_model.py"), model / "1" / "model.py")
+    for side, file in zip(serving.inference.tiles, (onnx_file, *further_files), strict=True):
+        path = _onnx_path(model, serving.inference, side)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, path)
+    copy_programs(model, serving.inference)
     write_text(model / "config.pbtxt", release_config(serving.inference, levels=serving.levels))
     values = {"format": FORMAT, "dtype": triton_type(serving.inference), **asdict(serving)}
     values["inference"] = serving.inference.model_dump(mode="json")
@@ -88,8 +98,36 @@ def triton_model(folder: str | Path) -> Path:
 
 
 def onnx_path(folder: str | Path) -> Path:
-    """The ONNX file of a served model."""
+    """The ONNX file of a served model, the one of its first window's tiles."""
     return triton_model(folder) / "1" / "model.onnx"
+
+
+def onnx_paths(folder: str | Path, inference: Inference) -> dict[int, Path]:
+    """The ONNX files of a served model by the side of their tiles.
+
+    Args:
+        folder: The served model.
+        inference: Its plan.
+    """
+    return {side: _onnx_path(triton_model(folder), inference, side) for side in inference.tiles}
+
+
+def _onnx_path(model: Path, inference: Inference, side: int) -> Path:
+    return model / "1" / ("" if side == inference.tile else str(side)) / "model.onnx"
+
+
+def copy_programs(model: Path, inference: Inference, one_tile: Path = _ONNX_RUNTIME) -> None:
+    """Writes what runs a model in Triton's python backend.
+
+    Args:
+        model: Folder of the Triton model.
+        inference: How it restores.
+        one_tile: What runs the graph of one size of tiles.
+    """
+    several = len(inference.tiles) > 1
+    shutil.copyfile(one_tile, model / "1" / ("one_tile.py" if several else "model.py"))
+    if several:
+        shutil.copyfile(Path(__file__).with_name("triton_windows_model.py"), model / "1" / "model.py")
 
 
 def read_serving(folder: str | Path) -> Serving:
@@ -145,6 +183,10 @@ def read_serving(folder: str | Path) -> Serving:
             why=error,
             next_step=_AGAIN,
         ) from None
+    if missing := [file for file in onnx_paths(folder, serving.inference).values() if not file.is_file()]:
+        raise ModelMissingError(
+            "The folder is not a served model", where=folder, why=f"{missing[0]} is missing", next_step=_AGAIN
+        )
     config = model / "config.pbtxt"
     text = read_text(config, next_step=_AGAIN)
     if why := problem(text, serving.inference, levels=serving.levels):

@@ -205,7 +205,7 @@ class TritonRestorer:
     @contextlib.contextmanager
     def _backend(self, served: ServedRelease, batch: int, level: float | None) -> Iterator[RestoreBatch]:
         """The way to restore a batch: through shared memory registered for this image, or the connection."""
-        size = batch * 3 * served.inference.tile**2 * np.dtype(served.inference.dtype).itemsize
+        size = batch * 3 * max(served.inference.tiles) ** 2 * np.dtype(served.inference.dtype).itemsize
         tiles = self._share(self._in_flight, size) if self._shared_memory else None
         if tiles is None:
             yield lambda tiles_NCHW: self.restore_batch(tiles_NCHW, level)

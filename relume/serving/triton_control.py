@@ -13,6 +13,7 @@ import numpy as np
 
 from relume.errors import ReleaseError, RelumeError, ServerRefusedError, ServerUnreachableError
 from relume.serving import repository as models
+from relume.serving.config_pbtxt import read_parameters
 from relume.serving.shared_tiles import is_orphan
 from relume.serving.triton_transport import CHANNEL, grpc_key
 
@@ -191,21 +192,36 @@ class TritonControl:
                 self._call("unregister_system_shared_memory", region, timeout=10.0)
 
     def probe(self, model: str, *, timeout: float = 30.0) -> None:
-        """Restores one black tile: the only proof that a model works, since a model whose process died reads READY.
+        """Restores one black tile of each of its sizes: the only proof that a model works, since a model whose process
+        died reads READY.
 
         Raises:
             ServerRefusedError: The answer is an error.
             ServerUnreachableError: There is no answer in time.
         """
+        config = self._config(model)
+        for side in self._sides(config):
+            self._probe(model, config.input, side, timeout=timeout)
+
+    def _sides(self, config: Any) -> tuple[int, ...]:
+        """The sides of the tiles of a release, or of a product's."""
+        if (side := config.input[0].dims[-1]) != -1:
+            return (side,)
+        steps = config.ensemble_scheduling.step
+        stated = (self._config(steps[0].model_name) if steps else config).parameters
+        return read_parameters({name: value.string_value for name, value in stated.items()})[0].tiles
+
+    def _probe(self, model: str, tensors: Any, side: int, *, timeout: float) -> None:
         from tritonclient.grpc.model_config_pb2 import DataType
         from tritonclient.utils import triton_to_np_dtype
 
         inputs, dtypes = [], []
-        for tensor in self._config(model).input:  # the tile, and the level of an adjustable model
+        for tensor in tensors:  # the tile, and the level of an adjustable model
+            shape = [1, *(side if size == -1 else size for size in tensor.dims)]
             dtype = DataType.Name(tensor.data_type).removeprefix("TYPE_")
             dtypes.append(triton_to_np_dtype(dtype))
-            inputs.append(self._triton.InferInput(tensor.name, [1, *tensor.dims], dtype))
-            inputs[-1].set_data_from_numpy(np.zeros([1, *tensor.dims], dtypes[-1]))
+            inputs.append(self._triton.InferInput(tensor.name, shape, dtype))
+            inputs[-1].set_data_from_numpy(np.zeros(shape, dtypes[-1]))
         restored = self._call("infer", model, inputs, timeout=timeout).as_numpy("restored")
         if restored is None or restored.shape != tuple(inputs[0].shape()) or restored.dtype != dtypes[0]:
             raise ServerRefusedError(

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from relume.inference.plan import Inference, before_format_3
+from relume.inference.plan import Inference, Window, before_format_3
 from relume.inference.tiling import count_tiles, cover_axis
 from relume.models.registry import build, variants
 from relume.training.rules import crop_multiple
@@ -65,11 +65,13 @@ def test_a_cut_tile_suits_every_family(name):
     [
         Inference(tile=192, halo=16, overlap=8),
         Inference(tile=256, halo=0, overlap=50, orientations=8),
+        Inference(tile=64, halo=0, overlap=12, further_windows=(Window(tile=96, halo=4, overlap=16),)),
     ],
 )
 def test_the_runs_of_a_megapixel_are_those_that_are_counted(inference):
-    """On an image of 400 megapixels, each of whose tiles is restored in every orientation."""
-    counted = inference.orientations * count_tiles(20_000, 20_000, inference) / 400
+    """On an image of 400 megapixels, each of whose tiles is restored in every orientation; by their pixels."""
+    tiles = sum(count_tiles(20_000, 20_000, window) * window.tile**2 for window in inference.windows)
+    counted = inference.orientations * tiles / inference.tile**2 / 400
     assert inference.runs_per_megapixel == pytest.approx(counted, rel=0.02)
 
 
@@ -77,3 +79,23 @@ def test_the_runs_of_a_megapixel_are_those_that_are_counted(inference):
 def test_tiles_are_float_where_a_mean_is_taken(orientations, dtype):
     """Else they are the 8 bits that cost least."""
     assert Inference(tile=64, halo=8, overlap=4, orientations=orientations).dtype == dtype
+
+
+def test_what_has_one_window_is_written_as_ever():
+    """What serving.json, the packages and their hashes held before there were several."""
+    plan = Inference(tile=64, halo=8, overlap=4)
+    assert list(plan.model_dump()) == ["tile", "halo", "overlap", "weight", "orientations"]
+
+
+def test_several_windows():
+    """They share weight and orientations; tiles are float, each size is one graph, and all are cut to an image."""
+    further = [{"tile": 96, "halo": 0, "overlap": 16}, {"tile": 64, "halo": 8, "overlap": 4}]
+    plan = Inference(tile=64, halo=0, overlap=12, weight="cosine", further_windows=further)
+    assert plan.windows == tuple(
+        Inference(weight="cosine", **each) for each in [{"tile": 64, "halo": 0, "overlap": 12}, *further]
+    )
+    assert (plan.tiles, plan.dtype) == ((64, 96), "float32")
+    assert Inference.model_validate_json(plan.model_dump_json(), strict=True) == plan
+    assert plan.within(70, 90).tiles == (64,)
+    with pytest.raises(ValidationError, match="nothing is left of a tile"):
+        Inference(tile=64, halo=0, overlap=12, further_windows=({"tile": 32, "halo": 16, "overlap": 0},))

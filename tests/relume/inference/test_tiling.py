@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relume.errors import ImageError
-from relume.inference.plan import Inference
+from relume.inference.plan import Inference, Window
 from relume.inference.self_ensemble import orient_back
 from relume.inference.self_ensemble import orientations as group
-from relume.inference.tiling import count_tiles, cover_axis, restore_image
+from relume.inference.tiling import count_tiles, cover_axis, map_tiles, restore_image
 
 sides = st.integers(1, 70)
 tiles = st.tuples(st.integers(8, 33), st.integers(0, 40)).map(lambda pair: (pair[0], pair[1] * (pair[0] - 2) // 100))
@@ -249,3 +249,41 @@ def test_a_mean_of_orientations_is_clipped_and_rounded_once(orientations, dtype)
     np.testing.assert_allclose(restored / peak, np.clip(expected, 0, 1), atol=0.51 / peak + 1e-6)
     assert (restored == 0).any()
     assert (restored == peak).any()
+
+
+WINDOWS = Inference(
+    tile=24,
+    halo=0,
+    overlap=5,
+    further_windows=(Window(tile=32, halo=2, overlap=3), Window(tile=32, halo=0, overlap=9)),
+)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_the_mean_of_windows_is_taken_before_it_is_rounded(dtype):
+    """Of a network that sees its tile's position and size, it is the mean of what each window alone gives a float
+    image, clipped and rounded once; progress counts all of their tiles."""
+    peak = {np.uint8: 255, np.uint16: 65535, np.float32: 1}[dtype]
+    image = (photograph(70, 53) / 255 * peak).astype(dtype)
+    seen = []
+
+    def network(tiles_NCHW):
+        side = tiles_NCHW.shape[-1]
+        return tiles_NCHW * np.float32(0.8) + np.float32(0.004) * np.linspace(0, side, side, dtype=np.float32)
+
+    restored = restore_image(image, network, WINDOWS, on_progress=lambda *count: seen.append(count))
+    as_float = image.astype(np.float32) / np.float32(peak)
+    alone = [map_tiles(as_float, network, window, batch=1) for window in WINDOWS.windows]
+    mean = np.clip(np.mean(alone, axis=0, dtype=np.float64), 0, 1) * peak
+    assert restored.dtype == dtype
+    np.testing.assert_allclose(restored, mean, atol=1e-6 if dtype == np.float32 else 0.5 + 1e-3)
+    assert seen[-1] == (total := count_tiles(70, 53, WINDOWS), total)
+    assert total == sum(count_tiles(70, 53, window) for window in WINDOWS.windows)
+    assert all(np.abs(restored - each * peak).max() > 1e-3 * peak for each in alone)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20, 90), (70, 53)])
+def test_windows_give_back_what_a_network_does_not_change(size):
+    """Exactly, whatever the size."""
+    image = photograph(*size)
+    np.testing.assert_array_equal(restore_image(image, lambda x: x, WINDOWS), image)

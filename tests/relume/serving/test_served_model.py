@@ -10,9 +10,9 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
 import relume.products
-from relume.errors import BrokenFileError, ConfigError, ModelFormatError, ModelMissingError
+from relume.errors import BrokenFileError, ConfigError, ModelFormatError, ModelMissingError, ReleaseError
 from relume.files import sha256_folder, write_json
-from relume.inference.plan import Inference
+from relume.inference.plan import Inference, Window
 from relume.reading import read_json
 from relume.serving.config_pbtxt import product_config, read_parameters, release_config
 from relume.serving.levels import LevelRange
@@ -21,6 +21,7 @@ from relume.serving.repository import publish_release, write_product
 from relume.serving.served_model import Serving, onnx_path, read_serving, triton_model, write_served_model
 from tests.tiny_onnx import (
     BLUR,
+    IDENTITY,
     convolve,
     write_onnx,
     write_tiny_model,
@@ -333,3 +334,46 @@ def test_what_is_shipped_is_read(product):
     """Packages of format 2: tiles of 512 with a halo of 32 that overlap by 16."""
     folder = Path(relume.products.__file__).parent / product / "serving"
     assert read_serving(folder).inference == Inference(tile=512, halo=32, overlap=16)
+
+
+WINDOWS = Inference(tile=32, halo=0, overlap=4, further_windows=(Window(tile=48, halo=2, overlap=8),))
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory):
+    """A served model of two windows: the graph of 32 pixels blurs, that of 48 changes nothing."""
+    folder = tmp_path_factory.mktemp("windowed")
+    files = [folder / "32.onnx", folder / "48.onnx"]
+    write_onnx(files[0], tile=32, kernel=BLUR, dtype="float32")
+    write_onnx(files[1], tile=48, kernel=IDENTITY, dtype="float32")
+    write_served_model(files[0], folder / "served", Serving(inference=WINDOWS), further_files=files[1:])
+    return folder / "served"
+
+
+def test_each_window_has_the_graph_of_its_tiles(windowed, tmp_path):
+    """In process: the mean of what each gives alone. Without one of them it is no served model."""
+    image = 64 + np.random.default_rng(2).integers(0, 128, (32, 32, 3), np.uint8)
+    restored = OnnxRestorer(windowed, threads=1).restore(image).image
+    expected = (convolve(image, BLUR).astype(float) + image) / 2
+    assert np.abs(restored - expected).max() <= 1
+    shutil.copytree(windowed, tmp_path / "served")
+    (tmp_path / "served" / "triton" / "model" / "1" / "48" / "model.onnx").unlink()
+    with pytest.raises(ModelMissingError, match=r"48/model\.onnx is missing"):
+        read_serving(tmp_path / "served")
+
+
+def test_a_configuration_of_several_windows(windowed, tmp_path):
+    """Triton's own parser reads tiles of any size, and clients the windows; a product passes both on."""
+    config = text_format.Parse(release_config(WINDOWS), ModelConfig())
+    assert list(config.input[0].dims) == list(config.output[0].dims) == [3, -1, -1]
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    assert parameters["further_windows"] == "48 2 8"
+    assert read_parameters(parameters) == (WINDOWS, None)
+    publish_release(windowed, tmp_path, "windowed-1")
+    write_product(tmp_path, "windowed", "windowed-1")
+    product = text_format.Parse((tmp_path / "windowed" / "config.pbtxt").read_text(), ModelConfig())
+    assert (product.input, product.output) == (config.input, config.output)
+    publish_release(windowed, tmp_path, "windowed-2", backend="openvino_f32")
+    assert "openvino" in (tmp_path / "windowed-2" / "1" / "one_tile.py").read_text()
+    with pytest.raises(ReleaseError, match="one size alone"):
+        publish_release(windowed, tmp_path, "windowed-3", backend="triton_onnxruntime")
