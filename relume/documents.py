@@ -11,6 +11,7 @@ from relume.cli import main
 from relume.files import atomic_file
 from relume.ingestion.debian import attribution_text, licence_table, read_catalogue
 from relume.params_page import params_page, params_schema
+from relume.recipes.table import practices_table
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 110  # columns of the help texts
@@ -49,6 +50,17 @@ def parameters_page() -> str:
         "all others are in `params.yaml`. A key is in one of the two files only, and unknown keys are refused.\n"
         "`params.schema.json` beside this page lets editors check and complete both files.\n\n"
         f"{params_page(ROOT)}"
+    )
+
+
+def recipes_page() -> str:
+    """What of each recipe works where, as Markdown."""
+    return (
+        f"# What of each recipe works where\n\n{GENERATED} Every recipe at its published scale, `full`: what is\n"
+        "trained; on which degradations of its task the graph's evaluation and the gate judge it; how it restores,\n"
+        "which is one plan for the evaluation, the gate, the export, in process and through Triton; and what is not\n"
+        "done as published. What a publication leaves open, `relume recipes show NAME` says.\n\n"
+        f"{practices_table(ROOT / 'recipes')}"
     )
 
 
@@ -93,6 +105,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "photographs.md": photographs_page,
     "library.md": library_page,
     "params.md": parameters_page,
+    "practices.md": recipes_page,
     "params.schema.json": params_schema,
 }
 
