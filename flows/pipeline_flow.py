@@ -29,6 +29,7 @@ from flows.runners.subprocess import SubprocessRunner, end_leftovers
 from flows.terminal import RunPrinter
 from flows.turns import turn
 from relume import files
+from relume.counts import counted
 from relume.errors import NOT_WORTH_RETRYING, RelumeError, StageFailedError
 from relume.home import relume_home
 from relume.ingestion.lists import list_in_use, own_list
@@ -93,7 +94,7 @@ def pipeline(
                 f"warning: {len(moved)} of the listed photographs are gone or changed, such as {moved[0]}; what was "
                 "made of them is taken from the cache as long as it can be; next: relume data scan"
             )
-        printer.say(f"run {name} of commit {run.commit[:12]}, {len(chosen)} stages")
+        printer.say(f"run {name} of commit {run.commit[:12]}, {counted(len(chosen), 'stage')}")
         loggers: dict[str, logging.Logger | logging.LoggerAdapter] = {}
         environment: dict[str, str] = {}
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from flows.release.package import read_facts, read_parity
+from relume.counts import counted
 from relume.errors import ModelMissingError
 from relume.evaluation.card import read_metrics
 from relume.evaluation.comparison import FEWEST, bootstrap_interval
@@ -178,7 +179,7 @@ def _helped(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
         gains = np.array([[psnr[after, i, v] - psnr[before, i, v] for v in levels] for i in images]).mean(axis=1)
         row: dict[str, Any] = {"title": title, "gain": float(gains.mean()), "interval": None}
         if len(gains) < FEWEST:
-            row["verdict"] = f"{len(gains)} photographs are too few for a confidence interval"
+            row["verdict"] = f"too few for a confidence interval: {counted(len(gains), 'photograph')}"
         else:
             row["interval"] = low, high = bootstrap_interval(gains)
             row["verdict"] = "helped" if low > 0 else "hurt" if high < 0 else "made no clear difference"

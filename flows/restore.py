@@ -429,7 +429,8 @@ def choose(root: Path, *, product: str | None = None, model: str | Path | None =
         root: The checkout, whose package may hold the champion; from any other folder, that of the last release.
         product: Its champion, else the shipped model of that name. By default the home's `default_product`, else the
             shipped `photo`.
-        model: A folder that takes precedence over both: a served model or a package.
+        model: What takes precedence over both: the folder of a served model or a package, an ONNX file of one, or the
+            name of a product that ships.
 
     Raises:
         ModelMissingError: There is no such model or product, or no release of the product was promoted.
@@ -437,9 +438,11 @@ def choose(root: Path, *, product: str | None = None, model: str | Path | None =
         ReleaseError: The files of a package are not those that its hash, or the release, was made of.
         BrokenFileError: A file that names the model is damaged.
     """
+    if model is not None and product is not None:
+        raise ConfigError("--model and --product cannot be used together", next_step="leave one of them out")
+    if str(model) in products.names() and not os.path.lexists(str(model)):
+        model, product = None, str(model)
     if model is not None:
-        if product is not None:
-            raise ConfigError("--model and --product cannot be used together", next_step="leave one of them out")
         from relume.serving.served_model import served_folder
 
         folder = Path(model)

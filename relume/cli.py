@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from relume import __version__
+from relume.counts import counted
 from relume.errors import RelumeError
 from relume.files import as_relume_error
 from relume.home import relume_home
@@ -89,7 +90,10 @@ def main() -> None:
     "with relume. With --server: by default that of the checkout, else the only one released here.",
 )
 @click.option(
-    "--model", type=click.Path(), help="Folder of a served model or a package to restore with, such as models/exported."
+    "--model",
+    type=click.Path(),
+    help="What to restore with: the folder of a served model or a package, such as models/exported, the model.onnx of "
+    "one, or the name of a product that ships.",
 )
 @click.option(
     "--level",
@@ -276,14 +280,14 @@ def _show_plan(jobs: "list[Job]", opened: "Opened", record: "Record | None") -> 
             click.echo(f"error: {image.problem}", err=True)
         elif image.header:
             size = f"{image.header.width}x{image.header.height}"
-            cost = f"{image.tiles} tiles, about {duration(image.seconds)}, up to {image.bytes / 1e6:.0f} MB"
+            cost = f"{counted(image.tiles, 'tile')}, about {duration(image.seconds)}, up to {image.bytes / 1e6:.0f} MB"
             click.echo(f"{image.job.source} -> {image.job.target}  {size}  {cost}")
     headers = [image.header for image in planned if image.header]
     megapixels = sum(header.megapixels for header in headers)
     memory = sum(sorted((image.bytes for image in planned), reverse=True)[:3])  # as many are in memory at a time
     total = f"about {duration(sum(image.seconds for image in planned))}"
     click.echo(
-        f"{len(headers)} images, {megapixels:.1f} megapixels: {total},"
+        f"{counted(len(headers), 'image')}, {megapixels:.1f} megapixels: {total},"
         f" up to {memory / 1e6:.0f} MB beside the model; nothing was written"
     )
     if any(image.problem for image in planned):
@@ -346,7 +350,7 @@ def data_upload(address: str) -> None:
     from relume.training.streaming import upload
 
     count = upload("data/curated", address, progress=Progress("upload", file=sys.stderr))
-    click.echo(f"{address}: {count} files")
+    click.echo(f"{address}: {counted(count, 'file')}")
 
 
 @data.command("fetch")
@@ -368,7 +372,7 @@ def data_fetch(name: str, output: str) -> None:
     fetched = fetch(output, progress=_progress("fetch", "photographs"))
     for photograph, reason in fetched.left_out:
         click.echo(f"note: {photograph.file} was left out: {reason}", err=True)
-    click.echo(f"{output}: {len(fetched.present)} photographs; their licences are in {TABLE}")
+    click.echo(f"{output}: {counted(len(fetched.present), 'photograph')}; their licences are in {TABLE}")
 
 
 @data.command("overlaps")
@@ -394,7 +398,7 @@ def data_overlaps(training: str, tests: tuple[str, ...]) -> None:
         click.echo(f"{overlap.test} {how} {overlap.training}")
     if overlaps:
         raise click.exceptions.Exit(1)
-    click.echo(f"{len(photographs)} photographs, {len(images)} test images: no overlap")
+    click.echo(f"{counted(len(photographs), 'photograph')}, {counted(len(images), 'test image')}: no overlap")
 
 
 def _scan(sources: tuple[str, ...], *, tracked: bool = False) -> None:
@@ -404,7 +408,7 @@ def _scan(sources: tuple[str, ...], *, tracked: bool = False) -> None:
     for source in change.replaced:
         click.echo(f"note: {source} is no longer listed; to keep it, name it together with the new sources", err=True)
     click.echo(
-        f"{_short(change.path)}: {change.files} photographs,"
+        f"{_short(change.path)}: {counted(change.files, 'photograph')},"
         f" {len(change.added)} new, {len(change.modified)} changed, {len(change.removed)} removed"
     )
     for address, problem in change.problems:
@@ -478,7 +482,7 @@ def pipeline_lint(fix: bool) -> None:
         click.echo("dvc.yaml: code deps were updated")
     graph = read_graph(Path())
     flows.lint.require_sound(graph)
-    click.echo(f"dvc.yaml: {len(graph.stages)} stages, no problems")
+    click.echo(f"dvc.yaml: {counted(len(graph.stages), 'stage')}, no problems")
 
 
 server_option = click.option(

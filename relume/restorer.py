@@ -153,7 +153,7 @@ class Restorer(_Restorer):
     and coroutines, which take turns.
 
     Args:
-        model: The name of a product that ships, or the folder of a served model or a package.
+        model: The name of a product that ships, or the folder of a served model or a package, or an ONNX file of one.
         orientations: In which the image is restored, 1, 2, 4 or 8; the mean is the result, a little better, in as many
             times the time. As the model says when None.
         tile: Side of the tiles that an image is cut into, a multiple of 16: larger ones are faster and take more
@@ -178,7 +178,7 @@ class Restorer(_Restorer):
         threads: int | None = None,
     ):
         super().__init__()
-        shipped = model in products.names() or not Path(model).is_dir()
+        shipped = model in products.names() or not Path(model).exists()
         self._model = open_backend(
             usual_backend(shipped=shipped),
             products.shipped(str(model)) / "serving" if shipped else served_folder(model),

@@ -1,6 +1,7 @@
 """python -m components.ingest: sources.json -> data/ingested."""
 
 from components.step import run_component
+from relume.counts import counted
 from relume.files import atomic_folder
 from relume.ingestion.ingest import ingest
 from relume.ingestion.settings import IngestSettings
@@ -15,7 +16,7 @@ def main() -> None:
     listing = read_sources("sources.json")
     with atomic_folder("data/ingested") as folder:
         photographs, reasons = ingest(listing, folder, **params.model_dump(), progress=Progress("ingest"))
-    print(f"ingest: {photographs} photographs")
+    print(f"ingest: {counted(photographs, 'photograph')}")
     for reason, count in sorted(reasons.items()):
         print(f"ingest: {count} quarantined as {reason}; see data/ingested/quarantine.csv")
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from flows.monitoring.requests import Requests
 from flows.release.ledger import Ledger
+from relume.counts import counted
 from relume.errors import BrokenFileError, ConfigError, RelumeError, ServiceError
 from relume.files import atomic_file, write_json
 from relume.monitoring.drift import Comparison, compare, limit_of_p
@@ -60,7 +61,9 @@ class ProductReport:
 
     def __str__(self) -> str:
         """For people: a line, and one more for each statistic that was compared."""
-        line = f"{self.product}  {self.release}  {self.state}: {self.window} requests beside {self.reference}"
+        line = (
+            f"{self.product}  {self.release}  {self.state}: {counted(self.window, 'request')} beside {self.reference}"
+        )
         rows = [
             f"  {found.statistic:<10} {found.reference:>10.4g} -> {found.window:<10.4g} p {found.p:.2g}"
             + ("  CHANGED" if found.changed else "")

@@ -198,8 +198,8 @@ def _notes(plans: Sequence["Inference"], photographs: Mapping[str, np.ndarray], 
         yield f"{whose}{plan}; {plan.runs_per_megapixel:.0f} runs of the network a megapixel"
     if small := sum(min(image.shape[:2]) < tile for image in photographs.values()):
         yield (
-            f"{small} photographs are smaller than a tile of {tile} pixels and were continued by mirroring; the gains"
-            " may differ on larger ones: raise curate.held_out_side, or list larger photographs"
+            f"{small} of {len(photographs)} photographs are smaller than a tile of {tile} pixels and were continued by"
+            " mirroring; the gains may differ on larger ones: raise curate.held_out_side, or list larger photographs"
         )
 
 

@@ -24,6 +24,7 @@ from flows.restore import How
 from flows.studio.session import Preview, Session
 from flows.web import application, serve
 from relume.errors import ConfigError, ImageError, RelumeError
+from relume.serving.backends import Asked
 
 PAGE = Path(__file__).with_name("page")
 LARGEST = 1_000_000_000  # bytes of a file
@@ -43,10 +44,14 @@ class Wish(BaseModel):
     Attributes:
         product: Its name.
         level: For an adjustable model; its default when None.
+        orientations: Of the self-ensemble; as the model says when None.
+        backend: What computes it; as usual for the model when None.
     """
 
     product: str
     level: float | None = None
+    orientations: Literal[1, 2, 4, 8] | None = None
+    backend: Asked | None = None
 
 
 def studio_app(session: Session) -> FastAPI:
@@ -86,7 +91,7 @@ def studio_app(session: Session) -> FastAPI:
 
     @app.post("/api/images/{key}/restore")
     def restore(key: str, wish: Wish) -> dict[str, Any]:
-        return dataclasses.asdict(session.restore(key, product=wish.product, level=wish.level))
+        return dataclasses.asdict(session.restore(key, **wish.model_dump()))
 
     @app.delete("/api/images/{key}")
     def remove(key: str) -> None:
@@ -97,16 +102,20 @@ def studio_app(session: Session) -> FastAPI:
         return FileResponse(session.preview(key, which))
 
     @app.get("/api/images/{key}/result")
-    def result(key: str, blend: float = 1.0, keep: Keep = "all", suffix: str | None = None) -> FileResponse:
-        return _download(*session.saved(key, _how(blend, keep), suffix))
+    def result(
+        key: str, blend: float = 1.0, keep: Keep = "all", suffix: str | None = None, quality: int | None = None
+    ) -> FileResponse:
+        return _download(*session.saved(key, _how(blend, keep, quality), suffix))
 
     @app.get("/api/results.zip")
-    def results(blend: float = 1.0, keep: Keep = "all", suffix: str | None = None) -> FileResponse:
+    def results(
+        blend: float = 1.0, keep: Keep = "all", suffix: str | None = None, quality: int | None = None
+    ) -> FileResponse:
         packed = session.new_file()
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
             for image in session.images():
                 if image.version:
-                    file, name = session.saved(image.key, _how(blend, keep), suffix)
+                    file, name = session.saved(image.key, _how(blend, keep, quality), suffix)
                     archive.write(file, _free_name(name, archive.namelist()))
                     file.unlink()
         return _download(packed, "restored.zip")
@@ -115,10 +124,12 @@ def studio_app(session: Session) -> FastAPI:
     return app
 
 
-def _how(blend: float, keep: Keep) -> How:
+def _how(blend: float, keep: Keep, quality: int | None) -> How:
     if not 0 <= blend <= 1:
         raise ConfigError("The blend is out of range", where=f"{blend:g}", next_step="give a share from 0 to 1")
-    return How(blend=blend, keep=keep)
+    if quality is not None and not 1 <= quality <= 100:
+        raise ConfigError("The quality is out of range", where=quality, next_step="give a number from 1 to 100")
+    return How(blend=blend, keep=keep, quality=quality)
 
 
 def _free_name(name: str, taken: list[str]) -> str:

@@ -21,6 +21,7 @@ from relume.curation.quality import image_noise, shrink
 from relume.errors import ConfigError, RelumeError
 from relume.home import place_of_release
 from relume.images import SUFFIXES, DecodedImage, losses, read_bytes, save_image, to_uint8
+from relume.serving.backends import Asked
 from relume.serving.served_model import read_serving
 
 THUMBNAIL = 144  # pixels of the longer side
@@ -41,6 +42,8 @@ class StudioImage:
         done: Tiles that are restored.
         tiles: Tiles in all.
         product: What it is, or was last, restored with.
+        orientations: In which it is, or was, restored; as the model says when None.
+        backend: What computes, or computed, it; as usual for the model when None.
         level: The level that it was restored at; None where the model takes none.
         release: The model that restored it.
         seconds: Of the restoration.
@@ -59,6 +62,8 @@ class StudioImage:
     done: int = 0
     tiles: int = 0
     product: str | None = None
+    orientations: int | None = None
+    backend: Asked | None = None
     level: float | None = None
     release: str | None = None
     seconds: float | None = None
@@ -79,7 +84,7 @@ class Session:
     def __init__(self, folder: Path, root: Path):
         self._folder, self._root = folder, root
         self._images: dict[str, StudioImage] = {}
-        self._opened: dict[str, Opened] = {}
+        self._opened: dict[tuple[Any, ...], Opened] = {}
         self._closing = contextlib.ExitStack()
         self._reader, self._worker = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
 
@@ -155,13 +160,23 @@ class Session:
             notes=list(decoded.notes),
         )
 
-    def restore(self, key: str, *, product: str, level: float | None) -> StudioImage:
+    def restore(
+        self,
+        key: str,
+        *,
+        product: str,
+        level: float | None,
+        orientations: int | None = None,
+        backend: Asked | None = None,
+    ) -> StudioImage:
         """Has an image restored when those before it are done.
 
         Args:
             key: Of the image.
             product: To restore with.
             level: For an adjustable model; its default when None.
+            orientations: See `relume.Restorer`.
+            backend: See `flows.restore.restore_file`.
 
         Raises:
             ConfigError: There is no such image, or it is being restored.
@@ -169,7 +184,8 @@ class Session:
         image = self.image(key)
         if image.state in ("waiting", "restoring"):
             raise ConfigError("The image is being restored already", where=image.name, next_step="wait for its end")
-        image.state, image.error, image.done, image.tiles, image.product = "waiting", None, 0, 0, product
+        image.state, image.error, image.done, image.tiles = "waiting", None, 0, 0
+        image.product, image.orientations, image.backend = product, orientations, backend
         self._worker.submit(self._restore, image, level)
         return image
 
@@ -183,8 +199,7 @@ class Session:
             if image.state != "waiting":
                 return
             image.state, started = "restoring", time.perf_counter()
-            assert image.product is not None
-            opened, decoded = self._open(image.product), self._decoded(image)
+            opened, decoded = self._open(image), self._decoded(image)
             restoration = opened.restorer.restore(decoded.pixels, level=level, on_progress=progress)
             with open(self._file(image.key, "npy"), "wb") as file:
                 np.save(file, restoration.image, allow_pickle=False)
@@ -204,10 +219,14 @@ class Session:
             if image.key not in self._images:
                 self._delete(image.key)
 
-    def _open(self, product: str) -> Opened:
-        if product not in self._opened:
-            self._opened[product] = self._closing.enter_context(open_restorer(self._root, product=product))
-        return self._opened[product]
+    def _open(self, image: StudioImage) -> Opened:
+        key = image.product, image.orientations, image.backend
+        if key not in self._opened:
+            opening = open_restorer(
+                self._root, product=image.product, orientations=image.orientations, backend=image.backend
+            )
+            self._opened[key] = self._closing.enter_context(opening)
+        return self._opened[key]
 
     def _decoded(self, image: StudioImage) -> DecodedImage:
         return decode_source(read_bytes(self._folder / image.key), image.name)

@@ -75,12 +75,12 @@ def write_served_model(
 
 
 def served_folder(folder: str | Path) -> Path:
-    """The served model of a folder: itself, or the one inside of a package.
+    """The served model of a folder: itself, or the one inside of a package; also by the path of its ONNX file.
 
     Raises:
-        ModelMissingError: It is neither.
+        ModelMissingError: It is none of them.
     """
-    for place in (Path(folder), Path(folder) / "serving"):
+    for place in (Path(folder), Path(folder) / "serving", *Path(folder).absolute().parents[3:4]):
         if (place / "serving.json").is_file():
             return place
     raise ModelMissingError(

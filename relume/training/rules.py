@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 
 from torch import nn
 
+from relume.counts import counted
 from relume.degradations import Degradation
 from relume.errors import ConfigError
 from relume.models.registry import ARCHITECTURES, inputs_of
@@ -142,7 +143,7 @@ def _schedules(stage: ResolvedStage) -> Iterator[ConfigError]:
                 yield ConfigError(
                     "A schedule is longer than its training",
                     where=f"{where}.{key}: {value}",
-                    why=f"it has {steps} steps",
+                    why=f"it has {counted(steps, 'step')}",
                     next_step=f"lower {key} or raise the steps of the phases in recipe.yaml",
                 )
 

@@ -26,7 +26,7 @@ def scores(gains):
         ([0.1, 0.12, 0.14, 0.1, 0.2], "helped"),
         ([-0.1, -0.12, -0.14, -0.1, -0.2], "hurt"),
         ([0.1, -0.12, 0.14, -0.1, 0.0], "made no clear difference"),
-        ([0.1, 0.1, 0.2], "3 photographs are too few for a confidence interval"),
+        ([0.1, 0.1, 0.2], "too few for a confidence interval: 3 photographs"),
     ],
 )
 def test_a_stage_helped_only_where_photographs_can_tell(gains, verdict):

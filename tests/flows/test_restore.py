@@ -136,6 +136,9 @@ def test_which_model_restores(checkout, released):
     assert by().startswith("photo (shipped")
     assert by(model="models/exported") == "models/exported"
     assert by(model="package") == "package"
+    onnx = str(onnx_path("models/exported"))
+    assert by(model=onnx) == onnx
+    assert by(model="photo").startswith("photo (shipped")
     (checkout / "home").mkdir(exist_ok=True)
     (checkout / "home" / "config.yaml").write_text("default_product: clean\n")
     assert by() == released.model

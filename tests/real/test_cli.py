@@ -139,8 +139,8 @@ def test_a_source_that_is_not_there_is_refused(relume):
 
 def test_scanning_a_folder_lists_its_photographs(relume):
     """The list holds the image, and a second scan finds nothing new."""
-    assert "1 photographs, 1 new" in relume("data", "scan", ".").stdout
-    assert "1 photographs, 0 new" in relume("data", "scan").stdout
+    assert "1 photograph, 1 new" in relume("data", "scan", ".").stdout
+    assert "1 photograph, 0 new" in relume("data", "scan").stdout
 
 
 def test_nothing_to_release_report_or_roll_back(relume):

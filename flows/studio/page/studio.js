@@ -35,6 +35,12 @@ async function ask(method, path, body) {
 
 const image = () => images.find((each) => each.key === current);
 const busy = (each) => each.state === "waiting" || each.state === "restoring";
+// What images are restored with, but for the level, which may be each one's own.
+const wish = () => ({
+  product: $("product").value,
+  orientations: Number($("orientations").value) || null,
+  backend: $("backend").value || null,
+});
 const product = () => products.find((each) => each.name === $("product").value);
 
 // Images
@@ -58,7 +64,7 @@ async function add(files) {
 
 async function restore(which) {
   for (const each of which.filter((each) => !busy(each))) {
-    await ask("POST", `/api/images/${each.key}/restore`, { product: $("product").value, level: levelFor(each) });
+    await ask("POST", `/api/images/${each.key}/restore`, { ...wish(), level: levelFor(each) });
     each.state = "waiting";
   }
   list();
@@ -129,9 +135,11 @@ function list() {
 
 function hints(each) {
   const level = each && levelFor(each);
-  const other = each?.product !== $("product").value || (level !== null && each.level !== null && level !== each.level);
+  const other = each && (Object.entries(wish()).some(([name, value]) => each[name] !== value)
+    || (level !== null && each.level !== null && level !== each.level));
   $("stale").hidden = !each?.version || busy(each) || !other;
   $("stale").textContent = `The image shows ${each?.product}${each?.level == null ? "" : ` at ${each.level}`} until it is restored again.`;
+  $("quality-part").hidden = [".png", ".tif"].includes($("suffix").value);
   const lost = each?.losses[$("suffix").value] ?? [];
   $("lost").hidden = !lost.length;
   $("lost").textContent = lost.map((sentence) => `${sentence[0].toUpperCase()}${sentence.slice(1)}.`).join(" ");
@@ -167,6 +175,7 @@ function enable(link, on) {
 function address(path) {
   const wishes = new URLSearchParams({ blend: $("blend").value / 100, keep: $("keep").value });
   if ($("suffix").value) wishes.set("suffix", $("suffix").value);
+  if ($("quality").value && $("quality").validity.valid && !$("quality-part").hidden) wishes.set("quality", $("quality").value);
   return `${path}?${wishes}`;
 }
 
@@ -323,7 +332,7 @@ $("level").oninput = () => {
   list();
 };
 for (const id of ["blend", "divider"]) $(id).oninput = () => { draw(); list(); };
-for (const id of ["suffix", "keep"]) $(id).onchange = list;
+for (const id of ["orientations", "backend", "suffix", "quality", "keep"]) $(id).onchange = list;
 for (const each of document.querySelectorAll("input[name=mode]")) each.onchange = draw;
 for (const each of document.querySelectorAll("[data-zoom]")) each.onclick = zooms[each.dataset.zoom];
 $("restore").onclick = () => restore([image()]).catch((error) => say(error.message));

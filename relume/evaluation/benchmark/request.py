@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
+from relume.counts import counted
 from relume.errors import ConfigError, SourceError
 from relume.evaluation.benchmark.measure import Asking
 from relume.evaluation.benchmark.output import check_output
@@ -127,6 +128,6 @@ def _presence(name: str, data: str | None) -> str:
     if data is None:
         return ""
     try:
-        return f"; {len(open_set(name, data).paths())} images"
+        return f"; {counted(len(open_set(name, data).paths()), 'image')}"
     except SourceError:
         return "; not present"

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from relume.counts import counted
 from relume.evaluation.benchmark.measure import Row
 from relume.evaluation.benchmark.protocols import PROTOCOLS
 from relume.evaluation.comparison import Comparison
@@ -148,7 +149,7 @@ def render(
         titles = [_title(protocol, level) for level in levels]
         labels = [system + (f" asked {asked:g}" if asked is not None else "") for system, asked in lines]
         width = max(len(label) for label in labels)
-        block = [f"{name}  {protocol}  {group[0].images} images, PSNR in dB and SSIM on {measured}"]
+        block = [f"{name}  {protocol}  {counted(group[0].images, 'image')}, PSNR in dB and SSIM on {measured}"]
         if any(titles):
             block.append("  " + " " * width + "".join(f"  {title:>13}" for title in titles))
         block += [

@@ -240,7 +240,7 @@ def test_photographs_smaller_than_a_tile_are_noted(tmp_path, photographs):
     for path in photographs.glob("*.png"):
         save_image(small / path.name, read_image(path).pixels[:100])
     report = measure(make_package(tmp_path / "q", tile=128), None, settings(crop=64), NOISE, small)
-    assert "2 photographs are smaller than a tile of 128 pixels" in report.notes[1]
+    assert "2 of 2 photographs are smaller than a tile of 128 pixels" in report.notes[1]
     assert report.notes[1] in report.table()
     assert report.as_json()["notes"] == list(report.notes)
 

@@ -107,6 +107,8 @@ def test_what_cannot_be_restored_is_said_and_leaves_nothing(studio, cat, tmp_pat
     assert restored(studio, key)["state"] == "restored"
     answer = requests.get(f"{studio}/api/images/{key}/result", params={"blend": 2}, timeout=30)
     assert (answer.status_code, "from 0 to 1" in answer.json()["error"]) == (400, True)
+    answer = requests.get(f"{studio}/api/images/{key}/result", params={"quality": 101}, timeout=30)
+    assert (answer.status_code, "from 1 to 100" in answer.json()["error"]) == (400, True)
 
 
 def test_all_results_in_one_archive(studio, cat):

@@ -108,6 +108,22 @@ def test_results_are_saved_as_the_person_chose(page, photographs, tmp_path):
     assert download.value.suggested_filename == "cat-restored.tif"
     expected = restore_file(photographs[0], tmp_path / "expected.tif", how=How(blend=0.6)).target
     np.testing.assert_array_equal(cv2.imread(str(download.value.path())), cv2.imread(str(expected)))
+    page.get_by_text("More", exact=True).click()
+    page.get_by_label("Self-ensemble").select_option("4")
+    page.get_by_label("Computed by").select_option("openvino_f32")
+    expect(page.locator("#stale")).to_be_visible()
+    page.get_by_role("button", name="Restore", exact=True).click()
+    expect(page.locator("#status")).to_contain_text("by photo (shipped, openvino_f32)", timeout=60_000)
+    expect(page.locator("#stale")).to_be_hidden()
+    expect(page.get_by_label("Quality")).to_be_hidden()  # of a TIFF
+    page.get_by_label("Format").select_option(".jpg")
+    page.get_by_label("Quality").fill("60")
+    page.get_by_label("Quality").press("Tab")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download", exact=True).click()
+    how = How(blend=0.6, quality=60)
+    expected = restore_file(photographs[0], tmp_path / "e.jpg", how=how, orientations=4, backend="openvino_f32").target
+    assert download.value.path().read_bytes() == expected.read_bytes()
     with page.expect_download() as download:
         page.get_by_role("link", name="Download all").click()
     assert download.value.suggested_filename == "restored.zip"

@@ -66,4 +66,4 @@ def test_the_command_fails_when_a_test_image_is_in_training(tmp_path, training):
     (tmp_path / "tests" / "planted.png").unlink()
     result = CliRunner().invoke(main, ["data", "overlaps", *folders])
     assert result.exit_code == 0
-    assert "2 photographs, 1 test images: no overlap" in result.output
+    assert "2 photographs, 1 test image: no overlap" in result.output
