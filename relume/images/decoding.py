@@ -95,7 +95,8 @@ def decode(
     metadata = metadata_of(opened, header.format, colours=_colours(header))
     notes = list(filter(None, [metadata.problem])) if full else []
     if cmyk:
-        notes.append(f"CMYK was converted to sRGB by {'its profile' if to_srgb else 'the plain formula: it has none'}")
+        way = "its profile" if to_srgb else "the plain formula, as it has no profile"
+        notes.append(f"CMYK was converted to sRGB by {way}")
     if full and metadata.icc_profile and (profile := unusual(metadata.icc_profile)):
         notes.append(f"{profile}, unlike what models were trained on; the values were not converted")
     return DecodedImage(pixels=pixels, header=header, metadata=metadata, alpha=alpha, notes=tuple(notes))

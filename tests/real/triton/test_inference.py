@@ -93,7 +93,7 @@ def test_five_ways_give_the_same_pixels(server, control, model, photograph):
             assert (here % 257).std() > 50
             floats = (deep / 65535).astype(np.float32)
             with relume.RemoteRestorer(server.grpc, "planned", orientations=1, key=server.key) as remote:
-                np.testing.assert_allclose(remote.restore(floats), here / np.float32(65535), atol=2e-4)
+                np.testing.assert_allclose(remote.restore(floats, level=level), here / np.float32(65535), atol=2e-4)
             tifffile.imwrite(folder / "in.tif", floats, photometric="rgb")
             if level is None:
                 result = restore_file(folder / "in.tif", folder / "out.tif", server=server.grpc, product="planned")
