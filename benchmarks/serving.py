@@ -39,6 +39,7 @@ from relume.serving.backends import processor
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.repository import publish_release
 from relume.serving.restoration import Restoration
+from relume.serving.route import Route
 from relume.serving.served_model import read_serving
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
@@ -99,7 +100,7 @@ def start_server(served: str, triton: EmbeddedTriton) -> TritonServer:
     publish_release(served, server.repository, "denoise-benchmark")
     with TritonControl(server.grpc, key=server.key) as control:
         control.load_release("denoise-benchmark")
-        control.switch_product(server.repository, "denoise", "denoise-benchmark")
+        control.switch_product(server.repository, "denoise", Route(champion="denoise-benchmark"))
     return server
 
 

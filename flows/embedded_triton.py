@@ -198,7 +198,7 @@ class EmbeddedTriton:
                         control.load_product(path, product)
                     except RelumeError as error:
                         if isinstance(error, ServerUnreachableError):
-                            self.end_model(models.products(path)[product])
+                            self.end_model(models.products(path)[product].champion)
                         _log.warning("The product %s cannot be served: %s", product, error.why or error)
         return server
 
@@ -280,10 +280,10 @@ class EmbeddedTriton:
         with TritonControl(server.grpc, key=server.key) as control:
             state = "ready" if control.server() == self.name else "silent"
             try:
-                for product, release in models.products(server.repository).items() if state == "ready" else ():
+                for product, route in models.products(server.repository).items() if state == "ready" else ():
                     served = control.product_release(product)
                     answers = served is not None and control.answers(product, timeout=timeout)
-                    found[product] = ProductState(release=release, served=served, answers=answers)
+                    found[product] = ProductState(release=route.champion, served=served, answers=answers)
             except ServerUnreachableError:  # it hangs, or ended, since
                 state, found = "silent", {}
         return TritonStatus(state=state, server=server, pid=process.pid, products=found, log=str(self.log))

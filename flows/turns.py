@@ -93,12 +93,12 @@ class Turn:
 
 
 @contextlib.contextmanager
-def in_progress(home: Path, what: str) -> Iterator[None]:
+def in_progress(home: Path, what: str) -> Iterator[Turn]:
     """Shows something that has no turn of its own to `relume status`."""
     this = Turn(home, what)
     try:
         this.runs()
-        yield
+        yield this
     finally:
         this.ends()
 

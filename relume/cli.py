@@ -492,15 +492,40 @@ server_option = click.option(
 
 @main.command()
 @server_option
-def release(server: str | None) -> None:
+@click.option(
+    "--canary",
+    type=click.FloatRange(0, 100),
+    help="Let the candidate restore this share of the images first, in percent; by default as release.rollout says.",
+)
+@click.option(
+    "--shadow",
+    type=click.FloatRange(0, 100),
+    help="Before that, let it restore this share as well as the champion, whose result clients get.",
+)
+@click.option("--hold", type=click.FloatRange(min=0), help="Minutes that each of the two lasts.")
+@click.option("--dry-run", is_flag=True, help="Show what would happen, and do nothing.")
+def release(server: str | None, canary: float | None, shadow: float | None, hold: float | None, dry_run: bool) -> None:
     """Register the package, check it against the champion, and serve it.
 
     The champion is the release that serves now; the checks, the gate, are whether the package is good enough
     compared with it. If the gate refuses the package, or Triton cannot be reached, the current release keeps serving.
+    With a canary or a shadow it is tried on live images before it serves all of them; if it crosses a limit of
+    release.rollout, or by Ctrl-C, the champion serves all images again.
+
+    \b
+    Examples:
+      relume release
+      relume release --shadow 10 --canary 5 --hold 15
     """
     import flows.release
 
-    outcome = flows.release.run(Path(), relume_home(), server=server)
+    asked = {"canary": canary, "shadow": shadow, "hold_minutes": hold}
+    rollout = {name: value for name, value in asked.items() if value is not None}
+    if dry_run:
+        for line in flows.release.steps(Path(), relume_home(), rollout):
+            click.echo(line)
+        return
+    outcome = flows.release.run(Path(), relume_home(), server=server, rollout=rollout)
     for sentence in outcome["repaired"]:
         click.echo(f"repaired: {sentence}")
     model = outcome["release"]["model"]

@@ -98,6 +98,31 @@ PRECISION_LIMITS: dict[Precision, PrecisionLimits] = {
 """The limits of each precision where params.yaml says nothing of it."""
 
 
+class RolloutSettings(Settings):
+    """How a candidate that passed the gate comes to all clients, and what ends that.
+
+    Attributes:
+        shadow: Share of the images, in percent, that it restores as well as the champion, whose result clients get;
+            0 leaves this out.
+        canary: Share of the images, in percent, that it restores for clients after that; 0 leaves this out.
+        hold_minutes: Length of each of the two.
+        look_seconds: Time between two looks at what it did.
+        min_requests: Images that it has to have tried before its time and its results are judged.
+        max_failed: Largest share of the images that it may fail to restore; the champion restores these.
+        max_latency_ratio: Median time over the champion's.
+        min_agreement_db: Median PSNR between its results and the champion's.
+    """
+
+    shadow: float = Field(default=10.0, ge=0, le=100)
+    canary: float = Field(default=5.0, ge=0, le=100)
+    hold_minutes: float = Field(default=15.0, ge=0)
+    look_seconds: float = Field(default=5.0, gt=0)
+    min_requests: int = Field(default=20, ge=1)
+    max_failed: float = Field(default=0.02, ge=0, le=1)
+    max_latency_ratio: float = Field(default=2.0, gt=0)
+    min_agreement_db: float = 25.0
+
+
 class ReleaseSettings(Settings):
     """What a candidate is measured on, and what it must reach before it may serve.
 
@@ -119,6 +144,7 @@ class ReleaseSettings(Settings):
             onnxruntime backend, which the embedded server does not have, nor that of `tensorrt_plan`, an engine that
             `relume export` made on this machine. It takes effect with the next release.
         precision_parity: By precision, the limits of a backend in process against ONNX Runtime.
+        rollout: How the candidate comes to all clients; at once when null.
     """
 
     seed: int = Field(ge=0)
@@ -141,6 +167,7 @@ class ReleaseSettings(Settings):
         "tensorrt_plan",
     ] = "onnxruntime"
     precision_parity: dict[Precision, PrecisionLimits] = PRECISION_LIMITS
+    rollout: RolloutSettings | None = None
 
     @field_validator("precision_parity")
     @classmethod

@@ -13,6 +13,7 @@ import ipaddress
 import logging
 import re
 import secrets
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -41,14 +42,16 @@ from relume.errors import (
     ServerUnreachableError,
 )
 from relume.images import decode, encode, read_header, to_uint8
+from relume.metrics import EQUAL, psnr
 from relume.monitoring.statistics import measure_request
 from relume.serving.restoration import Restoration
-from relume.serving.triton_client import TritonRestorer
+from relume.serving.triton_client import ServedRelease, TritonRestorer
 from relume.settings import Settings
 
 _log = logging.getLogger(__name__)
 CONNECTIONS = 100  # at a time; more get 503 at once
 _RETRY_SECONDS = 5
+_SHADOW_VALUES = 72_000_000  # of an image that a candidate restores beside the champion: 24 megapixels
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "tiff": ".tif", "avif": ".avif"}  # by subtype of image/
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}")
 
@@ -97,12 +100,14 @@ class Wanted:
         level: For an adjustable model; its default when None.
         format: Of the answer; None for that of the image.
         blend: Share of the restored image.
+        image_id: By which all tries of an image go to one release.
     """
 
     product: str
     level: float | None
     format: str | None
     blend: float
+    image_id: str
 
 
 class Gateway:
@@ -120,6 +125,7 @@ class Gateway:
         self.product, self.limits, self.requests, self.metrics = product, limits, requests, Metrics()
         self._server, self._key = server, key
         self._restorers: dict[str, TritonRestorer] = {}
+        self._shadows_free = threading.Semaphore(1)
         self.bodies = Budget(limits.memory_bytes // 4, wait=limits.seconds)
         self.images = Budget(limits.memory_bytes - limits.memory_bytes // 4, wait=limits.seconds)
 
@@ -157,11 +163,14 @@ class Gateway:
         kind = wanted.format or image.header.format.lower()
         kind = kind if kind in _SUFFIXES else "png"
         with _timed(seconds, "restore"):
-            pixels = image.pixels
-            if image.header.bit_depth > 8 and pixels.dtype not in restorer.served().types:
+            pixels, served = image.pixels, restorer.served(wanted.image_id)
+            if image.header.bit_depth > 8 and pixels.dtype not in served.types:
                 pixels = to_uint8(pixels)
-            restoration = restorer.restore(pixels, level=wanted.level)
-        self._measure(image.pixels, restoration, restorer, sum(seconds.values()))
+            restoration = restorer.restore(pixels, level=wanted.level, image_id=wanted.image_id, served=served)
+        self._measure(pixels, restoration, served, sum(seconds.values()))
+        shadow = served.route.shadow_of(wanted.image_id) if served.route else None
+        if shadow is not None and shadow != restoration.release:
+            self._shadow(shadow, pixels, wanted, restoration, seconds["restore"])
         with _timed(seconds, "encode"):
             how, suffix = How(blend=wanted.blend), _SUFFIXES[kind]
             pixels, metadata = finished(image, restoration.image, how)
@@ -172,19 +181,53 @@ class Gateway:
             self.metrics.seconds.labels(part).observe(value)
         return result, kind, restoration, seconds
 
-    def _measure(self, before: np.ndarray, restoration: Restoration, restorer: TritonRestorer, seconds: float) -> None:
-        """Counts and keeps the numbers of a request. One that cannot be kept is logged; the client gets its image."""
-        inference = restorer.served().inference
-        statistics = measure_request(before, restoration.image, inference, seconds=seconds)
+    def _measure(self, before: np.ndarray, restoration: Restoration, served: ServedRelease, seconds: float) -> None:
+        """Counts and keeps the numbers of a request, and which candidate could not restore it."""
+        if (refused := restoration.refused) is not None:
+            self._note(lambda requests: requests.add_failure(refused))
+        statistics = measure_request(before, restoration.image, served.inference, seconds=seconds)
         if statistics is None:
             return
         for name, value in asdict(statistics).items():
             self.metrics.statistics.labels(name, restoration.release).observe(value)
-        if self.requests is not None:
+        self._note(lambda requests: requests.add(restoration.release, statistics))
+
+    def _shadow(
+        self,
+        name: str,
+        pixels: np.ndarray,
+        wanted: Wanted,
+        restoration: Restoration,
+        seconds: float,
+    ) -> None:
+        """Lets the candidate restore what the champion did, beside the answer; one image at a time, none too large."""
+        if pixels.size > _SHADOW_VALUES or not self._shadows_free.acquire(blocking=False):
+            return
+
+        def run() -> None:
             try:
-                self.requests.add(restoration.release, statistics)
-            except (RelumeError, OSError) as error:
-                _log.warning("A request is missing in the monitoring: %s", error)
+                with TritonRestorer(self._server, name, key=self._key) as candidate:
+                    started = time.perf_counter()
+                    image = candidate.restore(pixels, level=wanted.level).image
+                    slower = (time.perf_counter() - started) / seconds
+                agreement = min(psnr(to_uint8(image), to_uint8(restoration.image)), EQUAL)
+                self._note(lambda requests: requests.add_shadow(name, psnr=agreement, slower=slower))
+            except RelumeError as error:
+                _log.warning("The candidate failed in the shadow: %s", error)
+                self._note(lambda requests: requests.add_failure(name))
+            finally:
+                self._shadows_free.release()
+
+        threading.Thread(target=run, name="shadow", daemon=True).start()
+
+    def _note(self, note: Callable[[Requests], None]) -> None:
+        """Notes something of a request. What cannot be noted is logged; the client gets its image."""
+        if self.requests is None:
+            return
+        try:
+            note(self.requests)
+        except (RelumeError, OSError) as error:
+            _log.warning("A request is missing in the monitoring: %s", error)
 
 
 @contextlib.contextmanager
@@ -253,7 +296,9 @@ def gateway_app(gateway: Gateway, *, token: str | None = None) -> FastAPI:
         blend: Annotated[float, Query(ge=0, le=1, description="Share of the restored image in the answer.")] = 1.0,
     ) -> Response:
         """Restores the image in the body: PNG, JPEG, WebP, TIFF, BMP or GIF."""
-        wanted = Wanted(product or gateway.product, level, format, blend)
+        image_id = request.headers.get("x-relume-image", "")
+        image_id = image_id if _REQUEST_ID.fullmatch(image_id) else request.state.id
+        wanted = Wanted(product or gateway.product, level, format, blend, image_id)
         async with gateway.bodies.share(_announced(request, gateway.limits)):
             data = await _received(request, gateway.limits)
             needed = needed_memory(read_header(data, where="the body", full=True))
@@ -265,6 +310,7 @@ def gateway_app(gateway: Gateway, *, token: str | None = None) -> FastAPI:
                     result, kind, restoration, seconds = await run_in_threadpool(gateway.restore, data, wanted)
         headers = {
             "X-Relume-Release": restoration.release,
+            "X-Relume-Image": image_id,
             "Server-Timing": ", ".join(f"{part};dur={1000 * value:.1f}" for part, value in seconds.items()),
         }
         if restoration.level is not None and restoration.levels is not None:

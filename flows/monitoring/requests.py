@@ -1,4 +1,4 @@
-"""The requests that were answered, a row of numbers for each, in SQLite in the home; never an image or its name.
+"""The requests of the gateway, a row of numbers for each, in SQLite in the home; never an image or its name.
 
 Several gateways may write at a time. The number of rows is bounded: the first of each release, which its later ones are
 compared with, and the latest of all.
@@ -29,6 +29,10 @@ _TABLE = f"""
         {", ".join(f"{name} REAL NOT NULL" for name in NAMES)}
     );
     CREATE UNIQUE INDEX IF NOT EXISTS numbers ON requests (release, number);
+    CREATE TABLE IF NOT EXISTS failures (time REAL NOT NULL, release TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS shadows (
+        time REAL NOT NULL, release TEXT NOT NULL, psnr REAL NOT NULL, slower REAL NOT NULL
+    );
 """
 
 
@@ -66,6 +70,46 @@ class Requests:
                 database.execute(
                     "DELETE FROM requests WHERE id <= (SELECT MAX(id) FROM requests) - ? AND number > ?", (ROWS, FIRST)
                 )
+
+    def add_failure(self, release: str) -> None:
+        """Notes that a release could not restore an image.
+
+        Raises:
+            BrokenFileError: See `add`.
+        """
+        with self._database() as database:
+            database.execute("INSERT INTO failures VALUES (?, ?)", (time.time(), release))
+            database.execute("DELETE FROM failures WHERE rowid <= (SELECT MAX(rowid) FROM failures) - ?", (ROWS,))
+
+    def add_shadow(self, release: str, *, psnr: float, slower: float) -> None:
+        """Notes how a candidate restored an image that the champion restored for a client.
+
+        Args:
+            release: The candidate.
+            psnr: Between the two results, in dB.
+            slower: Its time over the champion's.
+
+        Raises:
+            BrokenFileError: See `add`.
+        """
+        with self._database() as database:
+            database.execute("INSERT INTO shadows VALUES (?, ?, ?, ?)", (time.time(), release, psnr, slower))
+            database.execute("DELETE FROM shadows WHERE rowid <= (SELECT MAX(rowid) FROM shadows) - ?", (ROWS,))
+
+    def failures(self, release: str, since: float) -> int:
+        """How many images a release could not restore since a time."""
+        with self._database() as database:
+            return database.execute(
+                "SELECT COUNT(*) FROM failures WHERE release = ? AND time >= ?", (release, since)
+            ).fetchone()[0]
+
+    def shadows(self, release: str, since: float) -> dict[str, np.ndarray]:
+        """What `add_shadow` noted of a release since a time: by name, as many values."""
+        with self._database() as database:
+            rows = database.execute(
+                "SELECT psnr, slower FROM shadows WHERE release = ? AND time >= ?", (release, since)
+            ).fetchall()
+        return dict(zip(("psnr", "slower"), np.array(rows, float).reshape(-1, 2).T, strict=True))
 
     def first(self, release: str, count: int) -> dict[str, np.ndarray]:
         """The first requests that a release answered: by statistic, as many values, `count` at most."""

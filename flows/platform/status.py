@@ -24,6 +24,7 @@ from relume.errors import BrokenFileError, LedgerError, RelumeError
 from relume.home import require_database, tracking_uri
 from relume.reading import as_kind, reading
 from relume.serving import repository as models
+from relume.serving.route import Route
 
 EXTERNAL = {"mlflow": "MLFLOW_TRACKING_URI", "prefect": "PREFECT_API_URL"}
 _INTERRUPTED = {"promoting": "promotion of", "rolling_back": "rollback to"}
@@ -306,10 +307,11 @@ def _disagreements(home: Path, ledger: Ledger, products: list[ProductStatus]) ->
                 if aliases.get(alias) != wanted.get(alias)
             ]
         kept = {release.model for release in (product.champion, product.previous) if release}
-        if product.champion and pointing.get(name, product.champion.model) != product.champion.model:
+        route = pointing.get(name)
+        if product.champion and route and route != Route(champion=product.champion.model):
             found.append(
-                f"The model repository says {pointing[name]} for {name}, the ledger {product.champion.model}; "
-                "run `relume up` to fix it."
+                f"The model repository says {route.candidate or route.champion} for {name}, the ledger"
+                f" {product.champion.model}; run `relume up` to fix it."
             )
         for left in folders:
             if left.startswith(f"{name}-") and left not in kept:

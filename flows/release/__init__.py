@@ -4,13 +4,16 @@ from pathlib import Path
 from typing import Any
 
 
-def run(root: Path, home: Path, *, server: str | None = None) -> dict[str, Any]:
+def run(
+    root: Path, home: Path, *, server: str | None = None, rollout: dict[str, float] | None = None
+) -> dict[str, Any]:
     """Releases the package of a checkout as a Prefect flow, from the command line or from another flow.
 
     Args:
         root: The top of the checkout.
         home: RELUME_HOME.
         server: gRPC address of a running Triton server; the embedded one, started if need be, when None.
+        rollout: Values of `release.rollout` instead of those of params.yaml.
 
     Returns:
         `flows.release.release.ReleaseOutcome` as JSON values.
@@ -27,4 +30,36 @@ def run(root: Path, home: Path, *, server: str | None = None) -> dict[str, Any]:
     from flows.release.flow import release
 
     with prefect_errors(home):
-        return release(str(root), server, str(home))
+        return release(str(root), server, str(home), rollout)
+
+
+def steps(root: Path, home: Path, rollout: dict[str, float] | None = None) -> list[str]:
+    """What `run` would do now, a line for each step; does nothing.
+
+    Raises:
+        RelumeError: As `flows.release.release.release_package`, of what is known before it begins.
+    """
+    from flows.embedded_triton import EmbeddedTriton
+    from flows.release.ledger import Ledger
+    from flows.release.package import open_package
+    from flows.release.release import rolled_out_as
+    from relume.params import load_params
+    from relume.serving.repository import backend_of_release
+
+    package = open_package(root / "package")
+    settings = rolled_out_as(load_params(root), rollout).release
+    champion = Ledger(home).current(package.product)
+    backend = champion and backend_of_release(EmbeddedTriton(home).repository, champion.model)
+    if champion and champion.package == package.sha256 and settings.backend in ("auto", backend):
+        return [f"{package.model} serves {package.product} already; nothing would be done"]
+    lines = [f"register    {package.model} as a version of {package.product}"]
+    lines.append(f"gate        {f'against {champion.model}' if champion else 'against the baseline of its task'}")
+    lines.append(
+        f"load        beside {champion.model if champion else 'nothing'}, backend {settings.backend}, parity as served"
+    )
+    if champion and (each := settings.rollout):
+        for name, share in (("shadow", each.shadow), ("canary", each.canary)):
+            if share:
+                lines.append(f"{name:<12}{share:g} % of the images for {each.hold_minutes:g} minutes")
+    lines.append(f"serve       all images of {package.product} by {package.model}")
+    return lines

@@ -21,13 +21,19 @@ R = TypeVar("R")
 
 
 @flow(name="release", persist_result=False)
-def release(repository: str = ".", server: str | None = None, home: str | None = None) -> dict[str, Any]:
+def release(
+    repository: str = ".",
+    server: str | None = None,
+    home: str | None = None,
+    rollout: dict[str, float] | None = None,
+) -> dict[str, Any]:
     """Releases the package of a checkout.
 
     Args:
         repository: The top of the checkout.
         server: gRPC address of a running Triton server; the embedded one when None.
         home: The folder of all local state; RELUME_HOME, or `.relume` in the checkout, when None.
+        rollout: Values of `release.rollout` instead of those of params.yaml.
 
     Returns:
         `flows.release.release.ReleaseOutcome` as JSON values.
@@ -37,7 +43,7 @@ def release(repository: str = ".", server: str | None = None, home: str | None =
     """
     root = Path(repository).resolve()
     place = Path(home) if home else relume_home(root)
-    outcome = dataclasses.asdict(release_package(root, place, server=server, wrap=_as_task))
+    outcome = dataclasses.asdict(release_package(root, place, server=server, rollout=rollout, wrap=_as_task))
     if outcome["parity"]:
         create_table_artifact(outcome["parity"], key="served-parity", description=outcome["release"]["model"])
     return outcome

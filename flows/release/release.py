@@ -15,6 +15,7 @@ from flows.release.ledger import Release
 from flows.release.lineage import Lineage, read_lineage
 from flows.release.package import Package, open_package
 from flows.release.registry import Registry, Version
+from flows.release.rollout import roll_out
 from flows.release.served_parity import PathDifference, compare_served, require_parity
 from flows.release.served_product import ServedProduct, reach_server, release_lock
 from flows.release.trial import CandidateFailedError, Entrant, try_out
@@ -22,7 +23,7 @@ from relume.errors import UserError
 from relume.evaluation.settings import EvaluateSettings
 from relume.files import write_json, write_text
 from relume.home import remember_release
-from relume.params import Params, ReleaseSettings, load_params
+from relume.params import Params, ReleaseSettings, RolloutSettings, load_params
 from relume.serving import repository as models
 from relume.serving.backends import Served
 from relume.serving.tensorrt_engine import engine_folder
@@ -105,6 +106,7 @@ def release_package(
     server: str | None = None,
     lineage: Lineage | None = None,
     registry: Registry | None = None,
+    rollout: dict[str, float] | None = None,
     wrap: Wrap = unwrapped,
 ) -> ReleaseOutcome:
     """Releases the package of a checkout.
@@ -115,6 +117,7 @@ def release_package(
         server: gRPC address of a running Triton server; the embedded one, started if need be, when None.
         lineage: Where the package came from; read from the checkout when None.
         registry: The registry; that of `tracking_uri(home)` when None.
+        rollout: Values of `release.rollout` instead of those of params.yaml.
         wrap: Wraps `register`, `gate` and `promote`, as Prefect tasks for example.
 
     Returns:
@@ -128,7 +131,7 @@ def release_package(
         ParityError: The served path differs; what served before still serves.
         ReleaseError: The server cannot serve it; what served before still serves.
     """
-    params = load_params(root)
+    params = rolled_out_as(load_params(root), rollout)
     package = open_package(root / "package")
     if package.product != params.package.product:
         raise UserError(
@@ -137,7 +140,7 @@ def release_package(
             why=f"it is of {package.product}, and package.product in recipe.yaml is {params.package.product}",
             next_step="build the package again with `relume pipeline run`, or correct package.product",
         )
-    with release_lock(home), reach_server(server, home) as (address, control):
+    with release_lock(home) as this, reach_server(server, home) as (address, control):
         product = ServedProduct(package.product, home, address, control, registry or Registry(home))
         repaired = product.reconcile()
         current = product.current
@@ -149,7 +152,7 @@ def release_package(
         candidate = wrap(register)(product, package, lineage, params, root / HELD_OUT)
         report = wrap(gate)(product, candidate)
         report.require_passed()
-        differences = wrap(promote)(product, candidate)
+        differences = wrap(promote)(product, candidate, this.at)
         retired = product.retire()
     remember_release(root, home)
     return ReleaseOutcome(
@@ -161,6 +164,16 @@ def release_package(
         parity=[dataclasses.asdict(difference) for difference in differences],
         retired=retired,
     )
+
+
+def rolled_out_as(params: Params, rollout: dict[str, float] | None) -> Params:
+    """Parameters with other values of `release.rollout`, which are there then; the same for none."""
+    if not rollout:
+        return params
+    before = params.release.rollout
+    values = (before.model_dump() if before else dict.fromkeys(("canary", "shadow"), 0.0)) | rollout
+    release = params.release.model_copy(update={"rollout": RolloutSettings.model_validate(values)})
+    return params.model_copy(update={"release": release})
 
 
 def register(product: ServedProduct, package: Package, lineage: Lineage, params: Params, held_out: Path) -> Candidate:
@@ -221,9 +234,21 @@ def gate(product: ServedProduct, candidate: Candidate) -> GateReport:
     return report
 
 
-def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference]:
-    """Loads a candidate beside the champion, checks its parity on the server, and points the product to it."""
-    release = candidate.release
+def promote(
+    product: ServedProduct, candidate: Candidate, say: Callable[[str], None] = lambda _: None
+) -> list[PathDifference]:
+    """Loads a candidate beside the champion, checks its parity on the server, and points the product to it.
+
+    Args:
+        product: The product.
+        candidate: That passed the gate.
+        say: Is given what is being done while the candidate is tried on live images.
+
+    Raises:
+        ParityError: The served path differs.
+        ReleaseError: The server cannot serve it, or it crossed a limit on live images.
+    """
+    release, champion, rollout = candidate.release, product.current, candidate.settings.rollout
     product.ledger.append("promoting", release, server=product.address)
     try:
         models.publish_release(
@@ -236,12 +261,14 @@ def promote(product: ServedProduct, candidate: Candidate) -> list[PathDifference
         open_package(candidate.package.folder, release=release.package)  # a run may have replaced it since the gate
         product.load(release.model)
         differences = _served_parity(product, candidate)
+        if champion and rollout:
+            roll_out(product, champion, release, rollout, say)
         product.serve(release)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         # What served before is restored; if that fails too, the next release does it because of the open line.
         product.serve_current()
         product.move_aliases()
-        product.ledger.append("abandoned", release, reason=str(error))
+        product.ledger.append("abandoned", release, reason=str(error) or "it was interrupted")
         product.retire()
         raise
     product.ledger.append("promoted", release, server=product.address)

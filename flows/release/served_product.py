@@ -13,10 +13,11 @@ from flows.release.aliases import ALIASES, by_ledger, in_registry
 from flows.release.ledger import Ledger, Release
 from flows.release.package import Package, open_package
 from flows.release.registry import Registry
-from flows.turns import RELEASE, in_progress
+from flows.turns import RELEASE, Turn, in_progress
 from relume.errors import BrokenFileError, ConfigError, ReleaseError, RelumeError, ServerUnreachableError
 from relume.home import private_home, tracking_uri
 from relume.serving import repository as models
+from relume.serving.route import Route
 from relume.serving.tensorrt_engine import engine_folder
 from relume.serving.triton_control import TritonControl
 
@@ -29,7 +30,7 @@ class ReleaseInProgressError(ReleaseError):
 
 
 @contextlib.contextmanager
-def release_lock(home: Path) -> Iterator[None]:
+def release_lock(home: Path) -> Iterator[Turn]:
     """Holds the lock on what is served; a second release, rollback or repair is refused at once.
 
     Meanwhile `relume status` shows that a release is in progress. What a killed one left of its trial is ended.
@@ -40,9 +41,9 @@ def release_lock(home: Path) -> Iterator[None]:
     private_home(home)
     path = home / "release.lock"
     try:
-        with FileLock(path, timeout=0), in_progress(home, RELEASE):
+        with FileLock(path, timeout=0), in_progress(home, RELEASE) as this:
             end_trial(home)
-            yield
+            yield this
     except Timeout:
         raise ReleaseInProgressError(
             "Another release or rollback is in progress", where=path, next_step="wait until it ends, then try again"
@@ -144,9 +145,13 @@ class ServedProduct:
             self.load(release.model)
         elif not self.control.answers(release.model):  # its process died, which Triton does not notice
             self.control.reload_release(self.repository, release.model)
+        self.point(Route(champion=release.model))
+
+    def point(self, route: Route) -> None:
+        """Points the product to releases that are loaded; nothing changes when it points to them already."""
         in_repository = models.products(self.repository).get(self.name)
-        if not self.control.product_release(self.name) == in_repository == release.model:
-            self.control.switch_product(self.repository, self.name, release.model)
+        if not self.control.product_route(self.name) == in_repository == route:
+            self.control.switch_product(self.repository, self.name, route)
 
     def load(self, model: str) -> None:
         """Loads a release of the repository; the process of one whose load does not end is ended.
@@ -209,7 +214,7 @@ class ServedProduct:
         for model in models.releases(self.repository):
             if model.startswith(f"{self.name}-") and model not in kept:
                 if loaded.get(model) == "READY":
-                    self.control.unload(model)  # answers what is in flight and in the queue first
+                    self._unload(model)
                 models.remove_release(self.repository, model)
                 retired.append(model)
         needed = {_package_folder(self.home, release) for release in self.ledger.can_serve()}
@@ -217,6 +222,16 @@ class ServedProduct:
             if folder not in needed:
                 shutil.rmtree(folder)
         return retired
+
+    def _unload(self, model: str) -> None:
+        """Unloads a release: what is in flight and in its queue is answered first.
+
+        One whose process died is started again before that, because Triton would wait for the dead one for ever.
+        """
+        if not self.control.answers(model):
+            with contextlib.suppress(RelumeError):
+                self.control.reload_release(self.repository, model)
+        self.control.unload(model)
 
     def move_aliases(self) -> None:
         """Points the aliases to what the ledger says; where that fails, a warning says that the next release does."""

@@ -12,6 +12,7 @@ from typing import Any
 from relume.errors import ConfigError
 from relume.inference.plan import Inference, Window, before_format_3
 from relume.serving.levels import LevelRange
+from relume.serving.route import Route
 
 MAX_BATCH = 8
 """Tiles in one request at most, and in one execution of the onnxruntime backend; bounds the server's memory, which
@@ -106,10 +107,7 @@ def release_config(
         (_PLAN % compute_capability if backend == "tensorrt_plan" else _BACKENDS[backend])
         + _tensors(_side(inference), triton_type(inference), adjustable=levels is not None)
         + ("" if backend in _UNBATCHED else _BATCHING)
-        + "".join(
-            f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}\n'
-            for name, value in parameters.items()
-        )
+        + _parameters(parameters)
     )
 
 
@@ -173,11 +171,11 @@ def problem(text: str, inference: Inference, *, levels: LevelRange | None) -> st
     return None
 
 
-def product_config(*, release: str, tile: int, dtype: str = "UINT8", adjustable: bool = False) -> str:
-    """The config.pbtxt of a product: an ensemble whose one step is the release that clients get now.
+def product_config(route: Route, *, tile: int, dtype: str = "UINT8", adjustable: bool = False) -> str:
+    """The config.pbtxt of a product: an ensemble whose one step is the champion.
 
     Args:
-        release: Name of the release's model.
+        route: Which releases restore its images, which clients read in the parameters.
         tile: Side of its served tile in pixels; -1 where there are several.
         dtype: Triton's name of the tile's type.
         adjustable: Whether it has the input `level`.
@@ -190,7 +188,7 @@ def product_config(*, release: str, tile: int, dtype: str = "UINT8", adjustable:
 ensemble_scheduling {{
   step [
     {{
-      model_name: "{release}"
+      model_name: "{route.champion}"
       model_version: -1
       input_map {{ key: "image" value: "image" }}{level}
       output_map {{ key: "restored" value: "restored" }}
@@ -198,6 +196,13 @@ ensemble_scheduling {{
   ]
 }}
 """
+        + _parameters(route.parameters())
+    )
+
+
+def _parameters(values: Mapping[str, object]) -> str:
+    return "".join(
+        f'parameters {{ key: "{name}" value {{ string_value: "{value}" }} }}\n' for name, value in values.items()
     )
 
 

@@ -15,6 +15,7 @@ from relume.files import atomic_folder, sha256_file, write_text
 from relume.inference.plan import Inference
 from relume.reading import read_text, reading
 from relume.serving.config_pbtxt import backend_of, parameters_of, product_config, read_parameters, release_config
+from relume.serving.route import Route, route_of
 from relume.serving.served_model import Serving, copy_programs, read_serving, triton_model
 from relume.serving.tensorrt_engine import ENGINE, require_engine
 
@@ -111,16 +112,18 @@ def releases(repository: str | Path) -> list[str]:
     return sorted(path.parent.parent.name for path in Path(repository).glob("[!.]*/1/model.onnx"))
 
 
-def write_product(repository: str | Path, product: str, release: str) -> None:
-    """Makes a product point to a release, by one rename; the server follows when it loads the product.
+def write_product(repository: str | Path, product: str, route: Route) -> None:
+    """Makes a product point to releases, by one rename; the server follows when it loads the product.
 
     Raises:
         ModelMissingError: The repository has no such release.
         ReleaseError: The product's name is that of a release.
     """
-    config = Path(repository) / release / _CONFIG
-    if release not in releases(repository):
-        raise ModelMissingError("The release does not exist", where=config.parent, next_step="relume release")
+    config = Path(repository) / route.champion / _CONFIG
+    for release in filter(None, (route.champion, route.candidate)):
+        if release not in releases(repository):
+            where = Path(repository) / release
+            raise ModelMissingError("The release does not exist", where=where, next_step="relume release")
     if product in releases(repository):
         raise ReleaseError(
             "A product cannot have the same name as a release",
@@ -134,12 +137,12 @@ def write_product(repository: str | Path, product: str, release: str) -> None:
     folder = Path(repository) / product
     (folder / "1").mkdir(parents=True, exist_ok=True)  # a model without a version is not loaded
     adjustable = '{ name: "level" ' in text
-    product_text = product_config(release=release, tile=int(found[2]), dtype=found[1], adjustable=adjustable)
+    product_text = product_config(route, tile=int(found[2]), dtype=found[1], adjustable=adjustable)
     write_text(folder / _CONFIG, product_text)
 
 
-def products(repository: str | Path) -> dict[str, str]:
-    """The products in the repository and the release each points to.
+def products(repository: str | Path) -> dict[str, Route]:
+    """The products in the repository and the releases each points to.
 
     Raises:
         BrokenFileError: A configuration is damaged.
@@ -156,7 +159,7 @@ def products(repository: str | Path) -> dict[str, str]:
             if 'platform: "ensemble"' in text and not match:
                 raise ValueError("it names no release")
         if match:
-            found[path.parent.name] = match[1]
+            found[path.parent.name] = route_of(match[1], parameters_of(text))
     return found
 
 
@@ -195,7 +198,8 @@ def remove_release(repository: str | Path, release: str) -> None:
     Raises:
         ReleaseError: A product points to it.
     """
-    users = [product for product, used in products(repository).items() if used == release]
+    routes = products(repository).items()
+    users = [product for product, route in routes if release in (route.champion, route.candidate)]
     if users:
         raise ReleaseError("The release is in use", where=release, why=f"{', '.join(users)} points to it")
     _remove(Path(repository) / release)

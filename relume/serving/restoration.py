@@ -18,9 +18,11 @@ class Restoration:
         release: Name of the release, or the folder of a served model that was not released.
         level: The level that an adjustable model restored it at; None for another model.
         levels: The kind, range and default of that level; None for a model that takes none.
+        refused: A candidate that could not restore it, so that the champion did; None when nothing failed.
     """
 
     image: np.ndarray
     release: str
     level: float | None
     levels: LevelRange | None
+    refused: str | None = None

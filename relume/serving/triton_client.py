@@ -3,8 +3,10 @@
 import contextlib
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from relume.inference.tiling import TYPES, RestoreBatch, restore_image
 from relume.serving.config_pbtxt import read_parameters
 from relume.serving.levels import LevelRange, choose_level
 from relume.serving.restoration import Restoration
+from relume.serving.route import Route, route_of
 from relume.serving.shared_tiles import SharedTiles, is_this_host
 from relume.serving.triton_transport import QueueFullError, RestrictedError, Transport, connect
 
@@ -24,10 +27,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ServedRelease:
-    """What a product is served by now.
+    """What restores an image of a product now.
 
     Attributes:
         release: Name of the release's model.
+        route: The releases that the product points to; None for a release that was named itself.
         inference: How it restores.
         max_batch: Tiles in one request at most.
         levels: Those of an adjustable model; None for one that takes no level.
@@ -37,6 +41,12 @@ class ServedRelease:
     inference: Inference
     max_batch: int
     levels: LevelRange | None = None
+    route: Route | None = None
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it is tried on a share of the images only."""
+        return self.route is not None and self.release == self.route.candidate
 
     @property
     def types(self) -> tuple[type, ...]:
@@ -108,23 +118,30 @@ class TritonRestorer:
         """
         return self._transport.server()
 
-    def served(self) -> ServedRelease:
-        """Asks the server which release the product is served by now.
+    def served(self, image_id: str | None = None) -> ServedRelease:
+        """Asks the server which release restores an image of the product now.
+
+        Args:
+            image_id: Of the image, by which a share of the images goes to a candidate that is tried. The champion
+                restores an image without one.
 
         Raises:
             ServerUnreachableError: The server does not answer.
             ModelMissingError: The server has no such product.
         """
-        previous, release = None, self.product
+        previous, release, route = None, self.product, None
         while True:
             try:
                 config = self._transport.model_config(self.product)
                 if steps := config.get("ensemble_scheduling", {}).get("step"):
-                    release = steps[0]["model_name"]
+                    route = route_of(steps[0]["model_name"], _parameters(config))
+                    release = route.release(image_id)
                     config = self._transport.model_config(release)
                 break
             except ServerRefusedError as error:
                 if release == previous:  # else it may have been switched away from and unloaded between the calls
+                    if route and release == route.candidate:
+                        return self.served()  # which is not there any more; the champion is
                     raise ModelMissingError(
                         "The Triton server does not serve this model",
                         where=release,
@@ -132,9 +149,9 @@ class TritonRestorer:
                         next_step="relume release",
                     ) from None
                 previous = release
-        inference, levels = read_parameters({name: each["string_value"] for name, each in config["parameters"].items()})
+        inference, levels = read_parameters(_parameters(config))
         return ServedRelease(
-            release=release, inference=inference, max_batch=int(config["max_batch_size"]), levels=levels
+            release=release, inference=inference, max_batch=int(config["max_batch_size"]), levels=levels, route=route
         )
 
     def restore(
@@ -142,13 +159,20 @@ class TritonRestorer:
         image_HWC: np.ndarray,
         *,
         level: float | None = None,
+        image_id: str | None = None,
+        served: ServedRelease | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Restoration:
         """Restores an image; the whole of it by one release, also while the product is switched to another.
 
+        The tiles are sent to the release itself. One that is taken away meanwhile leaves the image to what serves
+        then; a candidate that cannot restore it leaves it to the champion.
+
         Args:
             image_HWC: (H, W, 3) RGB of any size: uint8, or of another of the `types` of what serves.
             level: For an adjustable model, of its kind; its default when None.
+            image_id: See `served`; a new one when None.
+            served: What restores it, where `served` was asked already.
             on_progress: Called with the tiles done and the tiles in all.
 
         Raises:
@@ -158,39 +182,48 @@ class TritonRestorer:
             ServerRefusedError: The server answered with an error.
             ModelMissingError: The server has no such product.
         """
-        served = self.served()
+        image_id = image_id or uuid.uuid4().hex
+        served, refused = served or self.served(image_id), None
         while True:
-            batch = min(self._batch, served.max_batch)
-            chosen = choose_level(level, served.levels, model=served.release)
-            error = None
             try:
-                with self._backend(served, batch, chosen) as restore_batch:
-                    image = restore_image(
-                        image_HWC,
-                        restore_batch,
-                        served.inference.in_orientations(self._orientations),
-                        types=served.types,
-                        dtype=served.inference.dtype,
-                        batch=batch,
-                        in_flight=self._in_flight,
-                        on_progress=on_progress,
-                    )
-            except ServerRefusedError as refusal:  # as when the new release has another tile
-                error = refusal
-            before, served = served, self.served()
-            if served == before:
-                if error:
-                    raise error
-                return Restoration(image=image, release=served.release, level=chosen, levels=served.levels)
-            _log.info(
-                "The product %s was switched from %s to %s, so the image is restored again.",
-                self.product,
-                before.release,
-                served.release,
+                image, chosen = self._restored(image_HWC, served, level, on_progress)
+            except (ServerRefusedError, ServerUnreachableError) as error:
+                now = self.served(None if refused else image_id)
+                if now.release == served.release and now.is_candidate:
+                    refused, now = served.release, self.served()
+                if now.release == served.release:
+                    raise
+                why = error.why or error.what
+                _log.warning("%s restores the image, since %s could not: %s", now.release, served.release, why)
+                served = now
+                continue
+            return Restoration(image=image, release=served.release, level=chosen, levels=served.levels, refused=refused)
+
+    def _restored(
+        self,
+        image_HWC: np.ndarray,
+        served: ServedRelease,
+        level: float | None,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> tuple[np.ndarray, float | None]:
+        """The image restored by a release, and the level that it was restored at."""
+        batch = min(self._batch, served.max_batch)
+        chosen = choose_level(level, served.levels, model=served.release)
+        with self._backend(served, batch, chosen) as restore_batch:
+            image = restore_image(
+                image_HWC,
+                restore_batch,
+                served.inference.in_orientations(self._orientations),
+                types=served.types,
+                dtype=served.inference.dtype,
+                batch=batch,
+                in_flight=self._in_flight,
+                on_progress=on_progress,
             )
+        return image, chosen
 
     def restore_batch(self, tiles_NCHW: np.ndarray, level: float | None = None) -> np.ndarray:
-        """Restores tiles in one request through the connection.
+        """Restores tiles of no image in particular in one request through the connection, by the champion.
 
         Args:
             tiles_NCHW: (N, 3, T, T) of the served size and type.
@@ -200,7 +233,10 @@ class TritonRestorer:
             ServerUnreachableError: The server does not answer, or not in time.
             ServerRefusedError: The server answered with an error.
         """
-        return self._when_queued(lambda: self._transport.infer(self.product, tiles_NCHW, level=level))
+        return self._infer(self.product, tiles_NCHW, level)
+
+    def _infer(self, model: str, tiles_NCHW: np.ndarray, level: float | None) -> np.ndarray:
+        return self._when_queued(lambda: self._transport.infer(model, tiles_NCHW, level=level))
 
     @contextlib.contextmanager
     def _backend(self, served: ServedRelease, batch: int, level: float | None) -> Iterator[RestoreBatch]:
@@ -208,10 +244,10 @@ class TritonRestorer:
         size = batch * 3 * max(served.inference.tiles) ** 2 * np.dtype(served.inference.dtype).itemsize
         tiles = self._share(self._in_flight, size) if self._shared_memory else None
         if tiles is None:
-            yield lambda tiles_NCHW: self.restore_batch(tiles_NCHW, level)
+            yield lambda tiles_NCHW: self._infer(served.release, tiles_NCHW, level)
             return
         try:
-            yield lambda tiles_NCHW: self._restore_shared(tiles, tiles_NCHW, level)
+            yield lambda tiles_NCHW: self._restore_shared(served.release, tiles, tiles_NCHW, level)
         finally:
             self._unregister(tiles)
             tiles.close()
@@ -253,9 +289,11 @@ class TritonRestorer:
                     return
                 time.sleep(0.01)
 
-    def _restore_shared(self, tiles: SharedTiles, tiles_NCHW: np.ndarray, level: float | None) -> np.ndarray:
+    def _restore_shared(
+        self, model: str, tiles: SharedTiles, tiles_NCHW: np.ndarray, level: float | None
+    ) -> np.ndarray:
         with tiles.slot() as slot:
-            return self._when_queued(lambda: self._transport.infer(self.product, tiles_NCHW, level=level, slot=slot))
+            return self._when_queued(lambda: self._transport.infer(model, tiles_NCHW, level=level, slot=slot))
 
     def _when_queued(self, request: Callable[[], np.ndarray]) -> np.ndarray:
         """Sends a request, again and again with growing pauses while the model's queue is full."""
@@ -268,3 +306,7 @@ class TritonRestorer:
                     raise
                 time.sleep(pause)
                 pause = min(2 * pause, 1.0)
+
+
+def _parameters(config: dict[str, Any]) -> dict[str, str]:
+    return {name: each["string_value"] for name, each in config.get("parameters", {}).items()}

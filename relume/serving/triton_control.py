@@ -14,6 +14,7 @@ import numpy as np
 from relume.errors import ReleaseError, RelumeError, ServerRefusedError, ServerUnreachableError
 from relume.serving import repository as models
 from relume.serving.config_pbtxt import read_parameters
+from relume.serving.route import Route, route_of
 from relume.serving.shared_tiles import is_orphan
 from relume.serving.triton_transport import CHANNEL, grpc_key
 
@@ -73,12 +74,20 @@ class TritonControl:
         index = self._call("get_model_repository_index", timeout=10.0)
         return {model.name: model.state for model in index.models if model.state}
 
-    def product_release(self, product: str) -> str | None:
-        """The release that the running server serves a product by, or None if it does not serve it."""
+    def product_route(self, product: str) -> Route | None:
+        """The releases that the running server serves a product by, or None if it does not serve it."""
         if self.models().get(product) != "READY":
             return None
-        steps = self._config(product).ensemble_scheduling.step
-        return steps[0].model_name if steps else None
+        config = self._config(product)
+        if not config.ensemble_scheduling.step:
+            return None
+        parameters = {name: each.string_value for name, each in config.parameters.items()}
+        return route_of(config.ensemble_scheduling.step[0].model_name, parameters)
+
+    def product_release(self, product: str) -> str | None:
+        """The champion that the running server serves a product by, or None if it does not serve it."""
+        route = self.product_route(product)
+        return route.champion if route else None
 
     def load_release(self, release: str) -> None:
         """Loads a release and restores a tile by it; clients of other releases are not disturbed.
@@ -99,24 +108,26 @@ class TritonControl:
                 raise
             raise _not_served(release, error) from None  # an unload would wait for the load that hangs
 
-    def switch_product(self, repository: str | Path, product: str, release: str) -> None:
-        """Makes clients of a product get another release; no request fails or waits for it.
+    def switch_product(self, repository: str | Path, product: str, route: Route) -> None:
+        """Makes clients of a product get other releases; no request fails or waits for it.
 
         Args:
             repository: The model repository of the server.
             product: Name of the product, such as `denoise`.
-            release: A release that is loaded.
+            route: Releases that are loaded.
 
         Raises:
             ReleaseError: The server refused it; the product points to what it pointed to before.
             ServerUnreachableError: The server does not answer.
         """
-        if self.models().get(release) != "READY":
-            raise ReleaseError(
-                "The release is not loaded", where=release, next_step="load the release before switching to it"
-            )
+        loaded = self.models()
+        for release in filter(None, (route.champion, route.candidate)):
+            if loaded.get(release) != "READY":
+                raise ReleaseError(
+                    "The release is not loaded", where=release, next_step="load the release before switching to it"
+                )
         before = models.products(repository).get(product)
-        models.write_product(repository, product, release)
+        models.write_product(repository, product, route)
         try:
             self._load(product)
             self.probe(product)
@@ -133,19 +144,24 @@ class TritonControl:
                 self._load(product)
             raise ReleaseError(
                 "The Triton server refused to switch the product",
-                where=f"{product} to {release}",
+                where=f"{product} to {route.candidate or route.champion}",
                 why=error.why,
                 next_step="see the server's log; what served before still serves",
             ) from None
 
     def load_product(self, repository: str | Path, product: str) -> None:
-        """Loads a product and its release as the repository has them, as after a start of the server.
+        """Loads a product and its champion as the repository has them, as after a start of the server.
+
+        A candidate that was tried when the server ended is tried no longer: it may be why.
 
         Raises:
             ServerRefusedError: The server cannot load one of them.
             ServerUnreachableError: The server does not answer, or the load did not end in time.
         """
-        self._load(models.products(repository)[product])
+        route = models.products(repository)[product]
+        if route.candidate is not None:
+            models.write_product(repository, product, Route(champion=route.champion))
+        self._load(route.champion)
         self._load(product)
         self.probe(product)
 

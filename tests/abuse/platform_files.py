@@ -28,6 +28,7 @@ from relume.models.artifact import ModelCard, save_model
 from relume.models.registry import build, variants
 from relume.params import load_params
 from relume.serving import repository as models
+from relume.serving.route import Route
 from relume.training.checkpoint import Checkpoint
 from relume.training.mining import read_ranking, write_ranking
 from relume.training.patches import PatchShards
@@ -146,7 +147,7 @@ def build_place(root: Path, home: Path, *, with_graph: bool) -> None:
     package = make_package(root / "package")
     served = home / "triton" / "models"
     models.publish_release(root / "package" / "serving", served, "denoise-2")
-    models.write_product(served, "denoise", "denoise-2")
+    models.write_product(served, "denoise", Route(champion="denoise-2"))
     shutil.copytree(root / "package" / "serving", root / "models" / "exported")
     ledger = Ledger(home)
     for number, package_hash in enumerate(("a" * 64, package.sha256), 1):

@@ -24,6 +24,7 @@ import numpy as np
 from flows.embedded_triton import EmbeddedTriton, TritonServer
 from relume.serving.levels import LevelRange
 from relume.serving.repository import publish_release
+from relume.serving.route import Route
 from relume.serving.triton_control import TritonControl
 from relume.serving.triton_transport import KEY_HEADER
 from tests.abuse.rows import Row, Setting, watched
@@ -85,7 +86,7 @@ def _serve(server: TritonServer, folder: Path) -> None:
         for name, options in {"denoise-blur": {}, "adjustable-blur": {"levels": levels}}.items():
             publish_release(write_tiny_model(folder / name, **options), server.repository, name)
             control.load_release(name)
-        control.switch_product(server.repository, "denoise", "denoise-blur")
+        control.switch_product(server.repository, "denoise", Route(champion="denoise-blur"))
 
 
 def _send(row: Row, name: str, request: Callable[[], Answer]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from flows.embedded_triton import EmbeddedTriton
 from relume.home import relume_home
 from relume.serving.repository import publish_release
+from relume.serving.route import Route
 from relume.serving.triton_control import TritonControl
 from tests.tiny_onnx import BLUR, IDENTITY, SHARPEN, write_tiny_model
 
@@ -62,7 +63,7 @@ def server(triton, served):
         if control.models().get("denoise-blur") != "READY":
             control.load_release("denoise-blur")
         if control.product_release("denoise") != "denoise-blur":
-            control.switch_product(server.repository, "denoise", "denoise-blur")
+            control.switch_product(server.repository, "denoise", Route(champion="denoise-blur"))
     return server
 
 

@@ -6,6 +6,7 @@ import pytest
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.repository import publish_release
+from relume.serving.route import Route
 from relume.serving.triton_client import TritonRestorer
 from tests.tiny_onnx import BLUR, SHARPEN, convolve, write_tiny_model, write_tiny_model_of_format_1
 
@@ -27,7 +28,7 @@ def test_served_and_switched_back_to(server, control, tmp_path, adjustable):
         control.load_release(release)
     with TritonRestorer(server.grpc, product, key=server.key) as restorer:
         for release, kernel in [(f"{product}-1", BLUR), (f"{product}-2", SHARPEN), (f"{product}-1", BLUR)]:
-            control.switch_product(server.repository, product, release)
+            control.switch_product(server.repository, product, Route(champion=release))
             level = 37.25 if adjustable else None
             restoration = restorer.restore(IMAGE)
             assert (restoration.release, restoration.level) == (release, level)

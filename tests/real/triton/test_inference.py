@@ -17,6 +17,7 @@ from relume.serving.export import export_onnx, levels_of
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.openvino_restorer import OpenVinoRestorer
 from relume.serving.repository import publish_release
+from relume.serving.route import Route
 from relume.serving.served_model import Serving, read_serving, write_served_model
 from relume.serving.triton_client import TritonRestorer
 
@@ -76,7 +77,7 @@ def test_five_ways_give_the_same_pixels(server, control, model, photograph):
     release = f"plan-{folder.name}"
     publish_release(folder, server.repository, release)
     control.load_release(release)
-    control.switch_product(server.repository, "planned", release)
+    control.switch_product(server.repository, "planned", Route(champion=release))
     for protocol in ("grpc", "http"):
         for shared in (True, False):
             with TritonRestorer(getattr(server, protocol), "planned", shared_memory=shared, key=server.key) as restorer:

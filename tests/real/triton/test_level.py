@@ -17,6 +17,7 @@ from relume.serving.export import export_onnx
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.repository import publish_release
+from relume.serving.route import Route
 from relume.serving.served_model import Serving, write_served_model
 from relume.serving.triton_client import TritonRestorer
 from tests.tiny_onnx import BLUR, convolve, write_tiny_model
@@ -33,7 +34,7 @@ def serve(server, control, folder, release, product=PRODUCT):
     """Loads a served model and points a product to it."""
     publish_release(folder, server.repository, release)
     control.load_release(release)
-    control.switch_product(server.repository, product, release)
+    control.switch_product(server.repository, product, Route(champion=release))
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_the_command(server, control, adjustable, tmp_path, protocol, monkeypatc
     refused = CliRunner().invoke(main, [*command, "--level", "20"])
     assert refused.exit_code == 2
     assert "takes no level: denoise-blur" in refused.stderr
-    control.switch_product(server.repository, "denoise", f"{PRODUCT}-1")
+    control.switch_product(server.repository, "denoise", Route(champion=f"{PRODUCT}-1"))
     for options, level, words in [([], 37.25, "37.25 (default)"), (["--level", "20"], 20, "20")]:
         result = CliRunner().invoke(main, [*command, *options])
         assert result.stdout.endswith(f"by {PRODUCT}-1 of this home's server at sigma {words}\n"), result.output

@@ -10,6 +10,7 @@ from flows.release.rollback import roll_back
 from flows.release.served_product import serve_champions
 from relume.errors import GateRefusedError, ModelMissingError
 from relume.serving import repository as models
+from relume.serving.route import Route
 from tests.real.releases import BLURS, expected, make_checkout, release, served, use_task
 
 IMAGE = np.random.default_rng(3).integers(0, 256, (90, 110, 3), np.uint8)
@@ -61,7 +62,10 @@ def test_two_products_side_by_side(home, checkout, tmp_path):
     assert registry.by_alias("denoise", "champion").number == first.version
     assert registry.by_alias("denoise", "previous") is None
     assert registry.by_alias("dejpeg", "champion").number == jpeg.version
-    assert models.products(home / "triton" / "models") == {"dejpeg": jpeg.model, "denoise": first.model}
+    assert models.products(home / "triton" / "models") == {
+        "dejpeg": Route(champion=jpeg.model),
+        "denoise": Route(champion=first.model),
+    }
 
     # A refused candidate of one product says nothing of the other.
     with pytest.raises(GateRefusedError, match="gain over the champion, quality 10"):

@@ -11,6 +11,7 @@ import pytest
 from relume.errors import ReleaseError, ServerRefusedError
 from relume.serving import repository as models
 from relume.serving.onnx_restorer import OnnxRestorer
+from relume.serving.route import Route
 from relume.serving.served_model import onnx_path
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
@@ -35,14 +36,14 @@ def test_switch_under_load(server, control, protocol):
         for name, previous in zip(names, itertools.cycle(["blur", "sharpen"]), strict=False):
             clients.wait_for(8)
             control.load_release(f"denoise-{name}")
-            control.switch_product(server.repository, "denoise", f"denoise-{name}")
+            control.switch_product(server.repository, "denoise", Route(champion=f"denoise-{name}"))
             control.unload(f"denoise-{previous}")
             if len(clients.seen) > 6 * 8 or clients.errors:
                 break
         clients.wait_for(8)
     assert not clients.errors
     assert set(clients.seen) == {"blur", "sharpen"}
-    assert clients.seen[-1] == models.products(server.repository)["denoise"].removeprefix("denoise-")
+    assert clients.seen[-1] == models.products(server.repository)["denoise"].champion.removeprefix("denoise-")
 
 
 def broken(kind, served, folder):
@@ -122,17 +123,17 @@ def test_a_release_is_started_once(triton, server, control, served):
     control.load_release("denoise-once")
     started = processes()
     assert started
-    control.switch_product(server.repository, "denoise", "denoise-once")
+    control.switch_product(server.repository, "denoise", Route(champion="denoise-once"))
     assert processes() == started
-    control.switch_product(server.repository, "denoise", "denoise-blur")
+    control.switch_product(server.repository, "denoise", Route(champion="denoise-blur"))
 
 
 def test_switch_to_a_release_that_is_not_loaded(server, control, served):
     """A product is only switched to a release that is loaded; until then it stays where it was, on disk as well."""
     models.publish_release(served["identity"], server.repository, "denoise-not-loaded")
     with pytest.raises(ReleaseError, match="not loaded"):
-        control.switch_product(server.repository, "denoise", "denoise-not-loaded")
-    assert models.products(server.repository) == {"denoise": "denoise-blur"}
+        control.switch_product(server.repository, "denoise", Route(champion="denoise-not-loaded"))
+    assert models.products(server.repository) == {"denoise": Route(champion="denoise-blur")}
 
 
 def test_failed_switch_is_taken_back(server, control, monkeypatch):
@@ -148,8 +149,10 @@ def test_failed_switch_is_taken_back(server, control, monkeypatch):
 
     monkeypatch.setattr(control, "probe", fails_once)
     with pytest.raises(ReleaseError, match="no tile came back"):
-        control.switch_product(server.repository, "denoise", "denoise-sharpen")
-    assert models.products(server.repository)["denoise"] == control.product_release("denoise") == "denoise-blur"
+        control.switch_product(server.repository, "denoise", Route(champion="denoise-sharpen"))
+    assert (
+        models.products(server.repository)["denoise"].champion == control.product_release("denoise") == "denoise-blur"
+    )
 
 
 def test_release_with_another_tile(server, control, tmp_path):
@@ -160,10 +163,10 @@ def test_release_with_another_tile(server, control, tmp_path):
             write_tiny_model(tmp_path / "large", tile=48, halo=3, kernel=SHARPEN), server.repository, "denoise-large"
         )
         control.load_release("denoise-large")
-        control.switch_product(server.repository, "denoise", "denoise-large")
+        control.switch_product(server.repository, "denoise", Route(champion="denoise-large"))
         np.testing.assert_array_equal(restorer.restore(IMAGE).image, EXPECTED["sharpen"])
         assert restorer.served().inference.tile == 48
-    control.switch_product(server.repository, "denoise", "denoise-blur")
+    control.switch_product(server.repository, "denoise", Route(champion="denoise-blur"))
 
 
 def test_a_tile_larger_than_grpcs_usual_message(server, control, tmp_path):

@@ -20,6 +20,7 @@ from relume.serving.repository import (
     remove_release,
     write_product,
 )
+from relume.serving.route import Route
 from relume.serving.served_model import triton_model
 from relume.serving.tensorrt_engine import GRAPH, Machine, engine_key, write_engine
 from tests.tiny_onnx import SHARPEN, write_tiny_model
@@ -144,10 +145,23 @@ def test_interrupted_publish(repository, served, monkeypatch):
 
 def test_product_points_to_a_release(repository):
     """A product points to the release written last, and is no release itself."""
-    write_product(repository, "denoise", "denoise-1")
-    write_product(repository, "denoise", "denoise-2")
-    assert products(repository) == {"denoise": "denoise-2"}
+    write_product(repository, "denoise", Route(champion="denoise-1"))
+    write_product(repository, "denoise", Route(champion="denoise-2"))
+    assert products(repository) == {"denoise": Route(champion="denoise-2")}
     assert releases(repository) == ["denoise-1", "denoise-2"]
+
+
+def test_a_product_with_a_candidate(repository):
+    """What it was given is read back; the candidate cannot be removed, nor be one that is not there."""
+    route = Route(champion="denoise-1", candidate="denoise-2", canary=2.5, shadow=10)
+    write_product(repository, "denoise", route)
+    assert products(repository) == {"denoise": route}
+    with pytest.raises(ReleaseError, match="in use"):
+        remove_release(repository, "denoise-2")
+    with pytest.raises(ModelMissingError, match="denoise-9"):
+        write_product(repository, "denoise", Route(champion="denoise-1", candidate="denoise-9"))
+    write_product(repository, "denoise", Route(champion="denoise-1"))
+    assert products(repository) == {"denoise": Route(champion="denoise-1")}
 
 
 def test_product_of_an_adjustable_release(repository, tmp_path):
@@ -155,7 +169,7 @@ def test_product_of_an_adjustable_release(repository, tmp_path):
     levels = LevelRange(kind="sigma", lowest=0, highest=50, default=25)
     publish_release(write_tiny_model(tmp_path / "adjustable", levels=levels), repository, "denoise-3")
     for release, inputs in [("denoise-3", ["image", "level"]), ("denoise-1", ["image"])]:
-        write_product(repository, "denoise", release)
+        write_product(repository, "denoise", Route(champion=release))
         config = text_format.Parse((repository / "denoise" / "config.pbtxt").read_text(), ModelConfig())
         assert [tensor.name for tensor in config.input] == inputs
         assert sorted(config.ensemble_scheduling.step[0].input_map) == inputs
@@ -163,21 +177,21 @@ def test_product_of_an_adjustable_release(repository, tmp_path):
 
 def test_product_of_a_missing_release(repository):
     """A product cannot point to a release that is not there; it goes on pointing to what it did."""
-    write_product(repository, "denoise", "denoise-1")
+    write_product(repository, "denoise", Route(champion="denoise-1"))
     with pytest.raises(ModelMissingError, match="denoise-9"):
-        write_product(repository, "denoise", "denoise-9")
-    assert products(repository) == {"denoise": "denoise-1"}
+        write_product(repository, "denoise", Route(champion="denoise-9"))
+    assert products(repository) == {"denoise": Route(champion="denoise-1")}
 
 
 def test_product_with_the_name_of_a_release(repository):
     """A product cannot overwrite a release."""
     with pytest.raises(ReleaseError):
-        write_product(repository, "denoise-1", "denoise-2")
+        write_product(repository, "denoise-1", Route(champion="denoise-2"))
 
 
 def test_remove(repository):
     """A release in use stays; out of use it goes, whole."""
-    write_product(repository, "denoise", "denoise-1")
+    write_product(repository, "denoise", Route(champion="denoise-1"))
     with pytest.raises(ReleaseError, match="in use"):
         remove_release(repository, "denoise-1")
     remove_product(repository, "denoise")

@@ -18,6 +18,7 @@ from relume.serving.config_pbtxt import product_config, read_parameters, release
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.repository import publish_release, write_product
+from relume.serving.route import Route
 from relume.serving.served_model import Serving, onnx_path, read_serving, triton_model, write_served_model
 from tests.tiny_onnx import (
     BLUR,
@@ -111,7 +112,7 @@ def test_config_of_an_adjustable_model(adjustable):
 
 def test_product_of_an_adjustable_model_passes_the_level_on():
     """Its input `level` is the step's input `level`, in the type and size of the release's."""
-    product = text_format.Parse(product_config(release="denoise-1", tile=64, adjustable=True), ModelConfig())
+    product = text_format.Parse(product_config(Route(champion="denoise-1"), tile=64, adjustable=True), ModelConfig())
     release = text_format.Parse(release_config(INFERENCE, levels=LEVELS), ModelConfig())
     assert product.input == release.input
     assert dict(product.ensemble_scheduling.step[0].input_map) == {"image": "image", "level": "level"}
@@ -119,7 +120,7 @@ def test_product_of_an_adjustable_model_passes_the_level_on():
 
 def test_product_config_points_to_the_release():
     """A product is an ensemble of one step, whose tensors are passed through under their own names."""
-    config = text_format.Parse(product_config(release="denoise-1", tile=64), ModelConfig())
+    config = text_format.Parse(product_config(Route(champion="denoise-1"), tile=64), ModelConfig())
     (step,) = config.ensemble_scheduling.step
     assert (step.model_name, dict(step.input_map), dict(step.output_map)) == (
         "denoise-1",
@@ -221,7 +222,7 @@ def test_a_model_of_float_tiles(tmp_path):
     config = text_format.Parse((triton_model(tmp_path / "served") / "config.pbtxt").read_text(), ModelConfig())
     assert config.input[0].data_type == config.output[0].data_type == DataType.Value("TYPE_FP32")
     publish_release(tmp_path / "served", tmp_path / "models", "denoise-1")
-    write_product(tmp_path / "models", "denoise", "denoise-1")
+    write_product(tmp_path / "models", "denoise", Route(champion="denoise-1"))
     product = text_format.Parse((tmp_path / "models" / "denoise" / "config.pbtxt").read_text(), ModelConfig())
     assert (product.input, product.output) == (config.input, config.output)
     assert read_serving(tmp_path / "served").inference == inference
@@ -370,7 +371,7 @@ def test_a_configuration_of_several_windows(windowed, tmp_path):
     assert parameters["further_windows"] == "48 2 8"
     assert read_parameters(parameters) == (WINDOWS, None)
     publish_release(windowed, tmp_path, "windowed-1")
-    write_product(tmp_path, "windowed", "windowed-1")
+    write_product(tmp_path, "windowed", Route(champion="windowed-1"))
     product = text_format.Parse((tmp_path / "windowed" / "config.pbtxt").read_text(), ModelConfig())
     assert (product.input, product.output) == (config.input, config.output)
     publish_release(windowed, tmp_path, "windowed-2", backend="openvino_f32")

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from relume.errors import ConfigError, ModelMissingError, ServerRefusedError, ServerUnreachableError
+from relume.inference.plan import before_format_3
+from relume.inference.tiling import count_tiles
 from relume.serving import triton_client
+from relume.serving.route import Route
 from relume.serving.shared_tiles import SharedTiles, is_this_host, remove_orphans
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_transport import QueueFullError, connect
@@ -19,20 +22,24 @@ IMAGE = np.random.default_rng(3).integers(0, 256, (60, 50, 3), np.uint8)
 
 
 class PlayedServer:
-    """A server whose product adds a number, and which `after` a number of requests becomes another release."""
+    """A server whose product divides by a number, and `switch_after` so many requests becomes another release; the one
+    before is unloaded then, unless it is among the `loaded`."""
 
     host = "triton.example"
 
     def __init__(self):
         self.release, self.tile, self.requests = "denoise-1", 32, 0
+        self.loaded: set[str] = set()
+        self.route: dict[str, str] = {}
         self.switch_after, self.next_tile = 10**9, 32
         self.refusals: list[Exception] = []
         self.adjustable: set[str] = set()
 
     def model_config(self, model):
         if model == "denoise":
-            return {"ensemble_scheduling": {"step": [{"model_name": self.release}]}}
-        if model != self.release:
+            parameters = {name: {"string_value": value} for name, value in self.route.items()}
+            return {"ensemble_scheduling": {"step": [{"model_name": self.release}]}, "parameters": parameters}
+        if model not in (self.release, *self.loaded):
             raise ServerRefusedError("refused", why="unknown model")
         parameters = {"tile": self.tile, "halo": 2}
         if model in self.adjustable:
@@ -46,15 +53,18 @@ class PlayedServer:
         self.requests += 1
         if self.requests > self.switch_after:
             self.release, self.tile = "denoise-2", self.next_tile
+        release = self.release if model == "denoise" else model
+        if release not in (self.release, *self.loaded):
+            raise ServerRefusedError("refused", why="unknown model")
         if self.refusals:
             raise self.refusals.pop()
         if tiles_NCHW.shape[-1] != self.tile:
             raise ServerRefusedError("refused", why="unexpected shape")
-        if (level is not None) != (self.release in self.adjustable):
+        if (level is not None) != (release in self.adjustable):
             raise ServerRefusedError("refused", why="unexpected number of inputs")
         if level is not None:
             return np.full_like(tiles_NCHW, level)
-        return tiles_NCHW // 2 if self.release == "denoise-1" else tiles_NCHW // 4
+        return tiles_NCHW // 2 if release == "denoise-1" else tiles_NCHW // 4
 
     def close(self):
         pass
@@ -69,12 +79,45 @@ def server(monkeypatch):
 
 
 @pytest.mark.parametrize("next_tile", [32, 24])
-def test_switch_within_a_photograph(server, next_tile):
-    """A photograph during which the product is switched comes whole from the new release, also with another tile."""
+def test_a_release_that_is_taken_away_within_a_photograph(server, next_tile):
+    """The photograph comes whole from the one that serves then, also with another tile."""
     server.switch_after, server.next_tile = 2, next_tile
     restoration = TritonRestorer("any:1", "denoise", batch=1).restore(IMAGE)
     np.testing.assert_array_equal(restoration.image, IMAGE // 4)
     assert restoration.release == "denoise-2"
+
+
+def test_switch_within_a_photograph(server):
+    """While the release that it began with is there, it comes whole from that one, and no tile is sent twice."""
+    server.switch_after, server.loaded = 2, {"denoise-1"}
+    restoration = TritonRestorer("any:1", "denoise", batch=1).restore(IMAGE)
+    np.testing.assert_array_equal(restoration.image, IMAGE // 2)
+    assert (restoration.release, server.requests) == ("denoise-1", count_tiles(60, 50, before_format_3(32, 2)))
+
+
+def test_images_of_a_candidate(server):
+    """An image of its share comes from it, and others, and tiles of no image, from the champion."""
+    server.loaded = {"denoise-2"}
+    server.route = {"candidate": "denoise-2", "canary": "50", "shadow": "0"}
+    route = Route(champion="denoise-1", candidate="denoise-2", canary=50)
+    restorer = TritonRestorer("any:1", "denoise")
+    for name in map(str, range(20)):
+        restoration = restorer.restore(IMAGE, image_id=name)
+        assert restoration.release == route.release(name)
+        np.testing.assert_array_equal(restoration.image, IMAGE // (2 if restoration.release == "denoise-1" else 4))
+    np.testing.assert_array_equal(restorer.restore_batch(np.full((1, 3, 32, 32), 8, np.uint8)), 4)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_candidate_that_fails(server, gone):
+    """The image comes from the champion; the candidate is named if it was there and failed."""
+    server.route = {"candidate": "denoise-2", "canary": "100", "shadow": "0"}
+    if not gone:
+        server.loaded = {"denoise-2"}
+        server.refusals = [ServerRefusedError("refused", why="its process died")]
+    restoration = TritonRestorer("any:1", "denoise", in_flight=1).restore(IMAGE)
+    np.testing.assert_array_equal(restoration.image, IMAGE // 2)
+    assert (restoration.release, restoration.refused) == ("denoise-1", None if gone else "denoise-2")
 
 
 def test_refusal_of_an_unchanged_release(server):
