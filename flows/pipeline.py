@@ -10,7 +10,10 @@ from flows.run_commit import check_repository
 
 
 def run(
-    root: Path, home: Path, stages: list[str] | None = None, runner: Literal["subprocess", "docker"] | None = None
+    root: Path,
+    home: Path,
+    stages: list[str] | None = None,
+    runner: Literal["subprocess", "docker", "kubernetes"] | None = None,
 ) -> dict[str, Any]:
     """Runs the stages of a checkout's graph that are not up to date, in parallel where the graph allows.
 
@@ -27,7 +30,7 @@ def run(
         GraphError: The graph breaks a rule or has no such stage; nothing was started.
         RepositoryError: The checkout is not the top of a git working tree.
         RunInProgressError: Another run is in progress in this checkout.
-        ServiceError: No container engine answers, and the runner needs one.
+        ServiceError: No container engine or cluster answers, and the runner needs one.
         StageFailedError: A stage failed. What finished is in dvc.lock.
         UserError: An image of a stage is missing.
     """

@@ -30,7 +30,7 @@ from flows.terminal import RunPrinter
 from flows.turns import turn
 from relume import files
 from relume.counts import counted
-from relume.errors import NOT_WORTH_RETRYING, RelumeError, StageFailedError
+from relume.errors import NOT_WORTH_RETRYING, RelumeError, StageFailedError, UserError
 from relume.home import relume_home
 from relume.ingestion.lists import list_in_use, own_list
 from relume.ingestion.sources import moved_files, read_sources
@@ -49,7 +49,7 @@ def pipeline(
     repository: str,
     stages: list[str] | None = None,
     home: str | None = None,
-    runner: Literal["subprocess", "docker"] | None = None,
+    runner: Literal["subprocess", "docker", "kubernetes"] | None = None,
 ) -> dict[str, Any]:
     """Runs the stages of a checkout's graph that are not up to date.
 
@@ -72,7 +72,7 @@ def pipeline(
         StageFailedError: A stage failed; the others that could finish are in dvc.lock and checked out.
         CheckoutError: The outs could not be brought into the checkout.
         DvcLockedError: Another command of DVC works in the checkout.
-        ServiceError: No container engine answers, and the runner needs one.
+        ServiceError: No container engine or cluster answers, and the runner needs one.
         UserError: An image of a stage is missing.
     """
     root = Path(repository).resolve()
@@ -110,11 +110,21 @@ def pipeline(
 
 
 def _runner(name: str | None) -> type[SubprocessRunner]:
-    if name != "docker":
-        return SubprocessRunner
-    from flows.runners.docker import DockerRunner
+    if name == "docker":
+        from flows.runners.docker import DockerRunner
 
-    return DockerRunner
+        return DockerRunner
+    if name == "kubernetes":
+        try:
+            from flows.runners.kubernetes import KubernetesRunner
+        except ModuleNotFoundError:
+            raise UserError(
+                "The runner `kubernetes` needs a package that is not installed",
+                why="it is not among those that every run needs",
+                next_step="pip install --constraint constraints.txt 'relume[kubernetes]'",
+            ) from None
+        return KubernetesRunner
+    return SubprocessRunner
 
 
 def _run_stages(

@@ -429,11 +429,11 @@ def pipeline() -> None:
 )
 @click.option(
     "--runner",
-    type=click.Choice(["subprocess", "docker"]),
-    help="Run stages as processes or in containers; in place of `runner` in params.yaml.",
+    type=click.Choice(["subprocess", "docker", "kubernetes"]),
+    help="Run stages as processes, in containers or as Jobs of a cluster; in place of `runner` in params.yaml.",
 )
 def pipeline_run(
-    stages: tuple[str, ...], source: tuple[str, ...], runner: Literal["subprocess", "docker"] | None
+    stages: tuple[str, ...], source: tuple[str, ...], runner: Literal["subprocess", "docker", "kubernetes"] | None
 ) -> None:
     """Run the graph with Prefect: the named STAGES and those before them.
 

@@ -194,7 +194,8 @@ class Params(Settings):
         package: What the package is for.
         release: What a candidate must reach before it may serve.
         monitor: When a change of what production sends or gets counts.
-        runner: What runs the stages of a pipeline run: processes of this machine, or containers of Docker or Podman.
+        runner: What runs the stages of a pipeline run: processes of this machine, containers of Docker or Podman, or
+            Jobs of a Kubernetes cluster.
     """
 
     recipe: UsedRecipe | None = None
@@ -212,7 +213,7 @@ class Params(Settings):
     package: PackageSettings
     release: ReleaseSettings
     monitor: MonitorSettings = MonitorSettings()
-    runner: Literal["subprocess", "docker"] = "subprocess"
+    runner: Literal["subprocess", "docker", "kubernetes"] = "subprocess"
 
     @field_validator("release")
     @classmethod

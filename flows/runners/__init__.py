@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from flows.graph import Stage, Store
-from relume.errors import StageFailedError
+from relume.errors import StageFailedError, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,3 +92,19 @@ class Runner(Protocol):
 
 class StageCancelledError(StageFailedError):
     """The run was ended while the stage was running or before it started."""
+
+
+def out_of_memory(stage: Stage, output: str) -> StageFailedError:
+    """The error of a stage that reached its memory limit; trying again would not help.
+
+    Args:
+        stage: The stage.
+        output: The last lines that it printed.
+    """
+    return StageFailedError(
+        "The stage ran out of memory",
+        exit_code=UserError.exit_code,
+        where=stage.name,
+        why=f"it needs more than {stage.meta['memory']}; {output}",
+        next_step=f"raise meta.memory of {stage.name.partition('@')[0]} in dvc.yaml, then run `relume pipeline run`",
+    )

@@ -22,7 +22,7 @@ ENGINE_ERRORS = (docker.errors.DockerException, requests.RequestException)
 
 # The first process of a container. It hands SIGTERM to every other one, and sees whether the kernel killed one of them
 # for memory: no engine says so reliably, and a killed helper process leaves its parent with an error of its own.
-_FIRST = """\
+FIRST = """\
 trap 'kill -TERM -1' TERM
 /bin/sh -c "$1" &
 while :; do
@@ -53,7 +53,7 @@ def run(folder: Path, command: str) -> int:
     client = docker.from_env(timeout=None)
     _give(clone, record["outs"], user)
     container = client.containers.create(
-        command=["/bin/sh", "-c", _FIRST, "step", command],
+        command=["/bin/sh", "-c", FIRST, "step", command],
         # By name: what a record holds stays on the disk when a stage fails, and some values are keys.
         environment={name: os.environ[name] for name in record["environment"]},
         **record["create"],

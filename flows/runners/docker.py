@@ -16,7 +16,7 @@ from typing import Any
 import docker
 
 from flows.graph import Stage
-from flows.runners import Run, StageResult
+from flows.runners import Run, StageResult, out_of_memory
 from flows.runners.container import ENGINE_ERRORS, LABEL, OUT_OF_MEMORY, RECORD, end_containers
 from flows.runners.subprocess import SubprocessRunner
 from relume.errors import ConfigError, ServiceError, StageFailedError, UserError
@@ -105,11 +105,7 @@ class DockerRunner(SubprocessRunner):
     def _clone(self, stage: Stage, lock: str) -> Path:
         clone = super()._clone(stage, lock)
         folder = clone.parent
-        environment = {
-            name: value
-            for name, value in self._stage_environment(stage).items()
-            if name.startswith(_HANDED_ON) or name.lower().endswith("_proxy") or name in self._environment
-        }
+        environment = handed_on(self._stage_environment(stage), self._environment)
         self._images[stage.name] = self._image(stage)
         create = self._container(stage, clone, environment)
         write_json(folder / RECORD, {"outs": stage.outs, "environment": list(environment), "create": create})
@@ -172,16 +168,23 @@ class DockerRunner(SubprocessRunner):
         end_containers(folder, self._engine)  # one that was about to be made
 
     def _failure(self, stage: Stage, why: str, exit_code: int, output: str) -> StageFailedError:
-        if exit_code != OUT_OF_MEMORY:
-            return super()._failure(stage, why, exit_code, output)
-        step = stage.name.partition("@")[0]
-        return StageFailedError(
-            "The stage ran out of memory",
-            exit_code=UserError.exit_code,
-            where=stage.name,
-            why=f"it needs more than {stage.meta['memory']}; {output}",
-            next_step=f"raise meta.memory of {step} in dvc.yaml, then run `relume pipeline run`",
-        )
+        if exit_code == OUT_OF_MEMORY:
+            return out_of_memory(stage, output)
+        return super()._failure(stage, why, exit_code, output)
+
+
+def handed_on(environment: dict[str, str], added: dict[str, str]) -> dict[str, str]:
+    """The variables of a stage's environment that its container gets.
+
+    Args:
+        environment: All of them, this process's included.
+        added: Those that the run adds, which it gets whatever their names.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(_HANDED_ON) or name.lower().endswith("_proxy") or name in added
+    }
 
 
 def connect() -> docker.DockerClient:

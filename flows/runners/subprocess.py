@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -31,12 +31,15 @@ from relume.home import tracking_uri
 GRACE_SECONDS = 5.0  # from SIGTERM to SIGKILL
 PROCESS = "process"  # name of the record of a stage's process
 CONTAINER = "container.json"  # that of its container: RECORD of flows.runners.container, which imports Docker's client
+JOB = "job.json"  # that of its Job in a Kubernetes cluster
+NOT_RUN_HERE = 87  # exit code of a command that DVC is to run elsewhere, see flows.runners.kubernetes
 TAIL = 12  # lines of the log in an error message
 
 # What DVC says to a person at a prompt.
 _NOISE = re.compile(
     r"dvc push|dvc config core\.autostage|git add dvc\.lock|To track the changes with git|To enable auto staging"
     r"|^A {7}\S|^\d+ files? (fetched|added)"
+    rf"|exited with {NOT_RUN_HERE}$"
     r"|^Running stage|(Generating|Updating) lock file|^Data and pipelines are up to date|^Pulling data for stage"
 )
 _EXITED = re.compile(r"failed to run: .*, exited with (\d+)")
@@ -141,7 +144,7 @@ class SubprocessRunner:
         return clone
 
     def _reproduce(self, stage: Stage, clone: Path) -> bool:
-        seen = _Output()
+        seen = Output()
         # The deps first. Left to `repro --pull` or `--allow-missing`, DVC (3.67) takes a missing dep for the
         # one that the stage's old entry names, and so a stage for unchanged although the one before it changed.
         # Without a remote, `repro --pull` fails on a hit in the run cache.
@@ -150,12 +153,14 @@ class SubprocessRunner:
         commands.append(["repro", "--single-item", *pull, stage.name])
         for command in commands:
             if why := self._dvc(stage, clone, command, seen):
-                log = os.path.relpath(self._run.log(stage), self._run.root)
-                output = f"the last lines of {log}:" + "".join(f"\n        {line}" for line in seen.tail)
-                raise self._failure(stage, why, seen.exit_code, output)
+                raise self._failure(stage, why, seen.exit_code, self._tail(stage, seen))
         return not seen.ran
 
-    def _dvc(self, stage: Stage, clone: Path, arguments: list[str], seen: "_Output") -> str | None:
+    def _tail(self, stage: Stage, seen: "Output") -> str:
+        log = os.path.relpath(self._run.log(stage), self._run.root)
+        return f"the last lines of {log}:" + "".join(f"\n        {line}" for line in seen.tail)
+
+    def _dvc(self, stage: Stage, clone: Path, arguments: list[str], seen: "Output") -> str | None:
         """Runs one command of DVC to its end; gives why it failed, or None."""
         folder, log = self._run.stage_folder(stage), self._run.log(stage)
         process = start_dvc(clone, arguments, self._stage_environment(stage) | mark(folder, PROCESS))
@@ -168,8 +173,8 @@ class SubprocessRunner:
             why = f"its command ended with {seen.ending}"
         return why
 
-    def _read(self, stage: Stage, output: IO[str], seen: "_Output") -> None:
-        with open(self._run.log(stage), "a", encoding="utf-8") as log, output:
+    def _read(self, stage: Stage, output: IO[str] | Generator[str, None, None], seen: "Output") -> None:
+        with open(self._run.log(stage), "a", encoding="utf-8") as log, contextlib.closing(output):
             for line in output:
                 log.write(line)
                 log.flush()
@@ -219,7 +224,7 @@ class SubprocessRunner:
         )
 
 
-class _Output:
+class Output:
     """What is remembered of the lines of a stage."""
 
     def __init__(self) -> None:
@@ -244,7 +249,7 @@ class _Output:
 
 
 def end_leftovers(home: Path) -> None:
-    """Ends the processes and containers and removes the clones that earlier runs left, killed or failed ones.
+    """Ends the processes, containers and Jobs and removes the clones that earlier runs left, killed or failed ones.
 
     Call it only while holding the driver's lock: with it, every clone there is belongs to a run that is over.
 
@@ -252,7 +257,7 @@ def end_leftovers(home: Path) -> None:
         home: RELUME_HOME.
 
     Raises:
-        ServiceError: There may be containers, and no engine answers.
+        ServiceError: There may be containers or Jobs, and no engine or cluster answers.
     """
     for record in (home / "runs").glob(f"*/*/{PROCESS}.json"):
         stop_process(record.parent, PROCESS, grace=GRACE_SECONDS)
@@ -262,5 +267,9 @@ def end_leftovers(home: Path) -> None:
         engine = connect()
         for record in records:
             end_containers(record.parent, engine)
+    for record in (home / "runs").glob(f"*/*/{JOB}"):
+        from flows.runners.kubernetes import end_recorded_job
+
+        end_recorded_job(record)
     for clone in (home / "runs").glob("*/*/clone"):
         shutil.rmtree(clone.parent)

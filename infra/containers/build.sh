@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the images of the named kinds of steps, or of all: sh infra/containers/build.sh [data|training|evaluation...]
+# Builds the images of the named kinds of steps, or of all: sh infra/containers/build.sh [data|training|evaluation|dvc...]
 # Images are called relume-<kind>:<tag>, as `meta.image` in dvc.yaml says. pip's settings on this machine, its
 # certificates and its local folders are handed to the build and stay out of the images. Environment variables:
 #   ENGINE       `docker` builds with Docker; podman.sh does by default
@@ -8,20 +8,20 @@
 set -eu
 
 cd -P "$(dirname "$0")/../.."
-[ $# -gt 0 ] || set -- data training evaluation
+[ $# -gt 0 ] || set -- data training evaluation dvc
 for kind; do
     case $kind in
-        data | training | evaluation) ;;
+        data | training | evaluation | dvc) ;;
         *)
             echo "error: there is no kind of step of this name: $kind" >&2
-            echo "  next: choose one of: data training evaluation" >&2
+            echo "  next: choose one of: data training evaluation dvc" >&2
             exit 2
             ;;
     esac
 done
 
 # The commit that last changed what images are made of: later ones give the same image.
-made_of="constraints.txt components/*/requirements.txt infra/containers/Containerfile infra/containers/install.sh"
+made_of="constraints.txt components/*/requirements.txt infra/containers/Containerfile infra/containers/dvc.txt infra/containers/install.sh"
 # shellcheck disable=SC2086  # several words, and a pattern
 commit=$(git log -1 --format=%H -- $made_of)$(git diff --quiet HEAD -- $made_of || echo -dirty)
 # A name of this machine's says nothing elsewhere, and a password in an address is not for images.

@@ -287,17 +287,21 @@ def test_an_interrupted_flow_leaves_no_container(engine, toy):
 
 @exhaustive
 def test_every_image_is_built_labelled_lists_what_it_holds_and_is_no_root(engine):
-    """Labels of the commit and the licence, a user that is not root, a list of parts; data carries no PyTorch."""
+    """Labels of the commit and the licence, a user that is not root, a list of parts.
+
+    Data carries no PyTorch, and DVC is in its own image alone.
+    """
     built = subprocess.run(["sh", "infra/containers/build.sh"], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     made_of = [
         "constraints.txt",
         "components/*/requirements.txt",
         "infra/containers/Containerfile",
+        "infra/containers/dvc.txt",
         "infra/containers/install.sh",
     ]
     commit = subprocess.run(["git", "log", "-1", "--format=%H", "--", *made_of], capture_output=True, text=True).stdout
-    for kind in ("data", "training", "evaluation"):
+    for kind in ("data", "training", "evaluation", "dvc"):
         image = engine.images.get(f"relume-{kind}")
         assert f"relume-{kind}:latest {image.attrs['Size']} bytes" in built.stdout
         labels = {name.rpartition(".")[2]: value for name, value in image.labels.items()}
@@ -309,8 +313,9 @@ def test_every_image_is_built_labelled_lists_what_it_holds_and_is_no_root(engine
             "print(*(part['name'] for part in parts))"
         )
         listed = engine.containers.run(image, ["python", "-c", code], remove=True, network_mode="none", read_only=True)
-        assert ("torch" in listed.decode().split()) == (kind != "data")
-        assert "numpy" in listed.decode().split()
+        parts = set(listed.decode().split())
+        holds = {"torch": kind in ("training", "evaluation"), "numpy": kind != "dvc", "dvc": kind == "dvc"}
+        assert {name: name in parts for name in holds} == holds
 
 
 def test_an_unknown_kind_of_image_is_refused_with_those_there_are():
@@ -318,7 +323,7 @@ def test_an_unknown_kind_of_image_is_refused_with_those_there_are():
     done = subprocess.run(["sh", "infra/containers/build.sh", "data", "dta"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: there is no kind of step of this name: dta\n  next: choose one of: data training evaluation\n"
+        "error: there is no kind of step of this name: dta\n  next: choose one of: data training evaluation dvc\n"
     )
 
 
