@@ -233,31 +233,78 @@ def _overlapped(
 
 
 class _Canvas:
-    """Blends tiles that come in reading order; holds one band of T rows in float32 and the finished rows."""
+    """Blends tiles that come in reading order; holds one band of T rows in float32 and the finished rows.
+
+    What one tile alone gives, most of it, goes to the image as it is where the types are the same: no sum, no rounding.
+    """
 
     def __init__(self, like_HWC: np.ndarray, rows: Axis, columns: Axis, tile: int, dtype: DTypeLike):
         self.image_HWC = np.empty_like(like_HWC, dtype, order="C")
         self._rows, self._columns, self._tile = rows, columns, tile
+        self._alone = [_alone(axis) for axis in (rows, columns)]
+        self._shared = [_shared(axis, alone) for axis, alone in zip((rows, columns), self._alone, strict=True)]
         self._band = np.zeros((tile, max(like_HWC.shape[1], tile), like_HWC.shape[2]), np.float32)
         self._row = self._column = 0
 
     def add(self, tile_CHW: np.ndarray) -> None:
         """Adds the next tile, (C, T, T)."""
-        start = self._columns.starts[self._column]
-        weights = self._rows.weights[self._row][:, None, None] * self._columns.weights[self._column][None, :, None]
-        self._band[:, start : start + self._tile] += tile_CHW.transpose(1, 2, 0) * weights
+        tile_HWC = tile_CHW.transpose(1, 2, 0)
+        top, left = self._rows.starts[self._row], self._columns.starts[self._column]
+        rows, columns = self._alone[0][self._row], self._alone[1][self._column]
+        if to_be_rounded := tile_CHW.dtype != self.image_HWC.dtype:
+            rows = columns = slice(0, 0)
+        vertical, horizontal = self._rows.weights[self._row], self._columns.weights[self._column]
+        band = self._band[:, left : left + self._tile]
+        above, beside = _around(vertical, rows), _around(horizontal, columns)
+        across = slice(beside[0].start, beside[1].stop)
+        for y, x in [(above[0], across), (above[1], across), (rows, beside[0]), (rows, beside[1])]:
+            band[y, x] += tile_HWC[y, x] * (vertical[y, None] * horizontal[x])[..., None]
+        own = self.image_HWC[top : top + self._tile, left : left + self._tile][rows, columns]
+        own[:] = tile_HWC[rows, columns][: own.shape[0], : own.shape[1]]  # the image may end before the tile
         self._column += 1
         if self._column == len(self._columns.starts):
             self._column = 0
-            self._finish_row()
+            self._finish_row(whole=to_be_rounded)
 
-    def _finish_row(self) -> None:
-        """Moves the rows that no later tile reaches to the image, and the band down to the next row of tiles."""
+    def _finish_row(self, *, whole: bool) -> None:
+        """Moves the rows that no later tile reaches to the image, and the band down to the next row of tiles.
+
+        Args:
+            whole: Whether the band holds all of them; otherwise only what several tiles give.
+        """
         height, width = self.image_HWC.shape[:2]
         start = self._rows.starts[self._row]
         self._row += 1
         following = self._rows.starts[self._row] if self._row < len(self._rows.starts) else height
         finished = following - start
-        self.image_HWC[start:following] = _rounded(self._band[:finished, :width], self.image_HWC.dtype)
+        image, done = self.image_HWC[start:following], self._band[:finished, :width]
+        if whole:
+            image[:] = _rounded(done, image.dtype)
+        else:
+            rows, columns = self._shared[0][start:following], self._shared[1][:width]
+            image[rows] = _rounded(done[rows], image.dtype)
+            image[:, columns] = _rounded(done[:, columns], image.dtype)
         self._band[: self._tile - finished] = self._band[finished:].copy()
         self._band[max(0, self._tile - finished) :] = 0
+
+
+def _alone(axis: Axis) -> list[slice]:
+    """For each tile, its pixels that no other tile has a weight at."""
+    found = [np.flatnonzero(weights == 1) for weights in axis.weights]
+    return [slice(int(ones[0]), int(ones[-1]) + 1) if ones.size else slice(0, 0) for ones in found]
+
+
+def _around(weights: np.ndarray, alone: slice) -> tuple[slice, slice]:
+    """The pixels of a tile before and behind those that it alone gives, without the halo, where its weight is 0."""
+    given = np.flatnonzero(weights)
+    return slice(int(given[0]), max(alone.start, int(given[0]))), slice(
+        max(alone.stop, int(given[0])), int(given[-1]) + 1
+    )
+
+
+def _shared(axis: Axis, alone: list[slice]) -> np.ndarray:
+    """Whether each pixel of an axis is of several tiles: bool."""
+    shared = np.ones(axis.starts[-1] + len(axis.weights[-1]), bool)
+    for start, own in zip(axis.starts, alone, strict=True):
+        shared[start + own.start : start + own.stop] = False
+    return shared

@@ -46,7 +46,9 @@ _WHY_FLOAT32 = {
 }
 _LAST = "it is the last one before the image, where its rounding would be seen"
 _MIXED = "it is given float32"
+_LEVEL = "it is of the level alone, where it costs nothing and an error of it would shift all of the image"
 _TOO_LARGE = "a constant of it is outside of the range of fp16"
+_NOT_BUILT = "TensorRT-RTX builds none in bf16"
 _UNKNOWN = "it was not tried in a low precision"
 
 _BF16_OPSET = 22  # convolutions of bfloat16; the operations used here are those of opset 20 but for their types
@@ -136,8 +138,8 @@ class MixedPrecision:
 def mixed_precision(model: str | Path | bytes, precision: LowPrecision) -> MixedPrecision:
     """Makes the strongly typed graph of a served model.
 
-    Convolutions and matrix products are computed in the low precision, and so is what follows them as long as all that
-    it is given is. The plan says of every other tensor why it stays in float32.
+    Convolutions and matrix products are computed in the low precision, and so is what follows them as long as all of
+    the image that it is given is. The plan says of every other tensor why it stays in float32.
 
     Args:
         model: An ONNX file, or a serialised model, such as `relume.serving.export.export_onnx` writes it.
@@ -174,6 +176,10 @@ class _Surgery:
         self._float |= {each.name for each in graph.initializer if each.data_type == TensorProto.FLOAT}
         self._opset = next(entry.version for entry in source.opset_import if entry.domain == "")
         self._last = set(self._before_the_output())
+        self._of_image = {graph.input[0].name}
+        for node in graph.node:
+            if node.op_type != "Shape" and self._of_image.intersection(_inputs(node)):
+                self._of_image.update(node.output)
         self._low: set[str] = set()  # the tensors that an operation computes in the low precision
         self._made: set[str] = set()  # the casts that are there already
         self._nodes: list[onnx.NodeProto] = []
@@ -225,10 +231,14 @@ class _Surgery:
             return _WHY_FLOAT32.get(node.op_type, _UNKNOWN)
         if node.output[0] in self._last:
             return _LAST
+        if node.op_type == "ConvTranspose" and self._precision == "bf16":
+            return _NOT_BUILT
+        if node.op_type in _PRODUCTS and node.output[0] not in self._of_image:
+            return _LEVEL
         typed = self._typed_inputs(node)
         if any(self._too_large(name) for name in typed):
             return _TOO_LARGE
-        computed = [name for name in typed if name not in self._constants]
+        computed = self._of_image.intersection(typed)  # the others are small, and rounded as weights are
         if node.op_type in _FOLLOW and not (computed and self._low.issuperset(computed)):
             return _MIXED
         return None

@@ -119,6 +119,39 @@ def test_small_image_is_reflected(height, width):
     np.testing.assert_array_equal(seen[0][0], expected[:24, :24].transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize(
+    ("size", "inference"),
+    [
+        ((213, 139), Inference(tile=80, halo=12, overlap=15)),  # a row of tiles that gives no pixel alone
+        ((40, 300), Inference(tile=64, halo=8, overlap=8, weight="cosine")),  # lower than a tile
+        ((100, 90), Inference(tile=32, halo=0, overlap=8, weight="uniform")),
+    ],
+)
+def test_each_pixel_is_the_weighted_mean_of_its_tiles(size, inference, dtype):
+    """Summed over the whole image in float64, of tiles that are no longer alike where they overlap."""
+    peak = {"uint8": 255, "uint16": 65535, "float32": 1}[dtype]
+    image = (np.random.default_rng(0).random((*size, 3)) * peak).astype(dtype)
+    made = []
+
+    def network(batch_NCHW):
+        changed = batch_NCHW // 2 if dtype != "float32" else batch_NCHW / 2
+        changed = changed + (np.arange(inference.tile) % 7 / (1 if dtype != "float32" else 100)).astype(dtype)
+        made.extend(changed)
+        return changed
+
+    found = map_tiles(image, network, inference, batch=2)
+    rows, columns = (cover_axis(length, inference) for length in size)
+    expected = np.zeros((*(max(length, inference.tile) for length in size), 3))
+    for number, tile_CHW in enumerate(made):
+        row, column = divmod(number, len(columns.starts))
+        top, left = rows.starts[row], columns.starts[column]
+        weights = np.outer(rows.weights[row], columns.weights[column])[..., None]
+        expected[top : top + inference.tile, left : left + inference.tile] += tile_CHW.transpose(1, 2, 0) * weights
+    expected = expected[: size[0], : size[1]]
+    assert np.abs(found - expected).max() <= (1e-6 if dtype == "float32" else 0.51)
+
+
 def test_tiles_differ_without_a_seam():
     """Tiles that come back with different brightness fade into each other instead of meeting at an edge."""
     image = np.zeros((100, 100, 3), np.uint8)
