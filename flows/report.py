@@ -32,6 +32,7 @@ PROTOCOLS = {
     "rain": "Streaks of rain, restored in tiles as served, measured on luma",
     "haze": "Haze, restored in tiles as served",
     "motion-blur": "Blur along a random path, restored in tiles as served",
+    "paired": "Held-out pairs of degraded and clean images, restored in tiles as served; levels given are estimated",
     "pairs": "Real pairs of noisy and clean images, restored in tiles as served; levels that are given are estimated",
 }
 SYSTEMS = {

@@ -324,12 +324,17 @@ def data_scan(sources: tuple[str, ...], tracked: bool) -> None:
     Without SOURCES, the listed ones are scanned again. The list is your own: it is stored in RELUME_HOME, pipeline
     runs read it, and git never sees it.
 
+    A source is a place, and before it, if you like, the name of its set and the layout of its pairs of degraded and
+    clean images, which the file docs/data.md lists: NAME=LAYOUT:PLACE.
+
     \b
     Examples:
       relume data scan                      the sources that are listed already
       relume data scan ~/Pictures           a folder
       relume data scan s3://bucket/prefix   an S3 prefix
       relume data scan package://           the photographs inside installed packages
+      relume data scan gopro:~/GOPRO/train  pairs in the layout of GoPro
+      relume data scan own=~/Pictures sidd=sidd:~/SIDD_Medium   two sets with names
       relume data scan --tracked            copy your own list to sources.json, which git tracks
     """
     _scan(sources, tracked=tracked)

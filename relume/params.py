@@ -132,6 +132,8 @@ class ReleaseSettings(Settings):
         crop: Side in pixels of the centre crop that it uses of each; that of a tile where the tile is larger.
         min_gain_over_input_db: By protocol and level, mean PSNR that the candidate must gain over its degraded input;
             between two levels on the line through both, beyond them as at the nearest.
+        min_gain_over_pairs_db: Mean PSNR that it must gain over the degraded images of held-out pairs, where there are
+            any.
         min_gain_over_nlm_db: Mean PSNR over OpenCV's non-local means at the strongest noise that is measured, when
             there is no champion and they are the baseline of the task.
         max_regression_db: Mean PSNR, at each level, that it may lose against the champion.
@@ -151,6 +153,7 @@ class ReleaseSettings(Settings):
     images: int = Field(ge=1)
     crop: int = Field(ge=32)
     min_gain_over_input_db: dict[str, Annotated[dict[Level, float], Field(min_length=1)]]
+    min_gain_over_pairs_db: float = 0.0
     min_gain_over_nlm_db: float
     max_regression_db: float = Field(ge=0)
     max_image_regression_db: float = Field(ge=0)

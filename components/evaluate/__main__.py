@@ -12,11 +12,12 @@ import torch
 from components.step import run_component
 from components.tracking import StageRun
 from relume.errors import SourceError
-from relume.evaluation.card import PAIRS
+from relume.evaluation.card import PAIRED, PAIRS
 from relume.evaluation.held_out import (
     Score,
     evaluate_held_out,
     evaluate_pairs,
+    held_out_pairs,
     open_pairs,
     photographs,
     protocol_of,
@@ -66,6 +67,9 @@ def main() -> None:
         for image_id, image in clean.items():
             save_image(folder / "pictures" / f"{image_id}_clean.png", image)
         runs = evaluate_held_out(clean, networks, params, inference, levels=levels)
+        if held_out := held_out_pairs(TEST):
+            found = evaluate_pairs(held_out, networks["final"], params, inference, levels=levels, protocol=PAIRED)
+            runs = itertools.chain(runs, found)
         if pairs is not None:
             found = evaluate_pairs(pairs.examples(), networks["final"], params, inference, levels=levels)
             runs = itertools.chain(runs, found)
@@ -76,10 +80,11 @@ def main() -> None:
                 for system in shown:
                     save_image(folder / "pictures" / f"{first.image_id}_{system}.png", images[system])
             psnr = {score.system: score.psnr for score in row}
-            parameter = protocol_of(first.protocol).parameter if first.protocol != PAIRS else "sigma"
+            real = first.protocol in (PAIRS, PAIRED)
+            parameter = "sigma" if real else protocol_of(first.protocol).parameter
             print(
                 f"evaluate  {first.image_id}  {parameter} {first.level:g} {first.protocol}:"
-                + "".join(f"  {system} {psnr[system]:.2f}" for system in shown)
+                + "".join(f"  {system} {psnr[system]:.2f}" for system in shown if system in psnr)
                 + " dB",
                 flush=True,
             )

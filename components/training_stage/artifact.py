@@ -30,9 +30,11 @@ def pass_on(name: str, network: Any, *, out: str | Path, card: ModelCard, inputs
 
 
 def trained_for(stage: ResolvedStage) -> dict[str, Any]:
-    """The degradation of the last phase, and the lowest and highest level of all phases."""
+    """The degradation and the sets of the last phase, and the lowest and highest level of all phases."""
     degradations = [phase.degradation for phase in stage.phases]
     found = {"description": degradations[-1].describe(), "degradation": degradations[-1].model_dump(mode="json")}
+    if stage.phases[-1].data is not None:
+        found["data"] = stage.phases[-1].model_dump(mode="json", include={"data"})["data"]
     levels = [level for degradation in degradations for level in degradation.levels or ()]
     if isinstance(stage.method, EveryLevel):
         levels = list(stage.method.levels)

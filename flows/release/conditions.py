@@ -1,4 +1,7 @@
-"""What a candidate is judged on: the degradations of its task, each at each level, under the product's protocol."""
+"""What a candidate is judged on: held-out pairs, and its task's degradations, each at each level.
+
+Degradations are measured under the product's protocol.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -69,6 +72,35 @@ class Condition:
                 image = restorer.restore(image, level=given).image
             found.append(measure(image, clean, on_luma=protocol.luma, border=protocol.border_at(self.level)).psnr)
         return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Paired:
+    """Held-out pairs, that a candidate is judged on as its degradations.
+
+    Attributes:
+        pairs: By image id the degraded and the clean image, uint8 (H, W, 3).
+    """
+
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+    def __str__(self) -> str:
+        return "held-out pairs"
+
+    def given(self, restorer: "OnnxRestorer") -> str:
+        """Nobody knows the level of a pair."""
+        return ""
+
+    def limit(self, settings: ReleaseSettings) -> float:
+        """The gain over the input that is asked for."""
+        return settings.min_gain_over_pairs_db
+
+    def psnr(self, restorer: "OnnxRestorer | None", photographs: Mapping[str, np.ndarray], seed: int) -> list[float]:
+        """See `Condition.psnr`; a model that takes a level restores at its default."""
+        from relume.metrics import measure
+
+        images = [(restorer.restore(each).image if restorer else each, clean) for each, clean in self.pairs.values()]
+        return [measure(image, clean).psnr for image, clean in images]
 
 
 def conditions_of(evaluate: EvaluateSettings) -> Iterator[Condition]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flows.release.conditions import Condition, conditions_of
+from flows.release.conditions import Condition, Paired, conditions_of
 from flows.release.package import Package, read_parity
 from flows.release.trial import Latency, take_turns
 from relume.errors import GateRefusedError, ModelFormatError, UserError
@@ -146,7 +146,8 @@ def measure(
         champion: The package that serves, or None.
         settings: The limits.
         evaluate: The task and its levels.
-        held_out: Folder of held-out photographs, `<image_id>.png`.
+        held_out: Folder of held-out photographs, `<image_id>.png`, the degraded images of pairs in its subfolder
+            `degraded`.
         latency: As a server showed it; measured in this process when None.
 
     Returns:
@@ -163,7 +164,10 @@ def measure(
     restorers = [restorer, *([champion_restorer] if champion_restorer else [])]
     tile = max(side for each in restorers for side in each.serving.inference.tiles)
     photographs = held_out_photographs(held_out, settings, tile=tile)
-    conditions, seed = list(conditions_of(evaluate)), settings.seed
+    conditions: list[Condition | Paired] = list(conditions_of(evaluate))
+    if pairs := held_out_pairs(held_out, settings, tile=tile):
+        conditions.append(Paired(pairs=pairs))
+    seed = settings.seed
     found = {condition: condition.psnr(restorer, photographs, seed) for condition in conditions}
     inputs = {condition: condition.psnr(None, photographs, seed) for condition in conditions}
     checks = [
@@ -214,8 +218,6 @@ def held_out_photographs(folder: Path, settings: ReleaseSettings, *, tile: int =
     Raises:
         UserError: There is none.
     """
-    from relume.images import read_image
-
     paths = sorted(folder.glob("*.png"))
     if not paths:
         raise UserError(
@@ -224,13 +226,29 @@ def held_out_photographs(folder: Path, settings: ReleaseSettings, *, tile: int =
             next_step="run `dvc checkout`, or `relume pipeline run`",
         )
     crop = max(settings.crop, tile)
-    chosen = {i * len(paths) // settings.images for i in range(settings.images)}
-    photographs = {}
-    for path in [path for i, path in enumerate(paths) if i in chosen or len(paths) <= settings.images]:
-        image = read_image(path).pixels
-        top, left = (max(0, (side - crop) // 2) for side in image.shape[:2])
-        photographs[path.stem] = image[top : top + crop, left : left + crop]
-    return photographs
+    return {path.stem: _centre(path, crop) for path in _evenly(paths, settings.images)}
+
+
+def held_out_pairs(
+    folder: Path, settings: ReleaseSettings, *, tile: int = 0
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """As `held_out_photographs`, the pairs among them: the degraded and the clean image of each; none is no error."""
+    crop = max(settings.crop, tile)
+    paths = _evenly(sorted(folder.glob("degraded/*.png")), settings.images)
+    return {path.stem: (_centre(path, crop), _centre(folder / path.name, crop)) for path in paths}
+
+
+def _evenly(paths: Sequence[Path], count: int) -> list[Path]:
+    chosen = {i * len(paths) // count for i in range(count)}
+    return [path for i, path in enumerate(paths) if i in chosen or len(paths) <= count]
+
+
+def _centre(path: Path, crop: int) -> np.ndarray:
+    from relume.images import read_image
+
+    image = read_image(path).pixels
+    top, left = (max(0, (side - crop) // 2) for side in image.shape[:2])
+    return image[top : top + crop, left : left + crop]
 
 
 def _at_least(name: str, value: float, limit: float, unit: str) -> Check:
@@ -251,7 +269,9 @@ def _gain(name: str, found: Sequence[float], baseline: Sequence[float], limit: f
 
 
 def _against_champion(
-    found: dict[Condition, list[float]], champion: dict[Condition, list[float]], settings: ReleaseSettings
+    found: dict[Condition | Paired, list[float]],
+    champion: dict[Condition | Paired, list[float]],
+    settings: ReleaseSettings,
 ) -> list[Check]:
     checks = [
         _gain(

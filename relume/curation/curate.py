@@ -2,13 +2,19 @@
 
 A curated folder holds
 
-- `images.csv`: every photograph with its scene (`group`), side of the split, quality metrics, cluster and, if it
+- `images.csv`: every photograph with its set, scene (`group`), side of the split, quality metrics, cluster and, if it
   was rejected, the reason;
-- `train-00000.npy`, ... and `patches.parquet`: see `relume.curation.patches`;
-- `held_out/validation/<image_id>.png` and `held_out/test/<image_id>.png`: 8-bit RGB.
+- `train-00000.npy`, `pairs-00000.npy`, ... and `patches.parquet`: see `relume.curation.patches`;
+- `held_out/validation/<image_id>.png` and `held_out/test/<image_id>.png`: 8-bit RGB; the degraded image of a pair is
+  in a subfolder, `degraded/<image_id>.png`.
+
+Scenes are found among all sets, so that no set trains on what another one holds out. Split, clusters and quotas are
+those of each set; a scene that is in several sets counts for the first of their names. Of a pair the clean image is
+measured, and both are cut alike.
 
 Reasons: `smaller_than_patch`, `blurred`, `noisy`, `flat`, `near_duplicate` (a better copy is kept) and
-`same_scene` (another photograph of a held-out scene is kept, so that each scene counts once).
+`same_scene` (another photograph of a held-out scene is kept, so that each scene counts once). A pair is no near
+duplicate of another pair: what degrades them is not the same.
 """
 
 import csv
@@ -26,14 +32,14 @@ from relume.curation.quality import Quality, gray, quality, shrink
 from relume.curation.settings import CurateSettings
 from relume.curation.split import split_scenes
 from relume.images import save_image, to_uint8
-from relume.ingestion.ingest import Photograph, Photographs, Place
+from relume.ingestion.ingest import UNNAMED, Photograph, Photographs, Place
 from relume.parallel import Budget, map_in_order
 
 # Photographs are measured side by side in a process while they have this many megapixels together: about 20 bytes
 # a pixel for the filters' float images.
 _AT_ONCE = Budget(64.0)
 _COLUMNS = (
-    *("image_id", "address", "group", "split", "width", "height"),
+    *("image_id", "set", "address", "group", "split", "width", "height"),
     *("sharpness", "noise_sigma", "flat_fraction", "cluster", "reason"),
 )
 
@@ -76,10 +82,7 @@ def curate(
     scene_of = _group(accepted, reasons, progress)
     accepted = [item for item in accepted if not reasons[item.photograph.image_id]]
     cluster_of = _cluster(accepted, settings)
-    in_colour = dict.fromkeys(scene_of.values(), False)
-    for item in accepted:
-        in_colour[scene_of[item.photograph.image_id]] |= item.photograph.channels >= 3
-    side_of_scene = split_scenes(in_colour, settings)
+    side_of_scene = _split(accepted, scene_of, settings)
 
     held_out_scenes: set[str] = set()
     side_of: dict[str, str] = {}
@@ -122,13 +125,13 @@ def _measure_all(
 def _measure_one(settings: CurateSettings, of: tuple[Photograph, Place]) -> _Measured:
     photograph, place = of
     with _AT_ONCE.take(photograph.width * photograph.height / 1e6):
-        return _measure(photograph, _seen(place, settings), settings)
+        return _measure(photograph, _seen(photograph, place, settings), settings)
 
 
-def _seen(place: Place, settings: CurateSettings) -> np.ndarray:
-    """A photograph as everything here sees it, uint8 (H, W, 3), shrunk to `max_side`."""
+def _seen(photograph: Photograph, place: Place, settings: CurateSettings) -> np.ndarray:
+    """A photograph as everything here sees it, uint8 (H, W, 3), shrunk to `max_side` unless it is one of a pair."""
     pixels = to_uint8(place.pixels())
-    return pixels if settings.max_side is None else shrink(pixels, settings.max_side)
+    return pixels if settings.max_side is None or photograph.degraded else shrink(pixels, settings.max_side)
 
 
 def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSettings) -> _Measured:
@@ -146,6 +149,7 @@ def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSetting
             side=settings.patch,
             stride=settings.stride,
             max_flat_fraction=settings.max_flat_fraction,
+            flush=settings.flush,
         )
         reason = "" if patches else "flat"
     return _Measured(
@@ -158,34 +162,63 @@ def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSetting
     )
 
 
-def _preference(item: _Measured) -> tuple[bool, int, float, str]:
-    """Sorts the photograph to keep of several first: colour, then size, then sharpness."""
-    photograph = item.photograph
-    return photograph.channels < 3, -photograph.width * photograph.height, -item.quality.sharpness, photograph.image_id
+def _preference(item: _Measured) -> tuple[bool, bool, int, float, str]:
+    """Sorts the photograph to keep of several first: a pair, then colour, then size, then sharpness."""
+    photograph, pixels = item.photograph, item.photograph.width * item.photograph.height
+    return not photograph.degraded, photograph.channels < 3, -pixels, -item.quality.sharpness, photograph.image_id
 
 
 def _group(
     accepted: Sequence[_Measured], reasons: dict[str, str], progress: Callable[[str, int, int], None]
 ) -> dict[str, str]:
     """The scene of each photograph, named by its smallest image_id; names near duplicates in `reasons`."""
-    fingerprints = [item.fingerprint for item in accepted if item.fingerprint is not None]
+    position: dict[tuple[str, bool], int] = {}  # many pairs may have one clean image, which is compared once
+    for item in accepted:
+        position.setdefault(_clean_file(item), len(position))
+    compared: list[_Measured] = [
+        item for _, item in sorted({position[_clean_file(i)]: i for i in reversed(accepted)}.items())
+    ]
+    fingerprints = [item.fingerprint for item in compared if item.fingerprint is not None]
     scenes = find_scenes(fingerprints, progress=lambda done, total: progress("pairs compared", done, total))
     for pair in scenes.near_duplicates:
-        keep, drop = sorted((accepted[position] for position in pair), key=_preference)
-        if not reasons[keep.photograph.image_id]:
+        keep, drop = sorted((compared[position] for position in pair), key=_preference)
+        if not reasons[keep.photograph.image_id] and not drop.photograph.degraded:
             reasons[drop.photograph.image_id] = "near_duplicate"
     members: dict[int, list[str]] = {}
-    for item, scene in zip(accepted, scenes.scene, strict=True):
-        members.setdefault(scene, []).append(item.photograph.image_id)
+    for item in accepted:
+        members.setdefault(scenes.scene[position[_clean_file(item)]], []).append(item.photograph.image_id)
     return {name: min(names) for names in members.values() for name in names}
 
 
+def _clean_file(item: _Measured) -> tuple[str, bool]:
+    return item.photograph.sha256, bool(item.photograph.degraded)
+
+
+def _split(accepted: Sequence[_Measured], scene_of: dict[str, str], settings: CurateSettings) -> dict[str, str]:
+    """The side of each scene, divided set by set."""
+    in_colour, set_of = dict.fromkeys(scene_of.values(), False), dict.fromkeys(scene_of.values(), UNNAMED)
+    for item in sorted(accepted, key=lambda item: item.photograph.set, reverse=True):
+        scene = scene_of[item.photograph.image_id]
+        in_colour[scene] |= item.photograph.channels >= 3
+        set_of[scene] = item.photograph.set
+    sets = sorted(set(set_of.values())) or [UNNAMED]
+    sides: dict[str, str] = {}
+    for name in sets:
+        scenes = {scene: colour for scene, colour in in_colour.items() if set_of[scene] == name}
+        sides |= split_scenes(scenes, settings, of_set=name if len(sets) > 1 else None)
+    return sides
+
+
 def _cluster(accepted: Sequence[_Measured], settings: CurateSettings) -> dict[str, int]:
-    if not accepted:
-        return {}
-    descriptors = np.stack([item.descriptor for item in accepted if item.descriptor is not None])
-    labels = clusters(descriptors, settings.clusters, settings.seed)
-    return {item.photograph.image_id: int(label) for item, label in zip(accepted, labels, strict=True)}
+    """The cluster of each photograph, counted on from set to set."""
+    cluster_of: dict[str, int] = {}
+    for name in sorted({item.photograph.set for item in accepted}):
+        members = [item for item in accepted if item.photograph.set == name]
+        descriptors = np.stack([item.descriptor for item in members if item.descriptor is not None])
+        first = max(cluster_of.values(), default=-1) + 1
+        for item, label in zip(members, clusters(descriptors, settings.clusters, settings.seed), strict=True):
+            cluster_of[item.photograph.image_id] = first + int(label)
+    return cluster_of
 
 
 def _write_images(
@@ -205,6 +238,7 @@ def _write_images(
             writer.writerow(
                 [
                     name,
+                    photograph.set,
                     photograph.address,
                     scene_of.get(name, name),
                     side_of.get(name, "rejected"),
@@ -222,13 +256,18 @@ def _write_images(
 def _write_patches(
     folder: Path, photographs: Photographs, trained: Sequence[_Measured], chosen: set[str], settings: CurateSettings
 ) -> None:
-    shards = PatchShardWriter(folder, len(chosen), side=settings.patch, shard_megabytes=settings.shard_megabytes)
-    for item in trained:
+    single, pairs = ([i for i in trained if bool(i.photograph.degraded) == paired] for paired in (False, True))
+    count, of_pairs = (sum(patch.patch_id in chosen for i in items for patch in i.patches) for items in (single, pairs))
+    megabytes = settings.shard_megabytes
+    shards = PatchShardWriter(folder, count, pairs=of_pairs, side=settings.patch, shard_megabytes=megabytes)
+    for item in (*single, *pairs):
         patches = [patch for patch in item.patches if patch.patch_id in chosen]
         if patches:
-            pixels = _seen(photographs.place(item.photograph), settings)
+            photograph = item.photograph
+            pixels = _seen(photograph, photographs.place(photograph), settings)
+            degraded = to_uint8(photographs.degraded_pixels(photograph)) if photograph.degraded else None
             for patch in patches:
-                shards.add(patch, pixels)
+                shards.add(patch, pixels, of_set=photograph.set, degraded=degraded)
     shards.close()
 
 
@@ -236,6 +275,9 @@ def _write_held_out(folder: Path, photographs: Photographs, side_of: dict[str, s
     limit = settings.held_out_side
     for photograph in photographs.manifest:
         if (side := side_of.get(photograph.image_id, "train")) != "train":
-            pixels = _seen(photographs.place(photograph), settings)
-            top, left = (max(0, length - limit) // 2 for length in pixels.shape[:2])
-            save_image(folder / side / f"{photograph.image_id}.png", pixels[top : top + limit, left : left + limit])
+            images = {folder / side: _seen(photograph, photographs.place(photograph), settings)}
+            if photograph.degraded:
+                images[folder / side / "degraded"] = to_uint8(photographs.degraded_pixels(photograph))
+            for place, pixels in images.items():
+                top, left = (max(0, length - limit) // 2 for length in pixels.shape[:2])
+                save_image(place / f"{photograph.image_id}.png", pixels[top : top + limit, left : left + limit])

@@ -19,11 +19,12 @@ from relume.curation.settings import ValidateSettings
 from relume.errors import SourceError
 from relume.reading import reading
 
-_MANIFEST = ["image_id", "address", "width", "height", "channels", "bit_depth", "mode", "bytes", "sha256", "shard"]
-_PATCHES = ["patch_id", "image_id", "split", "shard", "row", "y", "x", "size", "sharpness", "flat_fraction"]
+_MANIFEST = ["image_id", "set", "address", "degraded", "width", "height", "channels", "bit_depth", "mode", "bytes"]
+_MANIFEST += ["sha256", "shard"]
+_PATCHES = ["patch_id", "image_id", "set", "split", "shard", "row", "y", "x", "size", "sharpness", "flat_fraction"]
 _PATCHES += ["width", "height", "bottom", "right", "image_split", "photograph_share"]
-_IMAGES = ["image_id", "address", "group", "split", "width", "height", "sharpness", "noise_sigma", "flat_fraction"]
-_IMAGES += ["cluster", "reason", "group_sides"]
+_IMAGES = ["image_id", "set", "address", "group", "split", "width", "height", "sharpness", "noise_sigma"]
+_IMAGES += ["flat_fraction", "cluster", "reason", "group_sides"]
 _ADD = "add photographs with `relume data scan FOLDER`"
 _DEFECT = "this is a defect of relume: run `dvc repro --force ingest curate`, and report it if it stays"
 
@@ -89,6 +90,7 @@ def expectations(settings: ValidateSettings) -> Mapping[str, list[Any]]:
         gxe.ExpectColumnValuesToMatchRegex,
     )
     unique, filled = gxe.ExpectColumnValuesToBeUnique, gxe.ExpectColumnValuesToNotBeNull
+    compound = gxe.ExpectCompoundColumnsToBeUnique
     not_less = gxe.ExpectColumnPairValuesAToBeGreaterThanB
     return {
         "files": [
@@ -107,8 +109,9 @@ def expectations(settings: ValidateSettings) -> Mapping[str, list[Any]]:
                 min_value=settings.min_photographs,
             ),
             critical(unique, column="image_id"),
-            critical(unique, column="sha256"),
-            critical(unique, column="address"),
+            critical(compound, column_list=["sha256", "degraded"]),  # several pairs may have one clean image
+            critical(compound, column_list=["address", "degraded"]),
+            critical(filled, column="set"),
             critical(filled, column="address"),
             critical(matches, column="image_id", regex="^[0-9a-f]{16}$"),
             critical(matches, column="sha256", regex="^[0-9a-f]{64}$"),
@@ -150,7 +153,7 @@ def expectations(settings: ValidateSettings) -> Mapping[str, list[Any]]:
                 min_value=settings.min_train_patches,
             ),
             critical(unique, column="patch_id"),
-            critical(gxe.ExpectCompoundColumnsToBeUnique, column_list=["shard", "row"]),
+            critical(compound, column_list=["shard", "row"]),
             critical(one_of, column="split", value_set=["train"]),
             critical(filled, column="image_split"),
             critical(one_of, column="image_split", value_set=["train"]),

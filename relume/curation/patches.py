@@ -1,6 +1,7 @@
 """Training patches: their places in a photograph, which are worth keeping, and the shards they are packed in."""
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from relume.curation.quality import flat_fraction, sharpness
+from relume.ingestion.ingest import UNNAMED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,27 +37,30 @@ class Patch:
         return f"{self.image_id}_{self.y:05d}_{self.x:05d}"
 
 
-def find_patches(image_id: str, luma: np.ndarray, *, side: int, stride: int, max_flat_fraction: float) -> list[Patch]:
+def find_patches(
+    image_id: str, luma: np.ndarray, *, side: int, stride: int, max_flat_fraction: float, flush: bool = True
+) -> list[Patch]:
     """Lists the patches of a photograph that are not too flat, row by row.
 
     Args:
         image_id: The photograph.
         luma: (H, W) gray values, 0 to 255; no side below `side`.
         side: Side of a patch, in pixels.
-        stride: Distance between patches; the last of a row or column is flush with the border.
+        stride: Distance between patches.
         max_flat_fraction: Flatter patches are left out.
+        flush: Whether a last patch of a row or column, flush with the border, covers what the grid leaves over.
     """
     patches = []
-    for y in _starts(luma.shape[0], side, stride):
-        for x in _starts(luma.shape[1], side, stride):
+    for y in _starts(luma.shape[0], side, stride, flush):
+        for x in _starts(luma.shape[1], side, stride, flush):
             part = luma[y : y + side, x : x + side]
             if (flat := flat_fraction(part)) <= max_flat_fraction:
                 patches.append(Patch(image_id=image_id, y=y, x=x, sharpness=sharpness(part), flat_fraction=flat))
     return patches
 
 
-def choose_patches(by_photograph: Sequence[Sequence[Patch]], quota: int, seed: int) -> set[str]:
-    """Chooses at most `quota` patches of some photographs, as evenly over them as they allow.
+def choose_patches(by_photograph: Sequence[Sequence[Patch]], quota: int | None, seed: int) -> set[str]:
+    """Chooses at most `quota` patches of some photographs, as evenly over them as they allow; all of them for None.
 
     Returns:
         Names of the chosen patches. Which ones of a photograph depends on their names and the seed alone.
@@ -69,55 +74,97 @@ def choose_patches(by_photograph: Sequence[Sequence[Patch]], quota: int, seed: i
     return {patch.patch_id for _, patch in ranked[:quota]}
 
 
-class PatchShardWriter:
-    """Writes `train-00000.npy`, ... and `patches.parquet` beside them.
-
-    Shards are uint8 (N, side, side, 3) RGB in C order; the rows of the table are in the order of the
-    shards and of the patches in them.
+class _Shards:
+    """Shards of arrays of one shape, `<name>-00000.npy`, ...
 
     Args:
         folder: Where to.
-        count: Number of patches that will come.
-        side: Side of a patch, in pixels.
+        name: Of the shards.
+        count: Number of arrays that will come.
+        shape: Of each, uint8.
         shard_megabytes: Size of a shard.
     """
 
-    def __init__(self, folder: Path, count: int, *, side: int, shard_megabytes: float):
-        self._folder, self._count, self._side = folder, count, side
-        self._per_shard = max(1, int(shard_megabytes * 1e6 / (side * side * 3)))
-        self._rows: list[tuple[str, int, Patch]] = []
+    def __init__(self, folder: Path, name: str, count: int, shape: tuple[int, ...], shard_megabytes: float):
+        self._folder, self._name, self._shape = folder, name, shape
+        self._per_shard = max(1, int(shard_megabytes * 1e6 / math.prod(shape)))
+        self.count, self.added = count, 0
         self._shard: np.memmap | None = None
 
-    def add(self, patch: Patch, pixels: np.ndarray) -> None:
-        """Appends the patch, cut out of its photograph's uint8 pixels."""
-        number, row = divmod(len(self._rows), self._per_shard)
-        name = f"train-{number:05d}.npy"
+    def add(self, content: np.ndarray) -> tuple[str, int]:
+        """Appends an array; returns the shard and the row in it."""
+        number, row = divmod(self.added, self._per_shard)
+        name = f"{self._name}-{number:05d}.npy"
         if row == 0:
-            shape = (min(self._per_shard, self._count - len(self._rows)), self._side, self._side, 3)
+            shape = (min(self._per_shard, self.count - self.added), *self._shape)
             self._shard = np.lib.format.open_memmap(self._folder / name, mode="w+", dtype=np.uint8, shape=shape)
             with open(self._folder / name, "r+b") as file:
                 # On a full disk this is refused; a page of the map without space would end the process by SIGBUS.
                 os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         assert self._shard is not None
-        self._shard[row] = pixels[patch.y : patch.y + self._side, patch.x : patch.x + self._side]
-        self._rows.append((name, row, patch))
+        self._shard[row] = content
+        self.added += 1
+        return name, row
+
+    def close(self) -> None:
+        """Writes what is left."""
+        assert self.added == self.count
+        if self._shard is not None:
+            self._shard.flush()
+
+
+class PatchShardWriter:
+    """Writes `train-00000.npy`, ... of photographs, `pairs-00000.npy`, ... of pairs, and `patches.parquet` beside them.
+
+    Shards are uint8 in C order: (N, side, side, 3) RGB, of pairs (N, 2, side, side, 3) with the degraded patch before
+    the clean one. The rows of the table are in the order of the shards, pairs last, and of the patches in them.
+
+    Args:
+        folder: Where to.
+        count: Number of patches of photographs that will come.
+        pairs: Number of patches of pairs that will come after those.
+        side: Side of a patch, in pixels.
+        shard_megabytes: Size of a shard.
+    """
+
+    def __init__(self, folder: Path, count: int, *, pairs: int = 0, side: int, shard_megabytes: float):
+        self._folder, self._side = folder, side
+        self._single = _Shards(folder, "train", count, (side, side, 3), shard_megabytes)
+        self._paired = _Shards(folder, "pairs", pairs, (2, side, side, 3), shard_megabytes)
+        self._rows: list[tuple[str, int, Patch, str]] = []
+
+    def add(
+        self, patch: Patch, pixels: np.ndarray, *, of_set: str = UNNAMED, degraded: np.ndarray | None = None
+    ) -> None:
+        """Appends a patch.
+
+        Args:
+            patch: Its place.
+            pixels: Of the photograph that it is cut out of, uint8 (H, W, 3).
+            of_set: The set of the photograph.
+            degraded: Of a pair, the degraded image.
+        """
+        images = [pixels] if degraded is None else [degraded, pixels]
+        cut = [image[patch.y : patch.y + self._side, patch.x : patch.x + self._side] for image in images]
+        place = self._single.add(cut[0]) if degraded is None else self._paired.add(np.stack(cut))
+        self._rows.append((*place, patch, of_set))
 
     def close(self) -> None:
         """Writes the table."""
         import pyarrow as pa
         from pyarrow import parquet
 
-        assert len(self._rows) == self._count
-        if self._shard is not None:
-            self._shard.flush()
-        patches = [patch for _, _, patch in self._rows]
+        self._single.close()
+        self._paired.close()
+        patches = [patch for _, _, patch, _ in self._rows]
         table = pa.table(
             {
                 "patch_id": pa.array([patch.patch_id for patch in patches], pa.string()),
                 "image_id": pa.array([patch.image_id for patch in patches], pa.string()),
+                "set": pa.array([of_set for *_, of_set in self._rows], pa.string()),
                 "split": pa.array(["train"] * len(patches), pa.string()),
-                "shard": pa.array([shard for shard, _, _ in self._rows], pa.string()),
-                "row": pa.array([row for _, row, _ in self._rows], pa.int64()),
+                "shard": pa.array([shard for shard, *_ in self._rows], pa.string()),
+                "row": pa.array([row for _, row, *_ in self._rows], pa.int64()),
                 "y": pa.array([patch.y for patch in patches], pa.int64()),
                 "x": pa.array([patch.x for patch in patches], pa.int64()),
                 "size": pa.array([self._side] * len(patches), pa.int64()),
@@ -128,8 +175,8 @@ class PatchShardWriter:
         parquet.write_table(table, self._folder / "patches.parquet", compression="zstd")
 
 
-def _starts(length: int, side: int, stride: int) -> list[int]:
+def _starts(length: int, side: int, stride: int, flush: bool) -> list[int]:
     starts = list(range(0, length - side + 1, stride))
-    if starts[-1] != length - side:
+    if flush and starts[-1] != length - side:
         starts.append(length - side)
     return starts

@@ -11,19 +11,23 @@ class CurateSettings(Settings):
     Attributes:
         seed: Of the split, the clusters and the choice of patches.
         max_side: Photographs with a longer side are shrunk to this many pixels first, by averaging: photographs at full
-            size carry noise of their own, which a network would learn to keep. None leaves them as they are.
+            size carry noise of their own, which a network would learn to keep. None leaves them as they are; pairs are
+            never shrunk, because what degrades them would be another.
         patch: Side of a training patch, in pixels.
         stride: Distance between neighbouring patches, in pixels; below `patch` they overlap.
+        flush: Whether a last patch of each row and column, flush with the border, covers what the grid leaves over.
+            With `false` and a stride of `patch` no pixel is in two patches.
         min_sharpness: Photographs below this variance of the Laplacian, at a size of at most 1024 pixels a side, are
             rejected as `blurred`.
         max_noise_sigma: Photographs whose luma holds more noise are rejected as `noisy`, on 0 to 255.
         max_flat_fraction: Patches with a larger share of structureless area are left out.
-        patches_per_cluster: At most so many training patches come from one cluster of similar photographs.
-        clusters: Number of clusters.
+        patches_per_cluster: At most so many training patches come from one cluster of similar photographs;
+            null for all.
+        clusters: Number of clusters of each set.
         validation_fraction: Share of the colour scenes that validate.
         test_fraction: Share of the colour scenes that test.
-        min_validation: Scenes for validation at least.
-        min_test: Scenes for the test at least.
+        min_validation: Scenes of each set for validation at least.
+        min_test: Scenes of each set for the test at least.
         held_out_side: Larger held-out photographs are cut to their centre of this side, in pixels,
             so that the time of an evaluation does not depend on the camera.
         shard_megabytes: Size of a shard of patches.
@@ -33,10 +37,11 @@ class CurateSettings(Settings):
     max_side: int | None = Field(default=None, ge=64)
     patch: int = Field(ge=32)
     stride: int = Field(ge=8)
+    flush: bool = True
     min_sharpness: float = Field(ge=0)
     max_noise_sigma: float = Field(gt=0)
     max_flat_fraction: float = Field(ge=0, le=1)
-    patches_per_cluster: int = Field(ge=1)
+    patches_per_cluster: int | None = Field(ge=1)
     clusters: int = Field(ge=1)
     validation_fraction: float = Field(gt=0, lt=1)
     test_fraction: float = Field(gt=0, lt=1)

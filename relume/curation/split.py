@@ -23,12 +23,13 @@ def place(name: str, seed: int) -> float:
     return int(hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()[:13], 16) / 16**13
 
 
-def split_scenes(scenes: Mapping[str, bool], settings: CurateSettings) -> dict[str, str]:
-    """Divides scenes.
+def split_scenes(scenes: Mapping[str, bool], settings: CurateSettings, *, of_set: str | None = None) -> dict[str, str]:
+    """Divides the scenes of a set.
 
     Args:
         scenes: For each scene's name whether it is in colour.
         settings: Seed, fractions and least numbers.
+        of_set: Name of the set, where there are several.
 
     Returns:
         For each name `test`, `validation` or `train`.
@@ -40,6 +41,7 @@ def split_scenes(scenes: Mapping[str, bool], settings: CurateSettings) -> dict[s
     if len(scenes) <= held_out:
         raise SourceError(
             "There are too few different photographs",
+            where=of_set and f"set {of_set}",
             why=f"{len(scenes)} scenes are left after curation; {held_out} are held out and training needs one",
             next_step="add photographs (data/curated/images.csv says why some were rejected), "
             "or lower curate.min_test in params.yaml",

@@ -3,7 +3,7 @@
 import numpy as np
 
 # Streams keep the random numbers of different uses apart under one seed.
-STREAMS = {"order": 0, "sample": 1, "validation": 2, "evaluation": 3, "mining": 4, "variant": 5}
+STREAMS = {"order": 0, "sample": 1, "validation": 2, "evaluation": 3, "mining": 4, "variant": 5, "sets": 6, "select": 7}
 
 
 def counter_rng(seed: int, stream: str, *counters: int) -> np.random.Generator:

@@ -8,6 +8,8 @@ those of `relume evaluate`; those of white Gaussian noise have names and noise o
 - jpeg85, jpeg95: the clipped noise saved as JPEG of that quality, as most noisy photographs arrive. JPEG spreads the
   noise over its blocks, so that a network which knows white noise alone takes it for detail.
 
+Held-out pairs are measured under the protocol `paired`, the pairs of the settings under `pairs`.
+
 In all but `unclipped` the photograph goes through the tiler and the 8-bit tensors that are served.
 """
 
@@ -24,14 +26,14 @@ from relume.degradations import add_gaussian_noise, compress_jpeg, counter_rng
 from relume.errors import SourceError
 from relume.evaluation.baselines import block_matching, gaussian_blur, non_local_means
 from relume.evaluation.benchmark.protocols import PROTOCOLS, Protocol, make_input
-from relume.evaluation.benchmark.sets import PAIRS as FOLDERS
 from relume.evaluation.benchmark.sets import Example, ImageSet, open_set
-from relume.evaluation.card import PAIRS
+from relume.evaluation.card import PAIRED, PAIRS
 from relume.evaluation.networks import at_level, restore_whole, tiled
 from relume.evaluation.settings import EvaluateSettings, Pairs
 from relume.files import sha256_folder
 from relume.images import read_image
 from relume.inference.plan import Inference
+from relume.ingestion.layouts import FOLDERS
 from relume.metrics import measure, to_8_bit
 from relume.serving.levels import LevelRange, level_for
 
@@ -47,7 +49,7 @@ class Score:
         system: Such as `noisy`, `blur`, `nlm`, `base:nafnet`, `final`.
         image_id: The photograph.
         level: Of the protocol's parameter, such as the sigma of the noise; of a pair the estimated sigma.
-        protocol: Such as `clipped`; `pairs` for real pairs.
+        protocol: Such as `clipped`; `paired` or `pairs` for real pairs.
         psnr: In dB of the 8-bit result, over all RGB values or over the luma, inside of a border, as the protocol says.
         ssim: Mean over the channels that are measured.
     """
@@ -63,6 +65,14 @@ class Score:
 def photographs(folder: str | Path) -> dict[str, np.ndarray]:
     """The photographs of a folder by file name without suffix, uint8 (H, W, 3) RGB, in the order of names."""
     return {path.stem: read_image(path).pixels for path in sorted(Path(folder).glob("[!.]*.png"))}
+
+
+def held_out_pairs(folder: str | Path) -> list[Example]:
+    """The pairs among the photographs of a folder, in the order of names."""
+    return [
+        Example(image_id=path.stem, clean=read_image(Path(folder, path.name)).pixels, degraded=read_image(path).pixels)
+        for path in sorted(Path(folder, "degraded").glob("[!.]*.png"))
+    ]
 
 
 def noisy_photograph(clean: np.ndarray, image_id: str, sigma: float, protocol: str, seed: int) -> np.ndarray:
@@ -181,7 +191,7 @@ def open_pairs(given: Pairs) -> ImageSet:
         raise SourceError(
             "The folder holds no pairs",
             where=given.folder,
-            why=f"it has none of the subfolders {', '.join(' and '.join(pair) for pair in FOLDERS)}",
+            why=f"it has none of the subfolders {', '.join(' and '.join(pair) for pair in FOLDERS.values())}",
             next_step="put both images of each pair there, under the same name",
         )
     if (found := sha256_folder(given.folder)) != given.sha256:
@@ -201,8 +211,9 @@ def evaluate_pairs(
     inference: Inference,
     *,
     levels: LevelRange | None = None,
+    protocol: str = PAIRS,
 ) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
-    """Runs the denoisers without a network and the final model on real pairs, in tiles as it is served.
+    """Runs the final model on real pairs, in tiles as it is served; of a task of noise the classical denoisers as well.
 
     What needs a sigma is given an estimate from the noisy image, since nobody knows the level of a real one: the
     one of `relume.curation.quality.image_noise`.
@@ -213,6 +224,7 @@ def evaluate_pairs(
         settings: The task, and whether BM3D is measured.
         inference: How the final model is served; in tiles no larger than a photograph.
         levels: Those of an adjustable model.
+        protocol: What the scores are called: `pairs`, or `paired` for held-out pairs.
 
     Yields:
         For each pair the scores, and the 8-bit images by system name.
@@ -224,9 +236,11 @@ def evaluate_pairs(
         given = level_for(levels, "sigma", sigma)
         network = final if given is None else at_level(final, given)
         restore = tiled(network, inference.within(*noisy.shape[:2]), batch=2)
-        images = {settings.the_task.input: noisy, **_baselines(noisy, sigma, bm3d=settings.bm3d)}
+        images = {settings.the_task.input: noisy}
+        if settings.the_task.input == "noisy":
+            images |= _baselines(noisy, sigma, bm3d=settings.bm3d)
         images["final"] = restore(noisy)
-        where = {"image_id": pair.image_id, "level": sigma, "protocol": PAIRS}
+        where = {"image_id": pair.image_id, "level": sigma, "protocol": protocol}
         unrounded = noisy.astype(np.float32) / np.float32(255)
         yield _scores(images, pair.clean, unrounded, PROTOCOLS["paired"], **where), images
 
@@ -261,7 +275,7 @@ def summarize(scores: list[Score]) -> dict[str, dict[str, dict[str, dict[str, fl
     """
     groups: dict[tuple[str, str, str], list[Score]] = {}
     for score in scores:
-        level = "all" if score.protocol == PAIRS else level_name(score.protocol, score.level)
+        level = "all" if score.protocol in (PAIRS, PAIRED) else level_name(score.protocol, score.level)
         groups.setdefault((score.protocol, score.system, level), []).append(score)
     summary: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for (protocol, system, level), members in groups.items():

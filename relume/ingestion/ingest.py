@@ -2,7 +2,8 @@
 
 An ingested folder holds
 
-- `images-00000.tar`, ...: members `<image_id>.png`, RGB with 8 or 16 bits, in the order of the addresses;
+- `images-00000.tar`, ...: members `<image_id>.png`, RGB with 8 or 16 bits, in the order of the addresses; of a pair
+  this is the clean image, and the degraded one, `<image_id>.degraded.png`, is beside it;
 - `manifest.csv`: one `Photograph` a row, in the same order;
 - `quarantine.csv`: address, reason and detail of every listed file that did not become a photograph.
 
@@ -22,12 +23,15 @@ import numpy as np
 
 from relume.errors import BrokenFileError, ImageError, SourceError
 from relume.images import decode, encode, read_header
+from relume.ingestion.pair_check import check_pair
 from relume.ingestion.sources import open_source
 from relume.parallel import Budget, map_in_order
 from relume.reading import read_table, reading
 
 # Images are decoded side by side while that takes this much together; one that takes more is decoded alone.
 BYTES_AT_ONCE = 1.3e9
+
+UNNAMED = "photographs"
 
 _AGAIN = "run `dvc repro --force ingest`"
 
@@ -37,8 +41,10 @@ class Photograph:
     """A row of the manifest.
 
     Attributes:
-        image_id: First 16 hexadecimal digits of `sha256`.
+        image_id: First 16 hexadecimal digits of `sha256`; of a pair, of the hash of both hashes.
+        set: The set that it belongs to; `UNNAMED` where that has no name.
         address: Where the file came from.
+        degraded: Where the degraded file of a pair came from; empty for a single photograph.
         width: Pixels across, as seen.
         height: Pixels down, as seen.
         channels: Channels in the file; the ingested image always has three.
@@ -50,7 +56,9 @@ class Photograph:
     """
 
     image_id: str
+    set: str
     address: str
+    degraded: str
     width: int
     height: int
     channels: int
@@ -68,6 +76,7 @@ def ingest(
     max_megapixels: float,
     min_side: int,
     shard_megabytes: float,
+    max_pair_shift: float | None = None,
     progress: Callable[[str, int, int], None],
 ) -> tuple[int, dict[str, int]]:
     """Decodes every listed file into an ingested folder.
@@ -78,40 +87,49 @@ def ingest(
         max_megapixels: Larger images are quarantined as `decompression_bomb`.
         min_side: Images with a shorter side are quarantined as `too_small`, in pixels.
         shard_megabytes: A shard is closed when it holds this much.
+        max_pair_shift: Pairs that are shifted by more are quarantined as `shifted_pair`, in pixels; None for none.
         progress: Given what is counted, how many are done, and of how many.
 
     Returns:
-        The number of photographs, and the number of quarantined files by reason.
+        The number of photographs, a pair counting as one, and the number of quarantined files by reason.
 
     Raises:
         SourceError: A file cannot be read or is not the one that was listed, or no file is an image.
     """
     budget = Budget(BYTES_AT_ONCE)
 
-    def prepare(entry: Mapping[str, Any]) -> tuple[Photograph, bytes] | ImageError:
+    def prepare(entry: Mapping[str, Any]) -> tuple[Photograph, dict[str, bytes]] | ImageError:
         if "problem" in entry:
-            return ImageError("It cannot be read as a file", reason="not_a_file", why=entry["problem"])
-        data = open_source(entry["address"], expect=entry["hash"])
+            reason = entry.get("reason", "not_a_file")
+            what = "It cannot be read as a file" if reason == "not_a_file" else "It is no pair"
+            return ImageError(what, reason=reason, why=entry["problem"])
+        pair = entry.get("degraded")
+        files = [open_source(file["address"], expect=file["hash"]) for file in (entry, pair) if file]
         try:
-            header = read_header(data)
-            with budget.take(header.decoding_bytes):
-                pixels = decode(data, max_megapixels=max_megapixels, min_side=min_side).pixels
-                png = encode(pixels, ".png")
+            headers = [read_header(data) for data in files]
+            with budget.take(sum(header.decoding_bytes for header in headers)):
+                images = [decode(data, max_megapixels=max_megapixels, min_side=min_side).pixels for data in files]
+                if pair:
+                    check_pair(images[1], images[0], kind=pair.get("kind", ""), max_shift=max_pair_shift)
+                members = [encode(pixels, ".png") for pixels in images]
         except ImageError as error:
             return error
-        sha256 = hashlib.sha256(data).hexdigest()
+        header, hashes = headers[0], [hashlib.sha256(data).hexdigest() for data in files]
+        image_id = (hashlib.sha256("".join(hashes).encode()).hexdigest() if pair else hashes[0])[:16]
         return Photograph(
-            image_id=sha256[:16],
+            image_id=image_id,
+            set=entry.get("set", UNNAMED),
             address=entry["address"],
+            degraded=pair["address"] if pair else "",
             width=header.width,
             height=header.height,
             channels=header.channels,
             bit_depth=header.bit_depth,
             mode=header.mode,
-            bytes=len(data),
-            sha256=sha256,
+            bytes=len(files[0]),
+            sha256=hashes[0],
             shard="",  # known when it is written
-        ), png
+        ), dict(zip([f"{image_id}.png", f"{image_id}.degraded.png"], members, strict=False))
 
     entries = listing["files"]
     photographs: dict[str, Photograph] = {}
@@ -124,11 +142,11 @@ def ingest(
                 detail = result.what if result.why is None else f"{result.what}: {result.why}"
                 quarantine.append((address, result.reason, " ".join(detail.split())))
                 continue
-            photograph, png = result
+            photograph, members = result
             if (twin := photographs.get(photograph.image_id)) is not None:
                 quarantine.append((address, "duplicate_file", f"same bytes as {twin.address}"))
                 continue
-            shard = shards.add(f"{photograph.image_id}.png", png)
+            shard = shards.add(members)
             photographs[photograph.image_id] = replace(photograph, shard=shard)
 
     _write_csv(folder / "manifest.csv", _COLUMNS, [asdict(photograph).values() for photograph in photographs.values()])
@@ -166,11 +184,12 @@ class Photographs:
                 for member in tar:
                     self._places[member.name] = Place(path.absolute(), member.name, member.offset_data, member.size)
         for photograph in self.manifest:
-            if f"{photograph.image_id}.png" not in self._places:
+            names = [f"{photograph.image_id}.png"] + [f"{photograph.image_id}.degraded.png"] * bool(photograph.degraded)
+            if missing := [name for name in names if name not in self._places]:
                 raise BrokenFileError(
                     "A file is damaged",
                     where=self._folder / photograph.shard,
-                    why=f"it holds no {photograph.image_id}.png",
+                    why=f"it holds no {missing[0]}",
                     next_step=_AGAIN,
                 )
 
@@ -179,8 +198,12 @@ class Photographs:
         return self._places[f"{photograph.image_id}.png"]
 
     def pixels(self, photograph: Photograph) -> np.ndarray:
-        """Decodes one photograph to (height, width, 3) RGB, uint8 or uint16."""
+        """Decodes one photograph, of a pair the clean one, to (height, width, 3) RGB, uint8 or uint16."""
         return self.place(photograph).pixels()
+
+    def degraded_pixels(self, photograph: Photograph) -> np.ndarray:
+        """Decodes the degraded image of a pair, of the same size."""
+        return self._places[f"{photograph.image_id}.degraded.png"].pixels()
 
 
 @dataclass(frozen=True)
@@ -242,15 +265,16 @@ class _ShardWriter:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def add(self, name: str, data: bytes) -> str:
-        """Appends a member; returns the shard's name."""
+    def add(self, members: Mapping[str, bytes]) -> str:
+        """Appends members to one shard; returns its name."""
         if self._tar is None:
             path = self._folder / f"images-{self._count:05d}.tar"
             self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
             self._count += 1
-        member = tarfile.TarInfo(name)  # time, owner and group are 0 by default
-        member.size = len(data)
-        self._tar.addfile(member, io.BytesIO(data))
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)  # time, owner and group are 0 by default
+            member.size = len(data)
+            self._tar.addfile(member, io.BytesIO(data))
         shard = Path(str(self._tar.name)).name
         if self._tar.offset >= self._limit:
             self._close()

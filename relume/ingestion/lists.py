@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from relume.home import private_home
-from relume.ingestion.sources import SourcesChange, read_sources, write_sources
+from relume.ingestion.layouts import TABLE
+from relume.ingestion.sources import Source, SourcesChange, read_sources, write_sources
 
 LIST = "sources.json"
 
@@ -24,9 +25,13 @@ def own_list(home: Path) -> Path | None:
 
 
 def source_folders(path: Path) -> list[Path]:
-    """The folders of this machine that a list names as sources."""
-    addresses = map(urlsplit, read_sources(path)["sources"])
-    return [Path(url2pathname(address.path)) for address in addresses if address.scheme == "file"]
+    """The folders of this machine that a list names as sources; of a table of pairs, the folder that it is in."""
+    folders = []
+    for source in map(Source.of, read_sources(path)["sources"]):
+        if (address := urlsplit(source.place)).scheme == "file":
+            named = Path(url2pathname(address.path))
+            folders.append(named.parent if source.layout == TABLE else named)
+    return folders
 
 
 def list_in_use(root: Path, home: Path) -> Path:

@@ -12,8 +12,12 @@ class IngestSettings(Settings):
         max_megapixels: Larger images are quarantined as decompression bombs.
         min_side: Images with a shorter side, in pixels, are quarantined.
         shard_megabytes: Size of a shard of photographs.
+        max_pair_shift: Pairs whose images are shifted by more, in pixels, are quarantined; null for none. The shifts
+            in PolyU, GoPro and Rain100H are within 0.6; where the middle of a blur's path is not the moment of the
+            sharp image, a pixel or two are not an error.
     """
 
     max_megapixels: float = Field(gt=0)
     min_side: int = Field(ge=1)
     shard_megabytes: float = Field(gt=0)
+    max_pair_shift: float | None = Field(default=2.0, gt=0)

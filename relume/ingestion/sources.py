@@ -1,26 +1,32 @@
 """Where photographs come from: folders, S3 prefixes and the photographs inside installed packages.
 
-A *source* is what a person types; an *address* names one file and is what `sources.json` lists:
+A *source* is what a person types, `[SET=][LAYOUT:]PLACE`: a place, the layout of its pairs (`relume.ingestion.layouts`)
+where it holds pairs, and the name of the set where there are several. An *address* names one file and is what
+`sources.json` lists:
 
-| source | addresses |
+| place | addresses |
 |---|---|
 | a folder | `file:///absolute/path/to/file.jpg`, percent-encoded |
 | `s3://bucket/prefix` | `s3://bucket/key` |
 | `package://` | `package://skimage/data/astronaut.png` |
+
+A pair is one entry: that of the clean file, which holds the degraded one's.
 """
 
 import hashlib
 import importlib.util
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from relume.errors import SourceError
 from relume.files import NotRegularError, open_regular, write_json
+from relume.ingestion.layouts import NAMES, TABLE, Pair, Unpaired, find_pairs, read_pairs
 from relume.reading import read_json
 
 PACKAGES = "package://"
@@ -83,11 +89,47 @@ class SourcesChange:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What a person types.
+
+    Attributes:
+        place: A folder, an `s3://bucket/prefix` or `package://`; of pairs in a table, the table.
+        layout: Of its pairs, a name of `relume.ingestion.layouts`; empty for single photographs.
+        set: The set that its photographs belong to; empty where it has no name.
+    """
+
+    place: str
+    layout: str = ""
+    set: str = ""
+
+    @classmethod
+    def of(cls, text: str) -> "Source":
+        """Reads `[SET=][LAYOUT:]PLACE`."""
+        found = re.fullmatch(rf"(?:([A-Za-z0-9][\w-]*)=)?(?:({'|'.join(NAMES)}):)?(.*)", text, re.DOTALL)
+        assert found is not None
+        return cls(found[3], found[2] or "", found[1] or "")
+
+    def __str__(self) -> str:
+        return f"{self.set and self.set + '='}{self.layout and self.layout + ':'}{self.place}"
+
+
+@dataclass(frozen=True)
+class _DegradedFile:
+    address: str
+    bytes: int
+    hash: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
 class _ListedFile:
     address: str
     bytes: int
     hash: str
     problem: str = ""
+    reason: str = "not_a_file"
+    set: str = ""
+    degraded: _DegradedFile | None = None
 
 
 @dataclass(frozen=True)
@@ -102,37 +144,104 @@ def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
     """Lists every image file in some sources, with its size and hash.
 
     Args:
-        sources: Folders, `s3://bucket/prefix` addresses or `package://`.
+        sources: `[SET=][LAYOUT:]PLACE`, see above.
 
     Returns:
         The content of sources.json: `sources`, with folders made absolute, and `files`, sorted by
-        address, each with `address`, `bytes` and `hash` (`sha256:...`, on S3 `etag:...`). What is not a
-        regular file is not opened: its `hash` is `none` and `problem` says what it is. Files
-        without the suffix of an image, and hidden ones, are not listed.
+        address, each with `address`, `bytes` and `hash` (`sha256:...`, on S3 `etag:...`); where the set has a name with
+        `set`; and of a pair with `degraded`, the other file's address, bytes, hash and the `kind` of degradation. What
+        is not a regular file is not opened: its `hash` is `none` and `problem` says what it is. A file of a set of
+        pairs that is not one of two is listed with its `problem` and the `reason` of the quarantine. Files
+        without the suffix of an image, hidden ones, and those that are neither side of the layout are not listed.
+        What is in several sources is listed once, as the last of them.
 
     Raises:
-        SourceError: A source is missing, empty, unreachable or refuses the credentials.
+        SourceError: A source is missing, empty, unreachable or refuses the credentials, or holds no pair.
     """
     names: list[str] = []
-    files: dict[str, dict[str, Any]] = {}
-    for source in map(str, sources):
-        if source == PACKAGES:
-            name, entries = source, _scan_packages()
-        elif source.startswith("s3://"):
-            name, entries = source, _scan_s3(source)
-        elif "://" in source and not source.startswith("file://"):
-            raise SourceError(
-                "This kind of source is not supported",
-                where=source,
-                next_step=f"give a folder, s3://bucket/prefix or {PACKAGES}",
-            )
-        else:
-            folder = _path(source) if source.startswith("file://") else Path(source).expanduser()
-            folder = Path(os.path.abspath(folder))  # `a/../b` becomes `b`, links stay as they are
-            name, entries = _address(folder), _scan_folder(folder)
-        names.append(name)
-        files.update((entry["address"], entry) for entry in entries)
-    return {"sources": names, "files": [files[address] for address in sorted(files)]}
+    files: dict[tuple[str, str], dict[str, Any]] = {}
+    for source in (Source.of(str(text)) for text in sources):
+        place, entries = _scan_pairs(source) if source.layout else _scan_place(source.place)
+        names.append(str(replace(source, place=place)))
+        of_set = {"set": source.set} if source.set else {}
+        files.update(
+            ((entry["address"], entry.get("degraded", {}).get("address", "")), entry | of_set) for entry in entries
+        )
+    return {"sources": names, "files": [files[addresses] for addresses in sorted(files)]}
+
+
+def _scan_place(place: str) -> tuple[str, list[dict[str, Any]]]:
+    """The place as it is recorded, and its files."""
+    if place == PACKAGES:
+        return place, _scan_packages()
+    if place.startswith("s3://"):
+        return place, _scan_s3(place)
+    folder = _local(place)
+    return _address(folder), _scan_folder(folder)
+
+
+def _local(place: str) -> Path:
+    """The path of a folder or file of this machine."""
+    if "://" in place and not place.startswith("file://"):
+        raise SourceError(
+            "This kind of source is not supported",
+            where=place,
+            next_step=f"give a folder, s3://bucket/prefix or {PACKAGES}",
+        )
+    path = _path(place) if place.startswith("file://") else Path(place).expanduser()
+    return Path(os.path.abspath(path))  # `a/../b` becomes `b`, links stay as they are
+
+
+def _scan_pairs(source: Source) -> tuple[str, list[dict[str, Any]]]:
+    """As `_scan_place`, of a set of pairs."""
+    in_table = source.layout == TABLE
+    if in_table and not source.place.startswith("s3://"):
+        source = replace(source, place=_address(_local(source.place)))
+    base, entries = _scan_place(source.place.rpartition("/")[0] if in_table else source.place)
+    prefix = base.rstrip("/") + "/"
+    found = {entry["address"].removeprefix(prefix): entry for entry in entries}
+    alone: list[Unpaired] = []
+    if in_table:
+        quoted = str if base.startswith("s3://") else _quoted
+        pairs = read_pairs(open_source(source.place), source.place)
+        pairs = [Pair(quoted(pair.degraded), quoted(pair.clean)) for pair in pairs]
+    else:
+        pairs, alone = find_pairs(source.layout, found)
+    if not pairs:
+        raise SourceError(
+            "The source contains no pair",
+            where=str(source),
+            why=f"of its {len(found)} images none is a degraded one with a clean one, as the layout {source.layout} has"
+            " them",
+            next_step="check the layout (docs/data.md lists them), or the names of the files",
+        )
+    listed = [_paired(pair, prefix, found) for pair in pairs]
+    return source.place if in_table else base, listed + [
+        found[file.name] | _unpaired(file.reason, file.problem) for file in alone
+    ]
+
+
+def _paired(pair: Pair, prefix: str, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The entry of a pair, or of what keeps two files from being one."""
+    missing = [name for name in (pair.degraded, pair.clean) if name not in found]
+    if missing:
+        other = pair.clean if missing[0] == pair.degraded else pair.degraded
+        return {"address": prefix + other, **_unpaired("missing_partner", f"there is no image {missing[0]}")}
+    degraded, clean = found[pair.degraded], found[pair.clean]
+    if broken := [entry for entry in (clean, degraded) if "problem" in entry]:
+        return broken[0]
+    if degraded["hash"] == clean["hash"]:
+        why = f"its degraded image {degraded['address']} is the same file"
+        return clean | _unpaired("identical_pair", why)
+    return clean | {"degraded": degraded | ({"kind": pair.kind} if pair.kind else {})}
+
+
+def _unpaired(reason: str, problem: str) -> dict[str, Any]:
+    return {"bytes": 0, "hash": "none", "reason": reason, "problem": problem}
+
+
+def _quoted(name: str) -> str:
+    return quote_from_bytes(os.fsencode(name))
 
 
 def write_sources(
@@ -164,8 +273,7 @@ def write_sources(
         raise SourceError(error.what, where=where, why=error.why, next_step=error.next_step) from None
     if path != old_path or now != before or not path.exists():
         write_json(path, now)
-    old = {entry["address"]: entry["hash"] for entry in before["files"]}
-    new = {entry["address"]: entry["hash"] for entry in now["files"]}
+    old, new = ({entry["address"]: entry["hash"] for entry in single_files(listing)} for listing in (before, now))
     return SourcesChange(
         path=path,
         files=len(new),
@@ -229,11 +337,17 @@ def open_source(address: str, *, expect: str | None = None) -> bytes:
     return data
 
 
+def single_files(listing: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of a list, the degraded files of its pairs among them."""
+    files = listing["files"]
+    return [*files, *(entry["degraded"] for entry in files if "degraded" in entry)]
+
+
 def moved_files(listing: dict[str, Any]) -> list[str]:
     """Addresses of listed files of this machine that are gone or have another size; their bytes are not read."""
     return [
         entry["address"]
-        for entry in listing["files"]
+        for entry in single_files(listing)
         if "problem" not in entry and _size(entry["address"]) not in (None, entry["bytes"])
     ]
 
@@ -274,7 +388,7 @@ def image_files(folder: str | Path) -> list[Path]:
 
 
 def _address(path: Path) -> str:
-    return "file://" + quote_from_bytes(os.fsencode(path))
+    return "file://" + _quoted(str(path))
 
 
 def _path(address: str) -> Path:

@@ -97,6 +97,26 @@ def augment(
     return clean
 
 
+def cut_pair(patch: np.ndarray, size: int, settings: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """A crop of a pair, both images at the same place and flipped alike.
+
+    What else is in the settings would change one side of a pair into what it was never taken as, and is left out.
+
+    Args:
+        patch: uint8 (2, P, P, C), the degraded image before the clean one.
+        size: Side of the crop, in pixels.
+        settings: Of which `flips` counts.
+        rng: Source of the draws.
+
+    Returns:
+        float32 (2, C, size, size) in [0, 1].
+    """
+    top, left = rng.integers(0, patch.shape[1] - size + 1, 2)
+    mode = int(rng.integers(8)) if settings.flips else 0
+    turned = [dihedral(image[top : top + size, left : left + size], mode).transpose(2, 0, 1) for image in patch]
+    return np.stack(turned).astype(np.float32) / np.float32(255)
+
+
 def is_gray(clean: np.ndarray) -> bool:
     """Whether all channels of a (C, H, W) image are equal, such as those that `Augmentation.gray` makes."""
     return bool((clean[1:] == clean[:1]).all())

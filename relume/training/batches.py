@@ -8,10 +8,11 @@ import torch
 
 from relume.degradations import Degradation, counter_rng, degrade_at
 from relume.errors import RelumeError
-from relume.training.augmentation import Augmentation, augment, degrade_and_mix, resize, source_side
+from relume.training.augmentation import Augmentation, augment, cut_pair, degrade_and_mix, resize, source_side
 from relume.training.config import EveryLevel, ResolvedStage
 from relume.training.patches import Patches
 from relume.training.schedule import position_at
+from relume.training.selection import Choices, Mixture, Order
 
 
 class Batch(NamedTuple):
@@ -65,33 +66,58 @@ class TrainingCrops:
     def __init__(self, patches: Patches, *, seed: int, indices: Sequence[int] | None = None):
         self.patches, self.seed = patches, seed
         self.indices = np.arange(len(patches)) if indices is None else np.asarray(indices)
-        self._epoch, self._order = -1, self.indices
+        self._all = Order(self.indices, seed)
+        self._mixtures: dict[Choices, Mixture] = {}
 
-    def _index(self, sample: int) -> int:
-        epoch, position = divmod(sample, len(self.indices))
-        if epoch != self._epoch:
-            rng = counter_rng(self.seed, "order", epoch)
-            self._epoch, self._order = epoch, rng.permutation(self.indices)
-        return int(self._order[position])
+    def mixture(self, choices: Choices) -> Mixture:
+        """The patches that a phase takes from sets."""
+        if choices not in self._mixtures:
+            self._mixtures[choices] = Mixture(self.patches, choices, self.indices, self.seed)
+        return self._mixtures[choices]
 
-    def _clean(
-        self, numbers: Sequence[int], size: int, augmentation: Augmentation
-    ) -> tuple[np.ndarray, list[np.random.Generator]]:
-        """Clean crops, float32 (N, 3, size, size) in [0, 1], and the generator of each for further draws."""
-        patches = self.patches.read([self._index(number) for number in numbers])
+    def draws_pairs(self, choices: Choices) -> bool:
+        """Whether a phase takes patches of pairs."""
+        drawn = [order.indices for order in self.mixture(choices).orders.values()] if choices else [self.indices]
+        return any((indices >= len(self.patches) - self.patches.pairs).any() for indices in drawn)
+
+    def _cut(
+        self, numbers: Sequence[int], size: int, augmentation: Augmentation, choices: Choices
+    ) -> tuple[np.ndarray, dict[int, np.ndarray], list[np.random.Generator]]:
+        """Clean crops, float32 (N, 3, size, size) in [0, 1], the degraded ones of pairs by position, and a generator
+        of each for further draws."""
+        order = self.mixture(choices) if choices else self._all
+        patches = self.patches.read([order[number] for number in numbers])
         clean = np.empty((len(patches), 3, size, size), dtype=np.float32)
         rngs = [counter_rng(self.seed, "sample", number) for number in numbers]
-        for patch, rng, crop in zip(patches, rngs, clean, strict=True):
+        given: dict[int, np.ndarray] = {}
+        for number, (patch, rng, crop) in enumerate(zip(patches, rngs, clean, strict=True)):
+            if patch.ndim == 4:
+                given[number], crop[...] = cut_pair(patch, size, augmentation, rng)
+                continue
             side = source_side(size, self.patches.side, augmentation, rng)
             top, left = rng.integers(0, self.patches.side - side + 1, 2)
             augment(resize(patch[top : top + side, left : left + side], size), augmentation, rng, out=crop)
-        return clean, rngs
+        return clean, given, rngs
 
-    def batch(self, numbers: Sequence[int], size: int, degradation: Degradation, augmentation: Augmentation) -> Batch:
-        """Samples by number, each with a level of its own if the degradation names one."""
-        clean, rngs = self._clean(numbers, size, augmentation)
+    def batch(
+        self,
+        numbers: Sequence[int],
+        size: int,
+        degradation: Degradation,
+        augmentation: Augmentation,
+        choices: Choices = (),
+    ) -> Batch:
+        """Samples by number, of the sets that are chosen; each with a level of its own if the degradation names one.
+
+        Pairs are not degraded: they have a degraded side.
+        """
+        clean, given, rngs = self._cut(numbers, size, augmentation, choices)
+        assert not given or degradation.level is None
         degraded, levels = np.empty_like(clean), []
         for number, (crop, rng) in enumerate(zip(clean, rngs, strict=True)):
+            if number in given:
+                degraded[number] = given[number]
+                continue
             result = degrade_and_mix(crop, degradation, augmentation, rng)
             degraded[number] = result.image
             levels.append(result.level)
@@ -105,9 +131,11 @@ class TrainingCrops:
         degradation: Degradation,
         augmentation: Augmentation,
         levels: Sequence[float],
+        choices: Choices = (),
     ) -> Batch:
         """Samples by number, each degraded once at each level."""
-        clean, rngs = self._clean(numbers, size, augmentation)
+        clean, given, rngs = self._cut(numbers, size, augmentation, choices)
+        assert not given
         degraded = np.empty((len(levels), *clean.shape), dtype=np.float32)
         for number, (crop, rng) in enumerate(zip(clean, rngs, strict=True)):
             for place, level in enumerate(levels):
@@ -146,5 +174,8 @@ class StepBatches(torch.utils.data.Dataset):
         first = position.sample + self.rank * size
         numbers = range(first, first + size)
         if isinstance(method, EveryLevel):
-            return self.crops.batch_at(numbers, phase.patch, phase.degradation, phase.augmentation, method.levels)
-        return self.crops.batch(numbers, phase.patch, phase.degradation, phase.augmentation)
+            levels = method.levels
+            return self.crops.batch_at(
+                numbers, phase.patch, phase.degradation, phase.augmentation, levels, phase.choices
+            )
+        return self.crops.batch(numbers, phase.patch, phase.degradation, phase.augmentation, phase.choices)

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from relume.degradations import Degradation
 from relume.losses.settings import LossSettings
-from relume.settings import Settings
+from relume.settings import Settings, Share
 from relume.training.augmentation import Augmentation
 
 Positive = Annotated[int, Field(gt=0)]
@@ -64,6 +64,22 @@ class OptimizerSettings(Schedule):
     ema: Decay = 0.99
 
 
+class SetChoice(Settings):
+    """What a phase takes of a set.
+
+    Attributes:
+        weight: Samples of this set, of so many as the weights of all sets of the phase sum to.
+        select: Only so many patches, chosen by chance; by default all.
+        min_sharpness: Patches below this variance of the Laplacian are left out.
+        max_flat_fraction: Patches with a larger share of structureless area are left out.
+    """
+
+    weight: Positive = 1
+    select: Positive | None = None
+    min_sharpness: Annotated[float, Field(ge=0)] = 0.0
+    max_flat_fraction: Share = 1.0
+
+
 class Phase(Settings):
     """One part of a progressive schedule. What it does not say is as in the stage, and the stage's schedule continues.
 
@@ -77,6 +93,8 @@ class Phase(Settings):
         degradation: Instead of the training's.
         augmentation: Instead of the training's.
         train: fnmatch patterns of the parameters that move in this phase; by default all that are trainable.
+        data: By the name of a set of the curated data its weight, such as `{div2k: 1, own: 4}`, or what of it is taken;
+            by default every patch of all sets counts alike.
     """
 
     steps: Positive
@@ -88,6 +106,13 @@ class Phase(Settings):
     degradation: Degradation | None = None
     augmentation: Augmentation | None = None
     train: tuple[str, ...] = ("*",)
+    data: Annotated[dict[str, Positive | SetChoice], Field(min_length=1)] | None = None
+
+    @property
+    def choices(self) -> tuple[tuple[str, SetChoice], ...]:
+        """The sets of `data` in the order of their names."""
+        given = sorted((self.data or {}).items())
+        return tuple((name, SetChoice(weight=each) if isinstance(each, int) else each) for name, each in given)
 
     @model_validator(mode="after")
     def _whole_parts(self) -> "Phase":

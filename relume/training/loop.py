@@ -1,6 +1,7 @@
 """The training loop: one function that can be killed at any step and ends with the weights of one never killed."""
 
 import copy
+import itertools
 import math
 import resource
 import shutil
@@ -24,7 +25,7 @@ from relume.training.checkpoint import Checkpoint
 from relume.training.config import ResolvedPhase, ResolvedStage, StageSettings, TrainingSettings
 from relume.training.methods import Loss, forward_names, loss_of_batch
 from relume.training.processes import agreed, emulates_bfloat16, is_sharded, launched, seed_network, whole
-from relume.training.rules import problems, workers_problem
+from relume.training.rules import data_problems, problems, workers_problem
 from relume.training.schedule import learning_rate_at, position_at
 from relume.training.state import TrainingState
 from relume.training.validation import Validation
@@ -66,13 +67,14 @@ def train(
 
     Raises:
         TrainingDivergedError: The loss or its gradient is not finite; the batch is kept beside the checkpoint.
-        ConfigError: The first of `relume.training.rules.problems`.
+        ConfigError: The first of `relume.training.rules.problems` and `data_problems`.
         ModelFormatError: The checkpoint lacks a part of the state.
         WorkerError: A worker did not prepare its batch in time, or died.
     """
     fabric = launched(training)
     stage = stage.resolved(training)
-    for problem in problems(stage, network, ranks=fabric.world_size, side=crops.patches.side):
+    found = problems(stage, network, ranks=fabric.world_size, side=crops.patches.side)
+    for problem in itertools.chain(found, data_problems(stage, network, crops)):
         raise problem
     result = network = network.to(memory_format=torch.channels_last)
     if is_sharded(fabric):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from relume.degradations import Degradation, counter_rng, degrade
+from relume.degradations import Degradation, Degraded, counter_rng, degrade
 from relume.reading import reading
 from relume.training.patches import Patches
 
@@ -33,7 +33,7 @@ def patch_losses(
     Args:
         network: In eval mode.
         patches: All training patches.
-        degradation: Of one level for all patches, so that their losses compare.
+        degradation: Of one level for all patches, so that their losses compare; pairs have their own.
         draws: Degradations of each patch to average over.
         batch: Patches restored at once.
         seed: Of the noise; realisation d of patch i is the same in every run.
@@ -46,11 +46,13 @@ def patch_losses(
     losses = np.zeros(len(patches), dtype=np.float32)
     for first in range(0, len(patches), batch):
         rows = range(first, min(first + batch, len(patches)))
-        clean = np.stack(patches.read(rows)).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        found = patches.read(rows)
+        clean = np.stack([patch if patch.ndim == 3 else patch[1] for patch in found])
+        clean = clean.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
         for draw in range(draws):
             results = [
-                degrade(image, degradation, counter_rng(seed, "mining", i, draw))
-                for i, image in zip(rows, clean, strict=True)
+                degrade(image, degradation, counter_rng(seed, "mining", i, draw)) if patch.ndim == 3 else _given(patch)
+                for i, image, patch in zip(rows, clean, found, strict=True)
             ]
             images_NCHW = torch.from_numpy(np.stack([result.image for result in results])).to(device)
             inputs = [images_NCHW.contiguous(memory_format=torch.channels_last)]
@@ -60,6 +62,11 @@ def patch_losses(
             losses[rows.start : rows.stop] += np.abs(restored - clean).mean(axis=(1, 2, 3)) / draws
         progress(rows.stop)
     return losses
+
+
+def _given(pair: np.ndarray) -> Degraded:
+    """The degraded side of a patch of a pair."""
+    return Degraded(image=pair[0].transpose(2, 0, 1).astype(np.float32) / np.float32(255), level=None)
 
 
 def hardest_first(losses: np.ndarray) -> np.ndarray:

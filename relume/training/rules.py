@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -13,6 +14,9 @@ from relume.errors import ConfigError
 from relume.models.registry import ARCHITECTURES, inputs_of
 from relume.training.augmentation import mixes_levels
 from relume.training.config import EveryLevel, ResolvedPhase, ResolvedStage, Schedule
+
+if TYPE_CHECKING:
+    from relume.training.batches import TrainingCrops
 
 
 def problems(stage: ResolvedStage, network: nn.Module, *, ranks: int, side: int) -> Iterator[ConfigError]:
@@ -38,6 +42,55 @@ def problems(stage: ResolvedStage, network: nn.Module, *, ranks: int, side: int)
             )
     yield from _schedules(stage)
     yield from _method(stage, network)
+
+
+def data_problems(stage: ResolvedStage, network: nn.Module, crops: "TrainingCrops") -> Iterator[ConfigError]:
+    """What is wrong with the sets that phases draw from, which only the curated data shows.
+
+    Args:
+        stage: Its phases.
+        network: What is trained.
+        crops: Of the curated data.
+    """
+    for number, phase in enumerate(stage.phases):
+        where = f"phases[{number}].data"
+        if phase.data is not None:
+            known = sorted(set(crops.patches.table().set.tolist()))
+            if unknown := [name for name in phase.data if name not in known]:
+                yield ConfigError(
+                    "A phase names a set that is not in the curated data",
+                    where=f"{where}.{unknown[0]}",
+                    why=f"the sets with training patches are {', '.join(known)}",
+                    next_step="correct the name in recipe.yaml, or list the set with `relume data scan NAME=FOLDER`",
+                )
+                continue
+            orders = crops.mixture(phase.choices).orders
+            if empty := [name for name, order in orders.items() if not len(order.indices)]:
+                yield ConfigError(
+                    "A phase leaves no patch of a set",
+                    where=f"{where}.{empty[0]}",
+                    why="none is as sharp, and has as little flat area, as the phase asks for",
+                    next_step="lower min_sharpness or raise max_flat_fraction in recipe.yaml",
+                )
+                continue
+        if crops.draws_pairs(phase.choices):
+            yield from pair_problems(network, where=where)
+
+
+def pair_problems(network: nn.Module, *, where: str) -> Iterator[ConfigError]:
+    """Whether a network can be run on pairs, whose level nobody knows.
+
+    Args:
+        network: The network.
+        where: The key of what draws the pairs.
+    """
+    if "level" in inputs_of(network):
+        yield ConfigError(
+            "An adjustable network cannot be trained on pairs",
+            where=where,
+            why="it must be given the level of each image, and pairs have none",
+            next_step="choose sets of photographs in the phase's data, or a network that takes no level",
+        )
 
 
 def level_problems(degradation: Degradation, network: nn.Module, *, where: str) -> Iterator[ConfigError]:

@@ -6,6 +6,7 @@ every file's size and ETag, by which a prefix that was changed or copied in part
 """
 
 import functools
+import io
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from relume import s3
 from relume.errors import SourceError
 from relume.files import sha256_folder, write_bytes
 from relume.reading import as_kind, reading
-from relume.training.patches import PatchPositions
+from relume.training.patches import PatchPositions, PatchTable, read_patch_table, shard_files
 
 MANIFEST = "manifest.json"
 
@@ -44,9 +45,7 @@ def upload(folder: str | Path, address: str, *, progress: Callable[[str, int, in
         SourceError: There are no shards, or S3 is missing, silent or refuses.
     """
     folder, prefix = Path(folder), address.rstrip("/")
-    shards = sorted(folder.glob("train-*.npy"))
-    if not shards:
-        raise SourceError("There are no training patches", where=folder, next_step="run `dvc repro curate`")
+    shards = shard_files(folder)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     manifest: dict[str, Any] = {"sha256": sha256_folder(folder), "files": {}, "shards": []}
     for number, name in enumerate(names, start=1):
@@ -70,7 +69,7 @@ class _ListedFile:
 class _Shard:
     name: str
     offset: int
-    shape: Annotated[list[int], Field(min_length=4, max_length=4)]
+    shape: Annotated[list[int], Field(min_length=4, max_length=5)]
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,8 @@ class StreamedFolder:
         address: `s3://bucket/prefix`, without a slash at its end.
         sha256: Of the folder that was copied, as `relume.files.sha256_folder` gives it.
         files: Size and ETag of each file by its name.
-        shards: Of each shard of patches its `name`, `offset` of the first one in bytes, and `shape` (N, P, P, 3).
+        shards: Of each shard of patches its `name`, `offset` of the first one in bytes, and `shape`, (N, P, P, 3) or of
+            pairs (N, 2, P, P, 3).
     """
 
     address: str
@@ -100,8 +100,8 @@ class StreamedFolder:
 
     @property
     def patch_bytes(self) -> int:
-        """Of one patch."""
-        return math.prod(self.shards[0]["shape"][1:])
+        """Of the largest patch."""
+        return max(math.prod(shard["shape"][1:]) for shard in self.shards)
 
     def patches(self, cache: Path, megabytes: float) -> "StreamedPatches":
         """The training patches.
@@ -177,7 +177,8 @@ class StreamedPatches:
     def __init__(self, folder: StreamedFolder, kept: "KeptPatches"):
         self._folder, self._kept = folder, kept
         self._positions = PatchPositions(shard["shape"][0] for shard in folder.shards)
-        self.side = int(folder.shards[0]["shape"][1])
+        self.side = int(folder.shards[0]["shape"][-2])
+        self.pairs = sum(shard["shape"][0] for shard in folder.shards if len(shard["shape"]) == 5)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -187,14 +188,21 @@ class StreamedPatches:
         return list(_threads(os.getpid()).map(self._patch, indices))
 
     def _patch(self, index: int) -> np.ndarray:
-        content = self._kept.read(index)
+        number, row = self._positions[index]
+        shard = self._folder.shards[number]
+        size = math.prod(shard["shape"][1:])
+        content = self._kept.read(index, size)
         if content is None:
-            number, row = self._positions[index]
-            shard, size = self._folder.shards[number], self._folder.patch_bytes
             etag = self._folder.files[shard["name"]]["etag"]
             content = s3.read_range(f"{self._folder.address}/{shard['name']}", etag, shard["offset"] + row * size, size)
             self._kept.write(index, content)
-        return np.frombuffer(content, dtype=np.uint8).reshape(self.side, self.side, 3)
+        return np.frombuffer(content, dtype=np.uint8).reshape(shard["shape"][1:])
+
+    def table(self) -> PatchTable:
+        """See `relume.training.patches.Patches.table`."""
+        name, facts = "patches.parquet", self._folder.files["patches.parquet"]
+        where = f"{self._folder.address}/{name}"
+        return read_patch_table(io.BytesIO(s3.read_range(where, facts["etag"], 0, facts["bytes"])), where=where)
 
 
 class KeptPatches:
@@ -207,7 +215,7 @@ class KeptPatches:
     Args:
         file: Of the patches. It is made sparse and grows as they come.
         count: How many are kept.
-        size: Bytes of one.
+        size: Bytes of the largest one.
     """
 
     def __init__(self, file: Path, count: int, size: int):
@@ -215,11 +223,11 @@ class KeptPatches:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
 
-    def read(self, index: int) -> bytes | None:
-        """A patch, or None when it is not here."""
+    def read(self, index: int, size: int) -> bytes | None:
+        """A patch of so many bytes, or None when it is not here."""
         if index >= self._count:
             return None
-        record = os.pread(self._file, self._size + 4, index * (self._size + 4))
+        record = os.pread(self._file, size + 4, index * (self._size + 4))
         # Holes, and what a loss of power left half written, do not fit their checksum.
         return record[4:] if zlib.crc32(record[4:]) == int.from_bytes(record[:4], "little") and record else None
 

@@ -42,10 +42,11 @@ def validation(folder: str | Path, degradation: Degradation, seed: int) -> Calla
     """Prepares the validation crops once.
 
     Gaussian noise is validated at sigma 15, 25 and 50, clipped and rounded to 8 bits (the product's protocol), so that
-    trainings compare; any other degradation with three draws of its own.
+    trainings compare; any other degradation with three draws of its own. Of a pair the degraded image is the real one,
+    except for adjustable networks, which must be given a level.
 
     Args:
-        folder: Photographs, 8-bit RGB.
+        folder: Photographs, 8-bit RGB; the degraded images of pairs in its subfolder `degraded`.
         degradation: What the network learns to undo.
         seed: Of the degradations.
 
@@ -57,10 +58,11 @@ def validation(folder: str | Path, degradation: Degradation, seed: int) -> Calla
     """
     cases = []
     for number, path in enumerate(sorted(Path(folder).glob("[!.]*.png"))):
-        image = read_image(path).pixels
-        top, left = (max(0, side - SIDE) // 2 for side in image.shape[:2])
-        crop = image[top : top + SIDE, left : left + SIDE].transpose(2, 0, 1).astype(np.float32) / np.float32(255)
-        cases += _cases(crop, degradation, seed, number)
+        crop, degraded = _centre(path), path.parent / "degraded" / path.name
+        if degraded.exists() and degradation.level is None:
+            cases.append(_Case(torch.from_numpy(_centre(degraded)), torch.from_numpy(crop), None))
+        else:
+            cases += _cases(crop, degradation, seed, number)
     if not cases:
         raise SourceError("There are no validation photographs", where=folder, next_step="run `dvc repro curate`")
 
@@ -80,6 +82,13 @@ def validation(folder: str | Path, degradation: Degradation, seed: int) -> Calla
         return Validation(psnr=sum(values) / len(values), image=image)
 
     return validate
+
+
+def _centre(path: Path) -> np.ndarray:
+    """The centre of an image, float32 (3, H, W) in [0, 1]."""
+    image = read_image(path).pixels
+    top, left = (max(0, side - SIDE) // 2 for side in image.shape[:2])
+    return image[top : top + SIDE, left : left + SIDE].transpose(2, 0, 1).astype(np.float32) / np.float32(255)
 
 
 def _cases(crop: np.ndarray, degradation: Degradation, seed: int, number: int) -> list[_Case]:

@@ -13,7 +13,7 @@ import yaml
 
 from relume.evaluation.card import read_metrics
 from relume.files import sha256_folder
-from relume.images import save_image
+from relume.images import read_image, save_image
 from relume.models.artifact import ModelCard, save_model
 from relume.models.registry import build
 from relume.reading import read_table
@@ -71,6 +71,21 @@ def test_real_pairs_are_measured_beside_the_held_out_photographs(checkout):
         assert row["level"] == pytest.approx(12, abs=2)
         assert row["psnr"] == pytest.approx(20 * np.log10(255 / 12), abs=0.4)
     assert metrics["pairs"]["nlm"]["all"]["psnr"] > metrics["pairs"]["noisy"]["all"]["psnr"] + 1
+
+
+def test_held_out_pairs_are_measured_under_their_own_protocol(checkout):
+    """The degraded image beside a held-out one is measured as `paired`, and its clean one under the others as well."""
+    held_out, rng = checkout / "data/curated/held_out/test", np.random.default_rng(1)
+    clean = read_image(held_out / "00ff.png").pixels
+    noisy = np.clip(clean + rng.normal(0, 12, clean.shape), 0, 255).astype(np.uint8)
+    save_image(held_out / "degraded" / "00ff.png", noisy)
+    ended = evaluate(checkout, None)
+    assert ended.returncode == 0, ended.stderr
+    metrics = read_metrics(checkout / "reports" / "metrics.json")
+    assert set(metrics) == {"clipped", "unclipped", "jpeg85", "jpeg95", "paired"}
+    assert set(metrics["paired"]) == {"noisy", "blur", "nlm", "final"}
+    mse = np.mean((noisy.astype(float) - clean) ** 2)
+    assert metrics["paired"]["noisy"]["all"]["psnr"] == pytest.approx(10 * np.log10(255**2 / mse), abs=1e-3)
 
 
 def test_other_pairs_than_those_of_the_settings_are_refused(checkout):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from flows.report import PROTOCOLS, _helped, _image_rows, _table, _weak
-from relume.evaluation.card import PAIRS
+from relume.evaluation.card import PAIRED, PAIRS
 from relume.evaluation.tasks import TASKS
 from relume.images import save_image
 
@@ -64,7 +64,7 @@ def test_a_task_without_filters_is_shown_beside_its_input(tmp_path):
 def test_every_protocol_of_a_task_has_a_title():
     """A table of the report that lacks one would not be shown."""
     measured = {protocol for task in TASKS.values() for each in task.degradations for protocol in each.protocols}
-    assert set(PROTOCOLS) == measured | {PAIRS}
+    assert set(PROTOCOLS) == measured | {PAIRS, PAIRED}
 
 
 def test_a_level_at_which_a_filter_is_better_is_said():

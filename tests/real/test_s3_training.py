@@ -18,6 +18,7 @@ from relume.training.patches import PatchShards
 from relume.training.streaming import open_streamed, upload
 from tests.components.test_training_steps import ROOT, Checkout
 from tests.real.object_store import CuttingProxy
+from tests.relume.training.mixed import SIDE, write_mixed
 from tests.relume.training.test_loop import STAGE, TRAINING
 
 SECRET = "wrong-and-not-to-be-printed"
@@ -65,6 +66,21 @@ def test_patches_from_s3_are_those_of_the_shards(address, curated, tmp_path):
                 assert np.array_equal(patch, local[index])
         (file,) = (tmp_path / f"cache{kept}").glob("*/patches")
         assert file.stat().st_size == min(kept, 8) * record
+
+
+def test_pairs_and_the_table_come_from_s3_too(environment, tmp_path, request):
+    """Patches of photographs and of pairs, kept on disk or not, and the table of sets are those of the folder."""
+    (tmp_path / "curated").mkdir()
+    local = write_mixed(tmp_path / "curated", {"a": 3}, {"real": 2})
+    address = f"s3://dvc/{request.node.name}"
+    upload(tmp_path / "curated", address, progress=lambda *_: None)
+    for megabytes in (0.0, 1.0):
+        streamed = open_streamed(address).patches(tmp_path / f"cache{megabytes}", megabytes)
+        assert (len(streamed), streamed.side, streamed.pairs) == (5, SIDE, 2)
+        for _ in range(2):
+            for ours, theirs in zip(streamed.read(range(5)), local.read(range(5)), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+        assert streamed.table().set.tolist() == ["a"] * 3 + ["real"] * 2
 
 
 def test_kept_patches_spare_requests_and_a_damaged_one_is_read_again(address, curated, tmp_path, monkeypatch):

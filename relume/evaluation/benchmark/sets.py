@@ -15,9 +15,9 @@ import numpy as np
 
 from relume.errors import SourceError
 from relume.images import read_bytes, read_header, read_image, to_uint8
+from relume.ingestion.layouts import FOLDERS
 from relume.nearest import did_you_mean
 
-PAIRS = (("noisy", "clean"), ("blur", "sharp"), ("rain", "clean"))
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"}
 DATA_VARIABLE = "RELUME_DATA"
 
@@ -176,14 +176,14 @@ SETS = {
             about="camera noise, 30 of the 100 PolyU crops",
             protocol="paired",
             images=30,
-            pairs=("noisy", "clean"),
+            pairs=FOLDERS["noise"],
         ),
         ImageSet(
             name="gopro_dev",
             about="motion blur, 2 crops of GoPro",
             protocol="paired",
             images=2,
-            pairs=("blur", "sharp"),
+            pairs=FOLDERS["blur"],
         ),
         ImageSet(
             name="rain100h_dev",
@@ -191,7 +191,7 @@ SETS = {
             protocol="paired",
             images=3,
             luma=True,
-            pairs=("rain", "clean"),
+            pairs=FOLDERS["rain"],
         ),
     )
 }
@@ -218,7 +218,7 @@ def open_set(name: str, data: str | Path | None) -> ImageSet:
             why=did_you_mean(name, SETS) or "it is neither a known set nor a folder",
             next_step=f"name a folder of images, or one of: {', '.join(SETS)}",
         )
-    pairs = next((pair for pair in PAIRS if all((folder / part).is_dir() for part in pair)), None)
+    pairs = next((pair for pair in FOLDERS.values() if all((folder / part).is_dir() for part in pair)), None)
     own = ImageSet(
         name=folder.resolve().name,
         about="own images",

@@ -260,6 +260,29 @@ def test_a_recipe_for_sigma_50_is_judged_at_50_alone(tmp_path, photographs):
     assert "gain over the noisy input, sigma 15" in {check.name for check in whole.failed}
 
 
+def test_held_out_pairs_are_judged_beside_the_levels(tmp_path, photographs):
+    """Their gain is that of OpenCV's blur and scikit-image's PSNR on the real degraded image; too little is refused."""
+    import cv2
+    from skimage.metrics import peak_signal_noise_ratio
+
+    folder = tmp_path / "test"
+    shutil.copytree(photographs, folder)
+    (folder / "degraded").mkdir()
+    path = sorted(folder.glob("*.png"))[0]
+    image = cv2.imread(str(path))
+    noisy = np.clip(image + np.random.default_rng(0).normal(0, 20, image.shape), 0, 255).astype(np.uint8)
+    cv2.imwrite(str(folder / "degraded" / path.name), noisy)
+    restored = cv2.GaussianBlur(noisy[16:144, 16:144], (5, 5), 1.0, borderType=cv2.BORDER_REFLECT_101)
+    clean = image[16:144, 16:144]
+    gain = peak_signal_noise_ratio(clean, restored) - peak_signal_noise_ratio(clean, noisy[16:144, 16:144])
+    package = make_package(tmp_path / "p", blur=1.0)
+    report = measure(package, None, settings(), NOISE, folder)
+    assert value(report, "gain over the noisy input, held-out pairs") == pytest.approx(gain, abs=0.05)
+    assert value(report, "gain over the noisy input, sigma 25")
+    refused = measure(package, None, settings(min_gain_over_pairs_db=gain + 1), NOISE, folder)
+    assert [check.name for check in refused.failed] == ["gain over the noisy input, held-out pairs"]
+
+
 def test_a_model_for_jpeg_is_judged_on_qualities(tmp_path, photographs):
     """Its gains are those of OpenCV's JPEG and scikit-image's PSNR, and non-local means are no matter."""
     import cv2

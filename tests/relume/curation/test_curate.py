@@ -1,10 +1,12 @@
 """Curation of a whole folder of real photographs."""
 
 import csv
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import sklearn
 from pyarrow import parquet
 
 from relume import parallel
@@ -12,7 +14,9 @@ from relume.curation.curate import curate
 from relume.curation.quality import shrink
 from relume.errors import ServiceError, SourceError
 from relume.files import sha256_folder
-from relume.images import decode, encode, read_image
+from relume.images import decode, encode, read_image, save_image
+from relume.ingestion.ingest import Photographs, ingest
+from relume.ingestion.sources import scan
 from tests.relume.curation.photographs import ingest_arrays, skimage_photograph
 from tests.relume.curation.test_split import settings
 
@@ -165,3 +169,106 @@ def test_photographs_are_shrunk_by_averaging(ingested, tmp_path):
     assert {max(read_image(path).pixels.shape[:2]) for path in (tmp_path / "curated" / "held_out").rglob("*.png")} == {
         250
     }
+
+
+@pytest.fixture(scope="module")
+def with_pairs(tmp_path_factory):
+    """Photographs and a set of pairs, ingested and curated: crops of one photograph twice among the pairs, one of
+    them also among the photographs."""
+    folder = tmp_path_factory.mktemp("pairs")
+    own = {name: skimage_photograph(f"{name}.png")[:256, :256] for name in ("astronaut", "chelsea", "ihc", "brick")}
+    real = {
+        "left": skimage_photograph("motorcycle_left.png")[200:392, 100:292],
+        "right": skimage_photograph("motorcycle_right.png")[200:392, 100:292],
+        "rocket": skimage_photograph("rocket.jpg")[200:392, 200:392],
+        "coffee": skimage_photograph("coffee.png")[100:292, 100:292],
+        "flower": read_image(Path(sklearn.__file__).parent / "datasets" / "images" / "flower.jpg").pixels[
+            :192, 200:392
+        ],
+    }
+    noise = np.random.default_rng(0)
+    for name, image in own.items():
+        save_image(folder / "own" / f"{name}.png", image)
+    save_image(folder / "own" / "twin.png", real["coffee"])
+    for name, image in real.items():
+        for number in (1, 2):
+            noisy = np.clip(image + noise.normal(0, 20, image.shape), 0, 255).astype(np.uint8)
+            save_image(folder / "real" / "hazy" / f"{name}_{number}.png", noisy)
+        save_image(folder / "real" / "gt" / f"{name}.png", image)
+    for name in ("ingested", "curated"):
+        (folder / name).mkdir()
+    limits = {"max_megapixels": 100.0, "min_side": 16, "shard_megabytes": 100.0}
+    listing = scan([folder / "own", f"real=sots:{folder / 'real'}"])
+    ingest(listing, folder / "ingested", **limits, progress=lambda *counted: None)
+    chosen = settings(
+        patch=64,
+        stride=64,
+        flush=False,
+        clusters=2,
+        patches_per_cluster=None,
+        min_test=1,
+        min_sharpness=0,
+        max_side=128,
+    )
+    curate(folder / "ingested", folder / "curated", chosen, progress=lambda *counted: None)
+    with open(folder / "curated" / "images.csv", newline="") as file:
+        return folder / "curated", Photographs(folder / "ingested"), list(csv.DictReader(file))
+
+
+def test_each_set_is_split_and_clustered_for_itself(with_pairs):
+    """Both sets train, validate and test; no cluster has photographs of both; a scene is on one side only."""
+    _, _, images = with_pairs
+    used = [row for row in images if row["split"] != "rejected"]
+    for name in ("photographs", "real"):
+        assert {row["split"] for row in used if row["set"] == name} == {"train", "validation", "test"}
+    clusters_of = {name: {row["cluster"] for row in used if row["set"] == name} for name in ("photographs", "real")}
+    assert not clusters_of["photographs"] & clusters_of["real"]
+    sides = {}
+    for row in used:
+        sides.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(side) == 1 for side in sides.values())
+
+
+def test_duplicates_are_found_across_sets_but_not_between_pairs(with_pairs):
+    """The photograph that is the clean image of a pair is out; two pairs of one clean image both train."""
+    _, _, images = with_pairs
+    (twin,) = [row for row in images if row["address"].endswith("twin.png")]
+    assert twin["reason"] == "near_duplicate"
+    assert {row["reason"] for row in images if row["set"] == "real"} <= {"", "same_scene"}
+    trained = [row["address"] for row in images if row["set"] == "real" and row["split"] == "train"]
+    assert len(trained) == 2 * len(set(trained))
+
+
+def test_pairs_are_cut_alike_and_never_shrunk(with_pairs):
+    """A row of a shard of pairs is both images at the place that the table names; photographs are in other shards."""
+    folder, ingested, _ = with_pairs
+    manifest = {photograph.image_id: photograph for photograph in ingested.manifest}
+    rows = parquet.read_table(folder / "patches.parquet").to_pylist()
+    shards = {name: np.load(folder / name) for name in {row["shard"] for row in rows}}
+    assert [row["shard"][:5] for row in rows] == sorted((row["shard"][:5] for row in rows), reverse=True)
+    for row in rows:
+        photograph, found = manifest[row["image_id"]], shards[row["shard"]][row["row"]]
+        assert row["set"] == photograph.set
+        assert row["y"] % 64 == row["x"] % 64 == 0
+        if row["set"] == "real":
+            place = np.s_[row["y"] : row["y"] + 64, row["x"] : row["x"] + 64]
+            for cut, image in zip(found, (ingested.degraded_pixels, ingested.pixels), strict=True):
+                np.testing.assert_array_equal(cut, image(photograph)[place])
+        else:
+            assert found.shape == (64, 64, 3)
+            assert max(row["y"], row["x"]) + 64 <= 128
+    assert len({row["image_id"] for row in rows if row["set"] == "real"}) >= 4
+
+
+def test_held_out_pairs_have_their_degraded_image_beside_them(with_pairs):
+    """Every held-out pair, and no photograph, has an image of its size in the subfolder `degraded`."""
+    folder, _, images = with_pairs
+    for side in ("validation", "test"):
+        pairs = {row["image_id"] for row in images if (row["set"], row["split"]) == ("real", side)}
+        assert {path.stem for path in (folder / "held_out" / side / "degraded").iterdir()} == pairs
+        for name in pairs:
+            clean, degraded = (
+                read_image(folder / "held_out" / side / part / f"{name}.png").pixels for part in (".", "degraded")
+            )
+            assert clean.shape == degraded.shape
+            assert 15 < np.std(degraded.astype(float) - clean) < 21

@@ -165,15 +165,15 @@ def test_damage_to_the_manifest_is_found(damaged):
     """A photograph listed twice, an impossible depth and a missing column are critical."""
 
     def change(rows):
-        rows[1]["sha256"] = rows[0]["sha256"]
+        rows[1]["sha256"] = rows[0]["sha256"]  # and neither is one of a pair
         rows[2]["bit_depth"] = "7"
 
     edit_csv(damaged / "ingested" / "manifest.csv", change)
-    assert [outcome.column for outcome in failed(damaged)] == ["sha256", "bit_depth"]
+    assert [outcome.column for outcome in failed(damaged)] == ["", "bit_depth"]
     text = (damaged / "ingested" / "manifest.csv").read_text().replace(",shard\n", ",tar\n")
     (damaged / "ingested" / "manifest.csv").write_text(text)
     outcomes = {outcome.column: outcome.observed for outcome in failed(damaged)}
-    assert outcomes.keys() == {"sha256", "bit_depth", "shard", ""}
+    assert outcomes.keys() == {"bit_depth", "shard", ""}
     assert "does not exist" in outcomes["shard"]
 
 

@@ -23,9 +23,11 @@ from relume.training.config import (
     OptimizerSettings,
     Phase,
     Schedule,
+    SetChoice,
 )
 from relume.training.loop import train
 from relume.training.state import TrainingState
+from tests.relume.training.mixed import write_mixed
 from tests.relume.training.tiny import (
     LEVELS,
     SHARED,
@@ -47,6 +49,22 @@ def test_an_interrupted_training_ends_with_the_same_bits(shards, tmp_path, stop_
     with pytest.raises(Interrupted):
         run(shards, Checkpoint(tmp_path, "parts"), stop_at=stop_at)
     parts, parts_history = run(shards, Checkpoint(tmp_path, "parts"))
+    assert parts_history == whole_history
+    assert all(torch.equal(parts[key], whole[key]) for key in whole)
+
+
+@pytest.mark.parametrize("stop_at", [2, 5, 8])
+def test_an_interrupted_training_on_sets_ends_with_the_same_bits(tmp_path, stop_at):
+    """Phases that draw from sets by weights, pairs too: stopped in either, all weights equal the uninterrupted."""
+    shards = write_mixed(tmp_path, {"a": 5, "b": 4}, {"real": 3})
+    phases = (
+        Phase(steps=5, patch=8, batch=2, data={"a": 1, "real": 2}),
+        Phase(steps=4, patch=8, batch=2, data={"b": SetChoice(weight=3, select=2), "real": 1}),
+    )
+    whole, whole_history = run(shards, Checkpoint(tmp_path, "whole"), stage=stage(phases))
+    with pytest.raises(Interrupted):
+        run(shards, Checkpoint(tmp_path, "parts"), stage=stage(phases), stop_at=stop_at)
+    parts, parts_history = run(shards, Checkpoint(tmp_path, "parts"), stage=stage(phases))
     assert parts_history == whole_history
     assert all(torch.equal(parts[key], whole[key]) for key in whole)
 

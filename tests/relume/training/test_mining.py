@@ -12,6 +12,7 @@ from torch import nn
 from relume.degradations import Degradation
 from relume.training.mining import hard_count, hard_epoch, hardest_first, patch_losses
 from relume.training.patches import PatchShards
+from tests.relume.training.mixed import write_mixed
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,23 @@ def test_an_epoch_has_all_hard_patches_and_its_share_of_others(count, fraction, 
     if len(others) > 1:  # from the first of the rest to the last, gaps alike
         assert (places[0], places[-1]) == (hard, count - 1)
         assert np.ptp(np.diff(places)) <= 1
+
+
+class Given(nn.Module):
+    """Gives back its input; takes no level."""
+
+    def __init__(self):
+        super().__init__()
+        self.where = nn.Parameter(torch.zeros(()))
+
+    def forward(self, image):
+        return image
+
+
+def test_a_pair_is_ranked_by_its_own_degraded_side(tmp_path):
+    """The loss of an untouched pair is the mean difference of its sides, whatever the degradation of the others is."""
+    shards = write_mixed(tmp_path, {"a": 2}, {"real": 3})
+    found = losses(Given(), shards, degradation={"steps": [{"kind": "jpeg", "quality": [10, 10]}]}, draws=2, batch=4)
+    degraded, clean = np.moveaxis(shards.shards[-1].astype(float), 1, 0)
+    assert found[2:] == pytest.approx(np.abs(degraded - clean).mean(axis=(1, 2, 3)) / 255, rel=1e-5)
+    assert len(found) == 5
