@@ -172,16 +172,14 @@ def _group(
     accepted: Sequence[_Measured], reasons: dict[str, str], progress: Callable[[str, int, int], None]
 ) -> dict[str, str]:
     """The scene of each photograph, named by its smallest image_id; names near duplicates in `reasons`."""
-    position: dict[tuple[str, bool], int] = {}  # many pairs may have one clean image, which is compared once
+    of_file: dict[tuple[str, bool], _Measured] = {}  # many pairs may have one clean image, which is compared once
     for item in accepted:
-        position.setdefault(_clean_file(item), len(position))
-    compared: list[_Measured] = [
-        item for _, item in sorted({position[_clean_file(i)]: i for i in reversed(accepted)}.items())
-    ]
+        of_file.setdefault(_clean_file(item), item)
+    compared, position = list(of_file.values()), {file: number for number, file in enumerate(of_file)}
     fingerprints = [item.fingerprint for item in compared if item.fingerprint is not None]
     scenes = find_scenes(fingerprints, progress=lambda done, total: progress("pairs compared", done, total))
     for pair in scenes.near_duplicates:
-        keep, drop = sorted((compared[position] for position in pair), key=_preference)
+        keep, drop = sorted((compared[number] for number in pair), key=_preference)
         if not reasons[keep.photograph.image_id] and not drop.photograph.degraded:
             reasons[drop.photograph.image_id] = "near_duplicate"
     members: dict[int, list[str]] = {}
