@@ -76,7 +76,7 @@ def holds(folder: Path, report, restorer, name: str) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_camera_noise_and_photographs_train_together(tmp_path):
     """PolyU as a set of pairs beside five photographs: phases mix both, and every step works on them."""
     if not (SHARED / "polyu_dev").is_dir():
@@ -100,7 +100,7 @@ def test_camera_noise_and_photographs_train_together(tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_motion_blur_trains_from_pairs_alone(tmp_path):
     """Quarters of the two images of GoPro: a list without any photograph, and phases that name no set."""
     if not (SHARED / "gopro_dev").is_dir():
