@@ -54,7 +54,8 @@ class Stuck:
     """Patches of which the later ones are never read, or end their process."""
 
     def __init__(self, patches, ending):
-        self.patches, self.side, self.ending, self.reads = patches, patches.side, ending, 0
+        self.patches, self.side, self.pairs = patches, patches.side, patches.pairs
+        self.ending, self.reads = ending, 0
 
     def __len__(self):
         return len(self.patches)
