@@ -1,6 +1,6 @@
 """Restores many image files with one loaded model: which files, what is done already, and what became of each.
 
-While an image is restored, the next one is decoded and the one before is encoded: three images are in memory.
+While an image is restored, the next ones are decoded and those before are encoded.
 """
 
 import dataclasses
@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -150,6 +151,8 @@ def restore_files(
     opened: Opened,
     how: How,
     on_progress: Callable[[int, float, float], None] | None = None,
+    *,
+    parallel: int = 1,
 ) -> Iterator[Outcome]:
     """Restores images one after the other; one that cannot be read or written does not end the others.
 
@@ -161,6 +164,8 @@ def restore_files(
         opened: The restorer.
         how: The level, and what the results hold.
         on_progress: Called with the number of the image, the share of it that is done, and its megapixels.
+        parallel: Images that are decoded at a time, and as many that are encoded; the model restores one at a time. See
+            `in_memory`.
 
     Yields:
         What became of each, in their order.
@@ -200,18 +205,23 @@ def restore_files(
         return finish
 
     output.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        ahead, writing = reader.submit(read, jobs[0]), None
+    with ThreadPoolExecutor(parallel) as reader, ThreadPoolExecutor(parallel) as writer:
+        reading = deque(reader.submit(read, job) for job in jobs[:parallel])
+        writing: deque[Future[Outcome]] = deque()
         for number, job in enumerate(jobs):
-            image = ahead
-            if number + 1 < len(jobs):
-                ahead = reader.submit(read, jobs[number + 1])
+            image = reading.popleft()
+            reading.extend(reader.submit(read, later) for later in jobs[number + parallel : number + parallel + 1])
             finish = restored(number, job, image)
-            if writing is not None:
-                yield writing.result()
-            writing = writer.submit(finish)
-        if writing is not None:
-            yield writing.result()
+            if len(writing) == parallel:
+                yield writing.popleft().result()
+            writing.append(writer.submit(finish))
+        while writing:
+            yield writing.popleft().result()
+
+
+def in_memory(parallel: int) -> int:
+    """How many images are in memory at a time: that which is restored, and those before and after it."""
+    return 2 * parallel + 1
 
 
 def _as_image_error(error: ImageError | MemoryError, job: Job) -> ImageError:

@@ -138,6 +138,14 @@ def main() -> None:
     show_default=True,
     help="Of the colours of a JPEG or AVIF.",
 )
+@click.option(
+    "--jobs",
+    "parallel",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Of several images, so many are read and so many written at a time, while the model restores one.",
+)
 @click.option("--strip", is_flag=True, help="Leave out all metadata: EXIF, XMP, colour profile, resolution.")
 @click.option("--strip-place", is_flag=True, help="Leave out where the photograph was taken.")
 @click.option(
@@ -158,6 +166,7 @@ def restore(
     blend: float,
     quality: int | None,
     subsampling: "Subsampling",
+    parallel: int,
     strip: bool,
     strip_place: bool,
     compare: bool,
@@ -216,9 +225,9 @@ def restore(
             backend=backend,
         ) as opened:
             if dry_run:
-                _show_plan(jobs, opened, Record(Path(output), opened, how) if several else None)
+                _show_plan(jobs, opened, Record(Path(output), opened, how) if several else None, parallel)
             else:
-                _restore_files(jobs, Path(output), opened, how)
+                _restore_files(jobs, Path(output), opened, how, parallel)
         return
     progress = RestoreProgress([jobs[0].source])
     result = restore_file(
@@ -239,7 +248,7 @@ def restore(
     click.echo(f"{result}{' (default)' if level is None and result.restoration.levels else ''}", err=to_standard)
 
 
-def _restore_files(jobs: "list[Job]", output: Path, opened: "Opened", how: "How") -> None:
+def _restore_files(jobs: "list[Job]", output: Path, opened: "Opened", how: "How", parallel: int) -> None:
     """Restores images into a folder, a line for each; ends with 1 if one failed."""
     from flows.restore_files import restore_files
     from flows.restore_progress import RestoreProgress, speed
@@ -247,7 +256,7 @@ def _restore_files(jobs: "list[Job]", output: Path, opened: "Opened", how: "How"
 
     restored, skipped, failed = 0, 0, []
     progress = RestoreProgress([job.source for job in jobs])
-    for number, outcome in enumerate(restore_files(jobs, output, opened, how, progress)):
+    for number, outcome in enumerate(restore_files(jobs, output, opened, how, progress, parallel=parallel)):
         result = outcome.restored
         megapixels = result.restoration.image.shape[0] * result.restoration.image.shape[1] / 1e6 if result else 0.0
         progress.ended(number, megapixels=megapixels, skipped=not (result or outcome.failed))
@@ -269,8 +278,9 @@ def _restore_files(jobs: "list[Job]", output: Path, opened: "Opened", how: "How"
         raise click.exceptions.Exit(1)
 
 
-def _show_plan(jobs: "list[Job]", opened: "Opened", record: "Record | None") -> None:
+def _show_plan(jobs: "list[Job]", opened: "Opened", record: "Record | None", parallel: int) -> None:
     """What restoring would take, a line for each image; ends with 1 if one would fail."""
+    from flows.restore_files import in_memory
     from flows.restore_plan import plan
     from relume.durations import duration
 
@@ -284,7 +294,7 @@ def _show_plan(jobs: "list[Job]", opened: "Opened", record: "Record | None") -> 
             click.echo(f"{image.job.source} -> {image.job.target}  {size}  {cost}")
     headers = [image.header for image in planned if image.header]
     megapixels = sum(header.megapixels for header in headers)
-    memory = sum(sorted((image.bytes for image in planned), reverse=True)[:3])  # as many are in memory at a time
+    memory = sum(sorted((image.bytes for image in planned), reverse=True)[: in_memory(parallel)])
     total = f"about {duration(sum(image.seconds for image in planned))}"
     click.echo(
         f"{counted(len(headers), 'image')}, {megapixels:.1f} megapixels: {total},"

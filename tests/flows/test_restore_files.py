@@ -63,6 +63,19 @@ def test_a_folder_is_restored_whole(folder):
     np.testing.assert_array_equal(gray.pixels, convolve(read_image("in/gray.png").pixels, BLUR))
 
 
+@pytest.mark.parametrize("count", ["3", "64"])
+def test_several_at_a_time_give_the_same(folder, count):
+    """Images that are read and written side by side: the same bytes and lines in the same order, the bad one alone
+    fails; also when there are fewer images than that."""
+    one, several = restore("in", "-o", "one"), restore("in", "-o", "several", "--jobs", count)
+    assert (several.exit_code, several.stderr) == (1, one.stderr)
+    lines = [line.replace("several/", "one/") for line in several.stdout.splitlines()[:-1]]
+    assert lines == one.stdout.splitlines()[:-1]
+    written = {path.relative_to("one"): path.read_bytes() for path in Path("one").rglob("[!.]*.*")}
+    assert {path.relative_to("several"): path.read_bytes() for path in Path("several").rglob("[!.]*.*")} == written
+    assert restore("in", "-o", "several", "--jobs", count).stdout.startswith("0 restored, 5 done before, 1 failed")
+
+
 def test_what_is_done_is_skipped_until_image_model_or_options_change(folder):
     """The second call writes nothing but the changed image; another model or blend is another result."""
     restore("in", "-o", "out")
