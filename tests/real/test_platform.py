@@ -124,6 +124,7 @@ def test_a_path_that_other_programs_misread_starts_nothing(tmp_path, monkeypatch
     assert not folders["home"].exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("name", "port"), [("mlflow", "MLFLOW_PORT"), ("prefect", "PREFECT_PORT")])
 def test_two_homes_that_start_at_once(home, tmp_path, monkeypatch, name, port):
     """Both find the usual port free before either listens: the service of each runs, at an address of its own."""
@@ -202,7 +203,7 @@ def suspended(pid: int) -> set[int]:
     return {process.pid for process in processes}
 
 
-@pytest.mark.parametrize("name", ["mlflow", "triton"])
+@pytest.mark.parametrize("name", [pytest.param("mlflow", marks=pytest.mark.exhaustive), "triton"])
 def test_a_service_that_lives_and_does_not_answer_is_started_again(home, name):
     """A stopped service is named, killed when it was silent for long, and starts on its port; `down` ends it."""
     folder = home / "triton" if name == "triton" else services_folder(home)
@@ -231,6 +232,7 @@ def test_a_service_that_lives_and_does_not_answer_is_started_again(home, name):
     assert alive(pids) == []
 
 
+@pytest.mark.exhaustive
 def test_a_service_that_cannot_be_started_is_tried_later_and_later(home, monkeypatch):
     """With MLflow's store destroyed the waits double, and `status` shows why and how often it was tried."""
     (home / "mlflow").mkdir()

@@ -120,7 +120,7 @@ def test_the_first_release(home, root, picture):
     assert len(outcome.parity) == 7
 
 
-@pytest.mark.parametrize("backend", ["openvino_f32", "auto"])
+@pytest.mark.parametrize("backend", ["openvino_f32", pytest.param("auto", marks=pytest.mark.exhaustive)])
 def test_a_release_for_a_backend(home, root, picture, backend):
     """The product is served by it, its parity with float32 and with the server is kept, and the next release can have
     another; the champion it is timed against runs as it serves."""
@@ -137,6 +137,7 @@ def test_a_release_for_a_backend(home, root, picture, backend):
         assert (kept["backend"], len(kept["pictures"])) == (serves, 5)
 
 
+@pytest.mark.exhaustive
 def test_the_same_package_for_another_backend(home, root, picture):
     """It is released as a new one when `release.backend` alone changes, and once; the rollback goes back to the backend
     before, and forth again after the repository was lost, each release by its own backend."""
@@ -177,6 +178,7 @@ def test_an_adjustable_release(home, root, picture):
         assert np.array_equal(restorer.restore(picture).image, expected(root, picture))
 
 
+@pytest.mark.exhaustive
 def test_a_release_that_restores_in_eight_orientations(home, root, picture):
     """Its float tiles are tried out, proved and served; the gate says what they cost, and `relume status` how the
     champion restores. A release of uint8 tiles follows it, and a rollback serves it again."""
@@ -194,6 +196,7 @@ def test_a_release_that_restores_in_eight_orientations(home, root, picture):
     assert np.abs(served(home, picture).astype(int) - first).max() <= 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "write_older", [write_tiny_model_of_format_1, write_tiny_model_of_format_2], ids=["format 1", "format 2"]
 )
@@ -404,6 +407,7 @@ def test_a_crash_after_promoted_leaves_the_aliases_to_the_next_command(home, roo
     assert Registry(home).by_alias("denoise", "previous").number == first.version
 
 
+@pytest.mark.exhaustive
 def test_the_trial_of_a_killed_release_is_ended(home, root):
     """The next command that holds the lock on releases ends the server of a trial that nobody waits for."""
     release(root, home)
@@ -414,6 +418,7 @@ def test_the_trial_of_a_killed_release_is_ended(home, root):
     assert not trial.folder.exists()
 
 
+@pytest.mark.exhaustive
 def test_a_crash_of_the_first_promotion_is_undone(home, root):
     """Killed before the first `promoted`: the package is released anew by the same command."""
     put_package(root)
@@ -436,6 +441,7 @@ def test_rollback_undoes_a_promotion_that_was_cut_short(home, root, picture):
     assert np.array_equal(served(home, picture), good)
 
 
+@pytest.mark.exhaustive
 def test_a_rollback_that_was_cut_short_is_finished(home, root, picture):
     """Killed before `rolled_back`: the same command finishes the rollback and goes no further back."""
     release(root, home, blur=BLURS[0])
@@ -447,7 +453,7 @@ def test_a_rollback_that_was_cut_short_is_finished(home, root, picture):
     assert Ledger(home).unfinished() == ()
 
 
-@pytest.mark.parametrize("look", ["rollback", "serve"])
+@pytest.mark.parametrize("look", ["rollback", pytest.param("serve", marks=pytest.mark.exhaustive)])
 def test_a_rollback_killed_after_its_line_is_finished(home, root, picture, look):
     """Killed after `rolled_back`: status says which aliases and folders do not agree with the ledger. The next command
     makes the aliases agree, also one that ends with an error, and goes no further back; `serve` the folders too."""
