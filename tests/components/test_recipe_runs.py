@@ -23,9 +23,9 @@ from relume.recipes.recipe import names, resolve
 
 ROOT = Path(__file__).parents[2]
 RECIPES = names(ROOT / "recipes")
-# Together: networks that alternate, masks, a level, a choice of degradations. The others are of the same kinds; several
+# Together: masks, a level, a choice of degradations. The others are left to the exhaustive run, for their time; several
 # bases, a fusion and mined patches are what the demo trains.
-CROSS_SECTION = {"dynet", "hypernet_sr", "masked", "photo"}
+CROSS_SECTION = {"hypernet_sr", "masked", "photo"}
 # Of these to a decision: several degradations in one network, a model that is given a scale, two kinds of real noise.
 DECIDED = {"dynet", "hypernet_sr", "photo"}
 

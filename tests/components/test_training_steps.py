@@ -368,7 +368,7 @@ def test_several_bases_need_a_fusion(whole, tmp_path):
     assert "nafnet, restormer" in output
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_biases_alone_are_trained(whole, tmp_path):
     """Bias adaptation leaves every weight of the frozen model as it was and moves the biases that it added."""
     checkout = Checkout(tmp_path)

@@ -74,6 +74,7 @@ def test_a_run_whose_server_ends_is_one_message(toy):
     assert "run the same command again" in errors
 
 
+@pytest.mark.exhaustive
 def test_the_server_of_a_killed_run_is_ended_by_the_next(toy):
     """After kill -9 the server is an orphan; the next run ends it and starts its own."""
     toy.tell("sleep", "first", 300)

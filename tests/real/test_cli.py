@@ -186,6 +186,7 @@ def test_env_is_for_a_shell(relume):
     refused(relume("retrain"), 1, "relume up")
 
 
+@pytest.mark.exhaustive
 def test_an_official_checkpoint_becomes_an_artifact(relume):
     """A .pth file with its weights under `params` is imported by the name of its network; a wrong name is refused."""
     import torch

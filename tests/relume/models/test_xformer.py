@@ -105,7 +105,7 @@ def test_one_graph():
     contract.check_fullgraph(demo)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_onnx():
     """ONNX Runtime computes the same at two tile sizes and two batches, with padded windows at the coarse levels."""
     contract.check_onnx(demo, [(16, 16), (32, 24)])

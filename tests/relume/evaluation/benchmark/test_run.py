@@ -143,7 +143,7 @@ def test_the_list_says_which_sets_are_there(tmp_path):
     output = invoke("--list", "--data", tmp_path).output
     (set5,) = [line for line in output.splitlines() if line.startswith("  set5 ")]
     (cbsd68,) = [line for line in output.splitlines() if line.startswith("  cbsd68 ")]
-    assert set5.endswith("1 images")
+    assert set5.endswith("; 1 image")
     assert cbsd68.endswith("not present")
     assert "  salt-and-pepper" in output
 

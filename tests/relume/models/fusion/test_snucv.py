@@ -103,9 +103,8 @@ def test_what_every_network_owes():
     contract.check_fullgraph(demo, size=(16, 16))
 
 
-@pytest.mark.parametrize(
-    "size", [pytest.param((8, 8), marks=pytest.mark.slow), pytest.param((8, 16), marks=pytest.mark.exhaustive)]
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("size", [(8, 8), (8, 16)])
 def test_onnx_computes_the_same(size, monkeypatch):
     """With few blocks and short chunks of the scan, ONNX Runtime computes the same at two batches."""
     monkeypatch.setattr(mambairv2, "EXPORTED_STEPS", 4)
