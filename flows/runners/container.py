@@ -17,6 +17,9 @@ import requests
 RECORD = "container.json"  # beside a stage's clone: says how its container is made, and that there may be one
 LABEL = "relume.stage"  # of a container; the value is its stage's folder
 OUT_OF_MEMORY = 86  # exit code, between this file and the runner, of what the kernel killed at its memory limit
+USER = 10001  # of a step, where it is not the driver's own
+# The folders of RELUME_HOME that steps write: caches, checkpoints, MLflow's database and artifacts, Data Docs.
+STATE = ("cache", "checkpoints", "mlflow", "validation")
 GRACE_SECONDS = 5  # from SIGTERM to SIGKILL
 ENGINE_ERRORS = (docker.errors.DockerException, requests.RequestException)
 

@@ -17,16 +17,13 @@ import docker
 
 from flows.graph import Stage
 from flows.runners import Run, StageResult, out_of_memory
-from flows.runners.container import ENGINE_ERRORS, LABEL, OUT_OF_MEMORY, RECORD, end_containers
+from flows.runners.container import ENGINE_ERRORS, LABEL, OUT_OF_MEMORY, RECORD, STATE, USER, end_containers
 from flows.runners.subprocess import SubprocessRunner
 from relume.errors import ConfigError, ServiceError, StageFailedError, UserError
 from relume.files import write_json, write_text
 from relume.home import sqlite_file, tracking_uri
 from relume.ingestion.lists import LIST, source_folders
 
-# The folders of RELUME_HOME that steps write: caches, checkpoints, MLflow's database and artifacts, Data Docs.
-STATE = ("cache", "checkpoints", "mlflow", "validation")
-USER = 10001  # of the steps of a driver that is root
 MOST_PROCESSES = 1024
 # What a step gets of the driver's environment, beside what the runner sets.
 _HANDED_ON = ("AWS_", "LOGNAME", "MLFLOW_", "OMP_", "PYTHONUTF8", "RELUME_HOME", "RELUME_RUN")

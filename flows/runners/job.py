@@ -9,15 +9,13 @@ import re
 from typing import Any
 
 from flows.graph import Stage
-from flows.runners.container import FIRST, GRACE_SECONDS
+from flows.runners.container import FIRST, GRACE_SECONDS, STATE, USER
 
 WORK = "/workspace"
 HOME = f"{WORK}/home"  # RELUME_HOME of the pod; it is gone with it
 FILES = "/run/relume"  # the files of the Secret
 BUNDLE = "commit.bundle"
 FETCH, STEP, KEEP = "fetch", "step", "keep"  # the containers
-STATE = ("cache", "checkpoints", "mlflow", "validation")
-USER = 10001
 KEPT_SECONDS = 24 * 3600  # a Job that ended while no driver was there
 
 _FETCH = f"""\

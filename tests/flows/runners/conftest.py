@@ -50,3 +50,14 @@ def containers(client, folder):
     """The containers of the stages whose folders are below one."""
     found = client.containers.list(all=True, filters={"label": LABEL}, sparse=True)
     return [container for container in found if container.attrs["Labels"][LABEL].startswith(str(folder))]
+
+
+def change_meta(toy, what, to):
+    """Changes what the first stage needs."""
+    toy.write("dvc.yaml", (toy.root / "dvc.yaml").read_text().replace(what, to, 1))
+
+
+def first_does(toy, code):
+    """Puts code before what the first step does."""
+    file = "components/first/__main__.py"
+    toy.write(file, code + "\n" + (toy.root / file).read_text())

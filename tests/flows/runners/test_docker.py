@@ -18,7 +18,7 @@ from flows.runners.docker import DockerRunner, ImageMissingError
 from flows.runners.subprocess import end_leftovers
 from relume.errors import ConfigError, ServiceError, StageFailedError
 from relume.home import tracking_uri
-from tests.flows.runners.conftest import containers, serve
+from tests.flows.runners.conftest import change_meta, containers, first_does, serve
 from tests.flows.tiny import make_tiny
 from tests.flows.toy import wait_until
 
@@ -35,17 +35,6 @@ def runner_of(toy, *arguments, **options):
 def run_first(toy, *arguments):
     """Runs the first stage of the repository as it is now."""
     return runner_of(toy, *arguments).run(read_graph(toy.root).stages["first"], "")
-
-
-def change_meta(toy, what, to):
-    """Changes what the first stage needs."""
-    toy.write("dvc.yaml", (toy.root / "dvc.yaml").read_text().replace(what, to, 1))
-
-
-def first_does(toy, code):
-    """Puts code before what the first step does."""
-    file = "components/first/__main__.py"
-    toy.write(file, code + "\n" + (toy.root / file).read_text())
 
 
 def test_containers_give_the_lock_of_dvc_repro(engine, toy, built):

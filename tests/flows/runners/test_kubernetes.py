@@ -21,6 +21,7 @@ from flows.runners.kubernetes import KubernetesRunner
 from flows.runners.subprocess import end_leftovers
 from relume.errors import ConfigError, ServiceError, StageFailedError
 from tests.flows.runners.cluster import FOLDER, PODMAN, PROGRAMS, Node, api_server
+from tests.flows.runners.conftest import change_meta, first_does
 from tests.flows.toy import copy_toy, wait_until
 from tests.real.object_store import object_store
 
@@ -99,17 +100,6 @@ def runner_of(toy, *arguments, name="r1"):
 def run_first(toy, *arguments):
     """Runs the first stage of the repository as it is now."""
     return runner_of(toy, *arguments).run(read_graph(toy.root).stages["first"], "")
-
-
-def change_meta(toy, what, to):
-    """Changes what the first stage needs."""
-    toy.write("dvc.yaml", (toy.root / "dvc.yaml").read_text().replace(what, to, 1))
-
-
-def first_does(toy, code):
-    """Puts code before what the first step does."""
-    file = "components/first/__main__.py"
-    toy.write(file, code + "\n" + (toy.root / file).read_text())
 
 
 def test_jobs_give_the_lock_of_dvc_repro_and_no_job_runs_for_what_the_remote_has(away, built, tmp_path):
