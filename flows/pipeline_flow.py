@@ -17,9 +17,9 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import INPUTS, RUN_ID
 from prefect.futures import PrefectFuture
 
+from flows.container_images import remember_images
 from flows.dvc_commands import run_dvc
 from flows.graph import Graph, Stage, read_graph, read_store
-from flows.images import remember_images
 from flows.lint import require_sound
 from flows.lock import merge, read_lock, write_lock
 from flows.report import write_report

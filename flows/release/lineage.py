@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from flows.container_images import images_of
 from flows.dvc_commands import run_dvc
-from flows.images import images_of
 from flows.lock import hashes_of, read_lock
 from flows.release.package import Package
 from flows.run_commit import commit_run

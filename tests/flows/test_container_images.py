@@ -1,6 +1,6 @@
 """Which image made what dvc.lock names."""
 
-from flows.images import images_of, remember_images
+from flows.container_images import images_of, remember_images
 from flows.lock import entry_of, merge
 from flows.runners import StageResult
 

@@ -14,7 +14,7 @@ def remember_images(home: Path, results: Iterable[StageResult]) -> None:
     """Keeps the image of each stage that ran in a container.
 
     Args:
-        home: RELUME_HOME; the hash of each image goes into a file of `images`.
+        home: RELUME_HOME; the hash of each image goes into a file of `container_images`.
         results: What the stages of a run ended with.
     """
     for result in results:
@@ -35,4 +35,4 @@ def images_of(home: Path, lock: str) -> dict[str, str]:
 
 def _file(home: Path, entry: str) -> Path:
     """The file of a stage's entry; a stage that reads or writes anything else has another one."""
-    return home / "images" / hashlib.sha256(entry.encode()).hexdigest()
+    return home / "container_images" / hashlib.sha256(entry.encode()).hexdigest()
