@@ -1,19 +1,20 @@
 """Runs the graph as a Prefect flow, from the command line or from another flow."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from flows.graph import read_graph
 from flows.lint import require_sound
 from flows.prefect_settings import prefect_errors, use_local_prefect
 from flows.run_commit import check_repository
+from relume.params import RunnerName
 
 
 def run(
     root: Path,
     home: Path,
     stages: list[str] | None = None,
-    runner: Literal["subprocess", "docker", "kubernetes"] | None = None,
+    runner: RunnerName | None = None,
 ) -> dict[str, Any]:
     """Runs the stages of a checkout's graph that are not up to date, in parallel where the graph allows.
 

@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import prefect.runtime
 from prefect import flow, get_run_logger, task
@@ -34,6 +34,7 @@ from relume.errors import NOT_WORTH_RETRYING, RelumeError, StageFailedError, Use
 from relume.home import relume_home
 from relume.ingestion.lists import list_in_use, own_list
 from relume.ingestion.sources import moved_files, read_sources
+from relume.params import RunnerName
 from relume.params_file import read_values
 from relume.reading import read_as
 
@@ -49,7 +50,7 @@ def pipeline(
     repository: str,
     stages: list[str] | None = None,
     home: str | None = None,
-    runner: Literal["subprocess", "docker", "kubernetes"] | None = None,
+    runner: RunnerName | None = None,
 ) -> dict[str, Any]:
     """Runs the stages of a checkout's graph that are not up to date.
 

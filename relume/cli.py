@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flows.restore import How, Opened
     from flows.restore_files import Job, Record
     from relume.images import Subsampling
+    from relume.params import RunnerName
     from relume.recipes.check import Report
     from relume.serving.backends import Asked
     from relume.serving.mixed_precision import LowPrecision
@@ -211,19 +212,18 @@ def restore(
         quality=quality,
         subsampling=subsampling,
     )
-    orientations = int(self_ensemble) if self_ensemble else None
+    asked: dict[str, Any] = {
+        "server": server,
+        "product": product,
+        "model": model,
+        "orientations": int(self_ensemble) if self_ensemble else None,
+        "tile": tile,
+        "backend": backend,
+    }
     several = is_folder(sources, output)
     jobs = jobs_of(sources, output) if several else [Job(Path(sources[0]), Path(output))]
     if several or dry_run:
-        with open_restorer(
-            Path(),
-            server=server,
-            product=product,
-            model=model,
-            orientations=orientations,
-            tile=tile,
-            backend=backend,
-        ) as opened:
+        with open_restorer(Path(), **asked) as opened:
             if dry_run:
                 _show_plan(jobs, opened, Record(Path(output), opened, how) if several else None, parallel)
             else:
@@ -233,12 +233,7 @@ def restore(
     result = restore_file(
         sources[0],
         output,
-        server=server,
-        product=product,
-        model=model,
-        orientations=orientations,
-        tile=tile,
-        backend=backend,
+        **asked,
         how=how,
         on_progress=lambda share, megapixels: progress(0, share, megapixels),
     )
@@ -447,9 +442,7 @@ def pipeline() -> None:
     type=click.Choice(["subprocess", "docker", "kubernetes"]),
     help="Run stages as processes, in containers or as Jobs of a cluster; in place of `runner` in params.yaml.",
 )
-def pipeline_run(
-    stages: tuple[str, ...], source: tuple[str, ...], runner: Literal["subprocess", "docker", "kubernetes"] | None
-) -> None:
+def pipeline_run(stages: tuple[str, ...], source: tuple[str, ...], runner: "RunnerName | None") -> None:
     """Run the graph with Prefect: the named STAGES and those before them.
 
     Without names, all stages. Finished stages whose inputs are the same are not repeated.

@@ -32,6 +32,7 @@ def _base_name(name: str) -> str:
     return name
 
 
+RunnerName = Literal["subprocess", "docker", "kubernetes"]
 BaseName = Annotated[str, AfterValidator(_base_name)]
 
 
@@ -216,7 +217,7 @@ class Params(Settings):
     package: PackageSettings
     release: ReleaseSettings
     monitor: MonitorSettings = MonitorSettings()
-    runner: Literal["subprocess", "docker", "kubernetes"] = "subprocess"
+    runner: RunnerName = "subprocess"
 
     @field_validator("release")
     @classmethod

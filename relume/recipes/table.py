@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from relume.counts import counted
 from relume.evaluation.tasks import TASKS
 from relume.inference.plan import Inference
 from relume.recipes.recipe import Recipe, load, names, resolve
@@ -47,8 +48,7 @@ def _training(sections: dict[str, Any]) -> str:
 def _phases(stage: dict[str, Any]) -> str:
     sides = sorted({phase["patch"] for phase in stage["phases"]})
     span = f"{sides[0]} to {sides[-1]}" if len(sides) > 1 else f"{sides[0]}"
-    count = len(stage["phases"])
-    return f"in {count} phase{'s' if count > 1 else ''} of side {span}"
+    return f"in {counted(len(stage['phases']), 'phase')} of side {span}"
 
 
 def _measured(recipe: Recipe, levels: dict[str, list[float]]) -> str:
