@@ -80,7 +80,8 @@ def served_folder(folder: str | Path) -> Path:
     Raises:
         ModelMissingError: It is none of them.
     """
-    for place in (Path(folder), Path(folder) / "serving", *Path(folder).absolute().parents[3:4]):
+    of_file = Path(folder).absolute().parents[3:4] if Path(folder).is_file() else ()
+    for place in (Path(folder), Path(folder) / "serving", *of_file):
         if (place / "serving.json").is_file():
             return place
     raise ModelMissingError(

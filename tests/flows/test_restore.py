@@ -230,6 +230,17 @@ def test_level_of_a_model_that_takes_none(checkout):
     assert result.stdout.endswith("by models/exported\n")
 
 
+def test_a_file_that_is_not_there_names_no_model(checkout):
+    """A mistyped ONNX file is refused, although the folder that it would be in belongs to a served model."""
+    write_tiny_model(checkout / "models" / "exported")
+    onnx = onnx_path("models/exported")
+    restore_file("noisy.png", "clean.png", model=onnx)
+    assert (checkout / "clean.png").exists()
+    with pytest.raises(ModelMissingError, match=r"modle\.onnx"):
+        restore_file("noisy.png", "other.png", model=onnx.with_name("modle.onnx"))
+    assert not (checkout / "other.png").exists()
+
+
 def test_only_what_was_released_restores(checkout, released):
     """A package whose model was replaced is refused, also when it states the hash of what it holds now."""
     onnx = next((checkout / "package").rglob("model.onnx"))
