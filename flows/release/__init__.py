@@ -41,16 +41,11 @@ def steps(root: Path, home: Path, rollout: dict[str, float] | None = None) -> li
     """
     from flows.embedded_triton import EmbeddedTriton
     from flows.release.ledger import Ledger
-    from flows.release.package import open_package
-    from flows.release.release import rolled_out_as
-    from relume.params import load_params
-    from relume.serving.repository import backend_of_release
+    from flows.release.release import serves_already, what_to_release
 
-    package = open_package(root / "package")
-    settings = rolled_out_as(load_params(root), rollout).release
-    champion = Ledger(home).current(package.product)
-    backend = champion and backend_of_release(EmbeddedTriton(home).repository, champion.model)
-    if champion and champion.package == package.sha256 and settings.backend in ("auto", backend):
+    params, package = what_to_release(root, rollout)
+    settings, champion = params.release, Ledger(home).current(package.product)
+    if champion and serves_already(champion, package, settings, EmbeddedTriton(home).repository):
         return [f"{package.model} serves {package.product} already; nothing would be done"]
     lines = [f"register    {package.model} as a version of {package.product}"]
     lines.append(f"gate        {f'against {champion.model}' if champion else 'against the baseline of its task'}")

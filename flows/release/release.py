@@ -131,21 +131,12 @@ def release_package(
         ParityError: The served path differs; what served before still serves.
         ReleaseError: The server cannot serve it; what served before still serves.
     """
-    params = rolled_out_as(load_params(root), rollout)
-    package = open_package(root / "package")
-    if package.product != params.package.product:
-        raise UserError(
-            "The package is of another product",
-            where=package.folder,
-            why=f"it is of {package.product}, and package.product in recipe.yaml is {params.package.product}",
-            next_step="build the package again with `relume pipeline run`, or correct package.product",
-        )
+    params, package = what_to_release(root, rollout)
     with release_lock(home) as this, reach_server(server, home) as (address, control):
         product = ServedProduct(package.product, home, address, control, registry or Registry(home))
         repaired = product.reconcile()
         current = product.current
-        serves = models.backend_of_release(product.repository, current.model) if current else None
-        if current and current.package == package.sha256 and params.release.backend in ("auto", serves):
+        if current and serves_already(current, package, params.release, product.repository):
             product.move_aliases()
             return ReleaseOutcome(release=current, server=address, promoted=False, repaired=repaired)
         lineage = lineage or read_lineage(root, package, home)
@@ -166,14 +157,40 @@ def release_package(
     )
 
 
-def rolled_out_as(params: Params, rollout: dict[str, float] | None) -> Params:
-    """Parameters with other values of `release.rollout`, which are there then; the same for none."""
-    if not rollout:
-        return params
-    before = params.release.rollout
-    values = (before.model_dump() if before else dict.fromkeys(("canary", "shadow"), 0.0)) | rollout
-    release = params.release.model_copy(update={"rollout": RolloutSettings.model_validate(values)})
-    return params.model_copy(update={"release": release})
+def what_to_release(root: Path, rollout: dict[str, float] | None) -> tuple[Params, Package]:
+    """The parameters of a checkout, with other values of `release.rollout` if there are any, and its package.
+
+    Raises:
+        ModelMissingError: There is no package.
+        UserError: The package is of another product than the checkout.
+    """
+    params, package = load_params(root), open_package(root / "package")
+    if package.product != params.package.product:
+        raise UserError(
+            "The package is of another product",
+            where=package.folder,
+            why=f"it is of {package.product}, and package.product in recipe.yaml is {params.package.product}",
+            next_step="build the package again with `relume pipeline run`, or correct package.product",
+        )
+    if rollout:
+        before = params.release.rollout
+        values = (before.model_dump() if before else dict.fromkeys(("canary", "shadow"), 0.0)) | rollout
+        release = params.release.model_copy(update={"rollout": RolloutSettings.model_validate(values)})
+        params = params.model_copy(update={"release": release})
+    return params, package
+
+
+def serves_already(current: Release, package: Package, settings: ReleaseSettings, repository: Path) -> bool:
+    """Whether what serves is a package, by the backend of the settings.
+
+    Args:
+        current: What serves.
+        package: The package.
+        settings: Of a release.
+        repository: Triton's model repository.
+    """
+    by = models.backend_of_release(repository, current.model)
+    return current.package == package.sha256 and settings.backend in ("auto", by)
 
 
 def register(product: ServedProduct, package: Package, lineage: Lineage, params: Params, held_out: Path) -> Candidate:

@@ -121,3 +121,6 @@ def test_what_would_happen(tmp_path, monkeypatch):
     for event in ("promoting", "promoted"):
         Ledger(home).append(event, Release(product="denoise", package=package.sha256, version="2", model=package.model))
     assert shown() == [f"{package.model} serves denoise already; nothing would be done"]
+    put_package(root, product="dejpeg")
+    refused = CliRunner().invoke(main, ["release", "--dry-run"])
+    assert (refused.exit_code, "of another product" in refused.stderr) == (2, True)
