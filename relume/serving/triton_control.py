@@ -172,7 +172,8 @@ class TritonControl:
             ServerRefusedError: The server cannot load it.
             ServerUnreachableError: The server does not answer, or the load did not end in time.
         """
-        os.utime(Path(repository) / release / "1" / "model.py")  # Triton passes over a model whose files are unchanged
+        # Triton passes over a model whose files are unchanged. Each has this one, whatever computes it.
+        os.utime(Path(repository) / release / "1" / "model.onnx")
         self._load(release)
         self.probe(release)
 
