@@ -206,10 +206,10 @@ class Gateway:
 
         def run() -> None:
             try:
-                with TritonRestorer(self._server, name, key=self._key) as candidate:
-                    started = time.perf_counter()
-                    image = candidate.restore(pixels, level=wanted.level).image
-                    slower = (time.perf_counter() - started) / seconds
+                candidate = self.restorer(name)
+                started = time.perf_counter()
+                image = candidate.restore(pixels, level=wanted.level).image
+                slower = (time.perf_counter() - started) / seconds
                 agreement = min(psnr(to_uint8(image), to_uint8(restoration.image)), EQUAL)
                 self._note(lambda requests: requests.add_shadow(name, psnr=agreement, slower=slower))
             except RelumeError as error:

@@ -79,7 +79,7 @@ def measure_request(
 
 
 def _seam(removed: np.ndarray, starts: list[int], cut: int, inference: Inference) -> float:
-    """By how many levels what was removed changes more across the borders of tiles than beside them.
+    """By how many levels what was removed changes more across the borders of the first window's tiles than beside them.
 
     Args:
         removed: (L, W) levels.
