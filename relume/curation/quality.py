@@ -9,7 +9,7 @@ import numpy as np
 _NOISE_BLOCK = 32
 # Longer sides are shrunk to this before the sharpness is measured: at its full size a good photograph of a camera has
 # as little contrast between neighbouring pixels as a blurred small one.
-_SHARPNESS_SIDE = 1024
+SHARPNESS_SIDE = 1024
 # The share of the smoothest blocks that the noise is read from; the others hold texture as well.
 _SMOOTH_QUANTILE = 0.1
 _FLAT_BLOCK = 8
@@ -47,7 +47,7 @@ def quality(pixels: np.ndarray) -> Quality:
         pixels: (H, W, 3) RGB uint8; each side at least 32 pixels.
     """
     luma = gray(pixels)
-    sharp = sharpness(gray(shrink(pixels, _SHARPNESS_SIDE)))
+    sharp = sharpness(gray(shrink(pixels, SHARPNESS_SIDE)))
     return Quality(sharpness=sharp, noise_sigma=noise_sigma(luma), flat_fraction=flat_fraction(luma))
 
 
