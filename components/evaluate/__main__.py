@@ -68,10 +68,12 @@ def main() -> None:
             save_image(folder / "pictures" / f"{image_id}_clean.png", image)
         runs = evaluate_held_out(clean, networks, params, inference, levels=levels)
         if held_out := held_out_pairs(TEST):
-            found = evaluate_pairs(held_out, networks["final"], params, inference, levels=levels, protocol=PAIRED)
+            found = evaluate_pairs(
+                lambda: held_out, networks["final"], params, inference, levels=levels, protocol=PAIRED
+            )
             runs = itertools.chain(runs, found)
         if pairs is not None:
-            found = evaluate_pairs(pairs.examples(), networks["final"], params, inference, levels=levels)
+            found = evaluate_pairs(pairs.examples, networks["final"], params, inference, PAIRS, levels=levels)
             runs = itertools.chain(runs, found)
         for row, images in runs:
             scores += row

@@ -24,7 +24,7 @@ from torch import nn
 from relume.curation.quality import image_noise
 from relume.degradations import add_gaussian_noise, compress_jpeg, counter_rng
 from relume.errors import SourceError
-from relume.evaluation.baselines import block_matching, gaussian_blur, non_local_means
+from relume.evaluation.baselines import best_filters, block_matching, filters, gaussian_blur, non_local_means
 from relume.evaluation.benchmark.protocols import PROTOCOLS, Protocol, make_input
 from relume.evaluation.benchmark.sets import Example, ImageSet, open_set
 from relume.evaluation.card import PAIRED, PAIRS
@@ -160,7 +160,7 @@ def evaluate_held_out(
                     before, shown = shown, to_8_bit(degraded)
                     # The baselines take 8-bit input only, which is the same clipped and unclipped.
                     if before is None or not np.array_equal(before, shown):
-                        baselines = _task_baselines(shown, level, settings)
+                        baselines = _baselines(shown, level, settings)
                     run = _runner(protocol, degraded, shown, inference)
                     first = protocol == degradation.protocols[0]
                     restored = {name: run(network) for name, network in (leveled if first else final).items()}
@@ -205,55 +205,61 @@ def open_pairs(given: Pairs) -> ImageSet:
 
 
 def evaluate_pairs(
-    pairs: Iterable[Example],
+    pairs: Callable[[], Iterable[Example]],
     final: nn.Module,
     settings: EvaluateSettings,
     inference: Inference,
+    protocol: str,
     *,
     levels: LevelRange | None = None,
-    protocol: str = PAIRS,
 ) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
     """Runs the final model on real pairs, in tiles as it is served; of a task of noise the classical denoisers as well.
 
-    What needs a sigma is given an estimate from the noisy image, since nobody knows the level of a real one: the
-    one of `relume.curation.quality.image_noise`.
+    The filters are at the one setting that is best on these pairs (`relume.evaluation.baselines.best_filters`). What
+    else needs a sigma is given an estimate from the noisy image, since nobody knows the level of a real one: the one
+    of `relume.curation.quality.image_noise`.
 
     Args:
-        pairs: Both images uint8 (H, W, 3).
+        pairs: Gives the pairs, from the first one at each call; both images uint8 (H, W, 3).
         final: In eval mode.
         settings: The task, and whether BM3D is measured.
         inference: How the final model is served; in tiles no larger than a photograph.
-        levels: Those of an adjustable model.
         protocol: What the scores are called: `pairs`, or `paired` for held-out pairs.
+        levels: Those of an adjustable model.
 
     Yields:
         For each pair the scores, and the 8-bit images by system name.
     """
-    for pair in pairs:
-        assert pair.degraded is not None
-        noisy = pair.degraded
+    of_noise = settings.the_task.input == "noisy"
+    best = best_filters((_degraded(pair), pair.clean) for pair in pairs()) if of_noise else {}
+    for pair in pairs():
+        noisy = _degraded(pair)
         sigma = round(image_noise(noisy), 2)
         given = level_for(levels, "sigma", sigma)
         network = final if given is None else at_level(final, given)
         restore = tiled(network, inference.within(*noisy.shape[:2]), batch=2)
         images = {settings.the_task.input: noisy}
-        if settings.the_task.input == "noisy":
-            images |= _baselines(noisy, sigma, bm3d=settings.bm3d)
+        images |= {name: filters()[name][setting](noisy) for name, setting in best.items()}
+        if of_noise and settings.bm3d:
+            images["bm3d"] = block_matching(noisy, sigma)
         images["final"] = restore(noisy)
         where = {"image_id": pair.image_id, "level": sigma, "protocol": protocol}
         unrounded = noisy.astype(np.float32) / np.float32(255)
         yield _scores(images, pair.clean, unrounded, PROTOCOLS["paired"], **where), images
 
 
-def _task_baselines(image: np.ndarray, level: float, settings: EvaluateSettings) -> dict[str, np.ndarray]:
-    """The baselines of a task on an 8-bit image, by system name; the input itself is none of them."""
-    return _baselines(image, level, bm3d=settings.bm3d) if settings.the_task.baseline == "nlm" else {}
+def _degraded(pair: Example) -> np.ndarray:
+    """The degraded image of a pair, which a set of pairs always has."""
+    assert pair.degraded is not None
+    return pair.degraded
 
 
-def _baselines(noisy: np.ndarray, sigma: float, *, bm3d: bool) -> dict[str, np.ndarray]:
-    """What the denoisers without a network make of an 8-bit image, by system name."""
+def _baselines(noisy: np.ndarray, sigma: float, settings: EvaluateSettings) -> dict[str, np.ndarray]:
+    """What the baselines of a task make of an 8-bit image, by system name; the input itself is none of them."""
+    if settings.the_task.baseline != "nlm":
+        return {}
     images = {"blur": gaussian_blur(noisy, sigma), "nlm": non_local_means(noisy, sigma)}
-    if bm3d:
+    if settings.bm3d:
         images["bm3d"] = block_matching(noisy, sigma)
     return images
 
