@@ -6,22 +6,26 @@ A curated folder holds
   was rejected, the reason;
 - `train-00000.npy`, `pairs-00000.npy`, ... and `patches.parquet`: see `relume.curation.patches`;
 - `held_out/validation/<image_id>.png` and `held_out/test/<image_id>.png`: 8-bit RGB; the degraded image of a pair is
-  in a subfolder, `degraded/<image_id>.png`.
+  in a subfolder, `degraded/<image_id>.png`;
+- with a rule `keep`, `scores.parquet`: the scores of every photograph, its rank in its set by each score of the rule,
+  and the reason if it was rejected; what was rejected before the rule has no further scores and no ranks.
 
 Scenes are found among all sets, so that no set trains on what another one holds out. Split, clusters and quotas are
 those of each set; a scene that is in several sets counts for the first of their names. Of a pair the clean image is
 measured, and both are cut alike.
 
-Reasons: `smaller_than_patch`, `blurred`, `noisy`, `flat`, `near_duplicate` (a better copy is kept) and
-`same_scene` (another photograph of a held-out scene is kept, so that each scene counts once). A pair is no near
-duplicate of another pair: what degrades them is not the same.
+Reasons: `smaller_than_patch`, `blurred`, `noisy`, `flat`, `not_best_niqe` and the like (the first score of the rule by
+which it is not among the best), `near_duplicate` (a better copy is kept) and `same_scene` (another photograph of a
+held-out scene is kept, so that each scene counts once). A pair is no near duplicate of another pair: what degrades them
+is not the same.
 """
 
 import csv
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +33,9 @@ from relume.curation.diversity import clusters, descriptor
 from relume.curation.duplicates import Fingerprint, find_scenes, fingerprint
 from relume.curation.patches import Patch, PatchShardWriter, choose_patches, find_patches
 from relume.curation.quality import Quality, gray, quality, shrink
-from relume.curation.settings import CurateSettings
+from relume.curation.scores import Scores, scores
+from relume.curation.selection import outside, rank
+from relume.curation.settings import CurateSettings, KeepBest
 from relume.curation.split import split_scenes
 from relume.images import save_image, to_uint8
 from relume.ingestion.ingest import UNNAMED, Photograph, Photographs, Place
@@ -50,6 +56,7 @@ class _Measured:
 
     photograph: Photograph
     quality: Quality
+    scores: Scores | None  # where a rule needs them
     patches: list[Patch]
     fingerprint: Fingerprint | None
     descriptor: np.ndarray | None
@@ -77,7 +84,8 @@ def curate(
     photographs = Photographs(ingested)
     measured = _measure_all(photographs, settings, progress)
     reasons = {item.photograph.image_id: item.reason for item in measured}
-    accepted = [item for item in measured if not item.reason]
+    ranks = _keep_best(measured, reasons, settings.keep) if settings.keep else {}
+    accepted = [item for item in measured if not reasons[item.photograph.image_id]]
 
     scene_of = _group(accepted, reasons, progress)
     accepted = [item for item in accepted if not reasons[item.photograph.image_id]]
@@ -96,6 +104,8 @@ def curate(
             held_out_scenes.add(scene)
 
     _write_images(folder / "images.csv", measured, scene_of, side_of, cluster_of, reasons)
+    if settings.keep:
+        _write_scores(folder / "scores.parquet", measured, ranks, reasons)
     trained = [item for item in accepted if side_of.get(item.photograph.image_id) == "train"]
     chosen: set[str] = set()
     for cluster in sorted({cluster_of[item.photograph.image_id] for item in trained}):
@@ -155,11 +165,32 @@ def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSetting
     return _Measured(
         photograph=photograph,
         quality=measured,
+        scores=scores(pixels) if settings.keep and not reason else None,
         patches=patches,
         fingerprint=None if reason else fingerprint(pixels),
         descriptor=None if reason else descriptor(pixels),
         reason=reason,
     )
+
+
+def _figures(item: _Measured) -> dict[str, float]:
+    return asdict(item.quality) | (asdict(item.scores) if item.scores else {})
+
+
+def _keep_best(measured: Sequence[_Measured], reasons: dict[str, str], rule: KeepBest) -> dict[str, dict[str, int]]:
+    """The ranks of each photograph that is left, by score; names those that the rule rejects in `reasons`."""
+    ranks: dict[str, dict[str, int]] = {}
+    left = sorted((item for item in measured if not item.reason), key=lambda item: item.photograph.image_id)
+    for of_set in {item.photograph.set for item in left}:
+        names = [item.photograph.image_id for item in left if item.photograph.set == of_set]
+        figures = [_figures(item) for item in left if item.photograph.set == of_set]
+        by_score: dict[str, np.ndarray] = {
+            score: rank(score, [of_one[score] for of_one in figures]) for score in rule.by
+        }
+        for position, (name, score) in enumerate(zip(names, outside(by_score, rule.fraction), strict=True)):
+            ranks[name] = {f"rank_{score}": int(by_score[score][position]) for score in rule.by}
+            reasons[name] = score and f"not_best_{score}"
+    return ranks
 
 
 def _preference(item: _Measured) -> tuple[bool, bool, int, float, str]:
@@ -249,6 +280,23 @@ def _write_images(
                     reasons[name],
                 ]
             )
+
+
+def _write_scores(
+    path: Path, measured: Sequence[_Measured], ranks: dict[str, dict[str, int]], reasons: dict[str, str]
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    unranked: dict[str, Any] = dict.fromkeys(next(iter(ranks.values()), {}))
+    further: dict[str, Any] = dict.fromkeys(field.name for field in fields(Scores))
+    rows = []
+    for item in measured:
+        photograph = item.photograph
+        file = {name: getattr(photograph, name) for name in ("image_id", "set", "width", "height", "bit_depth")}
+        name = photograph.image_id
+        rows.append(file | further | _figures(item) | unranked | ranks.get(name, {}) | {"reason": reasons[name]})
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
 def _write_patches(

@@ -1,8 +1,28 @@
 """The settings of `curate`, one frozen model that refuses unknown keys."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from relume.settings import Settings
+
+ScoreName = Literal[
+    "sharpness", "sharpness_native", "niqe", "niqe_native", "brisque", "brisque_native", "blur", "noise_sigma",
+    "flat_fraction", "clipped", "blockiness", "jpeg_quality", "entropy",
+]  # fmt: skip
+
+
+class KeepBest(Settings):
+    """The rule by which only the best photographs of each set are kept.
+
+    Attributes:
+        fraction: Share of the photographs that are the best by one score; those that are among them by all scores
+            are kept.
+        by: The scores, see docs/data.md.
+    """
+
+    fraction: float = Field(gt=0, le=1)
+    by: tuple[ScoreName, ...] = Field(min_length=1)
 
 
 class CurateSettings(Settings):
@@ -20,6 +40,8 @@ class CurateSettings(Settings):
         min_sharpness: Photographs below this variance of the Laplacian, at a size of at most 1024 pixels a side, are
             rejected as `blurred`.
         max_noise_sigma: Photographs whose luma holds more noise are rejected as `noisy`, on 0 to 255.
+        keep: The rule for which of the others are kept; null for all. With a rule, `data/curated/scores.parquet` has
+            the scores of all.
         max_flat_fraction: Patches with a larger share of structureless area are left out.
         patches_per_cluster: At most so many training patches come from one cluster of similar photographs;
             null for all.
@@ -40,6 +62,7 @@ class CurateSettings(Settings):
     flush: bool = True
     min_sharpness: float = Field(ge=0)
     max_noise_sigma: float = Field(gt=0)
+    keep: KeepBest | None = None
     max_flat_fraction: float = Field(ge=0, le=1)
     patches_per_cluster: int | None = Field(ge=1)
     clusters: int = Field(ge=1)

@@ -12,6 +12,7 @@ from pyarrow import parquet
 from relume import parallel
 from relume.curation.curate import curate
 from relume.curation.quality import shrink
+from relume.curation.settings import KeepBest
 from relume.errors import ServiceError, SourceError
 from relume.files import sha256_folder
 from relume.images import decode, encode, read_image, save_image
@@ -72,6 +73,34 @@ def test_a_dask_cluster_gives_the_same_bytes(ingested, curated, tmp_path, monkey
     monkeypatch.setattr(parallel, "SECONDS_TO_CONNECT", 1)
     with pytest.raises(ServiceError, match="The Dask cluster does not answer"):
         run(ingested, tmp_path / "nothing")
+
+
+def test_keeps_the_best_by_each_score_of_the_rule(ingested, curated, tmp_path):
+    """Of 7 photographs the best 5 by sharpness and by BRISQUE are kept; the table says why the others are not."""
+    rule = {"fraction": 0.65, "by": ("sharpness", "brisque")}
+    (tmp_path / "curated").mkdir()
+    few = SETTINGS.model_copy(update={"keep": KeepBest(**rule), "min_test": 1})
+    curate(ingested, tmp_path / "curated", few, progress=lambda *counted: None)
+    table = parquet.read_table(tmp_path / "curated" / "scores.parquet").to_pandas().set_index("image_id")
+    left = table[table["brisque"].notna()]
+    assert set(table.index.difference(left.index)) == {row["image_id"] for row in curated[2].values() if early(row)}
+    best = {
+        "sharpness": set(left["sharpness"].nlargest(5).index),
+        "brisque": set(left["brisque"].nsmallest(5).index),
+    }
+    for name, row in left.iterrows():
+        failed = [f"not_best_{score}" for score, names in best.items() if name not in names]
+        assert row["reason"] == failed[0] if failed else not row["reason"].startswith("not_best")
+        assert row["rank_brisque"] == (left["brisque"] < row["brisque"]).sum() + 1
+    assert {"not_best_sharpness", "not_best_brisque"} <= set(left["reason"])
+    with open(tmp_path / "curated" / "images.csv", newline="") as file:
+        assert {row["image_id"]: row["reason"] for row in csv.DictReader(file)} == dict(table["reason"])
+    assert not (curated[0] / "scores.parquet").exists()
+
+
+def early(row):
+    """Whether a photograph was rejected before the rule."""
+    return row["reason"] in ("smaller_than_patch", "blurred", "noisy", "flat")
 
 
 def test_rejects_with_named_reasons(curated):
