@@ -64,8 +64,8 @@ class Code:
 
         Returns:
             Relative POSIX paths. Imports inside functions count, those under `if TYPE_CHECKING` do not, and
-            neither do imports by name. A Python file that a module names by a string and that lies beside
-            it counts too: it is read or copied as a file.
+            neither do imports by name. A Python file, or one of parameters (.npz), that a module names by a string
+            and that lies beside it counts too: it is read or copied as a file.
         """
         found: set[str] = set()
         waiting = list(starts)
@@ -78,7 +78,7 @@ class Code:
 
     def _imports_of(self, path: str) -> frozenset[str]:
         if path not in self._imports:
-            self._imports[path] = frozenset(self._find_imports(path))
+            self._imports[path] = frozenset(self._find_imports(path) if path.endswith(".py") else ())
         return self._imports[path]
 
     def _find_imports(self, path: str) -> Iterator[str]:
@@ -101,7 +101,9 @@ class Code:
                 yield from self._module(base)
                 for alias in node.names:
                     yield from self._module(f"{base}.{alias.name}")
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".py"):
+            elif (
+                isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith((".py", ".npz"))
+            ):
                 named = PurePosixPath(path).parent / node.value
                 if "/" not in node.value and (self.root / named).is_file():
                     yield str(named)

@@ -123,6 +123,14 @@ def test_the_closure_follows_what_can_run(toy, source, reached):
     assert closure == expected | ({"components/far.py", "components/farther.py"} if reached else set())
 
 
+def test_parameters_that_a_module_reads_are_code(toy):
+    """A file .npz beside a module that names it is among what it runs, and is not read as Python."""
+    toy.write("components/near.py", 'NAMES = ("weights.npz", "missing.npz")\n')
+    toy.write("components/weights.npz", "not Python (")
+    assert "components/weights.npz" in Code(toy.root).closure(["components/near.py"])
+    assert "components/missing.npz" not in Code(toy.root).closure(["components/near.py"])
+
+
 def test_importing_a_module_runs_its_packages(toy):
     """The `__init__.py` of every package on the way is in the closure."""
     toy.write("relume/__init__.py", "import relume.errors\n")
