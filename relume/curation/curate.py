@@ -21,46 +21,26 @@ is not the same.
 """
 
 import csv
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from relume.curation.diversity import clusters, descriptor
-from relume.curation.duplicates import Fingerprint, find_scenes, fingerprint
-from relume.curation.patches import Patch, PatchShardWriter, choose_patches, find_patches
-from relume.curation.quality import Quality, gray, quality, shrink
-from relume.curation.scores import Scores, scores
-from relume.curation.selection import outside, rank
-from relume.curation.settings import CurateSettings, KeepBest
+from relume.curation.diversity import clusters
+from relume.curation.duplicates import Fingerprint, Scenes, find_scenes, joined
+from relume.curation.hashes import near_pairs
+from relume.curation.measuring import Measured, measure_all, seen
+from relume.curation.patches import PatchShardWriter, choose_patches
+from relume.curation.selection import keep_best, write_scores
+from relume.curation.settings import CurateSettings
 from relume.curation.split import split_scenes
 from relume.images import save_image, to_uint8
-from relume.ingestion.ingest import UNNAMED, Photograph, Photographs, Place
-from relume.parallel import Budget, map_in_order
+from relume.ingestion.ingest import UNNAMED, Photographs
 
-# Photographs are measured side by side in a process while they have this many megapixels together: about 20 bytes
-# a pixel for the filters' float images.
-_AT_ONCE = Budget(64.0)
 _COLUMNS = (
     *("image_id", "set", "address", "group", "split", "width", "height"),
     *("sharpness", "noise_sigma", "flat_fraction", "cluster", "reason"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Measured:
-    """What is kept of a photograph after its pixels were read once."""
-
-    photograph: Photograph
-    quality: Quality
-    scores: Scores | None  # where a rule needs them
-    patches: list[Patch]
-    fingerprint: Fingerprint | None
-    descriptor: np.ndarray | None
-    reason: str
 
 
 def curate(
@@ -82,20 +62,20 @@ def curate(
         SourceError: Too few photographs are left to hold some out.
     """
     photographs = Photographs(ingested)
-    measured = _measure_all(photographs, settings, progress)
-    reasons = {item.photograph.image_id: item.reason for item in measured}
-    ranks = _keep_best(measured, reasons, settings.keep) if settings.keep else {}
-    accepted = [item for item in measured if not reasons[item.photograph.image_id]]
+    measured = measure_all(photographs, settings, progress)
+    reasons = {item.image_id: item.reason for item in measured}
+    ranks = keep_best(measured, reasons, settings.keep) if settings.keep else {}
+    accepted = [item for item in measured if not reasons[item.image_id]]
 
-    scene_of = _group(accepted, reasons, progress)
-    accepted = [item for item in accepted if not reasons[item.photograph.image_id]]
+    scene_of = _group(accepted, reasons, settings, progress)
+    accepted = [item for item in accepted if not reasons[item.image_id]]
     cluster_of = _cluster(accepted, settings)
     side_of_scene = _split(accepted, scene_of, settings)
 
     held_out_scenes: set[str] = set()
     side_of: dict[str, str] = {}
-    for item in sorted(accepted, key=_preference):
-        name, scene = item.photograph.image_id, scene_of[item.photograph.image_id]
+    for item in sorted(accepted, key=lambda item: item.preference):
+        name, scene = item.image_id, scene_of[item.image_id]
         if (side := side_of_scene[scene]) != "train" and scene in held_out_scenes:
             reasons[name] = "same_scene"
             continue
@@ -105,11 +85,11 @@ def curate(
 
     _write_images(folder / "images.csv", measured, scene_of, side_of, cluster_of, reasons)
     if settings.keep:
-        _write_scores(folder / "scores.parquet", measured, ranks, reasons)
-    trained = [item for item in accepted if side_of.get(item.photograph.image_id) == "train"]
+        write_scores(folder / "scores.parquet", measured, ranks, reasons)
+    trained = [item for item in accepted if side_of.get(item.image_id) == "train"]
     chosen: set[str] = set()
-    for cluster in sorted({cluster_of[item.photograph.image_id] for item in trained}):
-        members = [item.patches for item in trained if cluster_of[item.photograph.image_id] == cluster]
+    for cluster in sorted({cluster_of[item.image_id] for item in trained}):
+        members = [item.patches for item in trained if cluster_of[item.image_id] == cluster]
         chosen |= choose_patches(members, settings.patches_per_cluster, settings.seed)
     _write_patches(folder, photographs, trained, chosen, settings)
     _write_held_out(folder / "held_out", photographs, side_of, settings)
@@ -121,113 +101,56 @@ def curate(
     return counts | {"patches": len(chosen)}
 
 
-def _measure_all(
-    photographs: Photographs, settings: CurateSettings, progress: Callable[[str, int, int], None]
-) -> list[_Measured]:
-    places = ((photograph, photographs.place(photograph)) for photograph in photographs.manifest)
-    measured = []
-    for item in map_in_order(functools.partial(_measure_one, settings), places, on_cluster=True):
-        measured.append(item)
-        progress("photographs measured", len(measured), len(photographs.manifest))
-    return measured
-
-
-def _measure_one(settings: CurateSettings, of: tuple[Photograph, Place]) -> _Measured:
-    photograph, place = of
-    with _AT_ONCE.take(photograph.width * photograph.height / 1e6):
-        return _measure(photograph, _seen(photograph, place, settings), settings)
-
-
-def _seen(photograph: Photograph, place: Place, settings: CurateSettings) -> np.ndarray:
-    """A photograph as everything here sees it, uint8 (H, W, 3), shrunk to `max_side` unless it is one of a pair."""
-    pixels = to_uint8(place.pixels())
-    return pixels if settings.max_side is None or photograph.degraded else shrink(pixels, settings.max_side)
-
-
-def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSettings) -> _Measured:
-    measured, patches, reason = quality(pixels), [], ""
-    if min(pixels.shape[:2]) < settings.patch:
-        reason = "smaller_than_patch"
-    elif measured.sharpness < settings.min_sharpness:
-        reason = "blurred"
-    elif measured.noise_sigma > settings.max_noise_sigma:
-        reason = "noisy"
-    else:
-        patches = find_patches(
-            photograph.image_id,
-            gray(pixels),
-            side=settings.patch,
-            stride=settings.stride,
-            max_flat_fraction=settings.max_flat_fraction,
-            flush=settings.flush,
-        )
-        reason = "" if patches else "flat"
-    return _Measured(
-        photograph=photograph,
-        quality=measured,
-        scores=scores(pixels) if settings.keep and not reason else None,
-        patches=patches,
-        fingerprint=None if reason else fingerprint(pixels),
-        descriptor=None if reason else descriptor(pixels),
-        reason=reason,
-    )
-
-
-def _figures(item: _Measured) -> dict[str, float]:
-    return asdict(item.quality) | (asdict(item.scores) if item.scores else {})
-
-
-def _keep_best(measured: Sequence[_Measured], reasons: dict[str, str], rule: KeepBest) -> dict[str, dict[str, int]]:
-    """The ranks of each photograph that is left, by score; names those that the rule rejects in `reasons`."""
-    ranks: dict[str, dict[str, int]] = {}
-    left = sorted((item for item in measured if not item.reason), key=lambda item: item.photograph.image_id)
-    for of_set in {item.photograph.set for item in left}:
-        names = [item.photograph.image_id for item in left if item.photograph.set == of_set]
-        figures = [_figures(item) for item in left if item.photograph.set == of_set]
-        by_score: dict[str, np.ndarray] = {
-            score: rank(score, [of_one[score] for of_one in figures]) for score in rule.by
-        }
-        for position, (name, score) in enumerate(zip(names, outside(by_score, rule.fraction), strict=True)):
-            ranks[name] = {f"rank_{score}": int(by_score[score][position]) for score in rule.by}
-            reasons[name] = score and f"not_best_{score}"
-    return ranks
-
-
-def _preference(item: _Measured) -> tuple[bool, bool, int, float, str]:
-    """Sorts the photograph to keep of several first: a pair, then colour, then size, then sharpness."""
-    photograph, pixels = item.photograph, item.photograph.width * item.photograph.height
-    return not photograph.degraded, photograph.channels < 3, -pixels, -item.quality.sharpness, photograph.image_id
-
-
 def _group(
-    accepted: Sequence[_Measured], reasons: dict[str, str], progress: Callable[[str, int, int], None]
+    accepted: Sequence[Measured],
+    reasons: dict[str, str],
+    settings: CurateSettings,
+    progress: Callable[[str, int, int], None],
 ) -> dict[str, str]:
     """The scene of each photograph, named by its smallest image_id; names near duplicates in `reasons`."""
-    of_file: dict[tuple[str, bool], _Measured] = {}  # many pairs may have one clean image, which is compared once
+    of_file: dict[tuple[str, bool], Measured] = {}  # many pairs may have one clean image, which is compared once
     for item in accepted:
         of_file.setdefault(_clean_file(item), item)
     compared, position = list(of_file.values()), {file: number for number, file in enumerate(of_file)}
-    fingerprints = [item.fingerprint for item in compared if item.fingerprint is not None]
-    scenes = find_scenes(fingerprints, progress=lambda done, total: progress("pairs compared", done, total))
+    find = _by_keypoints if settings.scenes == "keypoints" else _by_hashes
+    scenes = find(compared, progress)
     for pair in scenes.near_duplicates:
-        keep, drop = sorted((compared[number] for number in pair), key=_preference)
-        if not reasons[keep.photograph.image_id] and not drop.photograph.degraded:
-            reasons[drop.photograph.image_id] = "near_duplicate"
+        keep, drop = sorted((compared[number] for number in pair), key=lambda item: item.preference)
+        if not reasons[keep.image_id] and not drop.photograph.degraded:
+            reasons[drop.image_id] = "near_duplicate"
     members: dict[int, list[str]] = {}
     for item in accepted:
-        members.setdefault(scenes.scene[position[_clean_file(item)]], []).append(item.photograph.image_id)
+        members.setdefault(scenes.scene[position[_clean_file(item)]], []).append(item.image_id)
     return {name: min(names) for names in members.values() for name in names}
 
 
-def _clean_file(item: _Measured) -> tuple[str, bool]:
+def _by_keypoints(compared: Sequence[Measured], progress: Callable[[str, int, int], None]) -> Scenes:
+    fingerprints = [item.fingerprint for item in compared if isinstance(item.fingerprint, Fingerprint)]
+    return find_scenes(fingerprints, progress=lambda done, total: progress("pairs compared", done, total))
+
+
+def _by_hashes(compared: Sequence[Measured], progress: Callable[[str, int, int], None]) -> Scenes:
+    """The scenes by hashes; of each the photograph to keep is paired with every other."""
+    hashes = np.array([item.fingerprint for item in compared], np.uint64)
+    pairs = near_pairs(hashes, progress=lambda done, total: progress("hashes compared", done, total))
+    scene = joined(len(compared), map(tuple, pairs.tolist()))
+    best: dict[int, int] = {}
+    near_duplicates = []
+    for position in sorted(range(len(compared)), key=lambda position: compared[position].preference):
+        if (kept := best.setdefault(scene[position], position)) != position:
+            near_duplicates.append((kept, position))
+    return Scenes(scene=scene, near_duplicates=near_duplicates)
+
+
+def _clean_file(item: Measured) -> tuple[str, bool]:
     return item.photograph.sha256, bool(item.photograph.degraded)
 
 
-def _split(accepted: Sequence[_Measured], scene_of: dict[str, str], settings: CurateSettings) -> dict[str, str]:
+def _split(accepted: Sequence[Measured], scene_of: dict[str, str], settings: CurateSettings) -> dict[str, str]:
     """The side of each scene, divided set by set."""
     in_colour, set_of = dict.fromkeys(scene_of.values(), False), dict.fromkeys(scene_of.values(), UNNAMED)
     for item in sorted(accepted, key=lambda item: item.photograph.set, reverse=True):
-        scene = scene_of[item.photograph.image_id]
+        scene = scene_of[item.image_id]
         in_colour[scene] |= item.photograph.channels >= 3
         set_of[scene] = item.photograph.set
     sets = sorted(set(set_of.values())) or [UNNAMED]
@@ -238,7 +161,7 @@ def _split(accepted: Sequence[_Measured], scene_of: dict[str, str], settings: Cu
     return sides
 
 
-def _cluster(accepted: Sequence[_Measured], settings: CurateSettings) -> dict[str, int]:
+def _cluster(accepted: Sequence[Measured], settings: CurateSettings) -> dict[str, int]:
     """The cluster of each photograph, counted on from set to set."""
     cluster_of: dict[str, int] = {}
     for name in sorted({item.photograph.set for item in accepted}):
@@ -246,13 +169,13 @@ def _cluster(accepted: Sequence[_Measured], settings: CurateSettings) -> dict[st
         descriptors = np.stack([item.descriptor for item in members if item.descriptor is not None])
         first = max(cluster_of.values(), default=-1) + 1
         for item, label in zip(members, clusters(descriptors, settings.clusters, settings.seed), strict=True):
-            cluster_of[item.photograph.image_id] = first + int(label)
+            cluster_of[item.image_id] = first + int(label)
     return cluster_of
 
 
 def _write_images(
     path: Path,
-    measured: Sequence[_Measured],
+    measured: Sequence[Measured],
     scene_of: dict[str, str],
     side_of: dict[str, str],
     cluster_of: dict[str, int],
@@ -282,25 +205,8 @@ def _write_images(
             )
 
 
-def _write_scores(
-    path: Path, measured: Sequence[_Measured], ranks: dict[str, dict[str, int]], reasons: dict[str, str]
-) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    unranked: dict[str, Any] = dict.fromkeys(next(iter(ranks.values()), {}))
-    further: dict[str, Any] = dict.fromkeys(field.name for field in fields(Scores))
-    rows = []
-    for item in measured:
-        photograph = item.photograph
-        file = {name: getattr(photograph, name) for name in ("image_id", "set", "width", "height", "bit_depth")}
-        name = photograph.image_id
-        rows.append(file | further | _figures(item) | unranked | ranks.get(name, {}) | {"reason": reasons[name]})
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-
-
 def _write_patches(
-    folder: Path, photographs: Photographs, trained: Sequence[_Measured], chosen: set[str], settings: CurateSettings
+    folder: Path, photographs: Photographs, trained: Sequence[Measured], chosen: set[str], settings: CurateSettings
 ) -> None:
     single, pairs = ([i for i in trained if bool(i.photograph.degraded) == paired] for paired in (False, True))
     count, of_pairs = (sum(patch.patch_id in chosen for i in items for patch in i.patches) for items in (single, pairs))
@@ -310,7 +216,7 @@ def _write_patches(
         patches = [patch for patch in item.patches if patch.patch_id in chosen]
         if patches:
             photograph = item.photograph
-            pixels = _seen(photograph, photographs.place(photograph), settings)
+            pixels = seen(photograph, photographs.place(photograph), settings)
             degraded = to_uint8(photographs.degraded_pixels(photograph)) if photograph.degraded else None
             for patch in patches:
                 shards.add(patch, pixels, of_set=photograph.set, degraded=degraded)
@@ -321,7 +227,7 @@ def _write_held_out(folder: Path, photographs: Photographs, side_of: dict[str, s
     limit = settings.held_out_side
     for photograph in photographs.manifest:
         if (side := side_of.get(photograph.image_id, "train")) != "train":
-            images = {folder / side: _seen(photograph, photographs.place(photograph), settings)}
+            images = {folder / side: seen(photograph, photographs.place(photograph), settings)}
             if photograph.degraded:
                 images[folder / side / "degraded"] = to_uint8(photographs.degraded_pixels(photograph))
             for place, pixels in images.items():

@@ -9,7 +9,7 @@ On 547 photographs of BSDS and the classic test sets this finds every overlap th
 them, and one pair that is none: two photographs of a tiger.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,12 +94,7 @@ def find_scenes(
     The time grows with the number of photographs times 16, but for the products that find the neighbours.
     """
     near_duplicates: list[tuple[int, int]] = []
-    parent = list(range(len(fingerprints)))
-
-    def root(position: int) -> int:
-        while parent[position] != position:
-            position = parent[position]
-        return position
+    same_scenes: list[tuple[int, int]] = []
 
     def compare(pair: tuple[int, int, float]) -> tuple[int, int, bool, bool]:
         first, second, similarity = pair
@@ -110,11 +105,26 @@ def find_scenes(
     for done, (first, second, same, near) in enumerate(map_in_order(compare, candidates), start=1):
         progress(done, len(candidates))
         if same:
-            low, high = sorted((root(first), root(second)))
-            parent[high] = low
+            same_scenes.append((first, second))
         if near:
             near_duplicates.append((first, second))
-    return Scenes(scene=[root(position) for position in range(len(fingerprints))], near_duplicates=near_duplicates)
+    return Scenes(scene=joined(len(fingerprints), same_scenes), near_duplicates=near_duplicates)
+
+
+def joined(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """For each of so many positions the smallest one that pairs join it with, at once or by way of others."""
+    parent = list(range(count))
+
+    def root(position: int) -> int:
+        while parent[position] != position:
+            parent[position] = parent[parent[position]]
+            position = parent[position]
+        return position
+
+    for first, second in pairs:
+        low, high = sorted((root(first), root(second)))
+        parent[high] = low
+    return [root(position) for position in range(count)]
 
 
 def _candidates(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:

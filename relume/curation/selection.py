@@ -2,11 +2,61 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from relume.curation.measuring import Measured
+from relume.curation.scores import Scores
+from relume.curation.settings import KeepBest
+
 # Of all other scores a low value is good.
 _HIGH_IS_GOOD = frozenset({"sharpness", "sharpness_native", "jpeg_quality", "entropy"})
+
+
+def keep_best(measured: Sequence[Measured], reasons: dict[str, str], rule: KeepBest) -> dict[str, dict[str, int]]:
+    """Applies a rule to the photographs of each set.
+
+    Args:
+        measured: All photographs.
+        reasons: Why each is rejected, by image_id; what the rule rejects is entered as `not_best_niqe` and the like.
+        rule: The rule.
+
+    Returns:
+        For each photograph that was not rejected before its ranks, such as `rank_niqe`.
+    """
+    ranks: dict[str, dict[str, int]] = {}
+    left = sorted((item for item in measured if not item.reason), key=lambda item: item.image_id)
+    for of_set in {item.photograph.set for item in left}:
+        names = [item.image_id for item in left if item.photograph.set == of_set]
+        figures = [item.figures for item in left if item.photograph.set == of_set]
+        by_score: dict[str, np.ndarray] = {
+            score: rank(score, [of_one[score] for of_one in figures]) for score in rule.by
+        }
+        for position, (name, score) in enumerate(zip(names, outside(by_score, rule.fraction), strict=True)):
+            ranks[name] = {f"rank_{score}": int(by_score[score][position]) for score in rule.by}
+            reasons[name] = score and f"not_best_{score}"
+    return ranks
+
+
+def write_scores(
+    path: Path, measured: Sequence[Measured], ranks: dict[str, dict[str, int]], reasons: dict[str, str]
+) -> None:
+    """Writes a row for each photograph: its scores, the ranks that `keep_best` returned, and why it was rejected."""
+    import pyarrow
+    from pyarrow import parquet
+
+    unranked: dict[str, Any] = dict.fromkeys(next(iter(ranks.values()), {}))
+    further: dict[str, Any] = dict.fromkeys(field.name for field in fields(Scores))
+    rows = []
+    for item in measured:
+        photograph = item.photograph
+        file = {name: getattr(photograph, name) for name in ("image_id", "set", "width", "height", "bit_depth")}
+        name = item.image_id
+        rows.append(file | further | item.figures | unranked | ranks.get(name, {}) | {"reason": reasons[name]})
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
 def rank(name: str, values: Sequence[float]) -> np.ndarray:

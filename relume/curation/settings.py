@@ -42,6 +42,9 @@ class CurateSettings(Settings):
         max_noise_sigma: Photographs whose luma holds more noise are rejected as `noisy`, on 0 to 255.
         keep: The rule for which of the others are kept; null for all. With a rule, `data/curated/scores.parquet` has
             the scores of all.
+        scenes: How photographs of one scene are found: by `keypoints`, which finds crops and other views too and is
+            made for thousands of photographs, or by `hashes`, which finds copies of any size and orientation among
+            millions.
         max_flat_fraction: Patches with a larger share of structureless area are left out.
         patches_per_cluster: At most so many training patches come from one cluster of similar photographs;
             null for all.
@@ -63,6 +66,7 @@ class CurateSettings(Settings):
     min_sharpness: float = Field(ge=0)
     max_noise_sigma: float = Field(gt=0)
     keep: KeepBest | None = None
+    scenes: Literal["keypoints", "hashes"] = "keypoints"
     max_flat_fraction: float = Field(ge=0, le=1)
     patches_per_cluster: int | None = Field(ge=1)
     clusters: int = Field(ge=1)

@@ -98,6 +98,21 @@ def test_keeps_the_best_by_each_score_of_the_rule(ingested, curated, tmp_path):
     assert not (curated[0] / "scores.parquet").exists()
 
 
+def test_hashes_find_copies_but_no_other_views(ingested, curated, tmp_path):
+    """With hashes the copy is dropped for the larger original as by keypoints, and the stereo pair is two scenes."""
+    (tmp_path / "curated").mkdir()
+    by_hashes = SETTINGS.model_copy(update={"scenes": "hashes"})
+    curate(ingested, tmp_path / "curated", by_hashes, progress=lambda *counted: None)
+    with open(tmp_path / "curated" / "images.csv", newline="") as file:
+        images = {row["address"].rsplit("/", 1)[1][0]: row for row in csv.DictReader(file)}
+    assert {letter: row["reason"] for letter, row in images.items()} == {
+        letter: "" if letter in "ef" else row["reason"] for letter, row in curated[2].items()
+    }
+    assert images["d"]["reason"] == "near_duplicate"
+    assert images["c"]["group"] == images["d"]["group"]
+    assert images["e"]["group"] != images["f"]["group"]
+
+
 def early(row):
     """Whether a photograph was rejected before the rule."""
     return row["reason"] in ("smaller_than_patch", "blurred", "noisy", "flat")
