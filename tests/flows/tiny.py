@@ -1,4 +1,4 @@
-"""The real graph at a scale of seconds a stage, in a repository of its own."""
+"""The real graph in a repository of its own, as it is or at a scale of seconds a stage."""
 
 import shutil
 import subprocess
@@ -52,7 +52,12 @@ def overlaid(value: Any, overlay: Any) -> Any:
 
 
 def make_tiny(root: Path, home: Path) -> Toy:
-    """Copies the files of this checkout that git would keep, with the tiny params, and commits them."""
+    """A repository with the tiny params."""
+    return make_real(root, home, {"params.yaml": OVERLAY, "recipe.yaml": RECIPE_OVERLAY})
+
+
+def make_real(root: Path, home: Path, overlays: dict[str, Any]) -> Toy:
+    """Copies the files of this checkout that git would keep, with entries put over those of named ones, and commits."""
     source = Path(flows.__file__).parents[1]
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(listed, cwd=source, check=True, capture_output=True, text=True).stdout.split("\0")
@@ -60,7 +65,7 @@ def make_tiny(root: Path, home: Path) -> Toy:
         if (source / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, root / name)
-    for name, overlay in (("params.yaml", OVERLAY), ("recipe.yaml", RECIPE_OVERLAY)):
+    for name, overlay in overlays.items():
         params = yaml.safe_load((root / name).read_text())
         (root / name).write_text(yaml.safe_dump(overlaid(params, overlay), sort_keys=False))
     home.mkdir(parents=True)

@@ -19,10 +19,15 @@ from flows.runners.subprocess import end_leftovers
 from relume.errors import ConfigError, ServiceError, StageFailedError
 from relume.home import tracking_uri
 from tests.flows.runners.conftest import change_meta, containers, first_does, serve
-from tests.flows.tiny import make_tiny
+from tests.flows.tiny import make_real, make_tiny
 from tests.flows.toy import wait_until
 
 exhaustive = pytest.mark.exhaustive  # the others are the cross-section of `make test`, where images are built
+
+
+def make_demo(root, home):
+    """The real graph as the demo runs it."""
+    return make_real(root, home, {})
 
 
 def runner_of(toy, *arguments, **options):
@@ -317,24 +322,29 @@ def test_an_unknown_kind_of_image_is_refused_with_those_there_are():
 
 
 @exhaustive
-@pytest.mark.timeout(3600)
-def test_the_real_graph_in_containers(engine, tmp_path, monkeypatch):
-    """Every real stage at a tiny scale, trainings included, in its own image: dvc.lock as `dvc repro` leaves it.
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("make", [make_tiny, make_demo], ids=["tiny", "demo"])
+def test_the_real_graph_in_containers(engine, tmp_path, monkeypatch, make):
+    """Every real stage, trainings included, in its own image: dvc.lock as `dvc repro` leaves it.
 
-    MLflow has the trainings, and the hashes of the images with the run.
+    MLflow has the trainings, and the hashes of the images with the run. `-s` shows how long both take.
     """
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    by_dvc = make_tiny(tmp_path / "by-dvc", tmp_path / "by-dvc-home")
-    in_containers = make_tiny(tmp_path / "boxes", tmp_path / "boxes-home")
+    by_dvc = make(tmp_path / "by-dvc", tmp_path / "by-dvc-home")
+    in_containers = make(tmp_path / "boxes", tmp_path / "boxes-home")
     params = (in_containers.root / "params.yaml").read_text()
     in_containers.write("params.yaml", params.replace("runner: subprocess", "runner: docker"))
     ids = {f"relume-{kind}": engine.images.get(f"relume-{kind}").id for kind in ("data", "training", "evaluation")}
-    result, out, _ = in_containers.run(seconds=1800)
+    started = time.monotonic()
+    result, out, _ = in_containers.run(seconds=3600)
+    print(f"\n{time.monotonic() - started:.0f} s in containers:", result["stages"])
     graph = read_graph(in_containers.root)
     for row in result["stages"]:
         assert (row["outcome"], row["image"]) == ("ran", ids[graph.stages[row["stage"]].meta["image"]]), out
     assert "warning: " not in out
+    started = time.monotonic()
     repro = by_dvc.shell("dvc", "repro", check=False)
+    print(f"{time.monotonic() - started:.0f} s by dvc repro")
     assert repro.returncode == 0, repro.stdout + repro.stderr
     assert (in_containers.root / "dvc.lock").read_bytes() == (by_dvc.root / "dvc.lock").read_bytes()
     runs = MlflowClient(tracking_uri(in_containers.home)).search_runs(["1"])
