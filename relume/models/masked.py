@@ -4,11 +4,11 @@ Source: Chen et al., "Masked Image Training for Generalizable Deep Image Denoisi
 Written from the paper; state-dict keys are those of the published checkpoints. No residual leads around the body or
 the network: what comes out is the image.
 
-The defaults are the paper's: training replaces 75 to 85 % of the embedded tokens by a mask vector, here zero, and
-in training and inference alike 75 % of the tokens are left out before every attention, so that both see the same.
-`MaskedDenoiser(**OFFICIAL)` is what the official code does instead: 80 to 90 % of the pixels are set to -0.1 before
-the network. It draws attention masks at random in inference too; here they come from a fixed seed, so that results
-repeat and the network exports. The authors gain 0.3 dB by averaging several passes: see `average`.
+The defaults are the paper's: training replaces 75 to 85 % of the embedded tokens by a mask vector, zero unless it is
+learned, and in training and inference alike 75 % of the tokens are left out before every attention, so that both see
+the same. `MaskedDenoiser(**OFFICIAL)` is what the official code does instead: 80 to 90 % of the pixels are set to -0.1
+before the network. It draws attention masks at random in inference too; here they come from a fixed seed, so that
+results repeat and the network exports. The authors gain 0.3 dB by averaging several passes: see `average`.
 """
 
 from typing import Literal
@@ -35,7 +35,8 @@ class MaskedDenoiser(nn.Module):
         heads: Attention heads of each group.
         window: Side of a window in pixels.
         mlp_ratio: Hidden channels of the feed-forward over C.
-        masked: What the input mask hides: embedded "tokens" (the paper) or "pixels" (the official code).
+        masked: What the input mask hides: embedded "tokens", in whose place is zero or, of "learned_tokens", a vector
+            that is learned from zero on (the paper leaves it open), or "pixels" (the official code).
         input_mask_ratio: Range in [0, 1] from which every training image draws the part that is hidden.
         attention_mask_ratio: Part of the tokens in [0, 1] that each attention is denied; 0 turns the mask off.
         seed: Of the attention masks outside training; any whole number from 0.
@@ -52,7 +53,7 @@ class MaskedDenoiser(nn.Module):
         heads: tuple[int, ...] = (6, 6, 6, 6),
         window: int = 8,
         mlp_ratio: float = 2,
-        masked: Literal["tokens", "pixels"] = "tokens",
+        masked: Literal["tokens", "learned_tokens", "pixels"] = "tokens",
         input_mask_ratio: tuple[float, float] = (0.75, 0.85),
         attention_mask_ratio: float = 0.75,
         seed: int = 0,
@@ -67,6 +68,8 @@ class MaskedDenoiser(nn.Module):
         mean = DIV2K_MEAN if channels == 3 else (0.0,) * channels
         self.register_buffer("image_mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.conv_first = nn.Conv2d(channels, width, 1)
+        if masked == "learned_tokens":
+            self.mask_token = nn.Parameter(torch.zeros(width))
         self.patch_embed = Embedding(width)
         rates = iter(drop_path_rates(drop_path, sum(blocks)))
         self.layers = nn.ModuleList(
@@ -109,8 +112,9 @@ class MaskedDenoiser(nn.Module):
             image = torch.where(input_keep > 0, image, -0.1)
         padded = pad_to_multiple(image, self.window, mode="reflect")
         x = channels_last(self.conv_first(padded - self.image_mean)).permute(0, 2, 3, 1)
-        if input_keep is not None and self.masked == "tokens":
-            x = x * pad_to_multiple(input_keep, self.window, mode="reflect").permute(0, 2, 3, 1).to(x.dtype)
+        if input_keep is not None and self.masked != "pixels":
+            keep = pad_to_multiple(input_keep, self.window, mode="reflect").permute(0, 2, 3, 1).to(x.dtype)
+            x = x * keep + self.mask_token.to(x.dtype) * (1 - keep) if self.masked == "learned_tokens" else x * keep
         if attention_keep is None and self.attention_mask_ratio > 0:
             attention_keep = self.draw_attention_masks(padded)
         keeps = None

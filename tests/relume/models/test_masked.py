@@ -66,6 +66,23 @@ def test_hidden_tokens_do_not_reach_the_output():
         assert not torch.equal(network(image), network(image, keep))
 
 
+def test_a_learned_vector_stands_for_hidden_tokens():
+    """It starts as zero, as the paper's default is, and only hidden tokens train it or show it."""
+    plain, learned = contract.randomised(demo), demo(masked="learned_tokens").eval()
+    missing = learned.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing == ["mask_token"]
+    image, keep = contract.images(1, 3, 16, 24), torch.ones(1, 1, 16, 24)
+    keep[..., 3:9, 5:11] = 0
+    with torch.no_grad():
+        assert torch.equal(plain(image, keep), learned(image, keep))
+    learned(image, keep).sum().backward()
+    assert learned.mask_token.grad.abs().max() > 0
+    learned.mask_token.data = torch.linspace(-1, 1, 24)  # a constant is lost in the norm that follows
+    with torch.no_grad():
+        assert not torch.equal(plain(image, keep), learned(image, keep))
+        assert torch.equal(plain(image), learned(image))
+
+
 def test_official_option_fills_pixels():
     """The official code's input mask is an image whose hidden pixels are -0.1 in all channels."""
     network = contract.randomised(lambda: demo(**OFFICIAL))
@@ -162,6 +179,7 @@ def test_any_size():
 def test_gradients_reach_every_parameter():
     """No parameter is without a gradient, masks drawn."""
     contract.check_gradients(demo)
+    contract.check_gradients(lambda: demo(masked="learned_tokens"))
 
 
 def test_channels_last_and_bfloat16():
