@@ -35,11 +35,12 @@ def sizes(name):
 
 
 def test_there_is_one_for_each_published_system():
-    """The challenge's seven, masked training, DyNet, hypernetworks, NAFNet, one for all tasks, ours, and references."""
+    """The challenge's seven, masked training, DyNet, NAFNet, hypernetworks and their peers, one for all tasks, ours."""
     challenge = {"srcb", "snucv", "buptmm", "hmidenoise", "pixel_purifiers", "alwaysu", "tcler"}
     hypernet = {"hypernet_denoise", "hypernet_dejpeg", "hypernet_sr"}
     reference = {"photo", "denoise", "denoise_adjustable", "dejpeg"}
-    assert set(NAMES) == challenge | hypernet | reference | {"nafnet", "masked", "dynet", "all_in_one", "ensemble"}
+    others = {"nafnet", "nafnet_gopro", "masked", "dynet", "all_in_one", "ensemble", "adafm_denoise", "cfsnet_denoise"}
+    assert set(NAMES) == challenge | hypernet | reference | others
     assert {recipe.name for recipe in find(["hypernet"], FOLDER)} == hypernet
     assert {recipe.name for recipe in find(["reference"], FOLDER)} == reference
 
@@ -75,6 +76,33 @@ def test_nafnet_is_as_published():
     assert base["loss"] == "psnr"
     assert sections["training"]["augmentation"] == {"flips": False}
     assert sizes("nafnet") == {"pretrain@nafnet": (115_982_915, 115_982_915)}
+
+
+def test_nafnet_for_gopro_is_as_published():
+    """Width 64: 400,000 steps of 64 crops of 256 from GoPro's pairs, weight decay 1e-3, flips, local statistics."""
+    sections, base, phases = published("nafnet_gopro")
+    assert phases == ([400_000], [256], [64])
+    assert base["phases"][0]["data"] == {"gopro": 1}
+    blocks = {"encoder_blocks": [1, 1, 1, 28], "middle_blocks": 1, "decoder_blocks": [1, 1, 1, 1]}
+    assert base["arguments"] == {"width": 64, "train_size": 256} | blocks
+    wanted = {"kind": "adamw", "lr": 1e-3, "min_lr": 1e-7, "betas": [0.9, 0.9], "weight_decay": 1e-3, "clip": 0.01}
+    assert base["optimizer"].items() >= wanted.items()
+    assert (base["loss"], sections["training"]["augmentation"]) == ("psnr", {"flips": True})
+    assert sections["inference"]["tile"] > 1.5 * 256  # else local statistics would be those of the whole tile
+    assert sizes("nafnet_gopro") == {"pretrain@nafnet": (67_888_835, 67_888_835)}
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("adafm", 1_461_699), ("cfsnet", 1_733_248)])
+def test_peers_of_the_hypernetwork_train_in_two_stages(name, parameters):
+    """16 crops of 96 at sigma 15, then at 75 what modulates: AdaFM's layers of 5x5, CFSNet's tuning branch."""
+    _, base, (_, patches, batches) = published(f"{name}_denoise")
+    first, second = base["phases"]
+    assert (patches, batches, base["loss"]) == ([96, 96], [16, 16], "l1")
+    assert "degradation" not in first
+    assert second["degradation"]["steps"][0]["sigma"] == [75, 75]
+    assert second["train"] == {"adafm": ["*transformer*"], "cfsnet": ["tuning_blocks.*"]}[name]
+    assert base["optimizer"].items() >= {"kind": "adam", "lr": 1e-4}.items()
+    assert sizes(f"{name}_denoise")[f"pretrain@{name}"][0] == parameters
 
 
 RESTORMER = ([92_000, 64_000, 48_000, 36_000, 36_000, 24_000], [128, 160, 192, 256, 320, 384])

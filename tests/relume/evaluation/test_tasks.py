@@ -17,9 +17,11 @@ from relume.recipes.recipe import names, resolve
 RECIPES = Path(relume.__file__).parents[1] / "recipes"
 NOISE, AT_50 = {"sigma": (15, 25, 50)}, {"sigma": (50,)}
 EXPECTED = {
+    "adafm_denoise": ("denoise_adjustable", {"sigma": (15, 35, 55, 75)}),
     "all_in_one": ("all_in_one", NOISE | {"streaks": (4,), "haze": (1,), "quality": (10, 20, 30, 40), "length": (12,)}),
     "alwaysu": ("denoise_50", AT_50),
     "buptmm": ("denoise_50", AT_50),
+    "cfsnet_denoise": ("denoise_adjustable", {"sigma": (15, 35, 55, 75)}),
     "dejpeg": ("dejpeg", {"quality": (10, 20, 30, 40)}),
     "denoise": ("denoise", NOISE),
     "denoise_adjustable": ("denoise_adjustable", NOISE),
@@ -31,6 +33,7 @@ EXPECTED = {
     "hypernet_sr": ("sr", {"scale": (2, 3, 4, 5)}),
     "masked": ("denoise_15", {"sigma": (15,)}),
     "nafnet": ("camera_noise", {"electrons": (500, 2000)}),
+    "nafnet_gopro": ("deblur", {"length": (12,)}),
     "photo": ("photo", {"sigma": (5, 10, 20), "electrons": (500, 2000)}),
     "pixel_purifiers": ("denoise_50", AT_50),
     "snucv": ("denoise_50", AT_50),
