@@ -15,18 +15,19 @@ those of each set; a scene that is in several sets counts for the first of their
 measured, and both are cut alike.
 
 Reasons: `smaller_than_patch`, `blurred`, `noisy`, `flat`, `not_best_niqe` and the like (the first score of the rule by
-which it is not among the best), `near_duplicate` (a better copy is kept) and `same_scene` (another photograph of a
-held-out scene is kept, so that each scene counts once). A pair is no near duplicate of another pair: what degrades them
-is not the same.
+which it is not among the best), `near_duplicate` (a better copy is kept), `covered` (a kept one looks like it) and
+`same_scene` (another photograph of a held-out scene is kept, so that each scene counts once). A pair is no near
+duplicate of another pair: what degrades them is not the same.
 """
 
 import csv
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from relume.curation.diversity import clusters
+from relume.curation.diversity import clusters, covering
 from relume.curation.duplicates import Fingerprint, Scenes, find_scenes, joined
 from relume.curation.hashes import near_pairs
 from relume.curation.measuring import Measured, measure_all, seen
@@ -69,6 +70,9 @@ def curate(
 
     scene_of = _group(accepted, reasons, settings, progress)
     accepted = [item for item in accepted if not reasons[item.image_id]]
+    if settings.cover:
+        _cover(accepted, reasons, settings.cover)
+        accepted = [item for item in accepted if not reasons[item.image_id]]
     cluster_of = _cluster(accepted, settings)
     side_of_scene = _split(accepted, scene_of, settings)
 
@@ -148,7 +152,8 @@ def _clean_file(item: Measured) -> tuple[str, bool]:
 
 def _split(accepted: Sequence[Measured], scene_of: dict[str, str], settings: CurateSettings) -> dict[str, str]:
     """The side of each scene, divided set by set."""
-    in_colour, set_of = dict.fromkeys(scene_of.values(), False), dict.fromkeys(scene_of.values(), UNNAMED)
+    scenes_left = [scene_of[item.image_id] for item in accepted]
+    in_colour, set_of = dict.fromkeys(scenes_left, False), dict.fromkeys(scenes_left, UNNAMED)
     for item in sorted(accepted, key=lambda item: item.photograph.set, reverse=True):
         scene = scene_of[item.image_id]
         in_colour[scene] |= item.photograph.channels >= 3
@@ -161,14 +166,27 @@ def _split(accepted: Sequence[Measured], scene_of: dict[str, str], settings: Cur
     return sides
 
 
+def _cover(accepted: Sequence[Measured], reasons: dict[str, str], fraction: float) -> None:
+    """Names the photographs that others stand for in `reasons`."""
+    ordered = sorted(accepted, key=lambda item: item.image_id)
+    for of_set in sorted({item.photograph.set for item in ordered}):
+        members = [item for item in ordered if item.photograph.set == of_set]
+        chosen = covering(_descriptors(members), math.ceil(fraction * len(members) - 1e-9))
+        for position in set(range(len(members))) - set(chosen):
+            reasons[members[position].image_id] = "covered"
+
+
+def _descriptors(items: Sequence[Measured]) -> np.ndarray:
+    return np.stack([item.descriptor for item in items if item.descriptor is not None])
+
+
 def _cluster(accepted: Sequence[Measured], settings: CurateSettings) -> dict[str, int]:
     """The cluster of each photograph, counted on from set to set."""
     cluster_of: dict[str, int] = {}
     for name in sorted({item.photograph.set for item in accepted}):
         members = [item for item in accepted if item.photograph.set == name]
-        descriptors = np.stack([item.descriptor for item in members if item.descriptor is not None])
         first = max(cluster_of.values(), default=-1) + 1
-        for item, label in zip(members, clusters(descriptors, settings.clusters, settings.seed), strict=True):
+        for item, label in zip(members, clusters(_descriptors(members), settings.clusters, settings.seed), strict=True):
             cluster_of[item.image_id] = first + int(label)
     return cluster_of
 

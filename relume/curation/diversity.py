@@ -1,4 +1,4 @@
-"""Photographs grouped by what they look like, so that no kind of photograph outweighs the others."""
+"""Photographs grouped and chosen by what they look like, so that no kind of photograph outweighs the others."""
 
 import numpy as np
 
@@ -56,3 +56,32 @@ def clusters(descriptors: np.ndarray, count: int, seed: int) -> np.ndarray:
     cv2.kmeans(descriptors, count, labels, criteria, 10, cv2.KMEANS_PP_CENTERS)
     _, first, inverse = np.unique(labels.ravel(), return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
+
+
+def covering(vectors: np.ndarray, count: int) -> list[int]:
+    """Chooses vectors so that every other one is near a chosen one (k-centre).
+
+    The first is the nearest to the mean, each next one the farthest from those chosen before. From a given first one
+    the farthest distance that is left is at most twice the least possible.
+
+    Args:
+        vectors: (N, D) float32; their order decides between equals.
+        count: How many, at most N.
+
+    Returns:
+        Positions, in the order of the choice.
+
+    Source: Gonzalez, "Clustering to minimize the maximum intercluster distance", TCS 1985.
+    """
+    squares = np.einsum("nd,nd->n", vectors, vectors)
+
+    def squared_distances(to: np.ndarray) -> np.ndarray:
+        return squares - 2 * vectors @ to + to @ to
+
+    chosen = [int(squared_distances(vectors.mean(axis=0)).argmin())]
+    nearest = squared_distances(vectors[chosen[0]])
+    while len(chosen) < count:
+        nearest[chosen[-1]] = -np.inf  # not again, also among equals
+        chosen.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, squared_distances(vectors[chosen[-1]]))
+    return chosen

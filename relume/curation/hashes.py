@@ -3,9 +3,9 @@
 The hash holds the signs of the lowest frequencies. Turning or mirroring the photograph exchanges or negates them, so
 that the hash of each orientation follows from that of one.
 
-Of 526 photographs of BSDS, Kodak and Debian no two are nearer than 12 bits, in any orientation. Saved as JPEG of
-quality 30, at 0.37 of the size, 10 % brighter, with noise of sigma 10, turned or mirrored all of 131 are found within
-5 bits, and 97 % of them cut by 1 % at each side.
+Of 490 photographs of BSDS and Kodak no two are within 5 bits, in any orientation, and of 526 with those of Debian none
+within 11. Saved as JPEG of quality 30, at 0.37 of the size, with noise of sigma 10, turned or mirrored all are within
+5 bits of the original, 10 % brighter 99 %, and cut by 1 % at each side 98 %.
 
 Source: in the manner of Zauner's pHash, 2010, with signs in place of comparisons with the median; the index is that of
 Norouzi, Punjani and Fleet, "Fast search in Hamming space with multi-index hashing", CVPR 2012.

@@ -8,6 +8,7 @@ import numpy as np
 
 from relume.curation.diversity import descriptor
 from relume.curation.duplicates import Fingerprint, fingerprint
+from relume.curation.embedding import embedding
 from relume.curation.hashes import perceptual_hash
 from relume.curation.patches import Patch, find_patches
 from relume.curation.quality import Quality, gray, quality, shrink
@@ -110,10 +111,14 @@ def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSetting
         scores=scores(pixels) if settings.keep and kept else None,
         patches=patches,
         fingerprint=_fingerprint(pixels, settings) if kept else None,
-        descriptor=descriptor(pixels) if kept else None,
+        descriptor=_descriptor(pixels, settings) if kept else None,
         reason=reason,
     )
 
 
 def _fingerprint(pixels: np.ndarray, settings: CurateSettings) -> Fingerprint | int:
     return fingerprint(pixels) if settings.scenes == "keypoints" else perceptual_hash(gray(pixels))
+
+
+def _descriptor(pixels: np.ndarray, settings: CurateSettings) -> np.ndarray:
+    return embedding(pixels, settings.embedding) if settings.embedding else descriptor(pixels)

@@ -25,6 +25,22 @@ class KeepBest(Settings):
     by: tuple[ScoreName, ...] = Field(min_length=1)
 
 
+class Encoder(Settings):
+    """An image encoder by which photographs are compared.
+
+    Attributes:
+        file: Absolute path of its ONNX file, which takes float32 (N, 3, side, side) and gives (N, D).
+        sha256: Of the file, so that another encoder is another curation.
+        mean: Of red, green and blue in [0, 1], which it expects to be taken off; those of CLIP by default.
+        std: By which it expects them to be divided then.
+    """
+
+    file: str
+    sha256: str
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+
 class CurateSettings(Settings):
     """How photographs are chosen, split and cut.
 
@@ -45,6 +61,9 @@ class CurateSettings(Settings):
         scenes: How photographs of one scene are found: by `keypoints`, which finds crops and other views too and is
             made for thousands of photographs, or by `hashes`, which finds copies of any size and orientation among
             millions.
+        embedding: An image encoder by whose vectors photographs are clustered and covered; null for a built-in
+            descriptor of structure and colour.
+        cover: Share of the photographs of each set that is kept, so that every other is near one of them; null for all.
         max_flat_fraction: Patches with a larger share of structureless area are left out.
         patches_per_cluster: At most so many training patches come from one cluster of similar photographs;
             null for all.
@@ -67,6 +86,8 @@ class CurateSettings(Settings):
     max_noise_sigma: float = Field(gt=0)
     keep: KeepBest | None = None
     scenes: Literal["keypoints", "hashes"] = "keypoints"
+    embedding: Encoder | None = None
+    cover: float | None = Field(default=None, gt=0, le=1)
     max_flat_fraction: float = Field(ge=0, le=1)
     patches_per_cluster: int | None = Field(ge=1)
     clusters: int = Field(ge=1)

@@ -44,7 +44,7 @@ def imported(graph: Graph, step: str) -> set[str]:
     stages = [stage for stage in graph.stages.values() if stage.component == f"components.{step}"]
     files = set().union(*(code_deps(graph, stage, code) for stage in stages)) - NOT_IMPORTED
     modules = set()
-    for file in files:
+    for file in filter(lambda name: name.endswith(".py"), files):  # and not parameters
         for node in ast.walk(ast.parse((graph.root / file).read_text())):
             if isinstance(node, ast.Import):
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
