@@ -49,7 +49,7 @@ SIGMAS = (15, 25, 50)
 SIDE = 96  # of the training patches, cut at random, PATCHES from each photograph
 PATCHES = 4
 MEASURED = 256  # side of the centre of each test photograph that is restored; whole ones would take six times as long
-NOTHING = Validation(psnr=0.0, image=np.zeros((1, 3, 3), np.uint8))
+NOTHING = Validation(value=0.0, image=np.zeros((1, 3, 3), np.uint8))
 
 
 def awgn(sigma: float, **more: Any) -> dict[str, Any]:

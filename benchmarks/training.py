@@ -94,7 +94,7 @@ class Setup:
 
 def stub(network: nn.Module) -> Validation:
     """Stands for the validation, whose time does not count."""
-    return Validation(psnr=0.0, image=np.zeros((1, 3, 3), np.uint8))
+    return Validation(value=0.0, image=np.zeros((1, 3, 3), np.uint8))
 
 
 class Turns:
@@ -278,7 +278,7 @@ def overhead(base: dict[str, Any], training: dict[str, Any], shards: str, share:
                 stage=stage,
                 training=settings,
                 checkpoint=Checkpoint(folder, "benchmark"),
-                validate=timed("validation", lambda network: Validation(psnr=30.0, image=image)),
+                validate=timed("validation", lambda network: Validation(value=30.0, image=image)),
                 report=timed("reports", reporter("benchmark", run, stage)),
             )
             whole = time.perf_counter() - start

@@ -43,6 +43,7 @@ SYSTEMS = {
     "average": "plain average of the base models",
     "ensemble": "ensemble head",
     "final": "ensemble head, hard-mining fine-tune",
+    "blind": "the same at the level that its level estimator estimates",
 }
 _EVALUATE = "run `dvc repro --force evaluate`"
 _SCORE = {"system": str, "image_id": str, "level": float, "protocol": str, "psnr": float}
@@ -127,7 +128,9 @@ def _table(systems: dict[str, Any]) -> dict[str, Any]:
     """The levels, and rows of metrics, the baselines first, the final model last; a column's best PSNR is marked."""
     bases = sorted(name for name in systems if name.startswith("base:"))
     order = [
-        name for name in (*INPUTS, "blur", "nlm", "bm3d", *bases, "average", "ensemble", "final") if name in systems
+        name
+        for name in (*INPUTS, "blur", "nlm", "bm3d", *bases, "average", "ensemble", "final", "blind")
+        if name in systems
     ]
     levels = sorted(systems["final"], key=lambda level: float(level.partition("_")[2] or 0))
     best = {level: max(metrics[level]["psnr"] for metrics in systems.values()) for level in levels}

@@ -54,7 +54,8 @@ class RestoredFile:
             line += f" of {self.server}"
         if self.restoration.levels is None:
             return line
-        return f"{line} at {self.restoration.levels.kind} {self.restoration.level:g}"
+        level = f"{self.restoration.levels.kind} {self.restoration.level:g}"
+        return f"{line} at {level}{' (estimated)' if self.restoration.estimated else ''}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,8 +63,9 @@ class How:
     """How images are restored and saved.
 
     Attributes:
-        level: For an adjustable model, of its kind, such as the sigma of the noise; `auto` for the noise that is
-            estimated of the image, within the levels that the model was trained for; the model's default when None.
+        level: For an adjustable model, of its kind, such as the sigma of the noise; `auto` for what is estimated of the
+            image, within the levels that the model was trained for: by the model's level estimator, or else from the
+            noise of smooth areas. When None what the level estimator estimates, or the model's default.
         blend: Share of the restored image in the result, 0 to 1; the rest is the input.
         keep: Which metadata the result has: `all`, all but the `place` where the photograph was taken, or `none`.
         compare: Whether an image of before and after is written beside the result.
@@ -196,11 +198,13 @@ class Opened:
 
         return write
 
-    def _estimated(self, pixels: "np.ndarray") -> float:
-        """The level for an image by its noise."""
+    def _estimated(self, pixels: "np.ndarray") -> float | None:
+        """The level for an image by its noise; None where the model has a level estimator, which takes its place."""
         from relume.curation.quality import image_noise
         from relume.images import to_uint8
 
+        if self.plan_for(*pixels.shape[:2]).estimator is not None:
+            return None
         if self.levels is None or self.levels.kind != "sigma":
             raise ConfigError(
                 "The level cannot be estimated",
@@ -208,7 +212,7 @@ class Opened:
                 why=f"its level is a {self.levels.kind}" if self.levels else "it takes no level",
                 next_step="leave --level out, or choose an adjustable denoiser, such as denoise_adjustable",
             )
-        return round(min(max(image_noise(to_uint8(pixels)), self.levels.lowest), self.levels.highest), 1)
+        return self.levels.nearest(image_noise(to_uint8(pixels)))
 
 
 def read_source(source: str | Path) -> bytes:

@@ -99,7 +99,7 @@ def main() -> None:
 @click.option(
     "--level",
     type=Level(),
-    help="Level for an adjustable model, such as the sigma of the noise; auto estimates the noise of each image.",
+    help="Level for an adjustable model, such as the sigma of the noise; auto estimates it of each image.",
 )
 @click.option(
     "--self-ensemble",
@@ -240,7 +240,9 @@ def restore(
     progress.ended(0, megapixels=0)
     for note in result.notes:
         click.echo(f"note: {note}", err=True)
-    click.echo(f"{result}{' (default)' if level is None and result.restoration.levels else ''}", err=to_standard)
+    of = result.restoration
+    default = level is None and of.levels and not of.estimated
+    click.echo(f"{result}{' (default)' if default else ''}", err=to_standard)
 
 
 def _restore_files(jobs: "list[Job]", output: Path, opened: "Opened", how: "How", parallel: int) -> None:
@@ -818,7 +820,10 @@ def report(output: str | None) -> None:
     metavar="LEVELS",
     help="Give adjustable models and baselines these levels, instead of the level of the noise that was added.",
 )
-@click.option("--estimator", help="Model artifact of a level estimator, whose sigma is given instead of the true one.")
+@click.option(
+    "--estimator",
+    help="Model artifact of a level estimator, or a package that has one; its sigma is given, not the true one.",
+)
 @click.option(
     "--self-ensemble",
     is_flag=True,

@@ -63,15 +63,46 @@ def write_onnx(path: Path, *, tile: int, kernel: np.ndarray, adjustable: bool = 
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
 
 
+def write_level_estimator(path: Path) -> None:
+    """Writes `image`, uint8 (n, 3, 128, 128), to `estimated`, float32 (n, 1): half of its mean."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "half"], ["level"]),
+        helper.make_node("Unsqueeze", ["level", "last"], ["estimated"]),
+    ]
+    constants = {"axes": np.array([1, 2, 3]), "half": np.float32(0.5), "last": np.array([1])}
+    graph = helper.make_graph(
+        nodes,
+        "level",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", 3, 128, 128])],
+        [helper.make_tensor_value_info("estimated", TensorProto.FLOAT, ["n", 1])],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
+
+
 def write_tiny_model(
-    folder: Path, *, tile: int = 32, halo: int = 2, kernel: np.ndarray = BLUR, levels: LevelRange | None = None
+    folder: Path,
+    *,
+    tile: int = 32,
+    halo: int = 2,
+    kernel: np.ndarray = BLUR,
+    levels: LevelRange | None = None,
+    estimator: str | None = None,
 ) -> Path:
     """Fills `folder` with a served model, adjustable when it has levels, and returns it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_onnx(folder / "source.onnx", tile=tile, kernel=kernel, adjustable=levels is not None)
+    write_level_estimator(folder / "level.onnx")
+    plan = Inference(tile=tile, halo=halo, overlap=1, estimator=estimator)
     write_served_model(
-        folder / "source.onnx", folder, Serving(inference=Inference(tile=tile, halo=halo, overlap=1), levels=levels)
+        folder / "source.onnx",
+        folder,
+        Serving(inference=plan, levels=levels),
+        level_estimator=folder / "level.onnx" if estimator else None,
     )
+    (folder / "level.onnx").unlink()
     return folder
 
 

@@ -10,7 +10,7 @@ from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
 from relume.errors import ModelMissingError
 from relume.models.artifact import load_card
-from relume.models.fusion.assembly import fuse
+from relume.models.fusion.assembly import fuse, restoring
 from relume.params_file import load_section
 from relume.training.config import TrainingSettings
 from relume.training.stages import EnsembleHeadSettings
@@ -22,7 +22,8 @@ def main() -> None:
     """Reads `ensemble_head` and `training`, writes the ensemble with the frozen bases in it."""
     settings = load_section("ensemble_head", EnsembleHeadSettings)
     training = load_section("training", TrainingSettings)
-    folders = sorted(path.parent for path in BASES.glob("[!.]*/model.json"))
+    cards = {path.parent: load_card(path.parent) for path in BASES.glob("[!.]*/model.json")}
+    folders = sorted(BASES / name for name in restoring({folder.name: card for folder, card in cards.items()}))
     if not folders:
         raise ModelMissingError("There are no base models", where=BASES, next_step="run `dvc repro pretrain`")
     torch.manual_seed(training.seed)

@@ -23,6 +23,7 @@ from relume.evaluation.held_out import (
     protocol_of,
     summarize,
 )
+from relume.evaluation.networks import level_estimate
 from relume.evaluation.settings import EvaluateSettings
 from relume.files import atomic_file, atomic_folder, write_json
 from relume.images import save_image
@@ -49,13 +50,20 @@ def main() -> None:
             flush=True,
         )
     pairs = None if params.pairs is None else open_pairs(params.pairs)
-    networks = {f"base:{path.name}": load_model(path) for path in sorted(Path("models/bases").glob("[!.]*"))}
+    bases = {path.name: load_model(path) for path in sorted(Path("models/bases").glob("[!.]*"))}
+    estimate = level_estimate(bases.pop(inference.estimator)) if inference.estimator else None
+    networks = {f"base:{name}": network for name, network in bases.items()}
     networks |= {"ensemble": load_model("models/ensemble"), "final": load_model("models/final")}
 
     levels = levels_of(networks["final"], load_card("models/final"))
     task, (degradation, measured) = params.the_task, next(params.measured())
     foremost = degradation.protocols[0], degradation.strongest(measured)
-    shown = [task.input, *([task.baseline] if task.baseline != "input" else []), "final"]
+    shown = [
+        task.input,
+        *([task.baseline] if task.baseline != "input" else []),
+        "final",
+        *(["blind"] if estimate else []),
+    ]
     if levels and levels.kind != degradation.parameter:
         print(
             f"evaluate  the final model takes a {levels.kind}, which is not what the task {params.task} varies; it"
@@ -66,14 +74,16 @@ def main() -> None:
     with StageRun("evaluate", params.model_dump(mode="json")) as run, atomic_folder("reports/evaluation") as folder:
         for image_id, image in clean.items():
             save_image(folder / "pictures" / f"{image_id}_clean.png", image)
-        runs = evaluate_held_out(clean, networks, params, inference, levels=levels)
+        runs = evaluate_held_out(clean, networks, params, inference, levels=levels, estimate=estimate)
         if held_out := held_out_pairs(TEST):
             found = evaluate_pairs(
-                lambda: held_out, networks["final"], params, inference, levels=levels, protocol=PAIRED
+                lambda: held_out, networks["final"], params, inference, PAIRED, levels=levels, estimate=estimate
             )
             runs = itertools.chain(runs, found)
         if pairs is not None:
-            found = evaluate_pairs(pairs.examples, networks["final"], params, inference, PAIRS, levels=levels)
+            found = evaluate_pairs(
+                pairs.examples, networks["final"], params, inference, PAIRS, levels=levels, estimate=estimate
+            )
             runs = itertools.chain(runs, found)
         for row, images in runs:
             scores += row
@@ -91,19 +101,26 @@ def main() -> None:
                 flush=True,
             )
         with open(folder / "per_image.csv", "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Score)], lineterminator="\n")
+            columns = [field.name for field in fields(Score) if estimate or field.name != "estimated"]
+            writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
             writer.writeheader()
             for score in scores:
                 writer.writerow(asdict(score) | {"psnr": f"{score.psnr:.4f}", "ssim": f"{score.ssim:.4f}"})
         summary = summarize(scores)
         write_json("reports/metrics.json", summary)
-        _write_curves(scores, foremost[0])
+        _write_curves(scores, foremost[0], but=inference.estimator)
         run.log(0, _flat(summary))
         run.log_files(folder)
 
 
-def _write_curves(scores: list[Score], protocol: str) -> None:
-    """The plots' data: PSNR over the level by system under a protocol, and the validation PSNR of every training."""
+def _write_curves(scores: list[Score], protocol: str, *, but: str | None) -> None:
+    """The plots' data: PSNR over the level by system under a protocol, and the validation PSNR of every training.
+
+    Args:
+        scores: Of all systems.
+        protocol: The one.
+        but: A base model that has no PSNR.
+    """
     with atomic_folder("reports/curves") as folder:
         with open(folder / "psnr_by_level.csv", "w", encoding="utf-8") as file:
             file.write("system,level,psnr\n")
@@ -113,6 +130,8 @@ def _write_curves(scores: list[Score], protocol: str) -> None:
                     values = [score.psnr for score in measured if (score.system, score.level) == (system, level)]
                     file.write(f"{system},{level:g},{np.mean(values):.4f}\n")
         for history in sorted(Path("models").glob("**/history.csv")):
+            if history.parent.name == but:
+                continue
             with atomic_file(folder / f"training_{history.parent.name}.csv") as temporary:
                 shutil.copyfile(history, temporary)
 

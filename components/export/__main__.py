@@ -8,28 +8,39 @@ import torch
 from torch import nn
 
 from components.step import run_component
-from relume.errors import ParityError
+from relume.errors import ConfigError, ParityError
 from relume.evaluation.held_out import noisy_photograph, photographs
-from relume.evaluation.networks import at_level, tiled
+from relume.evaluation.networks import at_level, level_estimate, tiled
 from relume.files import atomic_folder, write_json
 from relume.inference.plan import Inference
 from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, load_model
 from relume.params_file import load_section
-from relume.serving.export import OPSET, Parity, export_onnx, levels_of, measure_parity, parity_report
+from relume.serving.export import (
+    OPSET,
+    Parity,
+    export_level_estimator,
+    export_onnx,
+    levels_of,
+    measure_parity,
+    parity_report,
+)
+from relume.serving.levels import LevelRange, kind_of
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import Serving, write_served_model
 from relume.serving.settings import ExportSettings
 
-OUT = Path("models/exported")
+BASES, OUT = Path("models/bases"), Path("models/exported")
 
 
 def main() -> None:
-    """Reads `export`, `inference` and models/final; writes models/exported, or nothing when parity fails."""
+    """Reads `export`, `inference`, models/final and the level estimator of models/bases, if there is one; writes
+    models/exported, or nothing when parity fails."""
     params, inference = load_section("export", ExportSettings), load_section("inference", Inference)
     torch.set_num_threads(params.threads)
     network = load_model("models/final")
     levels = levels_of(network, load_card("models/final"))
+    level_estimator = _level_estimator(BASES / inference.estimator, levels) if inference.estimator else None
     serving = Serving(inference=inference, opset=OPSET, levels=levels)
     images = _images(params.sizes)
 
@@ -37,12 +48,19 @@ def main() -> None:
         onnx_file, *further_files = (folder / f"{tile}.onnx" for tile in inference.tiles)
         for tile, file in zip(inference.tiles, (onnx_file, *further_files), strict=True):
             export_onnx(network, file, tile=tile, dtype=inference.dtype)
-        write_served_model(onnx_file, folder, serving, further_files=further_files)
-        for file in (onnx_file, *further_files):
+        level_file = folder / "level.onnx" if level_estimator else None
+        if level_estimator and level_file:
+            export_level_estimator(level_estimator, level_file, dtype=inference.dtype)
+        write_served_model(onnx_file, folder, serving, further_files=further_files, level_estimator=level_file)
+        for file in (onnx_file, *further_files, *([level_file] if level_file else [])):
             file.unlink()
         restorer = OnnxRestorer(folder, threads=params.threads)
         report = parity_report(
-            [*_parity(network, restorer, images), *_mixed_parity(network, restorer)],
+            [
+                *_parity(network, restorer, images),
+                *_mixed_parity(network, restorer),
+                *_blind_parity(network, level_estimator, restorer, images),
+            ],
             min_psnr=params.min_psnr,
             max_difference=params.max_difference,
         )
@@ -60,6 +78,23 @@ def main() -> None:
                 next_step="find the layer that is exported incorrectly; nothing was written",
             )
         write_json(folder / "parity.json", report)
+
+
+def _level_estimator(folder: Path, levels: LevelRange | None) -> nn.Module:
+    """What estimates the levels of the final model.
+
+    Raises:
+        ConfigError: The final model takes no level, or one of another kind.
+    """
+    kind = kind_of(load_card(folder).trained_for)
+    if levels is None or levels.kind != kind:
+        raise ConfigError(
+            "The level estimator does not fit the model",
+            where=folder,
+            why=f"it estimates a {kind}, but the model takes {f'a {levels.kind}' if levels else 'no level'}",
+            next_step="correct pretrain.bases or inference.estimator in recipe.yaml",
+        )
+    return load_model(folder)
 
 
 def _parity(network: nn.Module, restorer: OnnxRestorer, images: dict[str, np.ndarray]) -> Iterator[Parity]:
@@ -89,6 +124,21 @@ def _mixed_parity(network: nn.Module, restorer: OnnxRestorer) -> Iterator[Parity
     if inference.dtype == "float32":
         restored = to_8_bit(restored)
     yield measure_parity("three levels in a batch", np.concatenate(expected), np.concatenate(restored), tile=tile)
+
+
+def _blind_parity(
+    network: nn.Module, level_estimator: nn.Module | None, restorer: OnnxRestorer, images: dict[str, np.ndarray]
+) -> Iterator[Parity]:
+    """Each image at the level that the level estimator estimates, by PyTorch and by ONNX Runtime."""
+    inference, levels = restorer.serving.inference, restorer.serving.levels
+    if level_estimator is None or levels is None:
+        return
+    estimate = level_estimate(level_estimator)
+    for name, image in images.items():
+        in_process = tiled(at_level(network, levels.nearest(estimate(image))), inference, batch=2)
+        yield measure_parity(
+            f"{name} level estimated", in_process(image), restorer.restore(image).image, tile=inference.tile
+        )
 
 
 def _images(sizes: tuple[tuple[int, int], ...]) -> dict[str, np.ndarray]:

@@ -46,6 +46,6 @@ def hash_of(*hashes: str) -> str:
 
 
 def history_csv(history: list[dict[str, float]]) -> str:
-    names = ["step", "loss", "lr", "psnr"]
+    names = ["step", "loss", "lr", "accuracy" if history and "accuracy" in history[0] else "psnr"]
     rows = [",".join(f"{row[name]:.8g}" for name in names) for row in history]
     return "\n".join([",".join(names), *rows]) + "\n"

@@ -46,7 +46,8 @@ def reporter(
             done = 30 * step // steps
             text = f"{text}  {'━' * done}{'╌' * (30 - done)}"
         if metrics:
-            text += f"  loss {metrics['loss']:.4f}  validation {metrics['psnr']:.2f} dB"
+            text += f"  loss {metrics['loss']:.4f}  validation "
+            text += f"{metrics['psnr']:.2f} dB" if "psnr" in metrics else f"{metrics['accuracy']:.2f} % of the level"
         print(f"\r\x1b[K{text}" if terminal else text, end="\n" if metrics or not terminal else "", flush=True)
 
     return report

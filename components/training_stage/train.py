@@ -78,7 +78,7 @@ def train_stage(
             stage=resolved,
             training=training,
             checkpoint=checkpoint,
-            validate=validation(curated.validation(), resolved.phases[-1].degradation, training.seed),
+            validate=validation(curated.validation(), resolved.phases[-1].degradation, training.seed, stage.method),
             report=reporter(name, run, stage) if run else silent,
         )
         if run is None:

@@ -15,6 +15,7 @@ from relume.params import ReleaseSettings
 
 if TYPE_CHECKING:
     from relume.serving.onnx_restorer import OnnxRestorer
+    from relume.serving.served_model import Serving
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,14 +26,17 @@ class Condition:
         degradation: Of the task.
         level: Of its parameter.
         alone: Whether the task has this degradation only, which then needs no name.
+        blind: Whether models are not given the level, but restore at what their level estimator estimates.
     """
 
     degradation: TaskDegradation
     level: float
     alone: bool
+    blind: bool = False
 
     def __str__(self) -> str:
-        return f"{'' if self.alone else f'{self.protocol}, '}{self.degradation.parameter} {self.level:g}"
+        level = f"{self.degradation.parameter} {self.level:g}{' estimated' if self.blind else ''}"
+        return level if self.alone else f"{self.protocol}, {level}"
 
     @property
     def protocol(self) -> str:
@@ -42,7 +46,8 @@ class Condition:
     def given(self, restorer: "OnnxRestorer") -> str:
         """What a check says of a model that is given the level."""
         levels = restorer.serving.levels
-        return " (given to it)" if levels and levels.kind == self.degradation.parameter else ""
+        given = not self.blind and levels and levels.kind == self.degradation.parameter
+        return " (given to it)" if given else ""
 
     def limit(self, settings: ReleaseSettings) -> float:
         """The gain over the input that is asked for, between two levels of the settings on the line through both."""
@@ -53,8 +58,8 @@ class Condition:
         """PSNR in dB of each restored photograph, as the protocol measures it.
 
         Args:
-            restorer: Of a model, which is given the level when it takes one of this kind; None for the degraded
-                photographs themselves.
+            restorer: Of a model, which is given the level when it takes one of this kind and is not judged blind; None
+                for the degraded photographs themselves.
             photographs: uint8 (H, W, 3) by image id.
             seed: Of what is random.
         """
@@ -63,7 +68,9 @@ class Condition:
         from relume.serving.levels import level_for
 
         protocol = protocol_of(self.protocol)
-        given = level_for(restorer.serving.levels, protocol.parameter, self.level) if restorer else None
+        given = None
+        if restorer and not self.blind:
+            given = level_for(restorer.serving.levels, protocol.parameter, self.level)
         found = []
         for image_id, photograph in photographs.items():
             degraded, clean = degraded_photograph(photograph, image_id, self.level, self.protocol, seed)
@@ -96,16 +103,23 @@ class Paired:
         return settings.min_gain_over_pairs_db
 
     def psnr(self, restorer: "OnnxRestorer | None", photographs: Mapping[str, np.ndarray], seed: int) -> list[float]:
-        """See `Condition.psnr`; a model that takes a level restores at its default."""
+        """See `Condition.psnr`; a model that takes a level restores at the one that it estimates, or at its default."""
         from relume.metrics import measure
 
         images = [(restorer.restore(each).image if restorer else each, clean) for each, clean in self.pairs.values()]
         return [measure(image, clean).psnr for image, clean in images]
 
 
-def conditions_of(evaluate: EvaluateSettings) -> Iterator[Condition]:
-    """What a candidate of a recipe is judged on."""
+def conditions_of(evaluate: EvaluateSettings, serving: "Serving") -> Iterator[Condition]:
+    """What a candidate of a recipe is judged on: given the levels and, where it has a level estimator for them, blind.
+
+    Args:
+        evaluate: The task and its levels.
+        serving: Of the candidate.
+    """
     measured = list(evaluate.measured())
     for degradation, levels in measured:
-        for level in levels:
-            yield Condition(degradation=degradation, level=level, alone=len(measured) == 1)
+        estimates = serving.inference.estimator and serving.levels and serving.levels.kind == degradation.parameter
+        for blind in (False, True) if estimates else (False,):
+            for level in levels:
+                yield Condition(degradation=degradation, level=level, alone=len(measured) == 1, blind=blind)

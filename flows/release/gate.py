@@ -2,8 +2,9 @@
 
 The recipe's task says on what. The served ONNX file restores held-out photographs, degraded under the product's
 protocols at the levels of the recipe; champion and candidate get the same pixels. A model that takes a level of the
-degradation's kind is given the true one. A gain is that of each photograph, and from five photographs on it counts with
-the lower end of the confidence interval of its mean, so that a chance choice of photographs does not release a model.
+degradation's kind is given the true one; one with a level estimator is judged at what that estimates as well. A gain is
+that of each photograph, and from five photographs on it counts with the lower end of the confidence interval of its
+mean, so that a chance choice of photographs does not release a model.
 """
 
 import dataclasses
@@ -164,7 +165,7 @@ def measure(
     restorers = [restorer, *([champion_restorer] if champion_restorer else [])]
     tile = max(side for each in restorers for side in each.serving.inference.tiles)
     photographs = held_out_photographs(held_out, settings, tile=tile)
-    conditions: list[Condition | Paired] = list(conditions_of(evaluate))
+    conditions: list[Condition | Paired] = list(conditions_of(evaluate, restorer.serving))
     if pairs := held_out_pairs(held_out, settings, tile=tile):
         conditions.append(Paired(pairs=pairs))
     seed = settings.seed

@@ -14,7 +14,7 @@ In all but `unclipped` the photograph goes through the tiler and the 8-bit tenso
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,14 @@ class Score:
     """One system on one degraded photograph.
 
     Attributes:
-        system: Such as `noisy`, `blur`, `nlm`, `base:nafnet`, `final`.
+        system: Such as `noisy`, `blur`, `nlm`, `base:nafnet`, `final`; `blind` is the final model at the level that its
+            level estimator estimates.
         image_id: The photograph.
         level: Of the protocol's parameter, such as the sigma of the noise; of a pair the estimated sigma.
         protocol: Such as `clipped`; `paired` or `pairs` for real pairs.
         psnr: In dB of the 8-bit result, over all RGB values or over the luma, inside of a border, as the protocol says.
         ssim: Mean over the channels that are measured.
+        estimated: The level that the system `blind` was given.
     """
 
     system: str
@@ -60,6 +62,7 @@ class Score:
     protocol: str
     psnr: float
     ssim: float
+    estimated: float | None = None
 
 
 def photographs(folder: str | Path) -> dict[str, np.ndarray]:
@@ -132,10 +135,12 @@ def evaluate_held_out(
     inference: Inference,
     *,
     levels: LevelRange | None = None,
+    estimate: Callable[[np.ndarray], float] | None = None,
 ) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
     """Runs all systems on all photographs, levels and protocols; in all but the product's the baselines and `final`.
 
     Adjustable networks are given the true level where it is of their kind, as the baselines are, else their default.
+    With a level estimator the final model is measured at the estimated level as well, as the system `blind`.
 
     Args:
         clean: Held-out photographs by id, uint8 (H, W, 3).
@@ -143,6 +148,7 @@ def evaluate_held_out(
         settings: The task and its levels.
         inference: How the final model is served; in tiles no larger than a photograph.
         levels: Those of adjustable networks.
+        estimate: Estimates the level of an 8-bit image for the final model.
 
     Yields:
         For each photograph, level and protocol: the scores, and the 8-bit images by system name.
@@ -166,9 +172,17 @@ def evaluate_held_out(
                     restored = {name: run(network) for name, network in (leveled if first else final).items()}
                     if bases := [image for name, image in restored.items() if name.startswith("base:")]:
                         restored["average"] = np.rint(np.mean(bases, axis=0)).astype(np.uint8)
+                    estimated = None
+                    if levels is not None and estimate is not None:
+                        estimated = levels.nearest(estimate(shown))
+                        restored["blind"] = run(at_level(networks["final"], estimated))
                     images = {settings.the_task.input: shown, **baselines, **restored}
                     where = {"image_id": image_id, "level": level, "protocol": protocol}
-                    yield _scores(images, reference, degraded, protocol_of(protocol), **where), images
+                    scores = _scores(images, reference, degraded, protocol_of(protocol), **where)
+                    yield (
+                        [replace(each, estimated=estimated) if each.system == "blind" else each for each in scores],
+                        images,
+                    )
 
 
 def _runner(
@@ -212,12 +226,13 @@ def evaluate_pairs(
     protocol: str,
     *,
     levels: LevelRange | None = None,
+    estimate: Callable[[np.ndarray], float] | None = None,
 ) -> Iterator[tuple[list[Score], dict[str, np.ndarray]]]:
     """Runs the final model on real pairs, in tiles as it is served; of a task of noise the classical denoisers as well.
 
     The filters are at the one setting that is best on these pairs (`relume.evaluation.baselines.best_filters`). What
-    else needs a sigma is given an estimate from the noisy image, since nobody knows the level of a real one: the one
-    of `relume.curation.quality.image_noise`.
+    else needs a sigma is given an estimate from the noisy image, since nobody knows the level of a real one: the final
+    model that of its level estimator where it has one, else that of `relume.curation.quality.image_noise`.
 
     Args:
         pairs: Gives the pairs, from the first one at each call; both images uint8 (H, W, 3).
@@ -226,6 +241,7 @@ def evaluate_pairs(
         inference: How the final model is served; in tiles no larger than a photograph.
         protocol: What the scores are called: `pairs`, or `paired` for held-out pairs.
         levels: Those of an adjustable model.
+        estimate: Estimates the level of an 8-bit image for it.
 
     Yields:
         For each pair the scores, and the 8-bit images by system name.
@@ -236,6 +252,8 @@ def evaluate_pairs(
         noisy = _degraded(pair)
         sigma = round(image_noise(noisy), 2)
         given = level_for(levels, "sigma", sigma)
+        if levels is not None and estimate is not None:
+            given = levels.nearest(estimate(noisy))
         network = final if given is None else at_level(final, given)
         restore = tiled(network, inference.within(*noisy.shape[:2]), batch=2)
         images = {settings.the_task.input: noisy}
@@ -277,6 +295,8 @@ def _scores(
 def summarize(scores: list[Score]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     """Means over the photographs: protocol, then system, then `sigma_25`, then psnr and ssim, to four decimals.
 
+    `blind` has the accuracy of its level estimator as well, in percent: 1 - the mean relative error of the level.
+
     Pairs have estimated levels, each its own, so they are one level: `all`.
     """
     groups: dict[tuple[str, str, str], list[Score]] = {}
@@ -285,10 +305,13 @@ def summarize(scores: list[Score]) -> dict[str, dict[str, dict[str, dict[str, fl
         groups.setdefault((score.protocol, score.system, level), []).append(score)
     summary: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for (protocol, system, level), members in groups.items():
-        summary.setdefault(protocol, {}).setdefault(system, {})[level] = {
+        found = summary.setdefault(protocol, {}).setdefault(system, {})[level] = {
             "psnr": round(float(np.mean([score.psnr for score in members])), 4),
             "ssim": round(float(np.mean([score.ssim for score in members])), 4),
         }
+        if estimates := [(score.estimated, score.level) for score in members if score.estimated is not None]:
+            errors = [abs(estimated - true) / true for estimated, true in estimates]
+            found["accuracy"] = round(100 * (1 - float(np.mean(errors))), 4)
     return summary
 
 

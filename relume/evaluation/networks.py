@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from relume.errors import ModelFormatError
+from relume.inference.estimator import estimate_level
 from relume.inference.level import AtLevel
 from relume.inference.plan import Inference
 from relume.inference.self_ensemble import self_ensemble
@@ -20,6 +21,17 @@ from relume.serving.export import ServedNetwork
 def at_level(network: nn.Module, level: float) -> nn.Module:
     """An adjustable network at a level in [0, 255], as a network without one; any other network as it is."""
     return AtLevel(network, level).eval() if "level" in inputs_of(network) else network
+
+
+def level_estimate(network: nn.Module) -> Callable[[np.ndarray], float]:
+    """A function from an image, (H, W, C), to its level as a level estimator estimates it, not held to any range."""
+
+    def estimate(tiles_NCHW: np.ndarray) -> np.ndarray:
+        batch = torch.from_numpy(tiles_NCHW).to(next(network.parameters()).device)
+        with torch.inference_mode():
+            return network(batch).cpu().numpy()
+
+    return lambda image: estimate_level(image, estimate)
 
 
 def tiled(network: nn.Module, inference: Inference, *, batch: int) -> Callable[[np.ndarray], np.ndarray]:

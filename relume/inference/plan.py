@@ -69,17 +69,20 @@ class Inference(Window):
         orientations: In which a tile is restored; their mean is taken. 8 are all flips and right angles, 4 the flips, 2
             the mirror image, 1 the tile as it is. The network runs as many times.
         further_windows: In which the image is restored as well; the mean of all results is taken.
+        estimator: Of an adjustable model, the base model that estimates the level of an image for which none is given.
     """
 
     weight: Literal["linear", "cosine", "uniform"] = "linear"
     orientations: Literal[1, 2, 4, 8] = 1
     # Left out of what is written where there is none, as in all that was released before.
     further_windows: tuple[Window, ...] = Field(default=(), exclude_if=lambda windows: not windows)
+    estimator: str | None = Field(default=None, exclude_if=lambda name: name is None)
 
     def __str__(self) -> str:
         """For people, such as `tiles of 192 pixels, halo 16, overlap 8 (linear), 8 orientations`."""
         mean = f", {self.orientations} orientations" if self.orientations > 1 else ""
-        return f"tiles {' and '.join(map(Window.__str__, self.windows))} ({self.weight}){mean}"
+        level = f", level estimated by {self.estimator}" if self.estimator else ""
+        return f"tiles {' and '.join(map(Window.__str__, self.windows))} ({self.weight}){mean}{level}"
 
     @property
     def windows(self) -> "tuple[Inference, ...]":
@@ -91,6 +94,11 @@ class Inference(Window):
     def tiles(self) -> tuple[int, ...]:
         """The sides of tiles that the network runs on, that of the first window first."""
         return tuple(dict.fromkeys(window.tile for window in self.windows))
+
+    @property
+    def several_graphs(self) -> bool:
+        """Whether it takes more than one graph: tiles of several sizes, or a level estimator."""
+        return len(self.tiles) > 1 or self.estimator is not None
 
     @property
     def dtype(self) -> str:

@@ -123,13 +123,7 @@ def restore_image(
     Raises:
         ImageError: `image_HWC` is not an RGB image of one of the types.
     """
-    if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.size == 0 or image_HWC.dtype not in types:
-        raise ImageError(
-            "The array is not an RGB image",
-            reason="not_rgb",
-            where=f"array of {image_HWC.dtype} {image_HWC.shape}",
-            next_step=f"give (height, width, 3) of one of: {', '.join(np.dtype(kind).name for kind in types)}",
-        )
+    require_rgb(image_HWC, types)
     peak = PEAKS[image_HWC.dtype.name]
 
     def in_float(tiles_NCHW: np.ndarray) -> np.ndarray:
@@ -138,6 +132,21 @@ def restore_image(
     run = restore_batch if image_HWC.dtype.name == (dtype or inference.dtype) == "uint8" else in_float
     image = map_tiles(image_HWC, run, inference, batch=batch, in_flight=in_flight, on_progress=on_progress)
     return np.clip(image, 0, 1, out=image) if image.dtype == np.float32 else image
+
+
+def require_rgb(image_HWC: np.ndarray, types: Sequence[type] = TYPES) -> None:
+    """Refuses what is not an image that can be restored.
+
+    Raises:
+        ImageError: `image_HWC` is not an RGB image of one of the types.
+    """
+    if image_HWC.ndim != 3 or image_HWC.shape[2] != 3 or image_HWC.size == 0 or image_HWC.dtype not in types:
+        raise ImageError(
+            "The array is not an RGB image",
+            reason="not_rgb",
+            where=f"array of {image_HWC.dtype} {image_HWC.shape}",
+            next_step=f"give (height, width, 3) of one of: {', '.join(np.dtype(kind).name for kind in types)}",
+        )
 
 
 def map_tiles(

@@ -213,7 +213,7 @@ class _Check:
         finetune: "FinetuneSettings",
     ) -> None:
         from relume.models.bias_adaptation import plan_biases
-        from relume.models.fusion.assembly import plan_fusion
+        from relume.models.fusion.assembly import plan_fusion, restoring
         from relume.training.rules import level_problems
 
         built = 0
@@ -222,10 +222,11 @@ class _Check:
             if network is not None:
                 built += 1
                 self.stage(f"pretrain@{name}", base, network)
+        self.estimator(set(bases) - set(restoring(bases)))
         if built < len(bases):
             return
         try:
-            plan = plan_fusion(head.fusion, bases)
+            plan = plan_fusion(head.fusion, restoring(bases))
         except ConfigError as error:
             self.problem(f"ensemble_head: {_line(error)}")
             return
@@ -269,11 +270,22 @@ class _Check:
             )
             self.report.trainings.append(Training(size=size, phases=settings.phases, network=network))
 
+    def estimator(self, level_estimators: set[str]) -> None:
+        """Checks that what is trained to estimate the level is what does."""
+        if level_estimators != {self.inference.estimator} - {None}:
+            self.problem(
+                f"inference: estimator is {self.inference.estimator}, but the base models that estimate a level are:"
+                f" {', '.join(sorted(level_estimators)) or 'none'}"
+            )
+
     def served(self, network: "nn.Module") -> None:
         """Checks the tiles."""
+        from relume.models.registry import inputs_of
         from relume.training.rules import crop_multiple
 
         multiple = crop_multiple(network)
+        if self.inference.estimator and "level" not in inputs_of(network):
+            self.problem("inference: estimator is set, but the network takes no level")
         for tile in self.inference.tiles:
             if tile % multiple:
                 self.problem(f"inference: tile {tile} is not a multiple of {multiple}, as the network needs")

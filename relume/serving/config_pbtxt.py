@@ -21,11 +21,14 @@ stays at what the largest request took."""
 _TENSORS = """\
 max_batch_size: {max_batch}
 input [ {{ name: "image" data_type: TYPE_{dtype} dims: [ 3, {tile}, {tile} ] }}{level} ]
-output [ {{ name: "restored" data_type: TYPE_{dtype} dims: [ 3, {tile}, {tile} ] }} ]
+output [ {{ name: "restored" data_type: TYPE_{dtype} dims: [ 3, {tile}, {tile} ] }}{estimated} ]
 """
 
 # One for each tile, so that requests of different levels share an execution.
 _LEVEL = ', { name: "level" data_type: TYPE_FP32 dims: [ 1 ] }'
+
+# Of a level estimator, which clients ask for instead of `restored`.
+_ESTIMATED = ', { name: "estimated" data_type: TYPE_FP32 dims: [ 1 ] }'
 
 # Requests wait 2 ms at most for others to share an execution with. A full queue refuses at once, which a client
 # can wait out; nobody waits for an answer to a request older than a minute.
@@ -105,7 +108,12 @@ def release_config(
         parameters |= {("level_kind" if name == "kind" else f"{name}_level"): v for name, v in asdict(levels).items()}
     return (
         (_PLAN % compute_capability if backend == "tensorrt_plan" else _BACKENDS[backend])
-        + _tensors(_side(inference), triton_type(inference), adjustable=levels is not None)
+        + _tensors(
+            _side(inference),
+            triton_type(inference),
+            adjustable=levels is not None,
+            estimates=inference.estimator is not None,
+        )
         + ("" if backend in _UNBATCHED else _BATCHING)
         + _parameters(parameters)
     )
@@ -208,8 +216,9 @@ def _parameters(values: Mapping[str, object]) -> str:
 
 def _side(inference: Inference) -> int:
     """The side of tiles as Triton has it: -1 where there are several."""
-    return inference.tile if len(inference.tiles) == 1 else -1
+    return -1 if inference.several_graphs else inference.tile
 
 
-def _tensors(tile: int, dtype: str, *, adjustable: bool) -> str:
-    return _TENSORS.format(max_batch=MAX_BATCH, tile=tile, dtype=dtype, level=_LEVEL if adjustable else "")
+def _tensors(tile: int, dtype: str, *, adjustable: bool, estimates: bool = False) -> str:
+    further = {"level": _LEVEL if adjustable else "", "estimated": _ESTIMATED if estimates else ""}
+    return _TENSORS.format(max_batch=MAX_BATCH, tile=tile, dtype=dtype, **further)

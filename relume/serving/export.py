@@ -15,6 +15,7 @@ from torch import nn
 
 from relume.errors import ModelFormatError
 from relume.files import atomic_file
+from relume.inference.estimator import TILE
 from relume.metrics import EQUAL, psnr
 from relume.models.artifact import ModelCard
 from relume.models.registry import inputs_of
@@ -56,20 +57,39 @@ class ServedNetwork(nn.Module):
         return (restored.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
+class ServedLevelEstimator(nn.Module):
+    """A level estimator as it is served: on tiles of the type of the model that it is served with.
+
+    Args:
+        network: float32 (N, C, H, W) in [0, 1] to levels (N,).
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(N, C, T, T), uint8 or float32 in [0, 1], to levels, float32 (N, 1)."""
+        values = image if image.dtype == torch.float32 else image.to(torch.float32) / 255
+        return self.network(values).unsqueeze(1)
+
+
 def to_onnx(
     network: nn.Module,
     examples: tuple[torch.Tensor, ...],
     names: Sequence[str],
     *,
+    output: str = "restored",
     batched: Sequence[str] | None = None,
     simplify: bool = True,
 ) -> "torch.onnx.ONNXProgram":
-    """A network as an ONNX program of opset 20 with one output, `restored`.
+    """A network as an ONNX program of opset 20 with one output.
 
     Args:
         network: In eval mode.
         examples: Its inputs; their sides are fixed in the program.
         names: Of the inputs.
+        output: Name of the output.
         batched: Names of the inputs whose first axis is the batch, which is then open; all when None. The others keep
             their examples' shapes, and so does everything where no input is named.
         simplify: Whether constants are folded and nodes joined, which runtimes do only in part.
@@ -84,7 +104,7 @@ def to_onnx(
             dynamo=True,
             opset_version=OPSET,
             input_names=list(names),
-            output_names=["restored"],
+            output_names=[output],
             dynamic_shapes=tuple({0: batch} if batched is None or name in batched else None for name in names),
             optimize=False,
         )
@@ -133,11 +153,26 @@ def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: in
         channels: C.
         dtype: Of the tiles, `uint8` or `float32` in [0, 1].
     """
-    import onnx
-
     count = len(inputs_of(network))
     examples = (torch.zeros(2, channels, tile, tile, dtype=getattr(torch, dtype)), torch.full((2, 1), 25.0))[:count]
-    model = to_onnx(ServedNetwork(network, dtype=dtype).eval(), examples, ["image", "level"][:count]).model_proto
+    _write(to_onnx(ServedNetwork(network, dtype=dtype).eval(), examples, ["image", "level"][:count]).model_proto, path)
+
+
+def export_level_estimator(network: nn.Module, path: str | Path, *, dtype: str = "uint8") -> None:
+    """Writes a level estimator as ONNX: input `image`, (batch, 3, 128, 128), output `estimated`, float32 (batch, 1).
+
+    Args:
+        network: In eval mode.
+        path: The `.onnx` file.
+        dtype: Of the tiles, `uint8` or `float32` in [0, 1].
+    """
+    examples = (torch.zeros(2, 3, TILE, TILE, dtype=getattr(torch, dtype)),)
+    _write(to_onnx(ServedLevelEstimator(network).eval(), examples, ["image"], output="estimated").model_proto, path)
+
+
+def _write(model: "onnx.ModelProto", path: str | Path) -> None:
+    import onnx
+
     _strip(model)
     onnx.checker.check_model(model)
     with atomic_file(path) as temporary:

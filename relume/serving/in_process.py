@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from relume.errors import ConfigError
+from relume.errors import ConfigError, ModelFormatError
+from relume.inference.estimator import estimate_level
 from relume.inference.plan import Inference
-from relume.inference.tiling import restore_image
+from relume.inference.tiling import require_rgb, restore_image
 from relume.memory import available_memory
 from relume.serving.float_graph import float_graph
 from relume.serving.levels import choose_level
 from relume.serving.local_graph import at_side, read_local_graph
 from relume.serving.restoration import Restoration
-from relume.serving.served_model import onnx_path, onnx_paths, read_serving
+from relume.serving.served_model import level_estimator_path, onnx_path, onnx_paths, read_serving
 
 Run = Callable[[dict[str, np.ndarray]], np.ndarray]
 """Computes `restored` from the inputs by name."""
@@ -65,6 +66,7 @@ class InProcessRestorer(ABC):
         self._graph = read_local_graph(onnx_path(folder))
         self.inference = self._fitting(self._in_tiles(tile).in_orientations(orientations))
         self._runs: dict[tuple[np.dtype[Any], int], Run] = {}
+        self._estimate: Callable[[np.ndarray], np.ndarray] | None = None
         for side in self.inference.tiles:
             self._run(self._dtype, side)
 
@@ -137,7 +139,7 @@ class InProcessRestorer(ABC):
 
         Args:
             image_HWC: (H, W, 3) RGB of any size: uint8, uint16, or float32 in [0, 1]; what is outside is clipped.
-            level: For an adjustable model, of its kind; its default when None.
+            level: For an adjustable model, of its kind; when None what its level estimator estimates, or its default.
             on_progress: Called with the tiles done and the tiles in all.
 
         Returns:
@@ -147,7 +149,10 @@ class InProcessRestorer(ABC):
             ImageError: Not such an image.
             ConfigError: `level` is no level of the model's kind, or the model takes none.
         """
-        chosen = choose_level(level, self.serving.levels, model=self.release)
+        estimated = level is None and self.serving.inference.estimator is not None
+        chosen = choose_level(
+            self.estimated_level(image_HWC) if estimated else level, self.serving.levels, model=self.release
+        )
 
         def restore_batch(tiles_NCHW: np.ndarray) -> np.ndarray:
             levels = None if chosen is None else np.full(len(tiles_NCHW), chosen, np.float32)
@@ -162,4 +167,41 @@ class InProcessRestorer(ABC):
             in_flight=1,
             on_progress=on_progress,
         )
-        return Restoration(image=image, release=self.release, level=chosen, levels=self.serving.levels)
+        return Restoration(
+            image=image, release=self.release, level=chosen, levels=self.serving.levels, estimated=estimated
+        )
+
+    def estimated_level(self, image_HWC: np.ndarray) -> float:
+        """The level of an image by the model's level estimator, which ONNX Runtime computes, whatever computes tiles.
+
+        Args:
+            image_HWC: As of `restore`.
+
+        Raises:
+            ImageError: Not such an image.
+        """
+        require_rgb(image_HWC)
+        if self._estimate is None:
+            self._estimate = open_level_estimator(level_estimator_path(self.folder))
+        assert self.serving.levels is not None  # `read_serving` asks for them
+        return self.serving.levels.nearest(estimate_level(image_HWC, self._estimate, dtype=self._dtype.name))
+
+
+def open_level_estimator(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The level estimator of a served model as a function of tiles, see `estimate_level`.
+
+    Raises:
+        ModelFormatError: The file cannot be read.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except Exception as error:  # a class of its own for each kind of failure
+        raise ModelFormatError(
+            "The level estimator cannot be read",
+            where=path,
+            why=error,
+            next_step="export the model again with `dvc repro export`",
+        ) from None
+    return lambda tiles_NCHW: session.run(["estimated"], {"image": tiles_NCHW})[0]

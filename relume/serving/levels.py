@@ -110,6 +110,10 @@ class LevelRange:
             )
         return float(asked)
 
+    def nearest(self, estimated: float) -> float:
+        """The level for an estimate: within what the model was trained for, with one decimal, as it is reported."""
+        return round(min(max(estimated, self.lowest), self.highest), 1)
+
     def note(self, level: float) -> str | None:
         """What the user should know of a level: that the model was not trained for it; else None."""
         if self.lowest <= level <= self.highest:

@@ -92,11 +92,11 @@ def _write(served: str | Path, serving: Serving, folder: Path, backend: str, eng
         shutil.copyfile(engine / ENGINE, folder / "1" / ENGINE)
     if backend.startswith("openvino"):
         copy_programs(folder, serving.inference, _OPENVINO)
-    elif len(serving.inference.tiles) == 1:
+    elif not serving.inference.several_graphs:
         (folder / "1" / "model.py").unlink()
     else:
         raise ReleaseError(
-            "The backend runs tiles of one size alone",
+            "The backend runs one graph alone",
             where=backend,
             why=f"the model restores in {serving.inference}",
             next_step="set release.backend to onnxruntime or openvino_f32 in params.yaml, then run `relume release`",

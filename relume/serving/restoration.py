@@ -18,6 +18,7 @@ class Restoration:
         release: Name of the release, or the folder of a served model that was not released.
         level: The level that an adjustable model restored it at; None for another model.
         levels: The kind, range and default of that level; None for a model that takes none.
+        estimated: Whether a level estimator estimated the level.
         refused: A candidate that could not restore it, so that the champion did; None when nothing failed.
     """
 
@@ -25,4 +26,5 @@ class Restoration:
     release: str
     level: float | None
     levels: LevelRange | None
+    estimated: bool = False
     refused: str | None = None

@@ -9,6 +9,10 @@ triton/model/1/model.py       runs it in Triton's python backend
 A plan of several windows whose tiles differ has a graph for each further side, triton/model/1/SIDE/model.onnx. Its
 model.py chooses among them, and one_tile.py beside it runs each.
 
+A plan with a level estimator has its graph as triton/model/1/estimator/model.onnx: `image`, (N, 3, 128, 128) of the
+same type, to `estimated`, float32 (N, 1). Its model.py runs that, and restoring.py beside it what model.py is without
+one.
+
 In formats 1 and 2, serving.json stated tile and halo alone; tiles overlapped by half of the halo. In format 1 the
 Triton model had the product's name, serving.json stated no format, and its `levels` no kind: the kind was `level`
 beside them. Releases of these formats are restored, served and rolled back to as those of format 3.
@@ -51,7 +55,12 @@ class Serving:
 
 
 def write_served_model(
-    onnx_file: str | Path, folder: str | Path, serving: Serving, *, further_files: Iterable[str | Path] = ()
+    onnx_file: str | Path,
+    folder: str | Path,
+    serving: Serving,
+    *,
+    further_files: Iterable[str | Path] = (),
+    level_estimator: str | Path | None = None,
 ) -> None:
     """Fills `folder` with a served model; the same input gives the same bytes.
 
@@ -61,10 +70,16 @@ def write_served_model(
         folder: Where the files go; it is created.
         serving: What a client has to know of it.
         further_files: The same model for each further side of the plan's tiles.
+        level_estimator: What estimates the level, where the plan has an estimator.
     """
     model = Path(folder) / MODEL_FOLDER
-    for side, file in zip(serving.inference.tiles, (onnx_file, *further_files), strict=True):
-        path = _onnx_path(model, serving.inference, side)
+    files = {
+        _onnx_path(model, serving.inference, side): file
+        for side, file in zip(serving.inference.tiles, (onnx_file, *further_files), strict=True)
+    }
+    if level_estimator is not None:
+        files[_level_estimator(model)] = level_estimator
+    for path, file in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, path)
     copy_programs(model, serving.inference)
@@ -113,6 +128,15 @@ def onnx_paths(folder: str | Path, inference: Inference) -> dict[int, Path]:
     return {side: _onnx_path(triton_model(folder), inference, side) for side in inference.tiles}
 
 
+def level_estimator_path(folder: str | Path) -> Path:
+    """The ONNX file that estimates the level, in a served model whose plan has an estimator."""
+    return _level_estimator(triton_model(folder))
+
+
+def _level_estimator(model: Path) -> Path:
+    return model / "1" / "estimator" / "model.onnx"
+
+
 def _onnx_path(model: Path, inference: Inference, side: int) -> Path:
     return model / "1" / ("" if side == inference.tile else str(side)) / "model.onnx"
 
@@ -125,10 +149,11 @@ def copy_programs(model: Path, inference: Inference, one_tile: Path = _ONNX_RUNT
         inference: How it restores.
         one_tile: What runs the graph of one size of tiles.
     """
-    several = len(inference.tiles) > 1
-    shutil.copyfile(one_tile, model / "1" / ("one_tile.py" if several else "model.py"))
-    if several:
-        shutil.copyfile(Path(__file__).with_name("triton_windows_model.py"), model / "1" / "model.py")
+    outer = [Path(__file__).with_name("triton_estimator_model.py")] if inference.estimator else []
+    inner = [Path(__file__).with_name("triton_windows_model.py"), one_tile] if len(inference.tiles) > 1 else [one_tile]
+    names = ["model.py", *(["restoring.py"] if outer else []), *(["one_tile.py"] if len(inner) > 1 else [])]
+    for program, name in zip(outer + inner, names, strict=True):
+        shutil.copyfile(program, model / "1" / name)
 
 
 def read_serving(folder: str | Path) -> Serving:
@@ -184,7 +209,16 @@ def read_serving(folder: str | Path) -> Serving:
             why=error,
             next_step=_AGAIN,
         ) from None
-    if missing := [file for file in onnx_paths(folder, serving.inference).values() if not file.is_file()]:
+    if serving.inference.estimator and serving.levels is None:
+        raise ModelFormatError(
+            "The served model contradicts itself",
+            where=path,
+            why="it has an estimator of levels, but takes no level",
+            next_step=_AGAIN,
+        )
+    graphs = [*onnx_paths(folder, serving.inference).values()]
+    graphs += [level_estimator_path(folder)] if serving.inference.estimator else []
+    if missing := [file for file in graphs if not file.is_file()]:
         raise ModelMissingError(
             "The folder is not a served model", where=folder, why=f"{missing[0]} is missing", next_step=_AGAIN
         )

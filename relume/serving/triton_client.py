@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from relume.errors import ConfigError, ModelMissingError, ServerRefusedError, ServerUnreachableError
+from relume.inference.estimator import estimate_level
 from relume.inference.plan import Inference
-from relume.inference.tiling import TYPES, RestoreBatch, restore_image
+from relume.inference.tiling import TYPES, RestoreBatch, require_rgb, restore_image
 from relume.serving.config_pbtxt import read_parameters
 from relume.serving.levels import LevelRange, choose_level
 from relume.serving.restoration import Restoration
@@ -170,7 +171,7 @@ class TritonRestorer:
 
         Args:
             image_HWC: (H, W, 3) RGB of any size: uint8, or of another of the `types` of what serves.
-            level: For an adjustable model, of its kind; its default when None.
+            level: For an adjustable model, of its kind; when None what its level estimator estimates, or its default.
             image_id: See `served`; a new one when None.
             served: What restores it, where `served` was asked already.
             on_progress: Called with the tiles done and the tiles in all.
@@ -186,7 +187,9 @@ class TritonRestorer:
         served, refused = served or self.served(image_id), None
         while True:
             try:
-                image, chosen = self._restored(image_HWC, served, level, on_progress)
+                estimated = level is None and served.inference.estimator is not None
+                asked = self._estimated_level(image_HWC, served) if estimated else level
+                image, chosen = self._restored(image_HWC, served, asked, on_progress)
             except (ServerRefusedError, ServerUnreachableError) as error:
                 now = self.served(None if refused else image_id)
                 if now.release == served.release and now.is_candidate:
@@ -197,7 +200,25 @@ class TritonRestorer:
                 _log.warning("%s restores the image, since %s could not: %s", now.release, served.release, why)
                 served = now
                 continue
-            return Restoration(image=image, release=served.release, level=chosen, levels=served.levels, refused=refused)
+            return Restoration(
+                image=image,
+                release=served.release,
+                level=chosen,
+                levels=served.levels,
+                estimated=estimated,
+                refused=refused,
+            )
+
+    def _estimated_level(self, image_HWC: np.ndarray, served: ServedRelease) -> float:
+        require_rgb(image_HWC, served.types)
+        assert served.levels is not None  # a release with a level estimator takes a level
+        level = estimate_level(
+            image_HWC,
+            lambda tiles_NCHW: self._when_queued(lambda: self._transport.estimate(served.release, tiles_NCHW)),
+            dtype=served.inference.dtype,
+            batch=min(self._batch, served.max_batch),
+        )
+        return served.levels.nearest(level)
 
     def _restored(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from relume.errors import ReleaseError, RelumeError, ServerRefusedError, ServerUnreachableError
+from relume.inference.estimator import TILE
 from relume.serving import repository as models
 from relume.serving.config_pbtxt import read_parameters
 from relume.serving.route import Route, route_of
@@ -209,8 +210,9 @@ class TritonControl:
                 self._call("unregister_system_shared_memory", region, timeout=10.0)
 
     def probe(self, model: str, *, timeout: float = 30.0) -> None:
-        """Restores one black tile of each of its sizes: the only proof that a model works, since a model whose process
-        died reads READY.
+        """Restores one black tile of each of its sizes, and estimates a level where there is a level estimator.
+
+        It is the only proof that a model works, since a model whose process died reads READY.
 
         Raises:
             ServerRefusedError: The answer is an error.
@@ -219,6 +221,8 @@ class TritonControl:
         config = self._config(model)
         for side in self._sides(config):
             self._probe(model, config.input, side, timeout=timeout)
+        if any(output.name == "estimated" for output in config.output):
+            self._probe(model, config.input, TILE, timeout=timeout, output="estimated")
 
     def _sides(self, config: Any) -> tuple[int, ...]:
         """The sides of the tiles of a release, or of a product's."""
@@ -228,21 +232,23 @@ class TritonControl:
         stated = (self._config(steps[0].model_name) if steps else config).parameters
         return read_parameters({name: value.string_value for name, value in stated.items()})[0].tiles
 
-    def _probe(self, model: str, tensors: Any, side: int, *, timeout: float) -> None:
+    def _probe(self, model: str, tensors: Any, side: int, *, timeout: float, output: str = "restored") -> None:
         from tritonclient.grpc.model_config_pb2 import DataType
         from tritonclient.utils import triton_to_np_dtype
 
         inputs, dtypes = [], []
         for tensor in tensors:  # the tile, and the level of an adjustable model
             shape = [1, *(side if size == -1 else size for size in tensor.dims)]
-            dtype = DataType.Name(tensor.data_type).removeprefix("TYPE_")
-            dtypes.append(triton_to_np_dtype(dtype))
-            inputs.append(self._triton.InferInput(tensor.name, shape, dtype))
+            kind = DataType.Name(tensor.data_type).removeprefix("TYPE_")
+            dtypes.append(triton_to_np_dtype(kind))
+            inputs.append(self._triton.InferInput(tensor.name, shape, kind))
             inputs[-1].set_data_from_numpy(np.zeros(shape, dtypes[-1]))
-        restored = self._call("infer", model, inputs, timeout=timeout).as_numpy("restored")
-        if restored is None or restored.shape != tuple(inputs[0].shape()) or restored.dtype != dtypes[0]:
+        outputs = [self._triton.InferRequestedOutput(output)]
+        answer = self._call("infer", model, inputs, outputs=outputs, timeout=timeout).as_numpy(output)
+        expected = ((1, 1), np.float32) if output == "estimated" else (tuple(inputs[0].shape()), dtypes[0])
+        if answer is None or (answer.shape, answer.dtype) != expected:
             raise ServerRefusedError(
-                "The answer is not a restored tile",
+                "The answer is not a restored tile, or its level",
                 where=model,
                 why="it has another shape or type",
                 next_step="export the model again, and release it",
@@ -270,12 +276,12 @@ class TritonControl:
     def _load(self, model: str) -> None:
         self._call("load_model", model, timeout=self._load_timeout)
 
-    def _call(self, method: str, *args: Any, timeout: float) -> Any:
+    def _call(self, method: str, *args: Any, timeout: float, **kwargs: Any) -> Any:
         from tritonclient.utils import InferenceServerException
 
         headers = grpc_key(self.key if method in _RESTRICTED else None)
         try:
-            return getattr(self._client, method)(*args, headers=headers, client_timeout=timeout)
+            return getattr(self._client, method)(*args, headers=headers, client_timeout=timeout, **kwargs)
         except InferenceServerException as error:
             status, why = error.status() or "", error.message().partition("\n\nAt:\n")[0]  # without the traceback
             next_step = "relume status"

@@ -64,6 +64,9 @@ class Transport(Protocol):
         The tiles go through shared memory when a slot is given; the level is too small to.
         """
 
+    def estimate(self, model: str, tiles_NCHW: np.ndarray) -> np.ndarray:
+        """The level of each tile, (N, 1), by the level estimator of a model that has one."""
+
     def close(self) -> None:
         """Closes the connections."""
 
@@ -164,6 +167,10 @@ class GrpcTransport:
         result = self._call("infer", model, inputs, outputs=outputs)
         return result.as_numpy("restored") if slot is None else slot.get(tiles_NCHW.shape, tiles_NCHW.dtype)
 
+    def estimate(self, model: str, tiles_NCHW: np.ndarray) -> np.ndarray:
+        inputs, outputs = _request(self._triton, tiles_NCHW, 0.0, None, output="estimated")
+        return self._call("infer", model, inputs, outputs=outputs).as_numpy("estimated")
+
     def close(self) -> None:
         self._client.close()
 
@@ -207,29 +214,34 @@ class HttpTransport:
     def infer(
         self, model: str, tiles_NCHW: np.ndarray, *, level: float | None = None, slot: Slot | None = None
     ) -> np.ndarray:
-        inputs, outputs = _request(self._triton, tiles_NCHW, level, slot)
+        result = self._infer(model, _request(self._triton, tiles_NCHW, level, slot))
+        return result.as_numpy("restored") if slot is None else slot.get(tiles_NCHW.shape, tiles_NCHW.dtype)
+
+    def estimate(self, model: str, tiles_NCHW: np.ndarray) -> np.ndarray:
+        request = _request(self._triton, tiles_NCHW, 0.0, None, output="estimated")
+        return self._infer(model, request).as_numpy("estimated")
+
+    def _infer(self, model: str, request: tuple[list[Any], list[Any]]) -> Any:
+        inputs, outputs = request
         client = self._triton.InferenceServerClient
         body, json_size = client.generate_request_body(inputs, outputs=outputs)
         headers = {} if json_size is None else {"Inference-Header-Content-Length": str(json_size)}
         response = self._call("POST", f"/models/{model}/infer", body, self._headers | headers)
-        if slot is not None:
-            return slot.get(tiles_NCHW.shape, tiles_NCHW.dtype)
         length = response.headers.get("Inference-Header-Content-Length")
-        result = client.parse_response_body(response.data, header_length=int(length) if length else None)
-        return result.as_numpy("restored")
+        return client.parse_response_body(response.data, header_length=int(length) if length else None)
 
     def close(self) -> None:
         self._pool.close()
 
 
 def _request(
-    triton: Any, tiles_NCHW: np.ndarray, level: float | None, slot: Slot | None
+    triton: Any, tiles_NCHW: np.ndarray, level: float | None, slot: Slot | None, *, output: str = "restored"
 ) -> tuple[list[Any], list[Any]]:
     """Inputs and outputs in tritonclient's words: the tiles, in a slot if there is one, and one level for each tile."""
     from tritonclient.utils import np_to_triton_dtype
 
     image = triton.InferInput("image", tiles_NCHW.shape, np_to_triton_dtype(tiles_NCHW.dtype))
-    restored = triton.InferRequestedOutput("restored")
+    restored = triton.InferRequestedOutput(output)
     if slot is None:
         image.set_data_from_numpy(tiles_NCHW)
     else:

@@ -173,7 +173,13 @@ class EveryLevel(Settings):
     reduction: Literal["sum", "mean"] = "sum"
 
 
-Method = Annotated[Plain | AlternateReuse | EveryLevel, Field(discriminator="kind")]
+class EstimateLevel(Settings):
+    """Training of a level estimator: the loss is that of the level that it estimates of each crop."""
+
+    kind: Literal["estimate_level"]
+
+
+Method = Annotated[Plain | AlternateReuse | EveryLevel | EstimateLevel, Field(discriminator="kind")]
 
 
 class TrainingSettings(Settings):

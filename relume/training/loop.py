@@ -63,7 +63,8 @@ def train(
         report: Called after every validation and, about once a second, with the progress.
 
     Returns:
-        The history: for each validation `step`, `loss` (mean since the last), `lr` and `psnr` in dB.
+        The history: for each validation `step`, `loss` (mean since the last), `lr` and `psnr` in dB, or of a level
+        network the `accuracy` in percent.
 
     Raises:
         TrainingDivergedError: The loss or its gradient is not finite; the batch is kept beside the checkpoint.
@@ -105,8 +106,8 @@ def train(
             metrics = {"loss": sum(state.losses) / len(state.losses), "lr": lr}
             validation = _validate_average(run, validate)
             # Last bits can differ between ranks, and with them which validation is the best and when patience ends.
-            metrics["psnr"] = agreed(validation.psnr, fabric)
-            state.note_validation(metrics, keep_best=stage.keep == "best")
+            metrics[validation.metric] = agreed(validation.value, fabric)
+            state.note_validation(metrics, by=validation.metric, keep_best=stage.keep == "best")
             if fabric.is_global_zero:
                 report(state.step, stage.steps, metrics | clock.metrics(fabric.device), validation.image)
             _save(run)

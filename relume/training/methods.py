@@ -1,4 +1,4 @@
-"""How one step uses the network: plainly, as one of several that share weights, or at every level at once."""
+"""How one step uses the network: plainly, as one of several that share weights, at every level, or to estimate it."""
 
 from collections.abc import Callable, Iterable
 
@@ -7,7 +7,7 @@ from torch import nn
 
 from relume.degradations import counter_rng
 from relume.training.batches import Batch
-from relume.training.config import AlternateReuse, EveryLevel, Method
+from relume.training.config import AlternateReuse, EstimateLevel, EveryLevel, Method
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -34,6 +34,9 @@ def loss_of_batch(
         restored = model.forward_many(batch.degraded, batch.level)
         losses = torch.stack([loss_of(one, batch.clean) for one in restored.unbind()])
         return losses.sum() if method.reduction == "sum" else losses.mean()
+    if isinstance(method, EstimateLevel):
+        assert batch.level is not None  # see relume.training.rules
+        return loss_of(model(batch.degraded), batch.level)
     restored = model(batch.degraded) if batch.level is None else model(batch.degraded, batch.level)
     return loss_of(restored, batch.clean)
 

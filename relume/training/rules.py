@@ -13,7 +13,7 @@ from relume.degradations import Degradation
 from relume.errors import ConfigError
 from relume.models.registry import ARCHITECTURES, inputs_of
 from relume.training.augmentation import mixes_levels
-from relume.training.config import EveryLevel, ResolvedPhase, ResolvedStage, Schedule
+from relume.training.config import EstimateLevel, EveryLevel, Method, ResolvedPhase, ResolvedStage, Schedule
 
 if TYPE_CHECKING:
     from relume.training.batches import TrainingCrops
@@ -32,7 +32,7 @@ def problems(stage: ResolvedStage, network: nn.Module, *, ranks: int, side: int)
         where = f"phases[{number}]"
         yield from _crops(phase, network, where, ranks=ranks, side=side)
         yield from _trained(phase, network, where)
-        yield from level_problems(phase.degradation, network, where=f"{where}.degradation")
+        yield from level_problems(phase.degradation, network, where=f"{where}.degradation", method=stage.method)
         if mixes_levels(phase.degradation, phase.augmentation):
             yield ConfigError(
                 "A mixture of two degradations has no level",
@@ -74,41 +74,50 @@ def data_problems(stage: ResolvedStage, network: nn.Module, crops: "TrainingCrop
                 )
                 continue
         if crops.draws_pairs(phase.choices):
-            yield from pair_problems(network, where=where)
+            yield from pair_problems(network, where=where, method=stage.method)
 
 
-def pair_problems(network: nn.Module, *, where: str) -> Iterator[ConfigError]:
+def pair_problems(network: nn.Module, *, where: str, method: Method | None = None) -> Iterator[ConfigError]:
     """Whether a network can be run on pairs, whose level nobody knows.
 
     Args:
         network: The network.
         where: The key of what draws the pairs.
+        method: Of its training.
     """
-    if "level" in inputs_of(network):
+    if _needs_level(network, method):
         yield ConfigError(
-            "An adjustable network cannot be trained on pairs",
+            "A network that needs levels cannot be trained on pairs",
             where=where,
             why="it must be given the level of each image, and pairs have none",
             next_step="choose sets of photographs in the phase's data, or a network that takes no level",
         )
 
 
-def level_problems(degradation: Degradation, network: nn.Module, *, where: str) -> Iterator[ConfigError]:
-    """Whether a network takes a level if and only if the degradation names one.
+def level_problems(
+    degradation: Degradation, network: nn.Module, *, where: str, method: Method | None = None
+) -> Iterator[ConfigError]:
+    """Whether a network takes a level, or estimates it, if and only if the degradation names one.
 
     Args:
         degradation: Of what the network restores.
         network: The network.
         where: The key of the degradation.
+        method: Of its training.
     """
-    adjustable = "level" in inputs_of(network)
-    if adjustable != (degradation.level is not None):
+    needed = _needs_level(network, method)
+    does = "estimates levels" if isinstance(method, EstimateLevel) else "is adjustable"
+    if needed != (degradation.level is not None):
         yield ConfigError(
             "Network and degradation do not agree on a level",
             where=f"{where}.level: {degradation.level}",
-            why="the network is adjustable and must be given a level" if adjustable else "the network takes no level",
-            next_step="set degradation.level in recipe.yaml" if adjustable else "remove degradation.level",
+            why=f"the network {does} and must be given a level" if needed else "the network takes no level",
+            next_step="set degradation.level in recipe.yaml" if needed else "remove degradation.level",
         )
+
+
+def _needs_level(network: nn.Module, method: Method | None) -> bool:
+    return "level" in inputs_of(network) or isinstance(method, EstimateLevel)
 
 
 def workers_problem(stage: ResolvedStage, *, workers: int, ahead: int, free: int) -> ConfigError | None:
@@ -209,6 +218,7 @@ def _method(stage: ResolvedStage, network: nn.Module) -> Iterator[ConfigError]:
             "a network whose blocks are reused",
             "reuse" in inspect.signature(network.forward).parameters,
         ),
+        "estimate_level": ("a level_estimator", type(network).__name__ == ARCHITECTURES["level_estimator"][1]),
     }
     if kind in able and not able[kind][1]:
         yield ConfigError(
@@ -216,4 +226,11 @@ def _method(stage: ResolvedStage, network: nn.Module) -> Iterator[ConfigError]:
             where=f"method: {kind}, {type(network).__name__}",
             why=f"{kind} needs {able[kind][0]}",
             next_step="choose method plain in recipe.yaml",
+        )
+    elif kind != "estimate_level" and type(network).__name__ == ARCHITECTURES["level_estimator"][1]:
+        yield ConfigError(
+            "The method does not fit the network",
+            where=f"method: {kind}, {type(network).__name__}",
+            why="the network restores no images; it estimates their level",
+            next_step="choose method estimate_level in recipe.yaml",
         )

@@ -36,7 +36,7 @@ class TrainingState:
         self.scaler: dict[str, Any] = {}  # of float16, the loss's scale
         # Average and buffers at the best validation, empty if they are not kept; None before the first validation.
         self.best: dict[str, torch.Tensor] | None = None
-        self.best_psnr, self.since_best = -math.inf, 0
+        self.best_metric, self.since_best = -math.inf, 0
         self._network, self._persistent = network, set(network.state_dict())
 
     @property
@@ -58,7 +58,7 @@ class TrainingState:
             return
         facts = {"step": self.step, "history": self.history, "losses": self.losses, "scaler": self.scaler}
         if self.best is not None:
-            facts |= {"best_psnr": self.best_psnr, "since_best": self.since_best}
+            facts |= {"best_psnr": self.best_metric, "since_best": self.since_best}
         checkpoint.save(tensors, facts)
 
     def restore(self, checkpoint: Checkpoint) -> bool:
@@ -98,7 +98,7 @@ class TrainingState:
             if "best_psnr" in facts:
                 kept = self.average | buffers
                 self.best = {n: like(value, f"best.{n}") for n, value in kept.items() if f"best.{n}" in tensors}
-                self.best_psnr, self.since_best = facts["best_psnr"], facts["since_best"]
+                self.best_metric, self.since_best = facts["best_psnr"], facts["since_best"]
         self.step, self.history, self.losses = facts["step"], facts["history"], facts["losses"]
         self.scaler = facts["scaler"]
         return True
@@ -114,12 +114,18 @@ class TrainingState:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
 
-    def note_validation(self, metrics: dict[str, float], *, keep_best: bool) -> None:
-        """Adds a validation to the history; remembers the best, and with `keep_best` average and buffers of it."""
+    def note_validation(self, metrics: dict[str, float], *, by: str, keep_best: bool) -> None:
+        """Adds a validation to the history; remembers the best, and with `keep_best` average and buffers of it.
+
+        Args:
+            metrics: By name.
+            by: Name of the one that is best where it is highest.
+            keep_best: Whether the weights of the best validation are kept.
+        """
         self.history.append({"step": self.step, **metrics})
         self.losses.clear()
-        if metrics["psnr"] > self.best_psnr:
-            self.best_psnr, self.since_best = metrics["psnr"], 0
+        if metrics[by] > self.best_metric:
+            self.best_metric, self.since_best = metrics[by], 0
             self.best = {n: v.clone() for n, v in (self.average | self.buffers).items()} if keep_best else {}
         else:
             self.since_best += 1

@@ -1,8 +1,9 @@
-"""Validation while training: PSNR on fixed crops of the validation photographs with fixed degradations."""
+"""Validation while training, on fixed crops of the validation photographs with fixed degradations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from relume.degradations import Degradation, add_gaussian_noise, counter_rng, de
 from relume.errors import SourceError
 from relume.images import read_image
 from relume.metrics import psnr_in_float
+from relume.training.config import EstimateLevel, Method
 
 SIGMAS = (15.0, 25.0, 50.0)
 DRAWS = 3  # of any other degradation, for each photograph
@@ -23,12 +25,15 @@ class Validation:
     """What a network does to the validation crops.
 
     Attributes:
-        psnr: Mean in dB over photographs and degradations.
-        image: One crop degraded, restored and clean, side by side: uint8 (H, 3 · W, 3).
+        value: Mean over photographs and degradations; the higher, the better.
+        image: One crop degraded, restored and clean, side by side: uint8 (H, 3 · W, 3). Of a level estimator, which
+            restores nothing, without the one in the middle.
+        metric: What the value is: `psnr` in dB, or the `accuracy` of a level estimator in percent.
     """
 
-    psnr: float
+    value: float
     image: np.ndarray
+    metric: Literal["psnr", "accuracy"] = "psnr"
 
 
 @dataclass(frozen=True)
@@ -38,17 +43,21 @@ class _Case:
     level: torch.Tensor | None
 
 
-def validation(folder: str | Path, degradation: Degradation, seed: int) -> Callable[[nn.Module], Validation]:
+def validation(
+    folder: str | Path, degradation: Degradation, seed: int, method: Method | None = None
+) -> Callable[[nn.Module], Validation]:
     """Prepares the validation crops once.
 
     Gaussian noise is validated at sigma 15, 25 and 50, clipped and rounded to 8 bits (the product's protocol), so that
     trainings compare; any other degradation with three draws of its own. Of a pair the degraded image is the real one,
-    except for adjustable networks, which must be given a level.
+    except for adjustable networks, which must be given a level, and for level estimators, whose metric is the accuracy:
+    1 - the mean relative error of the level, as published in arXiv 2206.05970.
 
     Args:
         folder: Photographs, 8-bit RGB; the degraded images of pairs in its subfolder `degraded`.
         degradation: What the network learns to undo.
         seed: Of the degradations.
+        method: Of the training; a level estimator is measured by the levels that it estimates.
 
     Returns:
         A function from a network to its metrics.
@@ -76,12 +85,24 @@ def validation(folder: str | Path, degradation: Degradation, seed: int) -> Calla
             restored = network(*inputs)[0].float().cpu().clamp(0, 1)
             values.append(psnr_in_float(restored, case.clean))
             if case is cases[min(1, len(cases) - 1)]:
-                sides = torch.cat([case.degraded.clamp(0, 1), restored, case.clean], dim=2)
-                image = (sides * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+                image = _side_by_side(case.degraded.clamp(0, 1), restored, case.clean)
         assert image is not None
-        return Validation(psnr=sum(values) / len(values), image=image)
+        return Validation(value=sum(values) / len(values), image=image)
 
-    return validate
+    def validate_level(network: nn.Module) -> Validation:
+        device, errors = next(network.parameters()).device, []
+        for case in cases:
+            assert case.level is not None  # see relume.training.rules
+            estimated = network(case.degraded[None].to(device)).float().cpu()
+            errors.append(float(abs(estimated - case.level) / case.level))
+        image = _side_by_side(cases[0].degraded.clamp(0, 1), cases[0].clean)
+        return Validation(value=100 * (1 - sum(errors) / len(errors)), image=image, metric="accuracy")
+
+    return validate_level if isinstance(method, EstimateLevel) else validate
+
+
+def _side_by_side(*images: torch.Tensor) -> np.ndarray:
+    return (torch.cat(images, dim=2) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def _centre(path: Path) -> np.ndarray:

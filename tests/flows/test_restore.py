@@ -88,6 +88,23 @@ def test_the_level_is_estimated(adjustable):
         np.testing.assert_array_equal(again.restoration.image, result.restoration.image)
 
 
+def test_a_level_estimator_estimates_the_level(checkout):
+    """Where none is given and for `auto`, within the trained levels; the line that is printed says it."""
+    levels = LevelRange(kind="sigma", lowest=15, highest=75, default=37.25)
+    write_tiny_model(checkout / "models" / "exported", levels=levels, estimator="level")
+    for mean, level in ((60, 30), (61, 30.5), (10, 15), (220, 75)):
+        image = np.full((40, 50, 3), mean, np.uint8)
+        save_image("noisy.png", image)
+        for options in ([], ["--level", "auto"]):
+            done = CliRunner().invoke(
+                main, ["restore", "noisy.png", "-o", "clean.png", "--model", "models/exported", *options]
+            )
+            assert done.stdout.endswith(f"by models/exported at sigma {level:g} (estimated)\n"), done.output
+            np.testing.assert_array_equal(read_image("clean.png").pixels, convolve(image, BLUR, level))
+    given = restore_file("noisy.png", "clean.png", model="models/exported", how=How(level=20))
+    assert (given.restoration.level, given.restoration.estimated) == (20, False)
+
+
 def test_a_level_is_not_estimated_for_a_model_without(tmp_path):
     """`--level auto` on a blind product is refused, with what to use instead."""
     save_image(tmp_path / "noisy.png", IMAGE)

@@ -313,9 +313,11 @@ def test_all_in_one_is_promptirs_schedule():
 )
 def test_the_hypernetwork_is_as_published(name, levels, level, parameters):
     """Four levels in every step, a million steps of 16 crops of 96, Adam 1e-4, a tenth of it from half on."""
-    sections, base, phases = published(name)
-    assert phases == ([1_000_000], [96], [16])
+    sections = resolve(name, "full", FOLDER)
+    base = sections["pretrain"]["bases"]["hyperres"]
+    assert columns(base["phases"]) == ([1_000_000], [96], [16])
     assert base["method"] == {"kind": "every_level", "levels": levels, "reduction": "sum"}
     assert base["optimizer"].items() >= {"kind": "adam", "lr": 1e-4, "milestones": [500_000], "gamma": 0.1}.items()
     assert sections["training"]["degradation"]["level"] == level
-    assert sizes(name) == {"pretrain@hyperres": (parameters, parameters)}
+    assert sizes(name)["pretrain@hyperres"] == (parameters, parameters)
+    assert sizes("hypernet_denoise")["pretrain@level"] == (330_561, 330_561)

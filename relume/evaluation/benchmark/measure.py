@@ -118,7 +118,7 @@ class Asking:
         if source == "estimate":
             assert self.estimate is not None
             estimated = self.estimate(image)
-            return [float(np.clip(estimated, trained.lowest, trained.highest)) if trained else estimated]
+            return [trained.nearest(estimated) if trained else estimated]
         if source == "default":
             assert trained is not None
             return [trained.default]

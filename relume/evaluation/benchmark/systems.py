@@ -9,7 +9,8 @@ import torch
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.evaluation.baselines import block_matching, gaussian_blur, import_bm3d, non_local_means
-from relume.evaluation.networks import run_tiled, run_whole
+from relume.evaluation.networks import level_estimate, run_tiled, run_whole
+from relume.inference.estimator import estimate_level
 from relume.inference.level import AtLevel
 from relume.inference.plan import Inference
 from relume.metrics import to_8_bit
@@ -17,7 +18,9 @@ from relume.models.artifact import ModelCard, load_card, load_model
 from relume.models.registry import inputs_of
 from relume.models.table import channels_of
 from relume.serving.export import levels_of
+from relume.serving.in_process import open_level_estimator
 from relume.serving.levels import LevelRange, kind_of
+from relume.serving.served_model import level_estimator_path, read_serving
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,14 +199,20 @@ def fuse_at_edges(restormer: System, hat: System) -> System:
 
 
 def load_estimator(path: str | Path, *, device: str = "cpu") -> Callable[[np.ndarray], float]:
-    """A level estimator as a function from an image, float32 (H, W, C), to its noise level in [0, 255].
+    """A level estimator as a function from an image, float32 (H, W, C), to its level, at least 0.
 
     The function raises ConfigError where a gray estimator is given a colour image.
+
+    Args:
+        path: The artifact of one, or a served model or a package that has one.
+        device: Where an artifact runs.
 
     Raises:
         ModelMissingError: There is no artifact.
         ModelFormatError: It is not a level estimator.
     """
+    if not (Path(path) / "model.json").is_file() and (served := _served_estimator(Path(path))):
+        return served
     card = load_card(path)
     if card.architecture != "level_estimator":
         raise ModelFormatError(
@@ -212,7 +221,7 @@ def load_estimator(path: str | Path, *, device: str = "cpu") -> Callable[[np.nda
             why=f"it is {card.architecture}",
             next_step="name the artifact of a level_estimator",
         )
-    network, channels = load_model(path).to(device), channels_of(card.arguments)
+    of_image, channels = level_estimate(load_model(path).to(device)), channels_of(card.arguments)
 
     def estimate(image: np.ndarray) -> float:
         if image.shape[2] > channels:
@@ -221,9 +230,14 @@ def load_estimator(path: str | Path, *, device: str = "cpu") -> Callable[[np.nda
                 where=path,
                 next_step="use one for colour, or choose a gray set",
             )
-        shown = np.repeat(image, channels, axis=2) if image.shape[2] == 1 else image
-        batch = torch.from_numpy(np.ascontiguousarray(shown.transpose(2, 0, 1))[None]).to(device)
-        with torch.inference_mode():
-            return float(np.clip(network(batch).item(), 0, 255))
+        return max(0.0, of_image(np.repeat(image, channels, axis=2) if image.shape[2] == 1 else image))
 
     return estimate
+
+
+def _served_estimator(folder: Path) -> Callable[[np.ndarray], float] | None:
+    place = next((each for each in (folder, folder / "serving") if (each / "serving.json").is_file()), None)
+    if place is None or (plan := read_serving(place).inference).estimator is None:
+        return None
+    estimate = open_level_estimator(level_estimator_path(place))
+    return lambda image: estimate_level(np.broadcast_to(image, (*image.shape[:2], 3)), estimate, dtype=plan.dtype)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
@@ -53,6 +53,18 @@ class FusionPlan:
         """Leaves only those parameters trainable that the ensemble stage trains."""
         for part in self.parts:
             network.get_submodule(part).requires_grad_(not self.frozen)
+
+
+D = TypeVar("D", bound=Described)
+
+
+def restoring(bases: Mapping[str, D]) -> dict[str, D]:
+    """The base models that are fused: all but level estimators, which restore nothing.
+
+    Args:
+        bases: By name.
+    """
+    return {name: base for name, base in bases.items() if base.architecture != "level_estimator"}
 
 
 def plan_fusion(fusion: Described | None, bases: Mapping[str, Described]) -> FusionPlan:

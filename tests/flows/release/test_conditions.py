@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 
 from flows.release.conditions import conditions_of
+from relume.evaluation.settings import EvaluateSettings
+from relume.inference.plan import Inference
 from relume.params import load_params
 from relume.recipes.recipe import names, use
+from relume.serving.levels import LevelRange
+from relume.serving.served_model import Serving
 
 ROOT = Path(__file__).parents[3]
 
@@ -19,6 +23,20 @@ def test_the_limits_of_this_repository_judge_every_recipe(tmp_path, name):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     use(name, "demo", tmp_path, ROOT / "recipes")
     params = load_params(tmp_path)
-    conditions = list(conditions_of(params.evaluate))
+    conditions = list(conditions_of(params.evaluate, Serving(inference=params.inference)))
     assert conditions
     assert all(np.isfinite(condition.limit(params.release)) for condition in conditions)
+
+
+def test_a_model_with_a_level_estimator_is_judged_told_and_blind():
+    """At each level twice, the second time without being given it; one whose level is of another kind is told alone."""
+    evaluate = EvaluateSettings(seed=0, threads=1, levels={"sigma": [15, 50]})
+    plan = Inference(tile=48, halo=4, overlap=8, estimator="level")
+    for kind, blind in [("sigma", [False, False, True, True]), ("quality", [False, False])]:
+        levels = LevelRange(kind=kind, lowest=10, highest=60, default=30)
+        found = list(conditions_of(evaluate, Serving(inference=plan, levels=levels)))
+        assert [condition.blind for condition in found] == blind
+    assert len({str(condition) for condition in found}) == 2
+    assert (
+        len(list(conditions_of(evaluate, Serving(inference=Inference(tile=48, halo=4, overlap=8), levels=levels)))) == 2
+    )

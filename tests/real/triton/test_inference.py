@@ -7,13 +7,13 @@ import torch
 
 import relume
 from relume.errors import ImageError
-from relume.evaluation.benchmark.systems import load_system
-from relume.evaluation.networks import at_level, tiled
+from relume.evaluation.benchmark.systems import load_estimator, load_system
+from relume.evaluation.networks import at_level, level_estimate, tiled
 from relume.inference.plan import Inference, Window
 from relume.metrics import to_8_bit
-from relume.models.artifact import ModelCard, save_model
+from relume.models.artifact import ModelCard, load_card, save_model
 from relume.models.registry import build, variants
-from relume.serving.export import export_onnx, levels_of
+from relume.serving.export import export_level_estimator, export_onnx, levels_of
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.openvino_restorer import OpenVinoRestorer
 from relume.serving.repository import publish_release
@@ -28,6 +28,7 @@ CASES = {
     "adafm": Inference(tile=48, halo=0, overlap=10, weight="uniform", orientations=4),  # takes a level
     "nafnet": Inference(tile=48, halo=0, overlap=9, further_windows=(Window(tile=64, halo=4, overlap=12),)),
 }
+ADJUSTABLE = {"ffdnet": "ffdnet-demo", "level_estimator": "level-estimator-demo"}
 
 
 @pytest.fixture
@@ -106,3 +107,71 @@ def test_five_ways_give_the_same_pixels(server, control, model, photograph):
     without = tiled(at, once.windows[0], batch=2)(photograph)
     changed = np.abs(expected.astype(int) - without).max()
     assert changed > 1 if inference.dtype == "float32" else changed == 0
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        ONE.model_copy(update={"estimator": "level"}),
+        CASES["nafnet"].model_copy(update={"estimator": "level", "orientations": 2}),
+    ],
+    ids=["uint8", "two sizes in float"],
+)
+def test_five_ways_estimate_the_same_level(server, control, tmp_path, plan):
+    """And give the same pixels where none is given, which the default gives not; a level that is given holds."""
+    image = 60 + skimage.data.astronaut()[100:390, 150:290] // 2  # seen: two tiles, one above the other
+    torch.manual_seed(1)
+    networks = {name: build(name, variants()[variant].arguments).eval() for name, variant in ADJUSTABLE.items()}
+    with torch.no_grad():
+        for parameter in networks["ffdnet"].parameters():
+            parameter += 0.04 * torch.randn_like(parameter)
+        networks["level_estimator"].linear[-1].bias += 52
+    trained_for = {"levels": [5, 75], "default_level": 5}
+    for name, network in networks.items():
+        arguments = variants()[ADJUSTABLE[name]].arguments
+        card = ModelCard(architecture=name, arguments=arguments, trained_for=trained_for, provenance={})
+        save_model(tmp_path / name, network, card)
+    files = [tmp_path / f"{tile}.onnx" for tile in plan.tiles]
+    for tile, path in zip(plan.tiles, files, strict=True):
+        export_onnx(networks["ffdnet"], path, tile=tile, dtype=plan.dtype)
+    export_level_estimator(networks["level_estimator"], tmp_path / "level.onnx", dtype=plan.dtype)
+    levels = levels_of(networks["ffdnet"], load_card(tmp_path / "ffdnet"))
+    folder, release = tmp_path / "served", f"blind-{len(plan.tiles)}"
+    serving = Serving(inference=plan, levels=levels)
+    write_served_model(files[0], folder, serving, further_files=files[1:], level_estimator=tmp_path / "level.onnx")
+
+    seen = torch.from_numpy(image[17:273, 6:134].transpose(2, 0, 1)[None]) / 255
+    with torch.inference_mode():
+        level = round(networks["level_estimator"](seen).item(), 1)
+    assert 5 < level < 75
+    assert levels.nearest(level_estimate(networks["level_estimator"])(image)) == level
+    expected = tiled(at_level(networks["ffdnet"], level), plan, batch=2)(image)
+
+    as_float = image / np.float32(255)
+    for estimator in (tmp_path / "level_estimator", folder):
+        assert levels.nearest(load_estimator(estimator)(as_float)) == level
+    artifact, served = load_system(tmp_path / "ffdnet", inference=plan), load_system(folder)
+    found = {
+        "relume evaluate ARTIFACT": to_8_bit(artifact.restore(as_float, level)),
+        "relume evaluate SERVED": to_8_bit(served.restore(as_float, None)),
+    }
+    publish_release(folder, server.repository, release)
+    control.load_release(release)
+    control.switch_product(server.repository, "blind", Route(champion=release))
+    restorers = {
+        "ONNX Runtime": OnnxRestorer(folder, threads=1),
+        "OpenVINO": OpenVinoRestorer(folder, threads=1),
+        "gRPC": TritonRestorer(server.grpc, "blind", key=server.key),
+        "HTTP": TritonRestorer(server.http, "blind", key=server.key),
+    }
+    for way, restorer in restorers.items():
+        restoration = restorer.restore(image)
+        assert (restoration.level, restoration.estimated) == (level, True), way
+        found[way] = restoration.image
+    told = restorers["gRPC"].restore(image, level=levels.default)
+    assert (told.level, told.estimated) == (levels.default, False)
+    for way in ("gRPC", "HTTP"):
+        restorers[way].close()
+    for way, restored in found.items():
+        assert np.abs(restored.astype(int) - expected).max() <= 1, way
+    assert np.abs(told.image.astype(int) - expected).max() > 1

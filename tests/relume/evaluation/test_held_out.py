@@ -77,6 +77,30 @@ def test_an_adjustable_network_is_told_the_sigma_of_the_noise(clean):
     ]
 
 
+def test_a_level_estimator_is_measured_beside_the_true_level(clean):
+    """The system `blind` gets what is estimated, within the trained levels; its accuracy is that of the level."""
+
+    class Told(torch.nn.Module):
+        def forward(self, image, level):
+            return torch.ones_like(image) * (level / 255).view(-1, 1, 1, 1)
+
+    settings = EvaluateSettings(seed=3, threads=1, levels={"sigma": (15, 50)})
+    levels = LevelRange(kind="sigma", lowest=0, highest=40, default=25)
+    for estimated, held in ((12.34, 12.3), (60, 40)):
+        runs = evaluate_held_out(
+            {IMAGE_ID: clean}, {"final": Told()}, settings, INFERENCE, levels=levels, estimate=lambda _, e=estimated: e
+        )
+        scores = []
+        for row, images in runs:
+            assert np.unique(images["blind"]).tolist() == [round(held)]
+            assert np.unique(images["final"]).tolist() == [row[0].level]
+            assert [score.estimated for score in row] == [held if score.system == "blind" else None for score in row]
+            scores += row
+        summary = summarize(scores)["clipped"]
+        assert summary["blind"]["sigma_50"]["accuracy"] == pytest.approx(100 * held / 50, abs=1e-3)
+        assert "accuracy" not in summary["final"]["sigma_50"]
+
+
 def test_non_local_means_denoises(clean):
     """The baseline gains at least 3 dB at sigma 25: it is run at a sensible strength."""
     noisy = to_8_bit(noisy_photograph(clean, IMAGE_ID, 25, "clipped", 3))

@@ -102,6 +102,18 @@ LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
             "mine_hard: Network and degradation do not agree on a level: degradation.level: None",
         ),
         (
+            "hypernet_denoise",
+            "  inference: {estimator: level}\n",
+            "",
+            "inference: estimator is None, but the base models that estimate a level are: level",
+        ),
+        (
+            "nafnet",
+            "common:\n",
+            "common:\n  inference: {estimator: nafnet}\n",
+            "inference: estimator is set, but the network takes no level",
+        ),
+        (
             "nafnet",
             "common:\n",
             "common:\n  mine_hard: {degradation: {level: sigma}}\n",

@@ -363,6 +363,30 @@ def test_each_window_has_the_graph_of_its_tiles(windowed, tmp_path):
         read_serving(tmp_path / "served")
 
 
+def test_a_model_with_a_level_estimator(tmp_path):
+    """Triton's own parser and clients read it; without its graph, or without levels, it is no served model."""
+    levels = LevelRange(kind="sigma", lowest=5, highest=50, default=25)
+    serving = read_serving(write_tiny_model(tmp_path / "served", levels=levels, estimator="level"))
+    config = text_format.Parse(release_config(serving.inference, levels=levels), ModelConfig())
+    assert [(output.name, list(output.dims)) for output in config.output] == [
+        ("restored", [3, -1, -1]),
+        ("estimated", [1]),
+    ]
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    assert read_parameters(parameters) == (serving.inference, levels)
+    for backend in ("onnxruntime", "openvino_f32"):
+        publish_release(tmp_path / "served", tmp_path, backend, backend=backend)
+        assert "estimated" in (tmp_path / backend / "1" / "model.py").read_text()
+    assert "openvino" in (tmp_path / "openvino_f32" / "1" / "restoring.py").read_text()
+    with pytest.raises(ReleaseError, match="one graph alone"):
+        publish_release(tmp_path / "served", tmp_path, "x", backend="triton_onnxruntime")
+    with pytest.raises(ModelFormatError, match="takes no level"):
+        read_serving(write_tiny_model(tmp_path / "blind", estimator="level"))
+    (tmp_path / "served" / "triton" / "model" / "1" / "estimator" / "model.onnx").unlink()
+    with pytest.raises(ModelMissingError, match=r"estimator/model\.onnx is missing"):
+        read_serving(tmp_path / "served")
+
+
 def test_a_configuration_of_several_windows(windowed, tmp_path):
     """Triton's own parser reads tiles of any size, and clients the windows; a product passes both on."""
     config = text_format.Parse(release_config(WINDOWS), ModelConfig())
@@ -376,5 +400,5 @@ def test_a_configuration_of_several_windows(windowed, tmp_path):
     assert (product.input, product.output) == (config.input, config.output)
     publish_release(windowed, tmp_path, "windowed-2", backend="openvino_f32")
     assert "openvino" in (tmp_path / "windowed-2" / "1" / "one_tile.py").read_text()
-    with pytest.raises(ReleaseError, match="one size alone"):
+    with pytest.raises(ReleaseError, match="one graph alone"):
         publish_release(windowed, tmp_path, "windowed-3", backend="triton_onnxruntime")

@@ -1,4 +1,4 @@
-"""How a step uses the network: which of several that share weights, and all levels at once."""
+"""How a step uses the network: which of several that share weights, all levels at once, or the level alone."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from relume.models.registry import build
 from relume.training.batches import Batch
 from relume.training.config import (
     AlternateReuse,
+    EstimateLevel,
     EveryLevel,
 )
 from relume.training.methods import drawn_reuse, loss_of_batch
@@ -33,3 +34,12 @@ def test_the_loss_of_every_level_is_that_of_the_levels_alone(reduction):
     loss = loss_of_batch(network, Batch(images, clean, levels), method, build_loss("l1"), (0, 0))
     single = torch.stack([(network(images[k], levels[k : k + 1]) - clean).abs().mean() for k in range(3)])
     torch.testing.assert_close(loss, single.sum() if reduction == "sum" else single.mean())
+
+
+def test_the_loss_of_a_level_estimator_is_that_of_the_levels():
+    """The images that crops were made of have no part in it."""
+    network = build("level_estimator", {"width": 4})
+    images, levels = torch.rand(3, 3, 128, 128), torch.tensor([5.0, 30.0, 70.0])
+    batch = Batch(images, torch.full_like(images, torch.nan), levels)
+    loss = loss_of_batch(network, batch, EstimateLevel(kind="estimate_level"), build_loss("mse"), (0, 0))
+    torch.testing.assert_close(loss, (network(images) - levels).square().mean())

@@ -159,6 +159,19 @@ def test_network_and_degradation_must_agree_on_the_level():
     assert "several levels at once" in message
 
 
+def test_a_level_estimator_is_trained_on_levels():
+    """By its own method alone, with a degradation that names the level."""
+    network, given = build("level_estimator", {"width": 4}), TRAINING.model_copy(update={"degradation": LEVELS})
+    estimating = stage(method={"kind": "estimate_level"})
+    assert found(estimating, given, network) == []
+    (message,) = found(estimating, network=network)
+    assert "estimates levels and must be given a level" in message
+    (message,) = found(estimating, given)
+    assert "estimate_level needs a level_estimator" in message
+    (message,) = found(stage(), network=network)
+    assert "it estimates their level" in message
+
+
 def test_a_mixture_of_degradations_whose_level_is_given_is_refused():
     """Wherever mixup and level are named: both for all phases, or one of them in a phase of its own."""
     adjustable = build("ffdnet", {"width": 4, "layers": 3})

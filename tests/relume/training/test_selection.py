@@ -138,7 +138,7 @@ def test_an_adjustable_network_is_refused_pairs(shards):
     """Pairs have no level: with them in a phase, or in all data, it is refused; on photographs alone it trains."""
     for data in ({"a": 1, "real": 1}, None):
         (error,) = problems(shards, Adjustable(), data=data, degradation=LEVELS)
-        assert "An adjustable network cannot be trained on pairs" in error
+        assert "A network that needs levels cannot be trained on pairs" in error
     assert not problems(shards, Adjustable(), data={"a": 1}, degradation=LEVELS)
 
 

@@ -17,7 +17,7 @@ def state(batch_norm):
     network(torch.rand(2, 3, 8, 8)).square().mean().backward()
     found.optimizer.step()
     found.advance(1.0, 0.9)
-    found.note_validation({"loss": 1.0, "lr": 0.1, "psnr": 3.0}, keep_best=True)
+    found.note_validation({"loss": 1.0, "lr": 0.1, "psnr": 3.0}, by="psnr", keep_best=True)
     return found
 
 
@@ -37,7 +37,7 @@ def test_every_kind_of_state_is_restored(tmp_path):
         theirs, ours = saved.optimizer.state[parameter], restored.optimizer.state[restored.parameters[name]]
         assert theirs.keys() == ours.keys()
         assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
-    for fact in ("step", "history", "losses", "best_psnr", "since_best"):
+    for fact in ("step", "history", "losses", "best_metric", "since_best"):
         assert getattr(saved, fact) == getattr(restored, fact)
 
 

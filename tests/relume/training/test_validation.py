@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from relume.images import save_image
+from relume.training.config import EstimateLevel
 from relume.training.validation import validation
 from tests.relume.training.tiny import LEVELS, noise
 
@@ -28,5 +29,18 @@ def test_pairs_are_validated_on_their_real_degraded_side(tmp_path):
     save_image(tmp_path / "aa.png", clean)
     save_image(tmp_path / "degraded" / "aa.png", clean + 5)
     expected = 20 * np.log10(255 / 5)
-    assert validation(tmp_path, noise(0, 50), 1)(Untouched()).psnr == pytest.approx(expected, abs=1e-3)
-    assert validation(tmp_path, LEVELS, 1)(Untouched()).psnr < 22
+    assert validation(tmp_path, noise(0, 50), 1)(Untouched()).value == pytest.approx(expected, abs=1e-3)
+    assert validation(tmp_path, LEVELS, 1)(Untouched()).value < 22
+
+
+def test_a_level_estimator_is_validated_by_its_levels(tmp_path):
+    """One that always says 30 is wrong by 1, 0.2 and 0.4 of the sigmas 15, 25 and 50."""
+
+    class Thirty(Untouched):
+        def forward(self, image):
+            return torch.full((len(image),), 30.0)
+
+    save_image(tmp_path / "aa.png", np.full((64, 64, 3), 99, np.uint8))
+    found = validation(tmp_path, LEVELS, 1, EstimateLevel(kind="estimate_level"))(Thirty())
+    assert (found.metric, found.value) == ("accuracy", pytest.approx(100 * (1 - 1.6 / 3)))
+    assert found.image.shape == (64, 128, 3)

@@ -67,7 +67,7 @@ class TinyNetwork(nn.Module):
 
 def figure(psnr):
     """What a validation found, its image left out."""
-    return Validation(psnr=psnr, image=np.zeros((1, 3, 3), np.uint8))
+    return Validation(value=psnr, image=np.zeros((1, 3, 3), np.uint8))
 
 
 def sharpness(network):
