@@ -602,6 +602,55 @@ def rollback(server: str | None, product: str | None) -> None:
     click.echo(f"{roll_back(Path(), relume_home(), product=product, server=server).model} serves now")
 
 
+@main.group()
+def ledger() -> None:
+    """Show, verify and repair the ledger, which says what serves, what served before, and what was refused."""
+
+
+@ledger.command("show")
+@click.option("--product", help="Only this product.")
+def ledger_show(product: str | None) -> None:
+    """Show the lines of the ledger, oldest first."""
+    from flows.release.ledger import Ledger
+
+    for entry in Ledger(relume_home()).entries():
+        if product in (None, entry.release.product):
+            details = "  ".join(f"{key} {value}" for key, value in entry.details.items())
+            line = f"{entry.index + 1:>4}  {entry.time}  {entry.event:<12}  {entry.release.model}  {details}"
+            click.echo(line.rstrip())
+
+
+@ledger.command("verify")
+def ledger_verify() -> None:
+    """Compare the ledger with itself, and with what the registry remembers of it."""
+    from flows.release.anchor import check_anchors, read_anchors
+    from flows.release.ledger import Ledger
+    from flows.release.registry import Registry
+
+    home = relume_home()
+    found, anchors = Ledger(home), read_anchors(Registry(home))
+    check_anchors(found, anchors)
+    remembered = max((anchor.lines for anchor in anchors.values()), default=0)
+    sound = f"{counted(len(found.entries()), 'line')}, whole and in their order"
+    click.echo(f"{sound}; the registry remembers {remembered} of them")
+
+
+@ledger.command("repair")
+def ledger_repair() -> None:
+    """Begin a new ledger where it is broken or lost, with the releases that the registry remembers.
+
+    The present files are kept beside it. A sound ledger stays as it is, but for half a line that a crash left.
+    """
+    from flows.release.anchor import repair_ledger
+    from flows.release.registry import Registry
+    from flows.release.served_product import release_lock
+
+    home = relume_home()
+    with release_lock(home):
+        for line in repair_ledger(home, Registry(home)) or ["there is nothing to repair"]:
+            click.echo(line)
+
+
 @main.command()
 def serve() -> None:
     """Serve the champion of every product with the embedded Triton until Ctrl-C."""

@@ -133,6 +133,17 @@ class Ledger:
         _, whole, size = self._read()
         return whole != size
 
+    def cut_torn(self) -> None:
+        """Removes the half of a line that `torn` tells of.
+
+        Raises:
+            LedgerError: The chain is broken; nothing is removed.
+        """
+        with FileLock(f"{self.path}.lock"):
+            _, whole, size = self._read()
+            if whole != size:
+                os.truncate(self.path, whole)
+
     def products(self) -> list[str]:
         """The products that it has lines of, sorted."""
         return sorted({entry.release.product for entry in self.entries()})
@@ -233,8 +244,8 @@ class Ledger:
     @property
     def _next_step(self) -> str:
         return (
-            f"restore {self.path.name} and {self.head.name} from a backup, or rename both to begin a new ledger;"
-            " then nothing counts as released"
+            f"restore {self.path.name} and {self.head.name} from a backup; without one, `relume ledger repair` begins a"
+            " new ledger with the releases that the registry remembers"
         )
 
 

@@ -26,6 +26,7 @@ from relume.home import tracking_uri
 
 EXPERIMENT = "releases"
 _HASH_TAG = "package_sha256"
+_ANCHOR_TAG = "ledger"
 _BATCH = 100  # MLflow's limit of parameters and tags in one call
 _USER_IN_ADDRESS = re.compile(r"(?<=://)[^/@\s\"']+@")
 _SECRET_NAME = re.compile(r"secret|password|passwd|token|access_key|credential", re.IGNORECASE)
@@ -121,6 +122,17 @@ class Registry:
                     self._client.delete_registered_model_alias(product, alias)
                 elif number is not None and (now is None or now.number != number):
                     self._client.set_registered_model_alias(product, alias, number)
+
+    def anchor(self, product: str, text: str) -> None:
+        """Keeps a text with a product that is registered, in place of the one before."""
+        with self._reaching():
+            self._client.set_registered_model_tag(product, _ANCHOR_TAG, text)
+
+    def anchors(self) -> dict[str, str]:
+        """The texts that `anchor` keeps, by product."""
+        with self._reaching():
+            found = self._client.search_registered_models()
+        return {model.name: model.tags[_ANCHOR_TAG] for model in found if _ANCHOR_TAG in model.tags}
 
     def note(self, version: Version, *, tags: Mapping[str, str], texts: Mapping[str, str] | None = None) -> None:
         """Adds tags to a version and text artifacts, such as the gate's report, to its run."""

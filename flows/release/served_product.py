@@ -10,11 +10,12 @@ from filelock import FileLock, Timeout
 
 from flows.embedded_triton import EmbeddedTriton, end_trial, folder_of
 from flows.release.aliases import ALIASES, by_ledger, in_registry
+from flows.release.anchor import drop_anchor
 from flows.release.ledger import Ledger, Release
 from flows.release.package import Package, open_package
 from flows.release.registry import Registry
 from flows.turns import RELEASE, Turn, in_progress
-from relume.errors import BrokenFileError, ConfigError, ReleaseError, RelumeError, ServerUnreachableError
+from relume.errors import BrokenFileError, ConfigError, LedgerError, ReleaseError, RelumeError, ServerUnreachableError
 from relume.home import private_home, tracking_uri
 from relume.serving import repository as models
 from relume.serving.route import Route
@@ -262,6 +263,10 @@ def _move_aliases(ledger: Ledger, product: str, registry: Registry) -> bool:
     wanted = by_ledger(ledger, product)
     try:
         registry.set_aliases(product, **{alias: wanted.get(alias) for alias in ALIASES})
+        if wanted:
+            drop_anchor(ledger, registry, product)
+    except LedgerError as error:
+        _log.warning("%s", error)
     except RelumeError as error:
         return _not_moved(error)
     return True

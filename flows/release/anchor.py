@@ -1,0 +1,126 @@
+"""What the registry remembers of the ledger, by which a ledger that was cut, written anew or lost is found and begun.
+
+The ledger and its head lie side by side: who can write the one can write the other. With each product the registry
+keeps the number of lines and the hash of the last one, as they were when the product's aliases were set, and the
+releases that served.
+"""
+
+import dataclasses
+import datetime
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.release.ledger import Ledger, Release
+from flows.release.registry import Registry
+from relume.errors import BrokenFileError, LedgerError
+from relume.reading import as_kind, reading
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchor:
+    """What the registry keeps of the ledger with a product.
+
+    Attributes:
+        lines: The number of its lines.
+        hash: Of the last of them.
+        served: The releases of the product that can serve, the one that does last.
+    """
+
+    lines: int
+    hash: str
+    served: tuple[Release, ...]
+
+
+def drop_anchor(ledger: Ledger, registry: Registry, product: str) -> None:
+    """Keeps the ledger's present end with a registered product.
+
+    Raises:
+        LedgerError: It does not go on from what is kept there; that stays.
+        ServerUnreachableError: The registry does not answer.
+    """
+    check_anchors(ledger, read_anchors(registry))
+    _keep(ledger, registry, product)
+
+
+def _keep(ledger: Ledger, registry: Registry, product: str) -> None:
+    entries = ledger.entries()
+    served = tuple(release for release in (ledger.previous(product), ledger.current(product)) if release)
+    anchor = Anchor(lines=len(entries), hash=entries[-1].hash, served=served)
+    registry.anchor(product, json.dumps(dataclasses.asdict(anchor)))
+
+
+def check_anchors(ledger: Ledger, anchors: dict[str, Anchor]) -> None:
+    """Compares the ledger with what the registry keeps of it, by product.
+
+    Raises:
+        LedgerError: The chain is broken, or the ledger does not go on from what the registry keeps.
+        BrokenFileError: Its head cannot be read.
+    """
+    entries = ledger.entries()
+    for product, anchor in anchors.items():
+        if len(entries) < anchor.lines or entries[anchor.lines - 1].hash != anchor.hash:
+            cut = len(entries) < anchor.lines
+            raise LedgerError(
+                "The promotion ledger is not the one that the registry remembers",
+                where=ledger.path,
+                why=f"it has {len(entries)} lines, and when {product} was last released it had {anchor.lines}"
+                if cut
+                else f"line {anchor.lines} is another one than when {product} was last released",
+                next_step=f"restore {ledger.path.name} and {ledger.head.name} from a backup; without one,"
+                " `relume ledger repair` begins a new ledger with the releases that the registry remembers",
+            )
+
+
+def read_anchors(registry: Registry) -> dict[str, Anchor]:
+    """What the registry keeps, by product.
+
+    Raises:
+        ServerUnreachableError: It does not answer.
+        BrokenFileError: Somebody else wrote there.
+    """
+    anchors = {}
+    for product, text in sorted(registry.anchors().items()):
+        with reading(f"MLflow, tag of {product}", next_step="remove the tag `ledger` of this registered model"):
+            anchors[product] = as_kind(Anchor, json.loads(text))
+    return anchors
+
+
+def repair_ledger(home: Path, registry: Registry) -> list[str]:
+    """Begins a new ledger where the present one is broken or lost, with the releases that the registry remembers.
+
+    The present files are kept beside it. A ledger that is sound stays, but for the half of a line at its end.
+
+    Returns:
+        What was done, as sentences for the user.
+
+    Raises:
+        ServerUnreachableError: The registry does not answer; nothing was changed.
+    """
+    ledger, anchors = Ledger(home), read_anchors(registry)
+    try:
+        check_anchors(ledger, anchors)
+    except (LedgerError, BrokenFileError) as error:
+        return _begin_anew(ledger, registry, anchors, error)
+    if not ledger.torn():
+        return []
+    ledger.cut_torn()
+    return ["half a line, which a crash had left at the end of the ledger, was cut off"]
+
+
+def _begin_anew(
+    ledger: Ledger, registry: Registry, anchors: dict[str, Anchor], error: LedgerError | BrokenFileError
+) -> list[str]:
+    done, word = [f"{error.what}: {error.why}"], f"{datetime.datetime.now(datetime.UTC):broken-%Y%m%dT%H%M%SZ}"
+    for path in (ledger.path, ledger.head):
+        if os.path.lexists(path):
+            path.rename(path.with_name(f"{path.name}.{word}"))
+            done.append(f"{path.name} is {path.name}.{word} now")
+    for anchor in anchors.values():
+        for release in anchor.served:
+            ledger.append("promoted", release, repaired=True)
+            done.append(f"{release.model} is in the new ledger")
+    for product in ledger.products():  # after the last line: who is killed before this begins anew once more
+        _keep(ledger, registry, product)
+    return done
