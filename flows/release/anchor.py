@@ -37,7 +37,7 @@ def drop_anchor(ledger: Ledger, registry: Registry, product: str) -> None:
     """Keeps the ledger's present end with a registered product.
 
     Raises:
-        LedgerError: It does not go on from what is kept there; that stays.
+        LedgerError: It does not continue what is kept there; that stays.
         ServerUnreachableError: The registry does not answer.
     """
     check_anchors(ledger, read_anchors(registry))
@@ -55,7 +55,7 @@ def check_anchors(ledger: Ledger, anchors: dict[str, Anchor]) -> None:
     """Compares the ledger with what the registry keeps of it, by product.
 
     Raises:
-        LedgerError: The chain is broken, or the ledger does not go on from what the registry keeps.
+        LedgerError: The chain is broken, or the ledger does not continue what the registry keeps.
         BrokenFileError: Its head cannot be read.
     """
     entries = ledger.entries()
