@@ -1,27 +1,141 @@
-"""The search for near duplicates among a million hashes.
+"""How fast photographs are measured and near duplicates found, and how much memory the choice of photographs takes.
 
-    python -m benchmarks.curation --results benchmarks/results/curation.json
+    python -m benchmarks.curation --libraries /tmp/iqa/bin/python --cleanvision /tmp/iqa2/bin/python \\
+        --results benchmarks/results/curation.json
 
-One thread. The hashes are random, and 1,000 of them turned copies that differ by up to five bits.
+One thread, processor time, the median of the rounds. The photograph is a mosaic of scikit-image's, 1728 x 1152 pixels,
+as JPEG of quality 92. Each part runs in a process of its own.
+
+The libraries have environments of their own: how to make that of scikit-video and `brisque` is in
+`tests/relume/curation/reference_scores.py`; that of CleanVision is `python -m venv /tmp/iqa2` and `/tmp/iqa2/bin/pip
+install cleanvision==0.3.7`. pyiqa has no parameters in its package and imagededup needs torchvision: not measured.
 """
 
 import argparse
+import json
+import os
 import resource
-import time
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
+from time import process_time
 from typing import Any
 
+import cv2
 import numpy as np
+import skimage
 
 from benchmarks.data_loading import conditions
-from relume.curation.hashes import RADIUS, near_pairs, orientations
+from relume.curation.diversity import clusters, covering, descriptor
+from relume.curation.duplicates import fingerprint
+from relume.curation.hashes import RADIUS, near_pairs, orientations, perceptual_hash
+from relume.curation.measuring import Measured
+from relume.curation.naturalness import brisque, niqe
+from relume.curation.patches import Patch
+from relume.curation.quality import Quality, gray, quality
+from relume.curation.scores import Scores, scores
+from relume.curation.selection import keep_best
+from relume.curation.settings import KeepBest
 from relume.files import write_json
+from relume.images import decode, encode, read_image, save_image
+from relume.ingestion.ingest import Photograph
 
 PLANTED = 1000
+FILES = 12  # that CleanVision looks at in a round
+NAMES = ("astronaut.png", "brick.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+
+LIBRARIES = """
+import json, sys, time
+sys.path.insert(0, "tests/relume/curation")
+import cv2
+cv2.setNumThreads(1)
+from reference_scores import libraries
+pixels, found = cv2.imread(sys.argv[1], cv2.IMREAD_GRAYSCALE), {}
+for name, measure in zip(("niqe", "brisque"), libraries()):
+    measure(pixels)
+    found[name] = []
+    for _ in range(int(sys.argv[2])):
+        start = time.process_time()
+        measure(pixels)
+        found[name].append(1e3 * (time.process_time() - start))
+print(json.dumps(found))
+"""
+CLEANVISION = """
+import json, sys, time
+from cleanvision import Imagelab
+found = []
+for _ in range(int(sys.argv[2])):
+    lab = Imagelab(data_path=sys.argv[1])
+    start = time.process_time()
+    lab.find_issues(n_jobs=1, verbose=False)
+    found.append(1e3 * (time.process_time() - start))
+print()
+print(json.dumps({"all": found}))
+"""
+
+
+def images(rounds: int) -> dict[str, Any]:
+    """Milliseconds of each part, and how many photographs a core measures in a second."""
+    cv2.setNumThreads(1)
+    pixels = mosaic()
+    file, luma = encode(pixels, ".jpg", quality=92), gray(pixels)
+    parts: dict[str, Callable[[], object]] = {
+        "decode": lambda: decode(file),
+        "sharpness, noise, flatness": lambda: quality(pixels),
+        "all further scores": lambda: scores(pixels),
+        "descriptor": lambda: descriptor(pixels),
+        "hash": lambda: perceptual_hash(gray(pixels)),
+        "niqe": lambda: niqe(luma),
+        "brisque": lambda: brisque(luma),
+        "keypoints": lambda: fingerprint(pixels),
+    }
+    found: dict[str, list[float]] = {name: [] for name in parts}
+    for number in range(rounds + 1):  # the first one warms up
+        for name, part in parts.items():
+            start = process_time()
+            part()
+            if number:
+                found[name].append(1e3 * (process_time() - start))
+    took = {name: round(median(values), 1) for name, values in found.items()}
+    sanity = took["decode"] + took["sharpness, noise, flatness"] + took["hash"]
+    everything = sanity + took["all further scores"] + took["descriptor"]
+    per_second = {"everything": round(1e3 / everything, 2), "decode, first figures, hash": round(1e3 / sanity, 1)}
+    return {"milliseconds": took, "photographs_per_core_second": per_second}
+
+
+def of_libraries(options: argparse.Namespace, ours: dict[str, float]) -> dict[str, Any]:
+    """Milliseconds of the same by other libraries, and how many times those of ours."""
+    pixels, found = mosaic(), {}
+    with tempfile.TemporaryDirectory(prefix="relume-benchmark-") as folder:
+        if options.libraries:
+            save_image(Path(folder) / "gray.png", np.repeat(gray(pixels).astype(np.uint8)[..., None], 3, axis=2))
+            took = json.loads(_run([options.libraries, "-c", LIBRARIES, f"{folder}/gray.png", str(options.rounds)]))
+            for name, values in took.items():
+                found[name] = {
+                    "milliseconds": round(median(values)),
+                    "times_ours": round(median(values) / ours[name], 1),
+                }
+        if options.cleanvision:
+            photographs = Path(folder) / "photographs"
+            for number in range(FILES):  # shifted, so that no two files are the same
+                save_image(photographs / f"{number}.jpg", np.roll(pixels, 37 * number, axis=1), quality=92)
+            took = json.loads(_run([options.cleanvision, "-c", CLEANVISION, str(photographs), str(options.rounds)]))
+            sanity = ours["decode"] + ours["sharpness, noise, flatness"] + ours["hash"]
+            each = median(took["all"]) / FILES
+            found["cleanvision"] = {"milliseconds": round(each), "times_ours": round(each / sanity, 1)}
+    return found
+
+
+def _run(command: list[str]) -> str:
+    quiet = os.environ | {"TQDM_DISABLE": "1"}
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=quiet).stdout.splitlines()[-1]
 
 
 def near_duplicates(count: int) -> dict[str, Any]:
-    """Seconds, memory and what was found among so many hashes."""
+    """Seconds, memory and what was found among so many random hashes, with turned copies of up to five other bits."""
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 1 << 63, count, dtype=np.uint64) << np.uint64(1)
     for number in range(PLANTED):
@@ -29,28 +143,95 @@ def near_duplicates(count: int) -> dict[str, Any]:
         for bit in rng.choice(np.arange(1, 64), rng.integers(RADIUS + 1), replace=False):
             copy ^= np.uint64(1) << np.uint64(bit)
         hashes[count - PLANTED + number] = copy
-    start, processor_start = time.perf_counter(), time.process_time()
+    start = process_time()
     pairs = near_pairs(hashes)
     return {
         "hashes": count,
-        "seconds": round(time.perf_counter() - start, 1),
-        "cpu_seconds": round(time.process_time() - processor_start, 1),
-        "peak_gigabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "seconds": round(process_time() - start, 1),
+        "peak_gigabytes": _peak(),
+        "planted": PLANTED,
         "planted_found": int((pairs[:, 1] - pairs[:, 0] == count - PLANTED).sum()),
         "pairs": len(pairs),
     }
 
 
+def choice(count: int) -> dict[str, Any]:
+    """Seconds and memory of the rule, the cover and the clusters for so many synthetic photographs of 12 patches."""
+    rng = np.random.default_rng(0)
+    measured = [_synthetic(number, rng) for number in range(count)]
+    with_data, start = _peak(), process_time()
+    reasons = {item.image_id: "" for item in measured}
+    keep_best(measured, reasons, KeepBest(fraction=0.3, by=("sharpness", "brisque", "niqe")))
+    kept = np.stack(
+        [item.descriptor for item in measured if item.descriptor is not None and not reasons[item.image_id]]
+    )
+    chosen = kept[covering(kept, (len(kept) + 1) // 2)]
+    clusters(chosen, 4, seed=0)
+    return {
+        "photographs": count,
+        "kept": len(chosen),
+        "seconds": round(process_time() - start, 1),
+        "gigabytes_of_the_measured": with_data,
+        "peak_gigabytes": _peak(),
+    }
+
+
+def _synthetic(number: int, rng: np.random.Generator) -> Measured:
+    name = f"{number:016x}"
+    photograph = Photograph(
+        image_id=name, set="photographs", address=f"file:///photographs/{name}.jpg", degraded="", width=1728,
+        height=1152, channels=3, bit_depth=8, mode="RGB", bytes=500_000, sha256=4 * name, shard="images-00000.tar",
+    )  # fmt: skip
+    figures = rng.random(13).tolist()
+    return Measured(
+        photograph=photograph,
+        quality=Quality(**dict(zip(Quality.__annotations__, figures[:3], strict=True))),
+        scores=Scores(**dict(zip(Scores.__annotations__, figures[3:], strict=True))),
+        patches=[Patch(image_id=name, y=0, x=x, sharpness=float(x), flat_fraction=0.0) for x in range(12)],
+        fingerprint=int(rng.integers(1 << 63)),
+        descriptor=rng.random(152, np.float32),
+        reason="",
+    )
+
+
+def mosaic() -> np.ndarray:
+    """Six photographs of 576 x 576 pixels, (1152, 1728, 3) uint8."""
+    folder = Path(skimage.__file__).parent / "data"
+    tiles = [cv2.resize(read_image(folder / name).pixels, (576, 576), interpolation=cv2.INTER_CUBIC) for name in NAMES]
+    return np.vstack([np.hstack(tiles[:3]), np.hstack(tiles[3:])])
+
+
+def _peak() -> float:
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)
+
+
 def main() -> None:
-    """Runs it, prints the figures, and writes them with date, hardware and versions."""
+    """Runs the parts, prints the figures, and writes them with date, hardware and versions."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hashes", type=int, default=1_000_000)
+    parser.add_argument("--photographs", type=int, nargs="*", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--libraries", help="Python that has scikit-video and brisque")
+    parser.add_argument("--cleanvision", help="Python that has CleanVision")
     parser.add_argument("--results", type=Path, help="a JSON file to write")
+    parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    found = near_duplicates(options.hashes)
-    print(found)
+    parts = {"images": images, "near_duplicates": near_duplicates, "choice": choice}
+    if options.part:
+        name, _, size = options.part.partition("=")
+        print(json.dumps(parts[name](int(size))))
+        return
+
+    def part(name: str, size: int) -> dict[str, Any]:
+        return json.loads(_run([sys.executable, "-m", "benchmarks.curation", "--part", f"{name}={size}"]))
+
+    found: dict[str, Any] = {"images": part("images", options.rounds)}
+    found["libraries"] = of_libraries(options, found["images"]["milliseconds"])
+    found["near_duplicates"] = part("near_duplicates", options.hashes)
+    found["choice"] = [part("choice", count) for count in options.photographs]
+    print(json.dumps(found, indent=1))
     if options.results:
-        write_json(options.results, {"near_duplicates": found, **conditions(1, 1), "numpy": np.__version__})
+        write_json(options.results, {**found, **conditions(1, options.rounds), "numpy": np.__version__})
 
 
 if __name__ == "__main__":

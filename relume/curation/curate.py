@@ -22,6 +22,7 @@ duplicate of another pair: what degrades them is not the same.
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -74,7 +75,8 @@ def curate(
         _cover(accepted, reasons, settings.cover)
         accepted = [item for item in accepted if not reasons[item.image_id]]
     cluster_of = _cluster(accepted, settings)
-    side_of_scene = _split(accepted, scene_of, settings)
+    rejected = Counter(reason for reason in reasons.values() if reason)
+    side_of_scene = _split(accepted, scene_of, settings, rejected)
 
     held_out_scenes: set[str] = set()
     side_of: dict[str, str] = {}
@@ -150,7 +152,9 @@ def _clean_file(item: Measured) -> tuple[str, bool]:
     return item.photograph.sha256, bool(item.photograph.degraded)
 
 
-def _split(accepted: Sequence[Measured], scene_of: dict[str, str], settings: CurateSettings) -> dict[str, str]:
+def _split(
+    accepted: Sequence[Measured], scene_of: dict[str, str], settings: CurateSettings, rejected: Counter[str]
+) -> dict[str, str]:
     """The side of each scene, divided set by set."""
     scenes_left = [scene_of[item.image_id] for item in accepted]
     in_colour, set_of = dict.fromkeys(scenes_left, False), dict.fromkeys(scenes_left, UNNAMED)
@@ -162,7 +166,7 @@ def _split(accepted: Sequence[Measured], scene_of: dict[str, str], settings: Cur
     sides: dict[str, str] = {}
     for name in sets:
         scenes = {scene: colour for scene, colour in in_colour.items() if set_of[scene] == name}
-        sides |= split_scenes(scenes, settings, of_set=name if len(sets) > 1 else None)
+        sides |= split_scenes(scenes, settings, of_set=name if len(sets) > 1 else None, rejected=rejected)
     return sides
 
 

@@ -35,8 +35,11 @@ def keep_best(measured: Sequence[Measured], reasons: dict[str, str], rule: KeepB
         by_score: dict[str, np.ndarray] = {
             score: rank(score, [of_one[score] for of_one in figures]) for score in rule.by
         }
-        for position, (name, score) in enumerate(zip(names, outside(by_score, rule.fraction), strict=True)):
-            ranks[name] = {f"rank_{score}": int(by_score[score][position]) for score in rule.by}
+        judged = by_score
+        if rule.joint == "mean_rank":
+            judged = {"mean_rank": rank("mean_rank", list(np.mean(list(by_score.values()), axis=0)))}
+        for position, (name, score) in enumerate(zip(names, outside(judged, rule.fraction), strict=True)):
+            ranks[name] = {f"rank_{score}": int(of_all[position]) for score, of_all in by_score.items()}
             reasons[name] = score and f"not_best_{score}"
     return ranks
 

@@ -16,13 +16,15 @@ class KeepBest(Settings):
     """The rule by which only the best photographs of each set are kept.
 
     Attributes:
-        fraction: Share of the photographs that are the best by one score; those that are among them by all scores
-            are kept.
+        fraction: Share of the photographs that counts as the best.
         by: The scores, see docs/data.md.
+        joint: `each` keeps those that are among the best by each score; of three scores that do not go together these
+            are much fewer than the share. `mean_rank` keeps the share that has the best mean of its ranks.
     """
 
     fraction: float = Field(gt=0, le=1)
     by: tuple[ScoreName, ...] = Field(min_length=1)
+    joint: Literal["each", "mean_rank"] = "each"
 
 
 class Encoder(Settings):

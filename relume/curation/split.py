@@ -23,13 +23,20 @@ def place(name: str, seed: int) -> float:
     return int(hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()[:13], 16) / 16**13
 
 
-def split_scenes(scenes: Mapping[str, bool], settings: CurateSettings, *, of_set: str | None = None) -> dict[str, str]:
+def split_scenes(
+    scenes: Mapping[str, bool],
+    settings: CurateSettings,
+    *,
+    of_set: str | None = None,
+    rejected: Mapping[str, int] | None = None,
+) -> dict[str, str]:
     """Divides the scenes of a set.
 
     Args:
         scenes: For each scene's name whether it is in colour.
         settings: Seed, fractions and least numbers.
         of_set: Name of the set, where there are several.
+        rejected: How many photographs were rejected before, by reason, for the message when too few are left.
 
     Returns:
         For each name `test`, `validation` or `train`.
@@ -42,9 +49,9 @@ def split_scenes(scenes: Mapping[str, bool], settings: CurateSettings, *, of_set
         raise SourceError(
             "There are too few different photographs",
             where=of_set and f"set {of_set}",
-            why=f"{len(scenes)} scenes are left after curation; {held_out} are held out and training needs one",
-            next_step="add photographs (data/curated/images.csv says why some were rejected), "
-            "or lower curate.min_test in params.yaml",
+            why=f"{len(scenes)} scenes are left after curation; {held_out} are held out and training needs one"
+            + (f"; rejected were {', '.join(f'{n} {reason}' for reason, n in rejected.items())}" if rejected else ""),
+            next_step="add photographs, change the limits of curate, or lower curate.min_test in params.yaml",
         )
     colour = [name for name, in_colour in scenes.items() if in_colour]
     eligible = sorted(colour if len(colour) > held_out else scenes, key=lambda name: place(name, settings.seed))

@@ -8,7 +8,7 @@ Neither works beside relume's numpy, so they have an environment of their own:
     /tmp/iqa/bin/pip install --no-deps brisque==0.2.0
     /tmp/iqa/bin/python tests/relume/curation/reference_scores.py \\
         .venv/lib/python3.11/site-packages/skimage/data/{astronaut,camera,chelsea,coffee}.png \\
-        ../shared/data/test/kodak24/*.webp > tests/relume/curation/reference_scores.csv
+        ../shared/data/test/kodak24/kodim0[1-8].webp > tests/relume/curation/reference_scores.csv
 
 Images are gray and cut to multiples of 96 pixels, of which NIQE's blocks are made. The function that scikit-video
 resizes with was removed from scipy; what it did, Pillow's bicubic filter on float pixels, is put in its place.
@@ -38,8 +38,8 @@ def versions(pixels):
     }
 
 
-def main():
-    """Prints a row for each version of each file."""
+def libraries():
+    """NIQE and BRISQUE of the libraries, as functions of gray pixels."""
     import scipy.misc
     from PIL import Image
 
@@ -52,14 +52,18 @@ def main():
     from skvideo.measure import niqe
 
     regression = BRISQUE(url=False)
+    return lambda pixels: niqe(pixels)[0], lambda pixels: regression.score(np.repeat(pixels[..., None], 3, axis=2))
+
+
+def main():
+    """Prints a row for each version of each file."""
+    niqe, brisque = libraries()
     print("set,file,version,niqe,brisque")
     for path in sys.argv[1:]:
         folder, name = path.split("/")[-2:]
         for version, pixels in versions(gray(path)).items():
-            score = regression.score(np.repeat(pixels[..., None], 3, axis=2))
-            small = min(pixels.shape) <= 2 * 96 + 1  # which scikit-video refuses
-            distance = "" if small else f"{niqe(pixels)[0]:.5f}"
-            print(f"{folder if folder != 'data' else 'skimage'},{name},{version},{distance},{score:.5f}")
+            of_set = folder if folder != "data" else "skimage"
+            print(f"{of_set},{name},{version},{niqe(pixels):.5f},{brisque(pixels):.5f}")
 
 
 if __name__ == "__main__":
