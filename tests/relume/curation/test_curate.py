@@ -194,7 +194,7 @@ def test_too_few_photographs_are_refused(tmp_path):
     """With two photographs nothing could be held out: the message says how many are left, and why others are not."""
     pictures = {f"{name}.png": skimage_photograph(f"{name}.png") for name in ("coffee", "chelsea")}
     pictures["flat.png"] = np.full((200, 200, 3), 90, np.uint8)
-    with pytest.raises(SourceError, match="2 scenes are left after curation.*; rejected were 1 blurred"):
+    with pytest.raises(SourceError, match=r"2 scenes are left after curation.*; rejected were 1 blurred"):
         run(ingest_arrays(pictures, tmp_path), tmp_path / "curated")
 
 
