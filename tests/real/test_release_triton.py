@@ -13,6 +13,7 @@ import yaml
 from flows.embedded_triton import EmbeddedTriton
 from flows.platform.status import read_status
 from flows.processes import free_port
+from flows.release.anchor import check_anchors, read_anchors
 from flows.release.ledger import Ledger
 from flows.release.package import open_package
 from flows.release.registry import Registry
@@ -115,6 +116,9 @@ def test_the_first_release(home, root, picture):
     assert registry.by_alias("denoise", "champion").package == open_package(root / "package").sha256
     assert registry.by_alias("denoise", "previous") is None
     assert registry.by_alias("denoise", "candidate") is None
+    remembered = read_anchors(registry)
+    check_anchors(Ledger(home), remembered)
+    assert remembered["denoise"].served == (outcome.release,)
     assert (home / "reports" / "gate" / f"{outcome.release.model}.txt").is_file()
     assert {row["max_difference"] for row in outcome.parity} <= {0, 1}
     assert len(outcome.parity) == 7
