@@ -41,6 +41,16 @@ def test_commands_exist(page):
         assert {words[0], " ".join(words[:2])} & (known | {name.split()[0] for name in known}), command
 
 
+def test_every_boundary_has_its_test():
+    """Each row of the page on security names tests, and they are there."""
+    rows = re.findall(r"^\|(?! *boundary|-)(.*)\|$", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE)
+    assert len(rows) > 20
+    for row in rows:
+        assert (named := re.findall(r"`(tests/\S+\.py)::(\w+)`", row)), row
+        for file, name in named:
+            assert f"\ndef {name}(" in (ROOT / file).read_text(), (file, name)
+
+
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
 def test_files_that_are_named_exist(name):
     """Every path of code or documents between backticks exists; capitals stand for a name to fill in."""
