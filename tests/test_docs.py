@@ -46,7 +46,8 @@ def test_every_boundary_has_its_test():
     rows = re.findall(r"^\|(?! *boundary|-)(.*)\|$", (ROOT / "docs" / "security.md").read_text(), re.MULTILINE)
     assert len(rows) > 20
     for row in rows:
-        assert (named := re.findall(r"`(tests/\S+\.py)::(\w+)`", row)), row
+        named = re.findall(r"`(tests/\S+\.py)::(\w+)`", row)
+        assert named, row
         for file, name in named:
             assert f"\ndef {name}(" in (ROOT / file).read_text(), (file, name)
 
