@@ -315,7 +315,7 @@ def studio(port: int) -> None:
 
 @main.group()
 def data() -> None:
-    """List and fetch photographs, check test sets, upload curated data."""
+    """List, fetch and measure photographs, check test sets, upload curated data."""
 
 
 @data.command("scan")
@@ -411,6 +411,45 @@ def data_overlaps(training: str, tests: tuple[str, ...]) -> None:
     if overlaps:
         raise click.exceptions.Exit(1)
     click.echo(f"{counted(len(photographs), 'photograph')}, {counted(len(images), 'test image')}: no overlap")
+
+
+@data.command("scores")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False), default="scores.csv", show_default=True, help="Table to write."
+)
+def data_scores(folder: str, output: str) -> None:
+    """Measure the images in FOLDER: NIQE, BRISQUE, sharpness, noise and more.
+
+    What each score means, and how curation keeps the best by them, is in the file docs/data.md.
+
+    \b
+    Examples:
+      relume data scores ~/Pictures
+      relume data scores ~/Pictures -o pictures.csv
+    """
+    import csv
+    import io
+
+    from relume import files
+    from relume.curation.file_scores import file_scores
+    from relume.errors import ImageError
+    from relume.ingestion.sources import image_files
+
+    images, rows = image_files(folder), []
+    progress = _progress("scores", "images")
+    for done, row in enumerate(file_scores(images), start=1):
+        progress(done, len(images))
+        if isinstance(row, ImageError):
+            click.echo(f"note: {row.where} was left out: {row.what}", err=True)
+        else:
+            rows.append(row)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, rows[0] if rows else ["file"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(Path(output), table.getvalue())
+    click.echo(f"{output}: {counted(len(rows), 'image')}")
 
 
 def _scan(sources: tuple[str, ...], *, tracked: bool = False) -> None:

@@ -3,6 +3,7 @@
 import functools
 import io
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,11 @@ def quality_to_keep(opened: Any, data: bytes, kind: str) -> int | None:
     if kind != "JPEG":
         return None
     return next((quality for quality in range(QUALITY, 100) if _as_fine(quality, opened.quantization)), 100)
+
+
+def nearest_quality(luminance: Sequence[int]) -> int:
+    """The quality, 1 to 100, whose quantisation of luminance is the nearest to that of a JPEG file, (64,)."""
+    return min(range(1, 101), key=lambda quality: int(np.abs(_tables(quality)[0] - np.array(luminance)).sum()))
 
 
 def _as_fine(quality: int, tables: dict[int, list[int]]) -> bool:
