@@ -34,6 +34,7 @@ from relume.network import keep_to_this_machine
 from relume.reading import read_as
 from relume.serving import repository as models
 from relume.serving.shared_tiles import is_this_host, remove_orphans
+from relume.serving.signing import keys_of, require_signed
 from relume.serving.triton_control import TritonControl
 from relume.serving.triton_transport import KEY_HEADER
 
@@ -195,6 +196,7 @@ class EmbeddedTriton:
             with TritonControl(server.grpc, key=server.key) as control:
                 for product in models.products(path):
                     try:
+                        self._require_signed(path, product)
                         control.load_product(path, product)
                     except RelumeError as error:
                         if isinstance(error, ServerUnreachableError):
@@ -305,6 +307,7 @@ class EmbeddedTriton:
                     if product.answers:
                         continue
                     try:
+                        self._require_signed(Path(now.server.repository), name)
                         _load_again(control, now.server.repository, name, product.release)
                     except RelumeError as error:
                         if isinstance(error, ServerUnreachableError):
@@ -360,6 +363,10 @@ class EmbeddedTriton:
                     return
         finally:
             self.stop()
+
+    def _require_signed(self, repository: Path, product: str) -> None:
+        """Refuses a product whose champion no trusted key has signed."""
+        require_signed(repository / models.products(repository)[product].champion, keys_of(self._home))
 
     @property
     def _record(self) -> Path:

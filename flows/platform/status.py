@@ -25,6 +25,7 @@ from relume.home import require_database, tracking_uri
 from relume.reading import as_kind, reading
 from relume.serving import repository as models
 from relume.serving.route import Route
+from relume.serving.signing import SignatureError, keys_of, require_signed
 
 EXTERNAL = {"mlflow": "MLFLOW_TRACKING_URI", "prefect": "PREFECT_API_URL"}
 _INTERRUPTED = {"promoting": "promotion of", "rolling_back": "rollback to"}
@@ -62,6 +63,7 @@ class ProductStatus:
         candidate: The ledger's last line about a release that was not promoted, or None.
         served: The release that the running server uses, or None.
         inference: How the champion restores; None while it is not in the model repository.
+        signed: The key that signed the champion; None while it is not there, or not signed as it must be.
         answers: Whether the server restored a tile just now.
         last: The last line of the ledger about it.
     """
@@ -72,6 +74,7 @@ class ProductStatus:
     candidate: LedgerEntry | None
     served: str | None
     inference: str | None
+    signed: str | None
     answers: bool
     last: LedgerEntry
 
@@ -196,6 +199,8 @@ def _product_lines(product: ProductStatus) -> list[str]:
     ]
     if product.inference:
         lines.append(f"  restores  in {product.inference}")
+    if product.signed:
+        lines.append(f"  signed    by the key {product.signed}")
     if product.candidate:
         lines.append(f"  candidate {_release(product.candidate.release)}, {product.candidate.event}")
         lines += [f"            {failed}" for failed in product.candidate.details.get("failed", [])]
@@ -275,10 +280,13 @@ def _product(
 ) -> ProductStatus:
     release, answering = served.get(name, (None, False))
     champion = ledger.current(name)
-    inference = None
+    inference = signed = None
+    repository = EmbeddedTriton(home).repository
     try:
-        inference = models.inference_of(EmbeddedTriton(home).repository, champion.model) if champion else None
-    except BrokenFileError as error:
+        inference = models.inference_of(repository, champion.model) if champion else None
+        if champion and inference:
+            signed = require_signed(repository / champion.model, keys_of(home))
+    except (BrokenFileError, SignatureError) as error:
         problems.append(str(error))
     return ProductStatus(
         product=name,
@@ -287,6 +295,7 @@ def _product(
         candidate=ledger.candidate(name),
         served=release,
         inference=str(inference) if inference else None,
+        signed=signed,
         answers=answering,
         last=[entry for entry in ledger.entries() if entry.release.product == name][-1],
     )

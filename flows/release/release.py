@@ -26,7 +26,6 @@ from relume.home import remember_release
 from relume.params import Params, ReleaseSettings, RolloutSettings, load_params
 from relume.serving import repository as models
 from relume.serving.backends import Served
-from relume.serving.tensorrt_engine import engine_folder
 
 HELD_OUT = Path("data/curated/held_out/test")
 
@@ -268,13 +267,7 @@ def promote(
     release, champion, rollout = candidate.release, product.current, candidate.settings.rollout
     product.ledger.append("promoting", release, server=product.address)
     try:
-        models.publish_release(
-            candidate.package.folder / "serving",
-            product.repository,
-            release.model,
-            backend=candidate.backend,
-            engine=engine_folder(candidate.package.folder / "serving", product.home),
-        )
+        product.publish(candidate.package, release)
         open_package(candidate.package.folder, release=release.package)  # a run may have replaced it since the gate
         product.load(release.model)
         differences = _served_parity(product, candidate)

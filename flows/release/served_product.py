@@ -19,6 +19,7 @@ from relume.errors import BrokenFileError, ConfigError, LedgerError, ReleaseErro
 from relume.home import private_home, tracking_uri
 from relume.serving import repository as models
 from relume.serving.route import Route
+from relume.serving.signing import SIGNATURE, keys_of, require_signed, sign_release
 from relume.serving.tensorrt_engine import engine_folder
 from relume.serving.triton_control import TritonControl
 
@@ -133,33 +134,46 @@ class ServedProduct:
 
     def serve(self, release: Release) -> None:
         """Loads a release and points the product to it; nothing changes when it serves already."""
-        if release.model not in models.releases(self.repository):
-            package = self.package_of(release)
-            models.publish_release(
-                package.folder / "serving",
-                self.repository,
-                release.model,
-                backend=package.backend_of(release.model),
-                engine=engine_folder(package.folder / "serving", self.home),
-            )
+        if not (self.repository / release.model / SIGNATURE).is_file():  # it is not there, or older than signatures
+            self.publish(self.package_of(release), release)
         if self.control.models().get(release.model) != "READY":
             self.load(release.model)
         elif not self.control.answers(release.model):  # its process died, which Triton does not notice
+            self.require_signed(release.model)
             self.control.reload_release(self.repository, release.model)
         self.point(Route(champion=release.model))
+
+    def publish(self, package: Package, release: Release) -> None:
+        """Writes a release into the model repository and signs it; one that is there must be what would be written.
+
+        Raises:
+            ReleaseError: It is not.
+        """
+        publish_signed(package, self.repository, release.model, package.backend_of(release.model), self.home)
+
+    def require_signed(self, model: str) -> None:
+        """Refuses a release that no trusted key has signed; asked before everything that makes the server load it.
+
+        Raises:
+            SignatureError: It is not signed, or not what was signed.
+        """
+        require_signed(self.repository / model, keys_of(self.home))
 
     def point(self, route: Route) -> None:
         """Points the product to releases that are loaded; nothing changes when it points to them already."""
         in_repository = models.products(self.repository).get(self.name)
         if not self.control.product_route(self.name) == in_repository == route:
+            for model in filter(None, (route.champion, route.candidate)):
+                self.require_signed(model)  # with a product the server loads anew what changed of its releases
             self.control.switch_product(self.repository, self.name, route)
 
     def load(self, model: str) -> None:
         """Loads a release of the repository; the process of one whose load does not end is ended.
 
         Raises:
-            ReleaseError: The server cannot serve it.
+            ReleaseError: The server cannot serve it, or it is not signed as it must be.
         """
+        self.require_signed(model)
         try:
             self.control.load_release(model)
         except ReleaseError:
@@ -231,6 +245,7 @@ class ServedProduct:
         """
         if not self.control.answers(model):
             with contextlib.suppress(RelumeError):
+                self.require_signed(model)
                 self.control.reload_release(self.repository, model)
         self.control.unload(model)
 
@@ -302,6 +317,25 @@ def serve_champions(home: Path) -> list[Release]:
         except ReleaseInProgressError:
             pass
     return [release for product in products if (release := ledger.current(product))]
+
+
+def publish_signed(package: Package, repository: Path, model: str, backend: str, home: Path) -> None:
+    """Writes a package into a model repository as a release, and signs that with the home's key.
+
+    Args:
+        package: The package, opened and checked.
+        repository: The model repository.
+        model: The release's name.
+        backend: What computes it there.
+        home: RELUME_HOME.
+
+    Raises:
+        ReleaseError: As `relume.serving.repository.publish_release`, or it is signed, but not as it must be.
+    """
+    serving = package.folder / "serving"
+    engine = engine_folder(serving, home)
+    folder = models.publish_release(serving, repository, model, backend=backend, engine=engine)
+    sign_release(folder, keys_of(home))
 
 
 def stored_package(release: Release, home: Path, registry: Registry | None = None) -> Package:

@@ -11,8 +11,8 @@ import numpy as np
 
 from flows.embedded_triton import EmbeddedTriton, trial_server
 from flows.release.package import Package
+from flows.release.served_product import publish_signed
 from relume.errors import ReleaseError, ServerRefusedError, ServerUnreachableError
-from relume.serving.repository import publish_release
 from relume.serving.served_model import read_serving
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
@@ -79,7 +79,7 @@ def try_out(candidate: Entrant, champion: Entrant | None, home: Path) -> Latency
         server = stack.enter_context(trial_server(home))
         control = stack.enter_context(TritonControl(server.grpc, key=server.key, load_timeout=LOAD_SECONDS))
         for each in entrants:
-            publish_release(each.package.folder / "serving", server.repository, each.model, backend=each.backend)
+            publish_signed(each.package, Path(server.repository), each.model, each.backend, home)
         if champion:
             control.load_release(champion.model)
         try:

@@ -17,6 +17,7 @@ from relume.reading import read_text, reading
 from relume.serving.config_pbtxt import backend_of, parameters_of, product_config, read_parameters, release_config
 from relume.serving.route import Route, route_of
 from relume.serving.served_model import Serving, copy_programs, read_serving, triton_model
+from relume.serving.signing import SIGNATURE
 from relume.serving.tensorrt_engine import ENGINE, require_engine
 
 _CONFIG = "config.pbtxt"
@@ -62,8 +63,9 @@ def publish_release(
         with tempfile.TemporaryDirectory() as scratch:
             _write(served, serving, Path(scratch), backend, engine)
             written = _hashes(Path(scratch))
-        # Byte code that the server's Python left beside model.py is no part of it.
-        if written != {name: hash for name, hash in _hashes(target).items() if "__pycache__" not in name}:
+        # Byte code that the server's Python left beside model.py is no part of it, and the signature is of it.
+        found = _hashes(target).items()
+        if written != {name: each for name, each in found if "__pycache__" not in name and name != SIGNATURE}:
             raise ReleaseError(
                 "Another model was released under this name",
                 where=target,

@@ -159,10 +159,10 @@ class TritonControl:
             ServerRefusedError: The server cannot load one of them.
             ServerUnreachableError: The server does not answer, or the load did not end in time.
         """
-        route = models.products(repository)[product]
-        if route.candidate is not None:
-            models.write_product(repository, product, Route(champion=route.champion))
-        self._load(route.champion)
+        champion = models.products(repository)[product].champion
+        # Written anew, since the signature of a release does not cover it.
+        models.write_product(repository, product, Route(champion=champion))
+        self._load(champion)
         self._load(product)
         self.probe(product)
 

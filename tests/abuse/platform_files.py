@@ -29,6 +29,7 @@ from relume.models.registry import build, variants
 from relume.params import load_params
 from relume.serving import repository as models
 from relume.serving.route import Route
+from relume.serving.signing import keys_of, sign_release
 from relume.training.checkpoint import Checkpoint
 from relume.training.mining import read_ranking, write_ranking
 from relume.training.patches import PatchShards
@@ -146,7 +147,7 @@ def build_place(root: Path, home: Path, *, with_graph: bool) -> None:
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, root / name)
     package = make_package(root / "package")
     served = home / "triton" / "models"
-    models.publish_release(root / "package" / "serving", served, "denoise-2")
+    sign_release(models.publish_release(root / "package" / "serving", served, "denoise-2"), keys_of(home))
     models.write_product(served, "denoise", Route(champion="denoise-2"))
     shutil.copytree(root / "package" / "serving", root / "models" / "exported")
     ledger = Ledger(home)

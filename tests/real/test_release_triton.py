@@ -39,6 +39,7 @@ from relume.serving.backends import Served
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import onnx_path
+from relume.serving.signing import SIGNATURE, SignatureError, sign_release
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
 from tests.flows.release.synthetic import make_package
@@ -522,6 +523,38 @@ def test_rollback_without_the_registry(home, root, picture, monkeypatch):
     with pytest.raises(GateRefusedError):
         release(root, home, blur=0)
     assert Registry(home).by_alias("denoise", "champion").number == first.version
+
+
+def test_only_what_a_trusted_key_signed_is_loaded(home, root, picture):
+    """A release that was changed is not gone back to, and one of a foreign key is not loaded after a restart; what
+    serves goes on. A release older than signatures is signed when its files are those of its package."""
+    first = release(root, home, blur=BLURS[0]).release.model
+    second = release(root, home, blur=BLURS[1]).release.model
+    right, repository = expected(root, picture), EmbeddedTriton(home).repository
+    EmbeddedTriton(home).stop()
+    program = repository / first / "1" / "model.py"
+    program.write_text(program.read_text() + "# changed\n")
+    with pytest.raises(SignatureError, match=r"1/model\.py"):
+        roll_back(root, home)
+    assert events(home)[-2:] == ["rolling_back", "abandoned"]
+    assert Ledger(home).current("denoise").model == second
+    assert np.array_equal(served(home, picture), right)
+
+    EmbeddedTriton(home).stop()
+    signature = repository / second / SIGNATURE
+    own = signature.read_bytes()
+    signature.unlink()
+    sign_release(signature.parent, root / "foreign")
+    EmbeddedTriton(home).start()
+    assert EmbeddedTriton(home).status().products["denoise"].served is None
+    with pytest.raises(SignatureError, match="not among the trusted"):
+        serve_champions(home)
+
+    signature.unlink()
+    serve_champions(home)
+    assert np.array_equal(served(home, picture), right)
+    assert signature.is_file()
+    assert signature.read_bytes() != own
 
 
 def test_a_lost_repository_comes_back_from_the_registry(home, root, picture):

@@ -17,6 +17,7 @@ from flows.release.ledger import Ledger
 from flows.release.served_product import release_lock
 from flows.turns import turn
 from relume.serving.repository import publish_release
+from relume.serving.signing import keys_of, sign_release
 from tests.flows.release.test_ledger import A, B, promote
 from tests.tiny_onnx import write_tiny_model
 
@@ -58,14 +59,29 @@ def test_how_the_champion_restores_is_shown(tmp_path, home):
     promote(Ledger(home), A)
     assert "restores" not in render(read_status(tmp_path, home))
     repository = EmbeddedTriton(home).repository
-    config = publish_release(write_tiny_model(tmp_path / "served"), repository, A.model) / "config.pbtxt"
+    folder = publish_release(write_tiny_model(tmp_path / "served"), repository, A.model)
+    config = folder / "config.pbtxt"
+    sign_release(folder, keys_of(home))
     status = read_status(tmp_path, home)
     assert "restores  in tiles of 32 pixels, halo 2, overlap 1 (linear)\n" in render(status)
+    (key,) = (home / "keys" / "trusted").iterdir()
+    assert f"signed    by the key {key.stem}\n" in render(status)
     json.dumps(status.as_json())
     config.write_text(config.read_text().replace('"halo"', '"hallo"'))
     status = read_status(tmp_path, home)
     assert [product.product for product in status.products] == ["denoise"]
     assert any(str(config) in problem for problem in status.problems)
+
+
+def test_a_champion_that_was_changed_after_it_was_signed_is_a_problem(tmp_path, home):
+    """Its folder and what is wrong are named, and nobody is said to have signed it."""
+    promote(Ledger(home), A)
+    folder = publish_release(write_tiny_model(tmp_path / "served"), EmbeddedTriton(home).repository, A.model)
+    sign_release(folder, keys_of(home))
+    (folder / "1" / "model.py").write_text("import os\n")
+    status = read_status(tmp_path, home)
+    assert any(str(folder) in problem and "1/model.py" in problem for problem in status.problems)
+    assert "signed  " not in render(status)
 
 
 def test_an_unfinished_promotion_is_a_problem(tmp_path, home):

@@ -11,6 +11,7 @@ from flows.embedded_triton import EmbeddedTriton
 from relume.home import relume_home
 from relume.serving.repository import publish_release
 from relume.serving.route import Route
+from relume.serving.signing import keys_of, sign_release
 from relume.serving.triton_control import TritonControl
 from tests.tiny_onnx import BLUR, IDENTITY, SHARPEN, write_tiny_model
 
@@ -54,12 +55,12 @@ def triton(home):
 
 
 @pytest.fixture
-def server(triton, served):
+def server(home, triton, served):
     """A running server whose product denoise is served by the release denoise-blur."""
     server = triton.start()
     with TritonControl(server.grpc, key=server.key) as control:
         for name, folder in served.items():
-            publish_release(folder, server.repository, f"denoise-{name}")
+            sign_release(publish_release(folder, server.repository, f"denoise-{name}"), keys_of(home))
         if control.models().get("denoise-blur") != "READY":
             control.load_release("denoise-blur")
         if control.product_release("denoise") != "denoise-blur":

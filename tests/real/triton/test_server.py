@@ -185,11 +185,15 @@ def test_supervised_and_stopped_by_another_command(triton, server):
 
 
 def test_broken_product_does_not_keep_the_server_down(triton, server, caplog):
-    """A server whose product cannot be loaded starts, says so, and shows it in its status."""
+    """A server whose product cannot be loaded starts, says so, and shows it in its status. The product's own file,
+    which nothing signs, is written anew."""
     triton.stop()
-    config = Path(server.repository) / "denoise" / "config.pbtxt"
+    own = Path(server.repository) / "denoise" / "config.pbtxt"
+    right = own.read_text()
+    own.write_text(right.replace('key: "image" value: "image"', 'key: "picture" value: "image"'))
+    config = Path(server.repository) / "denoise-blur" / "config.pbtxt"
     good = config.read_text()
-    config.write_text(good.replace('key: "image" value: "image"', 'key: "picture" value: "image"'))
+    config.write_text(good.replace('"image"', '"picture"'))
     try:
         triton.start()
         assert "denoise cannot be served" in caplog.text
@@ -198,6 +202,7 @@ def test_broken_product_does_not_keep_the_server_down(triton, server, caplog):
     finally:
         config.write_text(good)
     assert triton.repair() == ["denoise"]
+    assert own.read_text() == right
 
 
 def test_a_trial_server_is_apart_and_leaves_nothing(triton, server, home):
