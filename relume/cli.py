@@ -898,12 +898,6 @@ def report(output: str | None) -> None:
     help="Also evaluate this baseline.",
 )
 @click.option(
-    "--edge-fusion",
-    nargs=2,
-    metavar="RESTORMER HAT",
-    help="Also evaluate two artifacts fused: at edges the result of HAT, elsewhere the mean of both.",
-)
-@click.option(
     "--ask",
     metavar="LEVELS",
     help="Give adjustable models and baselines these levels, instead of the level of the noise that was added.",

@@ -10,11 +10,13 @@ from torch import nn
 from components.step import run_component
 from relume.errors import ConfigError, ParityError
 from relume.evaluation.held_out import noisy_photograph, photographs
-from relume.evaluation.networks import at_level, level_estimate, tiled
+from relume.evaluation.networks import at_level, level_estimate, restoring_tiles, tiled
 from relume.files import atomic_folder, write_json
 from relume.inference.plan import Inference
+from relume.inference.tiling import member_images
 from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, load_model
+from relume.models.fusion.averages import Members
 from relume.params_file import load_section
 from relume.serving.export import (
     OPSET,
@@ -47,7 +49,7 @@ def main() -> None:
     with atomic_folder(OUT) as folder:
         onnx_file, *further_files = (folder / f"{tile}.onnx" for tile in inference.tiles)
         for tile, file in zip(inference.tiles, (onnx_file, *further_files), strict=True):
-            export_onnx(network, file, tile=tile, dtype=inference.dtype)
+            export_onnx(Members(network) if inference.fusion else network, file, tile=tile, dtype=inference.dtype)
         level_file = folder / "level.onnx" if level_estimator else None
         if level_estimator and level_file:
             export_level_estimator(level_estimator, level_file, dtype=inference.dtype)
@@ -98,15 +100,23 @@ def _level_estimator(folder: Path, levels: LevelRange | None) -> nn.Module:
 
 
 def _parity(network: nn.Module, restorer: OnnxRestorer, images: dict[str, np.ndarray]) -> Iterator[Parity]:
-    """Each image by PyTorch and by ONNX Runtime, at the ends of an adjustable model's range and at its default."""
+    """Each image by PyTorch and by ONNX Runtime, at the ends of an adjustable model's range and at its default.
+
+    Where finished images are fused, each member's image.
+    """
     inference, levels = restorer.serving.inference, restorer.serving.levels
+    if inference.fusion:
+        in_torch = restoring_tiles(network, inference)
+        for name, image in images.items():
+            both = (member_images(image, run, inference) for run in (in_torch, restorer.restore_batch))
+            yield measure_parity(f"{name}, members", *both, tile=inference.tile)
+        return
     for level in sorted(set(levels.points)) if levels else [None]:
         in_process = tiled(network if level is None else at_level(network, level), inference, batch=2)
         for name, image in images.items():
             title = name if level is None else f"{name} level {level:g}"
-            yield measure_parity(
-                title, in_process(image), restorer.restore(image, level=level).image, tile=inference.tile
-            )
+            restored = restorer.restore(image, level=level).image
+            yield measure_parity(title, in_process(image), restored, tile=inference.tile)
 
 
 def _mixed_parity(network: nn.Module, restorer: OnnxRestorer) -> Iterator[Parity]:

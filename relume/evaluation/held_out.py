@@ -169,13 +169,13 @@ def evaluate_held_out(
                         baselines = _baselines(shown, level, settings)
                     run = _runner(protocol, degraded, shown, inference)
                     first = protocol == degradation.protocols[0]
-                    restored = {name: run(network) for name, network in (leveled if first else final).items()}
+                    restored = {name: run(name, network) for name, network in (leveled if first else final).items()}
                     if bases := [image for name, image in restored.items() if name.startswith("base:")]:
                         restored["average"] = np.rint(np.mean(bases, axis=0)).astype(np.uint8)
                     estimated = None
                     if levels is not None and estimate is not None:
                         estimated = levels.nearest(estimate(shown))
-                        restored["blind"] = run(at_level(networks["final"], estimated))
+                        restored["blind"] = run("blind", at_level(networks["final"], estimated))
                     images = {settings.the_task.input: shown, **baselines, **restored}
                     where = {"image_id": image_id, "level": level, "protocol": protocol}
                     scores = _scores(images, reference, degraded, protocol_of(protocol), **where)
@@ -187,11 +187,19 @@ def evaluate_held_out(
 
 def _runner(
     protocol: str, degraded: np.ndarray, shown: np.ndarray, inference: Inference
-) -> Callable[[nn.Module], np.ndarray]:
-    """How a network restores an image under a protocol: whole when it is unclipped, else in tiles as it is served."""
-    if protocol_of(protocol).unclipped:
-        return lambda network: restore_whole(network, degraded, orientations=inference.orientations)
-    return lambda network: tiled(network, inference.within(*shown.shape[:2]), batch=2)(shown)
+) -> Callable[[str, nn.Module], np.ndarray]:
+    """How a network restores an image under a protocol: whole when it is unclipped, else in tiles as it is served.
+
+    Finished images are fused for the final model alone, so that the ensemble shows what that is worth.
+    """
+
+    def run(system: str, network: nn.Module) -> np.ndarray:
+        plan = inference if system == "final" else inference.model_copy(update={"fusion": None})
+        if protocol_of(protocol).unclipped:
+            return restore_whole(network, degraded, orientations=plan.orientations, fusion=plan.fusion)
+        return tiled(network, plan.within(*shown.shape[:2]), batch=2)(shown)
+
+    return run
 
 
 def open_pairs(given: Pairs) -> ImageSet:

@@ -9,11 +9,13 @@ from torch import nn
 
 from relume.errors import ModelFormatError
 from relume.inference.estimator import estimate_level
+from relume.inference.fusion import fuse_members
 from relume.inference.level import AtLevel
-from relume.inference.plan import Inference
+from relume.inference.plan import EdgeFusion, Inference
 from relume.inference.self_ensemble import self_ensemble
-from relume.inference.tiling import map_tiles, restore_image
+from relume.inference.tiling import RestoreBatch, map_tiles, restore_image
 from relume.metrics import to_8_bit
+from relume.models.fusion.averages import Members
 from relume.models.registry import inputs_of
 from relume.serving.export import ServedNetwork
 
@@ -36,22 +38,31 @@ def level_estimate(network: nn.Module) -> Callable[[np.ndarray], float]:
 
 def tiled(network: nn.Module, inference: Inference, *, batch: int) -> Callable[[np.ndarray], np.ndarray]:
     """A function that restores an 8-bit photograph as it is served; for an adjustable network see `at_level`."""
-    served = ServedNetwork(network, dtype=inference.dtype).eval()
+    restore_batch = restoring_tiles(network, inference)
+    return lambda image: restore_image(image, restore_batch, inference, batch=batch)
+
+
+def restoring_tiles(network: nn.Module, inference: Inference) -> RestoreBatch:
+    """A network as a function of tiles as they are served."""
+    served = ServedNetwork(Members(network) if inference.fusion else network, dtype=inference.dtype).eval()
 
     def restore_batch(tiles_NCHW: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return served(torch.from_numpy(tiles_NCHW)).numpy()
 
-    return lambda image: restore_image(image, restore_batch, inference, batch=batch)
+    return restore_batch
 
 
-def run_whole(network: nn.Module, image: np.ndarray, *, orientations: int = 1) -> np.ndarray:
+def run_whole(
+    network: nn.Module, image: np.ndarray, *, orientations: int = 1, fusion: EdgeFusion | None = None
+) -> np.ndarray:
     """A network on a whole image, on the network's device.
 
     Args:
         network: float32 (N, C, H, W) in about [0, 1] to the same shape.
         image: float32 (H, W, C).
         orientations: Of the self-ensemble.
+        fusion: Of the results of the network's base models.
 
     Returns:
         float32 (H, W, C), not clamped.
@@ -59,8 +70,17 @@ def run_whole(network: nn.Module, image: np.ndarray, *, orientations: int = 1) -
     Raises:
         ModelFormatError: What comes back is not an image of the same size.
     """
-    run = self_ensemble(partial(_run_batch, network), orientations)
-    return run(np.ascontiguousarray(image.transpose(2, 0, 1))[None])[0].transpose(1, 2, 0)
+    run = self_ensemble(_run_of(network, fusion), orientations)
+    restored_CHW = run(np.ascontiguousarray(image.transpose(2, 0, 1))[None])[0]
+    return fuse_members(restored_CHW.transpose(1, 2, 0), fusion)
+
+
+def _run_of(network: nn.Module, fusion: EdgeFusion | None) -> Callable[[np.ndarray], np.ndarray]:
+    if fusion is None:
+        return partial(_run_batch, network)
+    bases = Members(network).bases.children()
+    runs = [partial(_run_batch, base) for base in bases]
+    return lambda batch_NCHW: np.concatenate([run(batch_NCHW) for run in runs], axis=1)
 
 
 def _run_batch(network: nn.Module, batch_NCHW: np.ndarray) -> np.ndarray:
@@ -88,9 +108,11 @@ def run_tiled(network: nn.Module, image: np.ndarray, inference: Inference) -> np
     Returns:
         float32 (H, W, C), not clamped.
     """
-    return map_tiles(image, partial(_run_batch, network), inference, batch=1)
+    return fuse_members(map_tiles(image, _run_of(network, inference.fusion), inference, batch=1), inference.fusion)
 
 
-def restore_whole(network: nn.Module, noisy: np.ndarray, *, orientations: int = 1) -> np.ndarray:
-    """A network on a whole photograph in float32: (H, W, 3) in about [0, 1] to uint8 (H, W, 3)."""
-    return to_8_bit(run_whole(network, noisy, orientations=orientations))
+def restore_whole(
+    network: nn.Module, noisy: np.ndarray, *, orientations: int = 1, fusion: EdgeFusion | None = None
+) -> np.ndarray:
+    """A network on a whole photograph in float32: (H, W, 3) in about [0, 1] to uint8 (H, W, 3); see `run_whole`."""
+    return to_8_bit(run_whole(network, noisy, orientations=orientations, fusion=fusion))

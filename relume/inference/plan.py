@@ -61,6 +61,31 @@ class Window(Settings):
         return self.model_copy(update={"tile": side} | ({} if room else {"halo": 0, "overlap": 0}))
 
 
+class EdgeFusion(Settings):
+    """What is made of the finished images of two base models: at edges that of one, elsewhere the mean of both.
+
+    Attributes:
+        smooth: The base model that smooths more.
+        detail: The base model that keeps edges.
+        mask: Which pixels are taken from `detail` alone, see `relume.models.fusion.edges`, whose Restormer is `smooth`
+            and whose HAT is `detail`.
+        thresholds: Gradient from which a pixel may continue an edge, and from which it starts one.
+    """
+
+    smooth: str
+    detail: str
+    mask: Literal["union", "restormer_only", "hat_only", "xor"] = "union"
+    thresholds: tuple[int, int] = (100, 200)
+
+    def __str__(self) -> str:
+        return f"edges of {self.detail} over {self.smooth} ({self.mask}, {self.thresholds[0]}, {self.thresholds[1]})"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Both in the order of their results in the graph, that of their names."""
+        return tuple(sorted((self.smooth, self.detail)))
+
+
 class Inference(Window):
     """How a model restores an image, wherever it does: measured, released and served.
 
@@ -69,6 +94,7 @@ class Inference(Window):
         orientations: In which a tile is restored; their mean is taken. 8 are all flips and right angles, 4 the flips, 2
             the mirror image, 1 the tile as it is. The network runs as many times.
         further_windows: In which the image is restored as well; the mean of all results is taken.
+        fusion: Of the finished images of the base models that the final model is the mean of, in its place.
         estimator: Of an adjustable model, the base model that estimates the level of an image for which none is given.
     """
 
@@ -76,13 +102,15 @@ class Inference(Window):
     orientations: Literal[1, 2, 4, 8] = 1
     # Left out of what is written where there is none, as in all that was released before.
     further_windows: tuple[Window, ...] = Field(default=(), exclude_if=lambda windows: not windows)
+    fusion: EdgeFusion | None = Field(default=None, exclude_if=lambda fusion: fusion is None)
     estimator: str | None = Field(default=None, exclude_if=lambda name: name is None)
 
     def __str__(self) -> str:
         """For people, such as `tiles of 192 pixels, halo 16, overlap 8 (linear), 8 orientations`."""
         mean = f", {self.orientations} orientations" if self.orientations > 1 else ""
         level = f", level estimated by {self.estimator}" if self.estimator else ""
-        return f"tiles {' and '.join(map(Window.__str__, self.windows))} ({self.weight}){mean}{level}"
+        fusion = f", {self.fusion}" if self.fusion else ""
+        return f"tiles {' and '.join(map(Window.__str__, self.windows))} ({self.weight}){mean}{fusion}{level}"
 
     @property
     def windows(self) -> "tuple[Inference, ...]":
@@ -102,8 +130,13 @@ class Inference(Window):
 
     @property
     def dtype(self) -> str:
-        """What the network takes and gives: `uint8`, or `float32` in [0, 1] where a mean is taken of its results."""
-        return "uint8" if self.orientations == 1 and not self.further_windows else "float32"
+        """What the network takes and gives: `uint8`, or `float32` in [0, 1] where anything is made of its results."""
+        return "uint8" if self.orientations == 1 and not self.further_windows and not self.fusion else "float32"
+
+    @property
+    def members(self) -> int:
+        """Results of a tile that the network gives, one after the other in its channels."""
+        return len(self.fusion.members) if self.fusion else 1
 
     @property
     def runs_per_megapixel(self) -> float:

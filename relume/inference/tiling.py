@@ -21,12 +21,13 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from relume.errors import ImageError
+from relume.inference.fusion import fuse_members
 from relume.inference.plan import Inference
 from relume.inference.self_ensemble import self_ensemble
 
 RestoreBatch = Callable[[np.ndarray], np.ndarray]
 """Takes tiles (N, 3, T, T) RGB and gives as many restored ones of the same shape and type: uint8 for an 8-bit image and
-a plan of uint8 tiles, else float32 in [0, 1]."""
+a plan of uint8 tiles, else float32 in [0, 1]; with a fusion the channels of all members, one after the other."""
 
 TYPES = (np.uint8, np.uint16, np.float32)
 PEAKS = {"uint8": np.float32(255), "uint16": np.float32(65535), "float32": np.float32(1)}
@@ -104,8 +105,8 @@ def restore_image(
 ) -> np.ndarray:
     """Restores an image as the plan says: the one executor, whatever computes a tile.
 
-    The mean of several orientations, the blend and the mean of several windows are computed in floating point, and
-    clipped and rounded once, at the end.
+    The mean of several orientations, the blend, the mean of several windows and the fusion of base models are computed
+    in floating point, and clipped and rounded once, at the end.
 
     Args:
         image_HWC: (H, W, 3) RGB of any size from 1x1: uint8, uint16, or float32 in [0, 1]; what is outside is clipped.
@@ -131,7 +132,26 @@ def restore_image(
 
     run = restore_batch if image_HWC.dtype.name == (dtype or inference.dtype) == "uint8" else in_float
     image = map_tiles(image_HWC, run, inference, batch=batch, in_flight=in_flight, on_progress=on_progress)
+    if inference.fusion:
+        image = _rounded(fuse_members(image / peak, inference.fusion) * peak, image_HWC.dtype).astype(image_HWC.dtype)
     return np.clip(image, 0, 1, out=image) if image.dtype == np.float32 else image
+
+
+def member_images(image_HWC: np.ndarray, restore_batch: RestoreBatch, inference: Inference) -> np.ndarray:
+    """What each member makes of an image, before their fusion: what two backends must agree in.
+
+    Edges are decided by thresholds, so that a last bit can take a pixel from another member.
+
+    Args:
+        image_HWC: (H, W, 3) RGB, uint8.
+        restore_batch: The backend, of float32 tiles.
+        inference: How the model restores, with a fusion.
+
+    Returns:
+        uint8 (H, W, 3 · members).
+    """
+    members = map_tiles(image_HWC / np.float32(255), restore_batch, inference, batch=1)
+    return _rounded(members * np.float32(255), np.dtype(np.uint8)).astype(np.uint8)
 
 
 def require_rgb(image_HWC: np.ndarray, types: Sequence[type] = TYPES) -> None:
@@ -167,7 +187,7 @@ def map_tiles(
     Args:
         image_HWC: (H, W, C), uint8, uint16 or float32, any size from 1x1.
         restore_batch: Takes tiles (N, C, T, T) of the image's type, and gives as many of the same shape, on the same
-            scale and of any type.
+            scale and of any type; (N, members · C, T, T) with a fusion.
         inference: How the model restores.
         batch: Tiles in a batch at most; the last batch may hold fewer.
         in_flight: Batches given to `restore_batch` at a time, each from a thread of its own. 0 calls it in the
@@ -175,15 +195,18 @@ def map_tiles(
         on_progress: Called after each batch with the tiles done and the tiles in all.
 
     Returns:
-        (H, W, C) of the image's type; blended values of an integer type are clipped and rounded.
+        (H, W, C) of the image's type; blended values of an integer type are clipped and rounded. With a fusion, which
+        is for the caller to carry out, (H, W, members · C) in float32, neither clipped nor rounded.
     """
-    windows, (height, width) = inference.windows, image_HWC.shape[:2]
+    windows, (height, width, channels) = inference.windows, image_HWC.shape
+    shape = height, width, inference.members * channels
+    dtype = image_HWC.dtype if inference.fusion is None else np.dtype(np.float32)
     total, done = count_tiles(height, width, inference), 0
     run = self_ensemble(restore_batch, inference.orientations)
     image: np.ndarray | None = None
     for window in windows:
         rows, columns = cover_axis(height, window), cover_axis(width, window)
-        canvas = _Canvas(image_HWC, rows, columns, window.tile, image_HWC.dtype if len(windows) == 1 else np.float32)
+        canvas = _Canvas(shape, rows, columns, window.tile, dtype if len(windows) == 1 else np.float32)
         batches = _batches(image_HWC, rows, columns, window.tile, batch)
         with contextlib.closing(_overlapped(batches, run, in_flight)) as restored_batches:
             for restored_NCHW in restored_batches:
@@ -196,7 +219,7 @@ def map_tiles(
     assert image is not None  # there is a window
     if len(windows) == 1:
         return image
-    return _rounded(np.divide(image, np.float32(len(windows)), out=image), image_HWC.dtype).astype(image_HWC.dtype)
+    return _rounded(np.divide(image, np.float32(len(windows)), out=image), dtype).astype(dtype, copy=False)
 
 
 def _rounded(blended: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -247,12 +270,12 @@ class _Canvas:
     What one tile alone gives, most of it, goes to the image as it is where the types are the same: no sum, no rounding.
     """
 
-    def __init__(self, like_HWC: np.ndarray, rows: Axis, columns: Axis, tile: int, dtype: DTypeLike):
-        self.image_HWC = np.empty_like(like_HWC, dtype, order="C")
+    def __init__(self, shape: tuple[int, int, int], rows: Axis, columns: Axis, tile: int, dtype: DTypeLike):
+        self.image_HWC = np.empty(shape, dtype)
         self._rows, self._columns, self._tile = rows, columns, tile
         self._alone = [_alone(axis) for axis in (rows, columns)]
         self._shared = [_shared(axis, alone) for axis, alone in zip((rows, columns), self._alone, strict=True)]
-        self._band = np.zeros((tile, max(like_HWC.shape[1], tile), like_HWC.shape[2]), np.float32)
+        self._band = np.zeros((tile, max(shape[1], tile), shape[2]), np.float32)
         self._row = self._column = 0
 
     def add(self, tile_CHW: np.ndarray) -> None:

@@ -230,6 +230,8 @@ class _Check:
         except ConfigError as error:
             self.problem(f"ensemble_head: {_line(error)}")
             return
+        if (fusion := self.inference.fusion) and tuple(sorted(plan.parts.values())) != fusion.members:
+            self.problem(f"inference: fusion takes {' and '.join(fusion.members)}, which are not the base models")
         network = self.built("ensemble_head", plan.architecture, plan.arguments)
         if network is None:
             return
@@ -284,6 +286,8 @@ class _Check:
         from relume.training.rules import crop_multiple
 
         multiple = crop_multiple(network)
+        if (fusion := self.inference.fusion) and type(network).__name__ != "WeightedAverage":
+            self.problem(f"inference: fusion is set, but the final model is no weighted average of {fusion.members}")
         if self.inference.estimator and "level" not in inputs_of(network):
             self.problem("inference: estimator is set, but the network takes no level")
         for tile in self.inference.tiles:

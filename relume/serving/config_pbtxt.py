@@ -21,7 +21,7 @@ stays at what the largest request took."""
 _TENSORS = """\
 max_batch_size: {max_batch}
 input [ {{ name: "image" data_type: TYPE_{dtype} dims: [ 3, {tile}, {tile} ] }}{level} ]
-output [ {{ name: "restored" data_type: TYPE_{dtype} dims: [ 3, {tile}, {tile} ] }}{estimated} ]
+output [ {{ name: "restored" data_type: TYPE_{dtype} dims: [ {channels}, {tile}, {tile} ] }}{estimated} ]
 """
 
 # One for each tile, so that requests of different levels share an execution.
@@ -44,7 +44,7 @@ dynamic_batching {
 _UNBATCHED = ("openvino_f32", "openvino_bf16")
 
 _PARAMETER = re.compile(r'parameters\s*\{\s*key:\s*"(\w+)"\s*value\s*\{\s*string_value:\s*"([^"]*)"')
-_TILES = re.compile(r"data_type:\s*TYPE_(\w+)\s*dims:\s*\[\s*3,\s*(-?\d+),\s*(-?\d+)\s*\]")
+_TILES = re.compile(r"data_type:\s*TYPE_(\w+)\s*dims:\s*\[\s*(\d+),\s*(-?\d+),\s*(-?\d+)\s*\]")
 _WINDOW = re.compile(r"(\d+) (\d+) (\d+)")
 _MAX_BATCH = re.compile(r"max_batch_size:\s*(\d+)")
 
@@ -101,7 +101,10 @@ def release_config(
             `tensorrt_plan` runs 1/model.plan in Triton's tensorrt backend.
         compute_capability: Of the GPU that the engine of `tensorrt_plan` is for, such as `9.0`.
     """
-    parameters = inference.model_dump(exclude={"further_windows"})
+    parameters = inference.model_dump(exclude={"further_windows", "fusion"})
+    if fusion := inference.fusion:
+        low, high = fusion.thresholds
+        parameters["fusion"] = f"{fusion.smooth} {fusion.detail} {fusion.mask} {low} {high}"
     if further := inference.further_windows:
         parameters["further_windows"] = ", ".join(f"{each.tile} {each.halo} {each.overlap}" for each in further)
     if levels:
@@ -112,6 +115,7 @@ def release_config(
             _side(inference),
             triton_type(inference),
             adjustable=levels is not None,
+            channels=3 * inference.members,
             estimates=inference.estimator is not None,
         )
         + ("" if backend in _UNBATCHED else _BATCHING)
@@ -156,6 +160,9 @@ def read_parameters(parameters: Mapping[str, str]) -> tuple[Inference, LevelRang
     if "further_windows" in plan:
         windows = _WINDOW.findall(plan["further_windows"])
         plan["further_windows"] = [dict(zip(Window.model_fields, map(int, each), strict=True)) for each in windows]
+    if "fusion" in plan:
+        smooth, detail, mask, *thresholds = plan["fusion"].split()
+        plan["fusion"] = {"smooth": smooth, "detail": detail, "mask": mask, "thresholds": tuple(map(int, thresholds))}
     return Inference.model_validate(plan), levels
 
 
@@ -172,26 +179,31 @@ def problem(text: str, inference: Inference, *, levels: LevelRange | None) -> st
         stated = read_parameters(found)
     except (KeyError, ValueError, ConfigError):
         return "config.pbtxt does not state tiles and levels that can be"
-    if stated != (inference, levels) or tiles != {(triton_type(inference), *(str(_side(inference)),) * 2)}:
+    sides = (str(_side(inference)),) * 2
+    expected = {(triton_type(inference), str(3 * members), *sides) for members in (1, inference.members)}
+    if stated != (inference, levels) or tiles != expected:
         return f"serving.json says {inference}, {levels or 'no levels'}; config.pbtxt says something else"
     if len(batches) != 1 or not 1 <= batches[0] <= MAX_BATCH:
         return f"config.pbtxt has to state one max_batch_size, of 1 to {MAX_BATCH}"
     return None
 
 
-def product_config(route: Route, *, tile: int, dtype: str = "UINT8", adjustable: bool = False) -> str:
+def product_config(
+    route: Route, *, tile: int, dtype: str = "UINT8", channels: int = 3, adjustable: bool = False
+) -> str:
     """The config.pbtxt of a product: an ensemble whose one step is the champion.
 
     Args:
         route: Which releases restore its images, which clients read in the parameters.
         tile: Side of its served tile in pixels; -1 where there are several.
         dtype: Triton's name of the tile's type.
+        channels: Of the restored tile, those of all members.
         adjustable: Whether it has the input `level`.
     """
     level = '\n      input_map { key: "level" value: "level" }' if adjustable else ""
     return (
         'platform: "ensemble"\n'
-        + _tensors(tile, dtype, adjustable=adjustable)
+        + _tensors(tile, dtype, adjustable=adjustable, channels=channels)
         + f"""\
 ensemble_scheduling {{
   step [
@@ -219,6 +231,10 @@ def _side(inference: Inference) -> int:
     return -1 if inference.several_graphs else inference.tile
 
 
-def _tensors(tile: int, dtype: str, *, adjustable: bool, estimates: bool = False) -> str:
-    further = {"level": _LEVEL if adjustable else "", "estimated": _ESTIMATED if estimates else ""}
+def _tensors(tile: int, dtype: str, *, adjustable: bool, channels: int, estimates: bool = False) -> str:
+    further = {
+        "level": _LEVEL if adjustable else "",
+        "estimated": _ESTIMATED if estimates else "",
+        "channels": channels,
+    }
     return _TENSORS.format(max_batch=MAX_BATCH, tile=tile, dtype=dtype, **further)

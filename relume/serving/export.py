@@ -33,7 +33,7 @@ class ServedNetwork(nn.Module):
 
     Args:
         network: float32 (N, C, H, W) in [0, 1] to the same shape; adjustable ones take the level as second argument.
-        dtype: `float32` leaves out scaling, clamping and rounding, for plans that take a mean of its results.
+        dtype: `float32` leaves out scaling, clamping and rounding, for plans that make anything of its results.
     """
 
     def __init__(self, network: nn.Module, *, dtype: str = "uint8"):

@@ -119,7 +119,7 @@ class InProcessRestorer(ABC):
             levels: float32 (N,), of the model's kind, for an adjustable model, which needs them; None for others.
 
         Returns:
-            (N, 3, T, T) RGB of the same type; float32 is not rounded.
+            (N, 3 · members, T, T) RGB of the same type; float32 is not rounded.
         """
         run = self._run(tiles_NCHW.dtype, tiles_NCHW.shape[2])
         return run({"image": tiles_NCHW} if levels is None else {"image": tiles_NCHW, "level": levels[:, np.newaxis]})

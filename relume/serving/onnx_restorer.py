@@ -74,7 +74,7 @@ class OnnxRestorer(InProcessRestorer):
         level = [("level", "tensor(float)", [1])] if self.serving.levels else []
         for tensors, expected in [
             (session.get_inputs(), [("image", tensor, [3, side, side]), *level]),
-            (session.get_outputs(), [("restored", tensor, [3, side, side])]),
+            (session.get_outputs(), [("restored", tensor, [3 * self.serving.inference.members, side, side])]),
         ]:
             found = [(each.name, each.type, each.shape[1:]) for each in tensors]
             if found != expected:

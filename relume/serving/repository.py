@@ -92,6 +92,13 @@ def _write(served: str | Path, serving: Serving, folder: Path, backend: str, eng
     write_text(folder / _CONFIG, config)
     if backend == "tensorrt_plan" and engine:
         shutil.copyfile(engine / ENGINE, folder / "1" / ENGINE)
+    if backend.startswith("openvino") and serving.inference.fusion:
+        raise ReleaseError(
+            "The backend gives one result of a tile alone",
+            where=backend,
+            why=f"the model restores in {serving.inference}",
+            next_step="set release.backend to onnxruntime in params.yaml, then run `relume release`",
+        )
     if backend.startswith("openvino"):
         copy_programs(folder, serving.inference, _OPENVINO)
     elif not serving.inference.several_graphs:
@@ -139,7 +146,9 @@ def write_product(repository: str | Path, product: str, route: Route) -> None:
     folder = Path(repository) / product
     (folder / "1").mkdir(parents=True, exist_ok=True)  # a model without a version is not loaded
     adjustable = '{ name: "level" ' in text
-    product_text = product_config(route, tile=int(found[2]), dtype=found[1], adjustable=adjustable)
+    restored = re.search(r'"restored" data_type: TYPE_\w+ dims: \[ (\d+),', text)
+    channels = int(restored[1]) if restored else 3
+    product_text = product_config(route, tile=int(found[2]), dtype=found[1], channels=channels, adjustable=adjustable)
     write_text(folder / _CONFIG, product_text)
 
 

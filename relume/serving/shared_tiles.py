@@ -26,14 +26,16 @@ class SharedTiles:
     Args:
         slots: Requests in flight.
         size: Bytes of the tiles of one request.
+        members: Results of each tile.
 
     Raises:
         OSError: There is no room for the region.
     """
 
-    def __init__(self, slots: int, size: int):
+    def __init__(self, slots: int, size: int, members: int = 1):
         self.name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
-        self.size = 2 * slots * size
+        slot = (1 + members) * size
+        self.size = slots * slot
         self._memory = SharedMemory(self.name, create=True, size=self.size)
         try:
             _reserve(self.name, self.size)
@@ -44,7 +46,7 @@ class SharedTiles:
         assert buffer is not None  # it is until the region is closed
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for index in range(slots):
-            self._free.put(Slot(self.name, buffer, 2 * index * size, (2 * index + 1) * size))
+            self._free.put(Slot(self.name, buffer, index * slot, index * slot + size, members))
 
     @contextlib.contextmanager
     def slot(self) -> Iterator["Slot"]:
@@ -73,8 +75,8 @@ def _reserve(name: str, size: int) -> None:
 class Slot:
     """Room for the tiles of one request and for their answer."""
 
-    def __init__(self, region: str, buffer: memoryview, input_offset: int, output_offset: int):
-        self._region, self._buffer = region, buffer
+    def __init__(self, region: str, buffer: memoryview, input_offset: int, output_offset: int, members: int = 1):
+        self._region, self._buffer, self._members = region, buffer, members
         self._input_offset, self._output_offset = input_offset, output_offset
 
     def put(self, image: Any, restored: Any, tiles_NCHW: np.ndarray) -> None:
@@ -83,10 +85,11 @@ class Slot:
         # No name is given to a part of the buffer: one that outlives an error would keep the region open.
         self._buffer[self._input_offset : self._input_offset + size] = tiles_NCHW.data.cast("B")
         image.set_shared_memory(self._region, size, self._input_offset)
-        restored.set_shared_memory(self._region, size, self._output_offset)
+        restored.set_shared_memory(self._region, self._members * size, self._output_offset)
 
     def get(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Copies the answer out."""
+        """Copies the answer to tiles of this shape, (N, C, T, T), out: (N, members · C, T, T)."""
+        shape = shape[0], self._members * shape[1], *shape[2:]
         size = int(np.prod(shape)) * dtype.itemsize
         answer = bytes(self._buffer[self._output_offset : self._output_offset + size])
         return np.frombuffer(answer, dtype).reshape(shape)

@@ -31,6 +31,7 @@ class TorchRestorer(InProcessRestorer):
         import torch
 
         from relume.models.artifact import load_model
+        from relume.models.fusion.averages import Members
         from relume.serving.export import ServedNetwork
 
         beside = self.folder.parent
@@ -42,7 +43,9 @@ class TorchRestorer(InProcessRestorer):
                 why=f"neither {beside} nor {beside / 'model'} is a model artifact",
                 next_step="choose another --backend, or name a package with --model",
             )
-        served = ServedNetwork(load_model(artifact), dtype=dtype.name).eval().to(memory_format=torch.channels_last)
+        network = load_model(artifact)
+        network = Members(network) if self.inference.fusion else network
+        served = ServedNetwork(network, dtype=dtype.name).eval().to(memory_format=torch.channels_last)
 
         def run(inputs: dict[str, np.ndarray]) -> np.ndarray:
             with torch.inference_mode():

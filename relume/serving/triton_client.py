@@ -263,7 +263,7 @@ class TritonRestorer:
     def _backend(self, served: ServedRelease, batch: int, level: float | None) -> Iterator[RestoreBatch]:
         """The way to restore a batch: through shared memory registered for this image, or the connection."""
         size = batch * 3 * max(served.inference.tiles) ** 2 * np.dtype(served.inference.dtype).itemsize
-        tiles = self._share(self._in_flight, size) if self._shared_memory else None
+        tiles = self._share(self._in_flight, size, served.inference.members) if self._shared_memory else None
         if tiles is None:
             yield lambda tiles_NCHW: self._infer(served.release, tiles_NCHW, level)
             return
@@ -273,10 +273,10 @@ class TritonRestorer:
             self._unregister(tiles)
             tiles.close()
 
-    def _share(self, slots: int, size: int) -> SharedTiles | None:
+    def _share(self, slots: int, size: int, members: int) -> SharedTiles | None:
         """Makes a region and registers it with the server; where either fails, there is none from now on."""
         try:
-            tiles = SharedTiles(slots, size)
+            tiles = SharedTiles(slots, size, members)
         except OSError as error:
             self._share_no_more(error)
             return None

@@ -220,9 +220,9 @@ class TritonControl:
         """
         config = self._config(model)
         for side in self._sides(config):
-            self._probe(model, config.input, side, timeout=timeout)
+            self._probe(model, config, side, timeout=timeout)
         if any(output.name == "estimated" for output in config.output):
-            self._probe(model, config.input, TILE, timeout=timeout, output="estimated")
+            self._probe(model, config, TILE, timeout=timeout, output="estimated")
 
     def _sides(self, config: Any) -> tuple[int, ...]:
         """The sides of the tiles of a release, or of a product's."""
@@ -232,21 +232,24 @@ class TritonControl:
         stated = (self._config(steps[0].model_name) if steps else config).parameters
         return read_parameters({name: value.string_value for name, value in stated.items()})[0].tiles
 
-    def _probe(self, model: str, tensors: Any, side: int, *, timeout: float, output: str = "restored") -> None:
+    def _probe(self, model: str, config: Any, side: int, *, timeout: float, output: str = "restored") -> None:
         from tritonclient.grpc.model_config_pb2 import DataType
         from tritonclient.utils import triton_to_np_dtype
 
-        inputs, dtypes = [], []
-        for tensor in tensors:  # the tile, and the level of an adjustable model
-            shape = [1, *(side if size == -1 else size for size in tensor.dims)]
+        def black(tensor: Any) -> tuple[np.ndarray, str]:
             kind = DataType.Name(tensor.data_type).removeprefix("TYPE_")
-            dtypes.append(triton_to_np_dtype(kind))
-            inputs.append(self._triton.InferInput(tensor.name, shape, kind))
-            inputs[-1].set_data_from_numpy(np.zeros(shape, dtypes[-1]))
+            shape = [1, *(side if size == -1 else size for size in tensor.dims)]
+            return np.zeros(shape, triton_to_np_dtype(kind)), kind
+
+        inputs = []
+        for tensor in config.input:  # the tile, and the level of an adjustable model
+            values, kind = black(tensor)
+            inputs.append(self._triton.InferInput(tensor.name, values.shape, kind))
+            inputs[-1].set_data_from_numpy(values)
         outputs = [self._triton.InferRequestedOutput(output)]
         answer = self._call("infer", model, inputs, outputs=outputs, timeout=timeout).as_numpy(output)
-        expected = ((1, 1), np.float32) if output == "estimated" else (tuple(inputs[0].shape()), dtypes[0])
-        if answer is None or (answer.shape, answer.dtype) != expected:
+        expected, _ = black(next(tensor for tensor in config.output if tensor.name == output))
+        if answer is None or (answer.shape, answer.dtype) != (expected.shape, expected.dtype):
             raise ServerRefusedError(
                 "The answer is not a restored tile, or its level",
                 where=model,

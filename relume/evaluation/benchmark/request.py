@@ -13,7 +13,7 @@ from relume.evaluation.benchmark.output import check_output
 from relume.evaluation.benchmark.protocols import PROTOCOLS, parse_levels
 from relume.evaluation.benchmark.run import Plan, Progress, run
 from relume.evaluation.benchmark.sets import SETS, open_set
-from relume.evaluation.benchmark.systems import System, baseline, fuse_at_edges, load_estimator, load_system
+from relume.evaluation.benchmark.systems import baseline, load_estimator, load_system
 from relume.inference.plan import Inference
 
 
@@ -25,7 +25,6 @@ def benchmark_request(
     protocols: Sequence[str],
     out: str | Path,
     baselines: Sequence[str] = (),
-    edge_fusion: tuple[str, str] | None = None,
     ask: str | None = None,
     estimator: str | None = None,
     self_ensemble: bool = False,
@@ -45,7 +44,6 @@ def benchmark_request(
         protocols: As `parse_protocol` reads them; empty for the protocol that each set is made for.
         out: Folder of the results; it may hold an earlier result, which is replaced, and nothing else.
         baselines: `blur`, `nlm` and `bm3d`.
-        edge_fusion: Folders of a Restormer and a HAT artifact.
         ask: Levels between commas that adjustable systems are asked for.
         estimator: Folder of a level estimator.
         self_ensemble: Whether artifacts run in eight orientations.
@@ -64,13 +62,12 @@ def benchmark_request(
     """
     if ask is not None and estimator:
         raise ConfigError("--ask and --estimator cannot be used together", next_step="leave one of them out")
-    named = [*models, *(edge_fusion or ()), *(name for name in sets if name not in SETS)]
+    named = [*models, *(name for name in sets if name not in SETS)]
     check_output(out, needed=[*named, *(place for place in (data, estimator) if place)])
     asked = () if ask is None else parse_levels(ask, where="--ask")
     settings = {
         "models": list(models),
         "baselines": list(baselines),
-        "edge_fusion": list(edge_fusion or ()),
         "sets": list(sets),
         "protocols": list(protocols),
         "ask": ask,
@@ -84,14 +81,10 @@ def benchmark_request(
     inference = None if tile is None else _tiles(tile, halo, overlap)
     opened = [open_set(name, data) for name in sets]
 
-    def load(path: str) -> System:
-        return load_system(path, inference=inference, self_ensemble=self_ensemble, device=device)
-
-    systems = [load(path) for path in models]
-    if edge_fusion:
-        restormer, hat = (load(path) for path in edge_fusion)
-        systems.append(fuse_at_edges(restormer, hat))
-    systems += [baseline(name) for name in baselines]
+    systems = [
+        *(load_system(path, inference=inference, self_ensemble=self_ensemble, device=device) for path in models),
+        *map(baseline, baselines),
+    ]
     asking = Asking(
         levels=asked,
         estimate=load_estimator(estimator, device=device) if estimator else None,

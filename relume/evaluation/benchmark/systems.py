@@ -1,4 +1,4 @@
-"""The systems that are compared: model artifacts, served models, baselines and the fusion of two, behind one call."""
+"""The systems that are compared: model artifacts, served models and baselines, behind one call."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,31 +171,6 @@ def baseline(name: str) -> System:
         return method(to_8_bit(image), level).astype(np.float32) / np.float32(255)
 
     return System(name=name, run=run, channels=(1, 3), level="sigma")
-
-
-def fuse_at_edges(restormer: System, hat: System) -> System:
-    """Team BuptMM's fusion: at edges the second system's result, elsewhere the mean of both.
-
-    Args:
-        restormer: The system that smooths more.
-        hat: The system that keeps edges.
-
-    Raises:
-        ConfigError: One is adjustable, or takes other channels than the other.
-    """
-    from relume.models.fusion.edges import fuse_edges
-
-    if restormer.level or hat.level or restormer.channels != hat.channels:
-        raise ConfigError(
-            "Edge fusion takes two models without a level and with the same channels",
-            where=f"{restormer.name}, {hat.name}",
-            next_step="name a Restormer and a HAT artifact",
-        )
-    return System(
-        name=f"edges of {restormer.name} and {hat.name}",
-        run=lambda image, level: fuse_edges(restormer.run(image, level), hat.run(image, level)),
-        channels=hat.channels,
-    )
 
 
 def load_estimator(path: str | Path, *, device: str = "cpu") -> Callable[[np.ndarray], float]:

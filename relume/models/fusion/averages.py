@@ -31,6 +31,22 @@ class WeightedAverage(nn.Module):
         return sum(weight * base(image) for weight, base in zip(self.weights, self.bases, strict=True))
 
 
+class Members(nn.Module):
+    """The results of a fusion's base models side by side, for a fusion of finished images.
+
+    Args:
+        fusion: With base models, `bases`, each image to image.
+    """
+
+    def __init__(self, fusion: nn.Module):
+        super().__init__()
+        self.bases = fusion.get_submodule("bases")
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) in [0, 1] to (N, members · C, H, W), not clamped."""
+        return torch.cat([base(image) for base in self.bases.children()], dim=1)
+
+
 def fit_weights(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     """The weights of sum one that give the least squared error, in closed form.
 

@@ -9,9 +9,10 @@ import relume
 from relume.errors import ImageError
 from relume.evaluation.benchmark.systems import load_estimator, load_system
 from relume.evaluation.networks import at_level, level_estimate, tiled
-from relume.inference.plan import Inference, Window
+from relume.inference.plan import EdgeFusion, Inference, Window
 from relume.metrics import to_8_bit
 from relume.models.artifact import ModelCard, load_card, save_model
+from relume.models.fusion.averages import Members
 from relume.models.registry import build, variants
 from relume.serving.export import export_level_estimator, export_onnx, levels_of
 from relume.serving.onnx_restorer import OnnxRestorer
@@ -27,6 +28,13 @@ CASES = {
     "resunet": ONE.model_copy(update={"orientations": 8}),
     "adafm": Inference(tile=48, halo=0, overlap=10, weight="uniform", orientations=4),  # takes a level
     "nafnet": Inference(tile=48, halo=0, overlap=9, further_windows=(Window(tile=64, halo=4, overlap=12),)),
+    "average": ONE.model_copy(
+        update={
+            "orientations": 2,
+            "further_windows": (Window(tile=64, halo=4, overlap=12),),
+            "fusion": EdgeFusion(smooth="restormer", detail="hat"),
+        }
+    ),
 }
 ADJUSTABLE = {"ffdnet": "ffdnet-demo", "level_estimator": "level-estimator-demo"}
 
@@ -53,7 +61,7 @@ def model(request, tmp_path):
     save_model(tmp_path / "model", network, card)
     file, *further_files = files = [tmp_path / f"{tile}.onnx" for tile in inference.tiles]
     for tile, path in zip(inference.tiles, files, strict=True):
-        export_onnx(network, path, tile=tile, dtype=inference.dtype)
+        export_onnx(Members(network) if inference.fusion else network, path, tile=tile, dtype=inference.dtype)
     serving = Serving(inference=inference, levels=levels_of(network, card))
     write_served_model(file, tmp_path / request.param, serving, further_files=further_files)
     return inference, network, tmp_path / "model", tmp_path / request.param
@@ -98,10 +106,15 @@ def test_five_ways_give_the_same_pixels(server, control, model, photograph):
             assert inference.dtype == "uint8"
             with pytest.raises(ImageError):
                 restorer.restore(deep, level=level)
+    # Where a threshold decides on an edge, a last bit may take a pixel from the other member.
+    share = 0.999 if inference.fusion else 1
     for way, image in found.items():
-        assert np.abs(image.astype(int) - expected).max() <= 1, way
+        assert (np.abs(image.astype(int) - expected) <= 1).mean() >= share, way
     assert np.abs(expected.astype(int) - photograph).max() > 3
 
+    if inference.fusion:
+        mean = tiled(network, inference.model_copy(update={"fusion": None}), batch=2)(photograph)
+        assert np.abs(expected.astype(int) - mean).max() > 1
     once = inference.model_copy(update={"orientations": 1})
     assert np.abs(one.astype(int) - tiled(at, once, batch=2)(photograph)).max() <= 1
     without = tiled(at, once.windows[0], batch=2)(photograph)

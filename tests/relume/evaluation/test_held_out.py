@@ -12,8 +12,9 @@ from relume.errors import ConfigError
 from relume.evaluation.baselines import gaussian_blur, non_local_means
 from relume.evaluation.held_out import Score, evaluate_held_out, noisy_photograph, summarize
 from relume.evaluation.settings import EvaluateSettings
-from relume.inference.plan import Inference
+from relume.inference.plan import EdgeFusion, Inference
 from relume.metrics import psnr, to_8_bit
+from relume.models.fusion.edges import edges_of
 from relume.serving.levels import LevelRange
 
 IMAGE_ID = "00ff"
@@ -75,6 +76,38 @@ def test_an_adjustable_network_is_told_the_sigma_of_the_noise(clean):
     assert answers == [
         (protocol, s, [s]) for s in (15, 50) for protocol in ("clipped", "unclipped", "jpeg85", "jpeg95")
     ]
+
+
+def test_finished_images_are_fused_for_the_final_model_alone(clean):
+    """Under every protocol; the ensemble, which is the same network, is the mean."""
+
+    class Darker(torch.nn.Module):
+        def __init__(self, by):
+            super().__init__()
+            self.by = by
+
+        def forward(self, image):
+            return image - self.by / 255
+
+    class Mean(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bases = torch.nn.ModuleList([Darker(0), Darker(20)])
+
+        def forward(self, image):
+            return sum(base(image) for base in self.bases) / 2
+
+    plan = INFERENCE.model_copy(update={"fusion": EdgeFusion(smooth="b", detail="a")})
+    network = Mean()
+    for _, images in evaluate_held_out({IMAGE_ID: clean}, {"final": network, "ensemble": network}, SETTINGS, plan):
+        noisy = images["noisy"].astype(int)
+        darker = noisy - images["final"]
+        assert set(darker[noisy > 20].tolist()) >= {0, 10}
+        edges = edges_of(images["noisy"] / 255) | edges_of((noisy - 20).clip(0) / 255)
+        if "ensemble" in images:  # under the product's protocol
+            assert set((noisy - images["ensemble"])[noisy > 20].tolist()) == {10}
+            assert set(darker[edges][noisy[edges] > 20].tolist()) == {0}
+            assert set(darker[~edges][noisy[~edges] > 20].tolist()) == {10}
 
 
 def test_a_level_estimator_is_measured_beside_the_true_level(clean):

@@ -102,6 +102,18 @@ LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
             "mine_hard: Network and degradation do not agree on a level: degradation.level: None",
         ),
         (
+            "buptmm",
+            "detail: hat}",
+            "detail: hatt}",
+            "inference: fusion takes hatt and restormer, which are not the base models",
+        ),
+        (
+            "snucv",
+            "inference: {orientations: 8}",
+            "inference: {orientations: 8, fusion: {smooth: xformer, detail: restormer}}",
+            "inference: fusion is set, but the final model is no weighted average",
+        ),
+        (
             "hypernet_denoise",
             "  inference: {estimator: level}\n",
             "",

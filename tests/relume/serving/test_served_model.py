@@ -12,7 +12,7 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 import relume.products
 from relume.errors import BrokenFileError, ConfigError, ModelFormatError, ModelMissingError, ReleaseError
 from relume.files import sha256_folder, write_json
-from relume.inference.plan import Inference, Window
+from relume.inference.plan import EdgeFusion, Inference, Window
 from relume.reading import read_json
 from relume.serving.config_pbtxt import product_config, read_parameters, release_config
 from relume.serving.levels import LevelRange
@@ -385,6 +385,27 @@ def test_a_model_with_a_level_estimator(tmp_path):
     (tmp_path / "served" / "triton" / "model" / "1" / "estimator" / "model.onnx").unlink()
     with pytest.raises(ModelMissingError, match=r"estimator/model\.onnx is missing"):
         read_serving(tmp_path / "served")
+
+
+def test_a_configuration_of_several_members(tmp_path):
+    """Triton's own parser reads twice the channels of what is restored, of a release and its product, and clients the
+    fusion; OpenVINO's program, which gives one result, is refused."""
+    fusion = EdgeFusion(smooth="restormer", detail="hat", mask="xor", thresholds=(40, 90))
+    plan = Inference(tile=32, halo=0, overlap=4, fusion=fusion)
+    config = text_format.Parse(release_config(plan), ModelConfig())
+    assert (list(config.input[0].dims), list(config.output[0].dims)) == ([3, 32, 32], [6, 32, 32])
+    assert read_parameters({name: value.string_value for name, value in config.parameters.items()}) == (plan, None)
+    write_onnx(tmp_path / "32.onnx", tile=32, kernel=BLUR, dtype="float32")
+    write_served_model(tmp_path / "32.onnx", tmp_path / "served", Serving(inference=plan))
+    assert read_serving(tmp_path / "served").inference == plan
+    with pytest.raises(ModelFormatError, match="does not match serving"):
+        OnnxRestorer(tmp_path / "served", threads=1)  # its graph has one member
+    publish_release(tmp_path / "served", tmp_path / "repository", "fused-1")
+    write_product(tmp_path / "repository", "fused", Route(champion="fused-1"))
+    product = text_format.Parse((tmp_path / "repository" / "fused" / "config.pbtxt").read_text(), ModelConfig())
+    assert (product.input, product.output) == (config.input, config.output)
+    with pytest.raises(ReleaseError, match="one result of a tile alone"):
+        publish_release(tmp_path / "served", tmp_path / "repository", "fused-2", backend="openvino_f32")
 
 
 def test_a_configuration_of_several_windows(windowed, tmp_path):

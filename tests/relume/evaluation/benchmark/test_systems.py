@@ -8,8 +8,9 @@ from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.evaluation.baselines import non_local_means
 from relume.evaluation.benchmark.measure import Asking
 from relume.evaluation.benchmark.protocols import PROTOCOLS
-from relume.evaluation.benchmark.systems import System, baseline, fuse_at_edges, load_estimator, load_system
-from relume.inference.plan import Inference
+from relume.evaluation.benchmark.systems import System, baseline, load_estimator, load_system
+from relume.evaluation.networks import run_whole
+from relume.inference.plan import EdgeFusion, Inference
 from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, save_model
 from relume.models.fusion.edges import fuse_edges
@@ -137,10 +138,18 @@ def test_a_gray_estimator_refuses_colour(tmp_path, save_network):
 
 
 def test_edge_fusion_takes_both_results(tmp_path, save_network):
-    """Edges of the whole results decide; adjustable systems are refused."""
+    """Edges of the whole finished results of both decide, also where these are blended of tiles."""
     networks = [save_network(tmp_path / name, "dncnn", seed=seed, **DNCNN) for seed, name in enumerate("ab")]
-    system = fuse_at_edges(*(load_system(tmp_path / name) for name in "ab"))
-    expected = fuse_edges(*(by_hand(network) for network in networks))
-    np.testing.assert_allclose(system.restore(PICTURE, None), expected, atol=1e-5)
-    with pytest.raises(ConfigError, match="Edge fusion"):
-        fuse_at_edges(baseline("nlm"), load_system(tmp_path / "a"))
+    described = [{"architecture": "dncnn", "arguments": DNCNN}] * 2
+    both = save_network(tmp_path / "both", "weighted_average", bases=described)
+    for base, network in zip(both.bases, networks, strict=True):
+        base.load_state_dict(network.state_dict())
+    save_model(tmp_path / "both", both, load_card(tmp_path / "both"))
+    fusion = EdgeFusion(smooth="b", detail="a", mask="xor", thresholds=(40, 90))
+    plan = Inference(tile=32, halo=6, overlap=4, fusion=fusion)  # the halo is all that the networks see
+    detail, smooth = map(by_hand, networks)
+    expected = fuse_edges(smooth, detail, mask="xor", thresholds=(40, 90))
+    np.testing.assert_allclose(run_whole(both, PICTURE, fusion=fusion), expected, atol=1e-5)
+    tiled = load_system(tmp_path / "both", inference=plan).restore(PICTURE, None)
+    np.testing.assert_allclose(tiled, expected, atol=1e-5)
+    assert np.abs(expected - (smooth + detail) / 2).max() > 0.01
