@@ -387,6 +387,25 @@ def data_fetch(name: str, output: str) -> None:
     click.echo(f"{output}: {counted(len(fetched.present), 'photograph')}; their licences are in {TABLE}")
 
 
+@data.command("harvest")
+@click.argument("folder", type=click.Path(path_type=Path))
+def data_harvest(folder: Path) -> None:
+    """Write the tiles that `relume gateway --keep-tiles` kept to the new FOLDER.
+
+    They are tiles of what clients sent in which two restorations differ most. FOLDER/clean has those that are clean
+    enough to train with, which then are a source like any other; FOLDER/degraded the others, to look at; tiles.csv what
+    was measured, the hardest first.
+
+    \b
+    Examples:
+      relume data harvest harvest && relume data scan ~/Pictures harvest/clean
+    """
+    from flows.monitoring.tiles import HardTiles
+
+    clean, degraded = HardTiles(relume_home()).harvest(folder)
+    click.echo(f"{folder}: {counted(clean, 'clean tile')}, {degraded} degraded")
+
+
 @data.command("overlaps")
 @click.argument("training", type=click.Path(exists=True, file_okay=False))
 @click.argument("tests", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
@@ -713,6 +732,13 @@ def serve() -> None:
 @click.option("--token-file", type=click.Path(path_type=Path), help="File with the token that clients must send.")
 @click.option("--certificate", type=click.Path(path_type=Path), help="Certificate for HTTPS, in PEM.")
 @click.option("--certificate-key", type=click.Path(path_type=Path), help="Its key, if that is a file of its own.")
+@click.option(
+    "--keep-tiles",
+    type=click.FloatRange(0, 100),
+    default=0.0,
+    show_default=True,
+    help="Percent of the images of clients who agree of which a tile may be kept, for `relume data harvest`.",
+)
 def gateway(
     server: str | None,
     product: str | None,
@@ -721,6 +747,7 @@ def gateway(
     token_file: Path | None,
     certificate: Path | None,
     certificate_key: Path | None,
+    keep_tiles: float,
 ) -> None:
     """Restore images that clients send over HTTP, until Ctrl-C.
 
@@ -735,7 +762,7 @@ def gateway(
 
     token = read_token(token_file) if token_file else None
     run(
-        connected(Path(), server=server, product=product),
+        connected(Path(), server=server, product=product, keep=keep_tiles),
         host=host,
         port=port,
         token=token,

@@ -11,6 +11,7 @@ import contextlib
 import hmac
 import ipaddress
 import logging
+import random
 import re
 import secrets
 import threading
@@ -30,9 +31,11 @@ from starlette.concurrency import run_in_threadpool
 from flows.gateway.budget import Budget, BusyError
 from flows.gateway.metrics import Metrics
 from flows.monitoring.requests import Requests
+from flows.monitoring.tiles import HardTiles, Tile
 from flows.restore import How, finished, needed_memory, saving_options
 from flows.web import application, serve
 from relume import __version__
+from relume.curation.quality import gray, noise_sigma
 from relume.errors import (
     ConfigError,
     ImageError,
@@ -43,6 +46,7 @@ from relume.errors import (
 )
 from relume.images import decode, encode, read_header, to_uint8
 from relume.metrics import EQUAL, psnr
+from relume.monitoring.disagreement import SIDE, largest_disagreement
 from relume.monitoring.statistics import measure_request
 from relume.serving.restoration import Restoration
 from relume.serving.triton_client import ServedRelease, TritonRestorer
@@ -101,6 +105,7 @@ class Wanted:
         format: Of the answer; None for that of the image.
         blend: Share of the restored image.
         image_id: By which all tries of an image go to one release.
+        keep: Whether a tile of it may be kept for a next training.
     """
 
     product: str
@@ -108,6 +113,7 @@ class Wanted:
     format: str | None
     blend: float
     image_id: str
+    keep: bool
 
 
 class Gateway:
@@ -119,10 +125,23 @@ class Gateway:
         key: Triton's control key, for shared memory.
         limits: What is taken.
         requests: Where the numbers of each request are kept for the monitoring; nowhere when None.
+        tiles: Where tiles of clients who agree are kept; nowhere when None.
+        keep: Share in percent of their images, outside of a shadow, of which one may be.
     """
 
-    def __init__(self, server: str, product: str, *, key: str | None, limits: Limits, requests: Requests | None = None):
+    def __init__(
+        self,
+        server: str,
+        product: str,
+        *,
+        key: str | None,
+        limits: Limits,
+        requests: Requests | None = None,
+        tiles: HardTiles | None = None,
+        keep: float = 100.0,
+    ):
         self.product, self.limits, self.requests, self.metrics = product, limits, requests, Metrics()
+        self.tiles, self._keep = tiles, keep
         self._server, self._key = server, key
         self._restorers: dict[str, TritonRestorer] = {}
         self._shadows_free = threading.Semaphore(1)
@@ -147,8 +166,8 @@ class Gateway:
         """Closes the connections to Triton, and the database."""
         for restorer in self._restorers.values():
             restorer.close()
-        if self.requests is not None:
-            self.requests.close()
+        for database in filter(None, (self.requests, self.tiles)):
+            database.close()
 
     def restore(self, data: bytes, wanted: Wanted) -> tuple[bytes, str, Restoration, dict[str, float]]:
         """Restores the bytes of an image.
@@ -171,6 +190,8 @@ class Gateway:
         shadow = served.route.shadow_of(wanted.image_id) if served.route else None
         if shadow is not None and shadow != restoration.release:
             self._shadow(shadow, pixels, wanted, restoration, seconds["restore"])
+        elif self._keeps(wanted) and 100 * random.random() < self._keep:
+            self._mirror(pixels, wanted, restoration)
         with _timed(seconds, "encode"):
             how, suffix = How(blend=wanted.blend), _SUFFIXES[kind]
             pixels, metadata = finished(image, restoration.image, how)
@@ -201,24 +222,70 @@ class Gateway:
         seconds: float,
     ) -> None:
         """Lets the candidate restore what the champion did, beside the answer; one image at a time, none too large."""
-        if pixels.size > _SHADOW_VALUES or not self._shadows_free.acquire(blocking=False):
-            return
 
         def run() -> None:
             try:
                 candidate = self.restorer(name)
                 started = time.perf_counter()
-                image = candidate.restore(pixels, level=wanted.level).image
+                image = to_uint8(candidate.restore(pixels, level=wanted.level).image)
                 slower = (time.perf_counter() - started) / seconds
-                agreement = min(psnr(to_uint8(image), to_uint8(restoration.image)), EQUAL)
+                agreement = min(psnr(image, to_uint8(restoration.image)), EQUAL)
                 self._note(lambda requests: requests.add_shadow(name, psnr=agreement, slower=slower))
             except RelumeError as error:
                 _log.warning("The candidate failed in the shadow: %s", error)
                 self._note(lambda requests: requests.add_failure(name))
+            else:
+                if self._keeps(wanted):
+                    self._keep_tile("candidate", pixels, restoration, image)
+
+        self._beside(pixels, run)
+
+    def _mirror(self, pixels: np.ndarray, wanted: Wanted, restoration: Restoration) -> None:
+        """Lets the release restore the mirror image as well, beside the answer, and keeps where the two differ most."""
+
+        def run() -> None:
+            try:
+                mirrored = self.restorer(restoration.release).restore(pixels[:, ::-1], level=wanted.level).image
+            except RelumeError as error:
+                _log.warning("A tile is not kept: %s", error)
+            else:
+                self._keep_tile("orientation", pixels, restoration, to_uint8(mirrored[:, ::-1]))
+
+        self._beside(pixels, run)
+
+    def _beside(self, pixels: np.ndarray, run: Callable[[], None]) -> None:
+        """Does something with an image beside the answers; one image at a time, none too large."""
+        if pixels.size > _SHADOW_VALUES or not self._shadows_free.acquire(blocking=False):
+            return
+
+        def run_and_release() -> None:
+            try:
+                run()
             finally:
                 self._shadows_free.release()
 
-        threading.Thread(target=run, name="shadow", daemon=True).start()
+        threading.Thread(target=run_and_release, name="shadow", daemon=True).start()
+
+    def _keeps(self, wanted: Wanted) -> bool:
+        return wanted.keep and self.tiles is not None
+
+    def _keep_tile(self, kind: str, pixels: np.ndarray, restoration: Restoration, other: np.ndarray) -> None:
+        """Keeps the tile in which a restoration and another one of the same image differ most."""
+        found = largest_disagreement(to_uint8(restoration.image), other)
+        if found is None or self.tiles is None:
+            return
+        sent = to_uint8(pixels[found.top : found.top + SIDE, found.left : found.left + SIDE])
+        tile = Tile(
+            kind=kind,
+            release=restoration.release,
+            disagreement=found.levels,
+            noise=noise_sigma(gray(sent)),
+            png=encode(sent, ".png"),
+        )
+        try:
+            self.tiles.add(tile)
+        except (RelumeError, OSError) as error:
+            _log.warning("A tile is not kept: %s", error)
 
     def _note(self, note: Callable[[Requests], None]) -> None:
         """Notes something of a request. What cannot be noted is logged; the client gets its image."""
@@ -298,7 +365,8 @@ def gateway_app(gateway: Gateway, *, token: str | None = None) -> FastAPI:
         """Restores the image in the body: PNG, JPEG, WebP, TIFF, BMP or GIF."""
         image_id = request.headers.get("x-relume-image", "")
         image_id = image_id if _REQUEST_ID.fullmatch(image_id) else request.state.id
-        wanted = Wanted(product or gateway.product, level, format, blend, image_id)
+        keep = request.headers.get("x-relume-keep") == "yes"
+        wanted = Wanted(product or gateway.product, level, format, blend, image_id, keep)
         async with gateway.bodies.share(_announced(request, gateway.limits)):
             data = await _received(request, gateway.limits)
             needed = needed_memory(read_header(data, where="the body", full=True))

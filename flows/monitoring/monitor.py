@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from flows.monitoring.requests import Requests
+from flows.monitoring.tiles import HardTiles
 from flows.release.ledger import Ledger
 from relume.counts import counted
 from relume.errors import BrokenFileError, ConfigError, RelumeError, ServiceError
@@ -92,6 +93,8 @@ def check(home: Path, settings: MonitorSettings, *, now: float | None = None) ->
     since = (time.time() if now is None else now) - 60 * settings.window_minutes
     limit = limit_of_p(settings.false_alarms_per_day, window_minutes=settings.window_minutes, statistics=len(NAMES))
     reports = []
+    with contextlib.closing(HardTiles(home)) as tiles:
+        tiles.forget()
     with contextlib.closing(Requests(home)) as requests:
         for product in ledger.products():
             if (release := ledger.current(product)) is None:

@@ -4,23 +4,17 @@ Several gateways may write at a time. The number of rows is bounded: the first o
 compared with, and the latest of all.
 """
 
-import contextlib
-import sqlite3
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from relume.errors import BrokenFileError
-from relume.home import private_file
+from flows.monitoring.database import Database
 from relume.monitoring.statistics import NAMES, Statistics
 
 ROWS = 200_000  # the latest, about 25 MB
 FIRST = 5_000  # of each release
-_LOCKED_SECONDS = 2.0
 _TIDY_EVERY = 1_000  # rows of a release
 
 _TABLE = f"""
@@ -36,7 +30,7 @@ _TABLE = f"""
 """
 
 
-class Requests:
+class Requests(Database):
     """The requests of a home.
 
     Args:
@@ -44,9 +38,7 @@ class Requests:
     """
 
     def __init__(self, home: Path):
-        self.path = home / "monitoring" / "requests.db"
-        self._lock = threading.Lock()
-        self._open: sqlite3.Connection | None = None
+        super().__init__(home / "monitoring" / "requests.db", _TABLE)
 
     def add(self, release: str, statistics: Statistics, *, now: float | None = None) -> None:
         """Adds a request.
@@ -127,43 +119,3 @@ class Requests:
                 f"SELECT {', '.join(NAMES)} FROM requests WHERE {condition} ORDER BY number", parameters
             ).fetchall()
         return dict(zip(NAMES, np.array(found, float).reshape(-1, len(NAMES)).T, strict=True))
-
-    def close(self) -> None:
-        """Closes the database; the next use opens it again."""
-        with self._lock:
-            self._forget()
-
-    def _forget(self) -> None:
-        if self._open is not None:
-            self._open.close()
-            self._open = None
-
-    @contextlib.contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        """The connection, for one thread at a time; its changes are kept when nothing is raised."""
-        with self._lock:
-            try:
-                if self._open is None:
-                    self._open = self._connect()
-                with self._open:
-                    yield self._open
-            except sqlite3.Error as error:
-                self._forget()
-                raise BrokenFileError(
-                    "The database of the requests cannot be used",
-                    where=self.path,
-                    why=error,
-                    next_step="remove it if it is damaged; monitoring begins anew",
-                ) from None
-
-    def _connect(self) -> sqlite3.Connection:
-        private_file(self.path)
-        database = sqlite3.connect(self.path, timeout=_LOCKED_SECONDS, check_same_thread=False)
-        try:
-            database.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
-            database.execute("PRAGMA synchronous = NORMAL")  # a loss of power may take the last rows, no more
-            database.executescript(_TABLE)
-        except BaseException:
-            database.close()
-            raise
-        return database

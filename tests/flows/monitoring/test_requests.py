@@ -81,7 +81,7 @@ def test_gateways_that_write_at_a_time(requests):
 
 def test_a_damaged_or_locked_database_is_named(requests, monkeypatch):
     """With the file and what to do; a lock is waited for only for as long as a request may."""
-    monkeypatch.setattr(module, "_LOCKED_SECONDS", 0.1)
+    monkeypatch.setattr("flows.monitoring.database._LOCKED_SECONDS", 0.1)
     requests.add("denoise-a", numbers(1))
     requests.close()
     with sqlite3.connect(requests.path, isolation_level=None) as other:

@@ -18,12 +18,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flows.gateway.app import Gateway, Limits, gateway_app
 from flows.monitoring.requests import Requests
+from flows.monitoring.tiles import HardTiles
 from flows.restore import needed_memory
 from relume.images import decode, encode, read_header
 from relume.serving.onnx_restorer import OnnxRestorer
+from relume.serving.repository import publish_release
 from tests.flows.web import serving
 from tests.relume.images.test_metadata import photograph
-from tests.tiny_onnx import BLUR, convolve
+from tests.tiny_onnx import BLUR, convolve, write_tiny_model
 
 TOKEN = "a-token-of-a-test"
 
@@ -250,6 +252,40 @@ def test_the_numbers_of_a_request_are_kept(server, home):
             r"^\w+", requests.get(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=60).text, re.MULTILINE
         )
     )
+
+
+def test_the_hardest_tile_is_kept_of_clients_who_agree(server, control, home, tmp_path):
+    """It is the one in which the image and its mirror image come back most differently, as the client sent it; of an
+    image whose client does not agree nothing is kept."""
+    kernel = np.array([[0, 0, 0], [0, 0.5, 0.5], [0, 0, 0]])
+    publish_release(write_tiny_model(tmp_path / "asymmetric", kernel=kernel), server.repository, "denoise-asymmetric")
+    control.load_release("denoise-asymmetric")
+    image = noise(300, 600) // 8
+    image[:256, 256:512] *= 7
+    tiles = HardTiles(home)
+    with serving(
+        gateway_app(Gateway(server.grpc, "denoise-asymmetric", key=server.key, limits=Limits(), tiles=tiles))
+    ) as address:
+        assert restored(address, encode(image, ".png")).status_code == 200
+        answer = requests.post(
+            f"{address}/v1/restore", data=encode(image, ".png"), headers={"X-Relume-Keep": "yes"}, timeout=60
+        )
+        assert answer.status_code == 200
+        deadline = time.monotonic() + 60
+        while not tiles.path.exists() or not _tiles(tiles):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        ((kind, release, disagreement, png),) = _tiles(tiles)
+    one, other = convolve(image, kernel), convolve(image[:, ::-1], kernel)[:, ::-1]
+    difference = (one.astype(float) - other)[:256, 256:512]
+    assert (kind, release) == ("orientation", "denoise-asymmetric")
+    assert disagreement == pytest.approx(np.sqrt(np.mean(difference**2)))
+    assert np.array_equal(decode(png).pixels, image[:256, 256:512])
+
+
+def _tiles(tiles):
+    with tiles._database() as database:
+        return database.execute("SELECT kind, release, disagreement, png FROM tiles").fetchall()
 
 
 def test_a_server_that_stops_and_comes_back(triton, server, gateway):
