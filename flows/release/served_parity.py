@@ -49,7 +49,8 @@ def compare_served(
     backend: Served = "onnxruntime",
     key: str | None = None,
 ) -> list[PathDifference]:
-    """Compares a served model with the same files in process, at both ends of its range if it takes a level.
+    """Compares a served model with the same files in process, at both ends of its range if it takes a level, and at
+    what it estimates if it does.
 
     Args:
         serving: Folder of the served model.
@@ -66,13 +67,17 @@ def compare_served(
     inference = in_process.serving.inference
     images = parity_images(held_out, settings, tile=max(inference.tiles))
     levels = in_process.serving.levels
+    asked: list[float | None] = [*sorted({levels.lowest, levels.highest})] if levels else [None]
+    titles = {level: "" if level is None else f", level {level:g}" for level in asked}
+    if inference.estimator:
+        titles[None] = ", level estimated"
     differences: list[PathDifference] = []
     with TritonRestorer(address, model, key=key) as served:
-        for level in sorted({levels.lowest, levels.highest}) if levels else [None]:
+        for level, title in titles.items():
             differences += compare_paths(
                 lambda image, level=level: in_process.restore(image, level=level).image,  # type: ignore[misc]
                 lambda image, level=level: served.restore(image, level=level).image,  # type: ignore[misc]
-                images if level is None else {f"{name}, level {level:g}": i for name, i in images.items()},
+                {f"{name}{title}": image for name, image in images.items()},
                 inference,
             )
     return differences

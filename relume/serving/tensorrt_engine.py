@@ -261,7 +261,8 @@ class EngineRestorer(InProcessRestorer):
                 for name, tensor in tensors.items():
                     context.set_input_shape(name, tuple(tensor.shape))
                     context.set_tensor_address(name, tensor.data_ptr())
-                restored = torch.empty_like(tensors["image"])
+                count, channels, *sides = tensors["image"].shape
+                restored = tensors["image"].new_empty((count, self.serving.inference.members * channels, *sides))
                 context.set_tensor_address("restored", restored.data_ptr())
                 if not context.execute_async_v3(stream.cuda_stream):
                     raise EngineError("The engine failed", where=self.folder, next_step="see TensorRT's messages above")

@@ -6,9 +6,11 @@ import skimage.data
 import torch
 
 import relume
+from flows.release.served_parity import compare_served, require_parity
 from relume.errors import ImageError
 from relume.evaluation.benchmark.systems import load_estimator, load_system
 from relume.evaluation.networks import at_level, level_estimate, tiled
+from relume.images import save_image
 from relume.inference.plan import EdgeFusion, Inference, Window
 from relume.metrics import to_8_bit
 from relume.models.artifact import ModelCard, load_card, save_model
@@ -21,6 +23,7 @@ from relume.serving.repository import publish_release
 from relume.serving.route import Route
 from relume.serving.served_model import Serving, read_serving, write_served_model
 from relume.serving.triton_client import TritonRestorer
+from tests.flows.release.test_gate import settings
 
 ONE = Inference(tile=48, halo=4, overlap=8, weight="cosine")
 CASES = {
@@ -188,3 +191,9 @@ def test_five_ways_estimate_the_same_level(server, control, tmp_path, plan):
     for way, restored in found.items():
         assert np.abs(restored.astype(int) - expected).max() <= 1, way
     assert np.abs(told.image.astype(int) - expected).max() > 1
+    if plan.dtype == "uint8":  # once: what a release is compared on
+        save_image(tmp_path / "held_out" / "00ff.png", image)
+        differences = compare_served(folder, server.grpc, "blind", tmp_path / "held_out", settings(), key=server.key)
+        require_parity(differences, settings())
+        titles = {difference.picture.rpartition(", level ")[2] for difference in differences}
+        assert titles == {"5", "75", "estimated"}
