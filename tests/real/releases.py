@@ -38,6 +38,30 @@ SETTINGS = {
 }
 # Denoisers of photographs at sigma 25 and 50 that are at most 0.3 dB apart.
 BLURS = (0.8, 0.9, 1.0)
+# Lines of a served model.py with which it restores wrongly, not at all or late.
+OTHER_RESULTS = """
+
+class Wrong(onnxruntime.InferenceSession):
+    def run(self, *args):
+        return [array | 16 for array in super().run(*args)]
+
+
+onnxruntime.InferenceSession = Wrong
+"""
+NO_START = "def _fails(*_args):\n    raise ValueError('not today')\n\n\nTritonPythonModel.initialize = _fails\n"
+ENDS_THE_SERVER = "\n\nimport signal\n\nos.kill(os.getppid(), signal.SIGKILL)\n"
+SLOW = """
+
+class Slow(onnxruntime.InferenceSession):
+    def run(self, *args):
+        import time
+
+        time.sleep(0.15)
+        return super().run(*args)
+
+
+onnxruntime.InferenceSession = Slow
+"""
 
 
 def make_checkout(folder: Path) -> Path:
@@ -79,6 +103,13 @@ def restate(package: Path) -> None:
     """Makes a package whole again after its files were changed: it states the hash that they have now."""
     stated = read_json(package / "package.json")
     write_json(package / "package.json", stated | {"sha256": sha256_folder(package, exclude=("package.json",))})
+
+
+def add_to_model_py(root: Path, lines: str) -> None:
+    """Adds lines to the served model.py of the checkout's package and makes the package whole again."""
+    with open(root / "package" / "serving" / "triton" / "model" / "1" / "model.py", "a") as file:
+        file.write(lines)
+    restate(root / "package")
 
 
 def served(home: Path, picture: np.ndarray, name: str = "denoise") -> np.ndarray:

@@ -47,7 +47,12 @@ from tests.real.clients import Clients
 from tests.real.embedded_triton import link_server
 from tests.real.releases import (
     BLURS,
+    ENDS_THE_SERVER,
     LINEAGE,
+    NO_START,
+    OTHER_RESULTS,
+    SLOW,
+    add_to_model_py,
     die_at,
     events,
     expected,
@@ -262,38 +267,6 @@ def test_a_refused_candidate_moves_nothing(home, root, picture):
     assert np.array_equal(served(home, picture), good)
     assert events(home)[3:] == ["registered", "refused"]
     assert Registry(home).by_alias("denoise", "candidate").package == open_package(root / "package").sha256
-
-
-def add_to_model_py(root: Path, lines: str) -> None:
-    """Adds lines to the served model.py of the checkout's package and makes the package whole again."""
-    with open(root / "package" / "serving" / "triton" / "model" / "1" / "model.py", "a") as file:
-        file.write(lines)
-    restate(root / "package")
-
-
-OTHER_RESULTS = """
-
-class Wrong(onnxruntime.InferenceSession):
-    def run(self, *args):
-        return [array | 16 for array in super().run(*args)]
-
-
-onnxruntime.InferenceSession = Wrong
-"""
-NO_START = "def _fails(*_args):\n    raise ValueError('not today')\n\n\nTritonPythonModel.initialize = _fails\n"
-ENDS_THE_SERVER = "\n\nimport signal\n\nos.kill(os.getppid(), signal.SIGKILL)\n"
-SLOW = """
-
-class Slow(onnxruntime.InferenceSession):
-    def run(self, *args):
-        import time
-
-        time.sleep(0.15)
-        return super().run(*args)
-
-
-onnxruntime.InferenceSession = Slow
-"""
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import requests
 
+from benchmarks import rollout as load_test
 from flows.embedded_triton import EmbeddedTriton
 from flows.gateway.app import Gateway, Limits, gateway_app
 from flows.monitoring.requests import Requests
@@ -182,6 +183,20 @@ def test_a_candidate_that_dies_is_taken_back(home, root):
     assert route(home) == Route(champion=first)
     assert Ledger(home).current("denoise").model == first
     assert [entry.event for entry in Ledger(home).entries()][-2:] == ["promoting", "abandoned"]
+
+
+@pytest.mark.exhaustive
+def test_the_load_test(tmp_path, monkeypatch):
+    """Its short form: no wrong answer and no failed request outside the kills, every broken release refused, and each
+    kind of client and three releases among the answers."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("flows.release.trial.LOAD_SECONDS", 10.0)
+    found = load_test.run(tmp_path, 2)
+    assert found["problems"] == []
+    assert set(found["refused"]) == {*load_test.BROKEN, "wrong signature"}
+    assert min(found["answers"].values()) > 20
+    assert found["releases_that_answered"] >= 3
+    assert found["failed_in_outages"] > 0
 
 
 def _release(root, home):
