@@ -21,6 +21,7 @@ from relume.serving.signing import SIGNATURE
 from relume.serving.tensorrt_engine import ENGINE, require_engine
 
 _CONFIG = "config.pbtxt"
+_BYTE_CODE = "1/__pycache__"
 _OPENVINO = Path(__file__).with_name("triton_openvino_model.py")
 _AGAIN = "remove its folder, then run `relume up`"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -63,22 +64,35 @@ def publish_release(
         with tempfile.TemporaryDirectory() as scratch:
             _write(served, serving, Path(scratch), backend, engine)
             written = _hashes(Path(scratch))
-        # Byte code that the server's Python left beside model.py is no part of it, and the signature is of it.
         found = _hashes(target).items()
-        if written != {name: each for name, each in found if "__pycache__" not in name and name != SIGNATURE}:
+        if written != {
+            name: each for name, each in found if name != SIGNATURE and not f"{name}/".startswith(f"{_BYTE_CODE}/")
+        }:
             raise ReleaseError(
                 "Another model was released under this name",
                 where=target,
                 why="a release is never changed, neither its model nor its backend, because clients may be using it",
                 next_step="release under a new name",
             )
+        _replace_byte_code(target)
         return target
     with atomic_folder(target) as temporary:
         _write(served, serving, temporary, backend, engine)
-        # A file of this name keeps the server's Python from leaving its byte code there, for which Triton would take
-        # the model for a changed one and start it a second time with the product.
-        (temporary / "1" / "__pycache__").touch()
+        _replace_byte_code(temporary)
     return target
+
+
+def _replace_byte_code(folder: Path) -> None:
+    """Puts an empty file where the server's Python would leave byte code, and removes what it left there.
+
+    For byte code, Triton would take the model for a changed one and start it a second time with the product; and it is
+    run in place of the model.py that was compared and signed.
+    """
+    place = folder / _BYTE_CODE
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    if not os.path.lexists(place):
+        place.touch()
 
 
 def _write(served: str | Path, serving: Serving, folder: Path, backend: str, engine: Path | None) -> None:

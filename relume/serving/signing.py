@@ -80,9 +80,9 @@ def require_signed(release: Path, keys: Path) -> str:
         raise _refused(release, "it has no signature", next_step="run `relume up`, which signs it if it is its package")
     try:
         stated = json.loads(signature.read_text(encoding="utf-8"))
-        name = stated["verificationMaterial"]["publicKey"]["hint"][:_KEY_LENGTH]
+        name = str(stated["verificationMaterial"]["publicKey"]["hint"])[:_KEY_LENGTH]
         signed = json.loads(base64.b64decode(stated["dsseEnvelope"]["payload"]))["subject"][0]["name"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise _refused(release, "its signature cannot be read") from None
     trusted = {path.stem: path for path in (keys / "trusted").glob("*.pub")}
     if name not in trusted:

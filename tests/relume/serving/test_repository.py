@@ -105,13 +105,20 @@ def test_a_plan_is_published_where_its_engine_ran(repository, served, tmp_path, 
 
 
 def test_publish_again(repository, served):
-    """The same release published again changes nothing."""
+    """The same release published again changes nothing, but byte code, which Python would run, is not kept."""
     before = (repository / "denoise-1" / "1" / "model.onnx").stat().st_mtime_ns
-    (repository / "denoise-1" / "1" / "__pycache__").unlink()
-    (repository / "denoise-1" / "1" / "__pycache__").mkdir()  # of a relume before there was the empty file
-    (repository / "denoise-1" / "1" / "__pycache__" / "model.pyc").write_bytes(b"left by the server")
+    place = repository / "denoise-1" / "1" / "__pycache__"
+    place.unlink()
+    place.mkdir()  # of a relume before there was the empty file
+    (place / "model.pyc").write_bytes(b"left by the server, or planted")
     publish_release(served, repository, "denoise-1")
     assert (repository / "denoise-1" / "1" / "model.onnx").stat().st_mtime_ns == before
+    assert place.read_bytes() == b""
+    elsewhere = repository / "denoise-1" / "__pycache__"
+    elsewhere.mkdir()
+    (elsewhere / "model.pyc").write_bytes(b"planted")
+    with pytest.raises(ReleaseError, match="never changed"):
+        publish_release(served, repository, "denoise-1")
 
 
 def test_publish_another_model_under_a_used_name(repository, tmp_path):

@@ -58,6 +58,8 @@ CHANGES = {
     "a link": lambda folder: (folder / "1" / "model.py").symlink_to("model.onnx"),
     "no signature": lambda folder: (folder / SIGNATURE).unlink(),
     "half a signature": lambda folder: os.truncate(folder / SIGNATURE, 200),
+    "a nested signature": lambda folder: (folder / SIGNATURE).write_text("[" * 100_000),
+    "a key that is no text": lambda folder: _with(folder, "publicKey", {"hint": []}, part="verificationMaterial"),
     "another's signature": lambda folder: _with(folder, "signatures", [{"sig": base64.b64encode(b"x" * 70).decode()}]),
     "another payload": lambda folder: _with(
         folder, "payload", base64.b64encode(b'{"subject":[{"name":"x"}]}').decode()
@@ -65,9 +67,9 @@ CHANGES = {
 }
 
 
-def _with(folder, key, value):
+def _with(folder, key, value, part="dsseEnvelope"):
     stated = json.loads((folder / SIGNATURE).read_text())
-    stated["dsseEnvelope"][key] = value
+    stated[part][key] = value
     (folder / SIGNATURE).write_text(json.dumps(stated))
 
 
