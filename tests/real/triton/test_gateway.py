@@ -140,11 +140,12 @@ def test_a_full_gateway_turns_away_and_recovers(server):
     ):
         answers = list(pool.map(lambda _: restored(address, encode(image, ".png")), range(24)))
         statuses = [answer.status_code for answer in answers]
-        assert set(statuses) == {200, 503}
+        # On a busy machine a body may take longer than the 0.2 s to arrive, which is said by 408.
+        assert {200, 503} <= set(statuses) <= {200, 408, 503}
         for answer in answers:
             if answer.status_code == 503:
                 assert int(answer.headers["retry-after"]) > 0
-            else:
+            elif answer.status_code == 200:
                 np.testing.assert_array_equal(decode(answer.content).pixels, convolve(image, BLUR))
         assert restored(address, encode(image, ".png")).status_code == 200
 
