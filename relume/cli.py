@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import click
 
@@ -52,6 +52,17 @@ class Level(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
         return value if value == "auto" else click.FLOAT.convert(value, param, context)
+
+
+class Minutes(click.ParamType):
+    """A time in minutes, or with its unit: 90s, 15m, 2h."""
+
+    name = "minutes"
+    units: ClassVar = {"s": 1 / 60, "m": 1.0, "h": 60.0}
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
+        number, unit = (value[:-1], value[-1:]) if str(value)[-1:] in self.units else (value, "m")
+        return click.FloatRange(min=0).convert(number, param, context) * self.units[unit]
 
 
 @click.group(
@@ -570,7 +581,7 @@ server_option = click.option(
     type=click.FloatRange(0, 100),
     help="Before that, let it restore this share as well as the champion, whose result clients get.",
 )
-@click.option("--hold", type=click.FloatRange(min=0), help="Minutes that each of the two lasts.")
+@click.option("--hold", type=Minutes(), help="How long each of the two lasts, such as 90s, 15m or 2h; 15 are minutes.")
 @click.option("--dry-run", is_flag=True, help="Show what would happen, and do nothing.")
 def release(server: str | None, canary: float | None, shadow: float | None, hold: float | None, dry_run: bool) -> None:
     """Register the package, check it against the champion, and serve it.
@@ -583,7 +594,7 @@ def release(server: str | None, canary: float | None, shadow: float | None, hold
     \b
     Examples:
       relume release
-      relume release --shadow 10 --canary 5 --hold 15
+      relume release --shadow 10 --canary 5 --hold 15m
     """
     import flows.release
 

@@ -111,7 +111,9 @@ def test_what_would_happen(tmp_path, monkeypatch):
     champion = Release(product="denoise", package="0" * 64, version="1", model="denoise-00000000")
     for event in ("promoting", "promoted"):
         Ledger(home).append(event, champion)
-    lines = shown("--shadow", "10", "--canary", "2.5", "--hold", "15")
+    for hold in ("15", "15m", "900s", "0.25h"):
+        lines = shown("--shadow", "10", "--canary", "2.5", "--hold", hold)
+        assert "shadow 10 % of the images for 15 minutes" in " ".join(lines[3].split())
     assert "against denoise-00000000" in lines[1]
     assert [" ".join(line.split()) for line in lines[3:5]] == [
         "shadow 10 % of the images for 15 minutes",
@@ -124,3 +126,4 @@ def test_what_would_happen(tmp_path, monkeypatch):
     put_package(root, product="dejpeg")
     refused = CliRunner().invoke(main, ["release", "--dry-run"])
     assert (refused.exit_code, "of another product" in refused.stderr) == (2, True)
+    assert "'x' is not a valid float" in CliRunner().invoke(main, ["release", "--hold", "xm"]).stderr
