@@ -114,7 +114,10 @@ class HardTiles(Database):
                     "SELECT id, time, kind, release, disagreement, noise, png FROM tiles ORDER BY disagreement DESC, id"
                 ).fetchall()
         counts = {"clean": 0, "degraded": 0}
-        with atomic_folder(folder) as temporary, open(temporary / "tiles.csv", "w", encoding="utf-8", newline="") as table:
+        with (
+            atomic_folder(folder) as temporary,
+            open(temporary / "tiles.csv", "w", encoding="utf-8", newline="") as table,
+        ):
             for name in counts:
                 (temporary / name).mkdir()
             writer = csv.writer(table)
