@@ -33,7 +33,7 @@ class Anchor:
     served: tuple[Release, ...]
 
 
-def drop_anchor(ledger: Ledger, registry: Registry, product: str) -> None:
+def anchor_ledger(ledger: Ledger, registry: Registry, product: str) -> None:
     """Keeps the ledger's present end with a registered product.
 
     Raises:

@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from flows.embedded_triton import EmbeddedTriton, end_trial, folder_of
 from flows.release.aliases import ALIASES, by_ledger, in_registry
-from flows.release.anchor import drop_anchor
+from flows.release.anchor import anchor_ledger
 from flows.release.ledger import Ledger, Release
 from flows.release.package import Package, open_package
 from flows.release.registry import Registry
@@ -279,7 +279,7 @@ def _move_aliases(ledger: Ledger, product: str, registry: Registry) -> bool:
     try:
         registry.set_aliases(product, **{alias: wanted.get(alias) for alias in ALIASES})
         if wanted:
-            drop_anchor(ledger, registry, product)
+            anchor_ledger(ledger, registry, product)
     except LedgerError as error:
         _log.warning("%s", error)
     except RelumeError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from relume.errors import ConfigError, ModelFormatError
+from relume.errors import ConfigError
 from relume.inference.estimator import estimate_level
 from relume.inference.plan import Inference
 from relume.inference.tiling import require_rgb, restore_image
@@ -16,6 +16,7 @@ from relume.memory import available_memory
 from relume.serving.float_graph import float_graph
 from relume.serving.levels import choose_level
 from relume.serving.local_graph import at_side, read_local_graph
+from relume.serving.onnx_session import open_session
 from relume.serving.restoration import Restoration
 from relume.serving.served_model import level_estimator_path, onnx_path, onnx_paths, read_serving
 
@@ -193,15 +194,5 @@ def open_level_estimator(path: Path) -> Callable[[np.ndarray], np.ndarray]:
     Raises:
         ModelFormatError: The file cannot be read.
     """
-    import onnxruntime
-
-    try:
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    except Exception as error:  # a class of its own for each kind of failure
-        raise ModelFormatError(
-            "The level estimator cannot be read",
-            where=path,
-            why=error,
-            next_step="export the model again with `dvc repro export`",
-        ) from None
+    session = open_session(path, where=path, threads=1)  # as in Triton; at most 16 small tiles of an image
     return lambda tiles_NCHW: session.run(["estimated"], {"image": tiles_NCHW})[0]

@@ -8,6 +8,7 @@ import numpy as np
 
 from relume.errors import BackendUnavailableError, ModelFormatError
 from relume.serving.in_process import InProcessRestorer, Run
+from relume.serving.onnx_session import open_session
 from relume.serving.served_model import onnx_path
 
 __all__ = ["OnnxRestorer"]
@@ -49,25 +50,13 @@ class OnnxRestorer(InProcessRestorer):
     def _load(self, model: Path | bytes, dtype: np.dtype[Any], side: int) -> Run:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.enable_mem_pattern = False  # planned memory was twice that of the arena, and no faster
-        # Spinning threads would take the cores from the tiler, which works beside the session.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = onnx_path(self.folder) if isinstance(model, bytes) else model
         if self._provider not in onnxruntime.get_available_providers():
             raise self._unavailable(f"this ONNX Runtime has {', '.join(onnxruntime.get_available_providers())}")
         choice = {"use_tf32": "0"} if self._provider == "CUDAExecutionProvider" else {}
-        try:
-            session = onnxruntime.InferenceSession(model, options, providers=[(self._provider, choice)])
-        except Exception as error:  # a class of its own for each kind of failure
-            raise ModelFormatError(
-                "The ONNX file cannot be read",
-                where=path,
-                why=error,
-                next_step="export the model again with `dvc repro export`",
-            ) from None
+        session = open_session(
+            model, where=path, threads=self._threads, provider=self._provider, provider_options=choice
+        )
         if self._provider not in session.get_providers():  # its libraries or the driver are missing
             raise self._unavailable(f"it uses {', '.join(session.get_providers())} instead")
         tensor = "tensor(uint8)" if dtype == np.uint8 else "tensor(float)"

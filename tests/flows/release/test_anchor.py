@@ -6,7 +6,7 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from flows.release.anchor import check_anchors, drop_anchor, read_anchors, repair_ledger
+from flows.release.anchor import anchor_ledger, check_anchors, read_anchors, repair_ledger
 from flows.release.ledger import Ledger
 from flows.release.registry import Registry
 from relume.cli import main
@@ -42,9 +42,9 @@ def ledger(tmp_path, registry):
     """A ledger of two products, which the registry remembers: 6 lines when `deblur`, 4 when `denoise` was released."""
     found = Ledger(tmp_path)
     promote(found, A, B)
-    drop_anchor(found, registry, "denoise")
+    anchor_ledger(found, registry, "denoise")
     promote(found, OTHER)
-    drop_anchor(found, registry, "deblur")
+    anchor_ledger(found, registry, "deblur")
     return found
 
 
@@ -110,7 +110,7 @@ def test_a_ledger_that_was_rewritten_does_not_become_what_is_remembered(ledger, 
     remembered = read_anchors(registry)
     rewrite(ledger)
     with pytest.raises(LedgerError, match="line 6 is another one than when deblur was last released"):
-        drop_anchor(ledger, registry, "denoise")
+        anchor_ledger(ledger, registry, "denoise")
     assert read_anchors(registry) == remembered
 
 
