@@ -162,7 +162,8 @@ class EmbeddedTriton:
 
         Args:
             repository: The model repository, by default `self.repository`; it may be empty.
-            grpc_port: Port of 127.0.0.1, Triton's usual one by default; any free one when it is taken.
+            grpc_port: Port of 127.0.0.1, Triton's usual one by default; any free one when it is taken. One that
+                replaces a server that was not stopped takes that one's ports, which clients know.
             http_port: As above.
             metrics_port: As above.
             timeout: Seconds for the server to answer.
@@ -190,9 +191,10 @@ class EmbeddedTriton:
                 raise ServiceError(
                     "The embedded Triton server is not installed", where=self._installation, next_step=INSTALL
                 )
+            ports = self._ports_before() or [grpc_port, http_port, metrics_port]
             self._clean_up()
             path.mkdir(parents=True, exist_ok=True)
-            server = on_free_ports([grpc_port, http_port, metrics_port], partial(self._launch, path, timeout))
+            server = on_free_ports(ports, partial(self._launch, path, timeout))
             with TritonControl(server.grpc, key=server.key) as control:
                 for product in models.products(path):
                     try:
@@ -381,6 +383,13 @@ class EmbeddedTriton:
     def _shared_memory_prefix(self) -> str:
         """How the names of this server's shared memory begin, so that what a crash left is not taken for another's."""
         return f"relume-triton-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:8]}-"
+
+    def _ports_before(self) -> list[int | None]:
+        """The ports of a server that was not stopped; none when there was no such server."""
+        with contextlib.suppress(BrokenFileError):
+            before = read_as(TritonServer, self._record, next_step="none: another one is written")
+            return [before.grpc_port, before.http_port, before.metrics_port]
+        return []
 
     def _clean_up(self) -> bool:
         """Ends what is left of a server and removes its shared memory and records; says whether it ran."""
