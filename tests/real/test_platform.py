@@ -17,6 +17,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from flows.embedded_triton import EmbeddedTriton
 from flows.platform import services
 from flows.platform.doctor import examine, exit_code
 from flows.platform.services import ServiceReport, down, up
