@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import nn
 
@@ -26,6 +27,7 @@ from relume.ingestion.ingest import read_manifest
 from relume.models.artifact import load_card, load_model, save_model
 from relume.models.registry import build
 from relume.reading import read_json
+from relume.recipes.recipe import resolve
 from relume.training.processes import emulates_bfloat16
 
 PRODUCTS = Path("relume/products")
@@ -98,7 +100,7 @@ def train(product: str, photographs: Path, *, share: float, lr: float | None, so
 
 
 def starting_weights(product: str, source: str) -> Path | None:
-    """The artifact to start from: the source's own, or a blind one made of another product's adjustable one.
+    """The artifact to start from: the source's own, or one of the recipe's network made of another product's weights.
 
     None for a product that has not been trained yet.
 
@@ -111,10 +113,16 @@ def starting_weights(product: str, source: str) -> Path | None:
     products.shipped(
         source
     )  # or the error that names what ships; its path is absolute, and that of an artifact is kept
-    card = load_card(folder)
-    if card.architecture != "resunet_adjustable":
+    card, wanted = load_card(folder), resolve(product, "cpu")["pretrain"]["bases"][product]
+    network, architecture, arguments = load_model(folder), card.architecture, card.arguments
+    if (architecture, wanted["architecture"]) == ("resunet_adjustable", "resunet"):
+        network, architecture = blind(network, arguments), "resunet"
+    if arguments["widths"] == wanted["arguments"]["widths"] and arguments != wanted["arguments"]:
+        arguments = wanted["arguments"]
+        network = deeper(network, architecture, arguments)
+    if (architecture, arguments) == (card.architecture, card.arguments):
         return folder
-    save_model(STARTING, blind(load_model(folder), card.arguments), dataclasses.replace(card, architecture="resunet"))
+    save_model(STARTING, network, dataclasses.replace(card, architecture=architecture, arguments=arguments))
     return STARTING
 
 
@@ -130,6 +138,18 @@ def blind(adjustable: nn.Module, arguments: dict[str, Any]) -> nn.Module:
     network = build("resunet", arguments)
     network.load_state_dict(state)
     return network.eval()
+
+
+def deeper(network: nn.Module, architecture: str, arguments: dict[str, Any]) -> nn.Module:
+    """A network of more residual blocks that equals the given one: each further block starts as the identity."""
+    known = network.state_dict()
+    larger = build(architecture, arguments)
+    state = {
+        name: known[name] if name in known else torch.zeros_like(start) if ".conv2." in name else start
+        for name, start in larger.state_dict().items()
+    }
+    larger.load_state_dict(state)
+    return larger.eval()
 
 
 def configure(product: str, *, share: float, lr: float | None, initial: Path | None) -> dict:

@@ -38,7 +38,7 @@ def test_there_is_one_for_each_published_system():
     """The challenge's seven, masked training, DyNet, NAFNet, hypernetworks and their peers, one for all tasks, ours."""
     challenge = {"srcb", "snucv", "buptmm", "hmidenoise", "pixel_purifiers", "alwaysu", "tcler"}
     hypernet = {"hypernet_denoise", "hypernet_dejpeg", "hypernet_sr"}
-    reference = {"photo", "denoise", "denoise_adjustable", "dejpeg"}
+    reference = {"photo", "denoise", "denoise_adjustable", "dejpeg", "base"}
     others = {"nafnet", "nafnet_gopro", "masked", "dynet", "all_in_one", "ensemble", "adafm_denoise", "cfsnet_denoise"}
     assert set(NAMES) == challenge | hypernet | reference | others
     assert {recipe.name for recipe in find(["hypernet"], FOLDER)} == hypernet

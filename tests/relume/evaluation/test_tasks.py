@@ -20,6 +20,7 @@ EXPECTED = {
     "adafm_denoise": ("denoise_adjustable", {"sigma": (15, 35, 55, 75)}),
     "all_in_one": ("all_in_one", NOISE | {"streaks": (4,), "haze": (1,), "quality": (10, 20, 30, 40), "length": (12,)}),
     "alwaysu": ("denoise_50", AT_50),
+    "base": ("base", NOISE),
     "buptmm": ("denoise_50", AT_50),
     "cfsnet_denoise": ("denoise_adjustable", {"sigma": (15, 35, 55, 75)}),
     "dejpeg": ("dejpeg", {"quality": (10, 20, 30, 40)}),
