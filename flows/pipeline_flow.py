@@ -34,7 +34,7 @@ from relume.errors import NOT_WORTH_RETRYING, RelumeError, StageFailedError, Use
 from relume.home import relume_home
 from relume.ingestion.lists import list_in_use, own_list
 from relume.ingestion.sources import moved_files, read_sources
-from relume.params import RunnerName
+from relume.params import RunnerName, garbage_settings
 from relume.params_file import read_values
 from relume.reading import read_as
 
@@ -85,7 +85,7 @@ def pipeline(
         run = Run(name=name, root=root, commit=commit, store=read_store(root), home=place)
         run.folder.mkdir(parents=True, exist_ok=True)
         os.utime(run.folder)  # a retried run is as new as a new one
-        forget_old_runs(root, place)
+        forget_old_runs(root, place, garbage_settings(root).runs)
         graph = _graph_of(run)
         chosen = graph.with_upstream(stages or list(graph.stages))
         this.at("pipeline", name)

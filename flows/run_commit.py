@@ -11,7 +11,6 @@ from relume.home import require_usable
 from relume.ingestion.lists import LIST
 
 REF = "refs/relume/runs"
-KEPT_RUNS = 20
 MOST_UNTRACKED_MB = 50.0  # of a run's commit, which git keeps for weeks
 
 
@@ -146,7 +145,7 @@ def _require_small(root: Path) -> None:
         )
 
 
-def forget_old_runs(root: Path, home: Path, keep: int = KEPT_RUNS) -> None:
+def forget_old_runs(root: Path, home: Path, keep: int) -> None:
     """Removes the logs of all runs but the newest, the refs that hold their commits, and what git held by them alone.
 
     Call it only while holding the driver's lock. The commits of packages, which have refs of their own and no
@@ -157,14 +156,19 @@ def forget_old_runs(root: Path, home: Path, keep: int = KEPT_RUNS) -> None:
         home: RELUME_HOME; the folders below `runs` are those of the runs, by their names.
         keep: How many stay, by the time that they were last started.
     """
-    folders = [folder for folder in (home / "runs").iterdir() if folder.is_dir()]
-    folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
-    for folder in folders[keep:]:
+    folders = old_runs(home, keep)
+    for folder in folders:
         # The ref first: the next call finds a folder that a crash left.
         git(root, "update-ref", "-d", f"{REF}/{folder.name}")
         shutil.rmtree(folder)
-    if folders[keep:]:
+    if folders:
         git(root, "prune", "--expire=2.weeks.ago")  # the time that git gives what nothing refers to
+
+
+def old_runs(home: Path, keep: int) -> list[Path]:
+    """The folders of all runs but the newest, newest first."""
+    folders = [folder for folder in (home / "runs").glob("*") if folder.is_dir()]
+    return sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)[keep:]
 
 
 def clone_commit(root: Path, commit: str, folder: Path) -> None:

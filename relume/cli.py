@@ -872,6 +872,31 @@ def monitor() -> None:
     require_unchanged(reports, home)
 
 
+@main.command()
+@click.option("--remove", is_flag=True, help="Remove it; without this it is only listed.")
+def gc(remove: bool) -> None:
+    """List, or remove, what nothing refers to any more: garbage collection.
+
+    These are old pipeline runs, files of DVC's cache that no dvc.lock of any commit names, checkpoints of trainings
+    that nobody resumed, half-written files that a kill left, and packages that no line of the ledger names. The section
+    `garbage` of params.yaml says how many runs stay, and for how many days everything does. The deployment
+    `garbage_collect` does it every week.
+
+    \b
+    Examples:
+      relume gc
+      relume gc --remove
+    """
+    from flows.garbage.collect import collect
+    from relume.params import garbage_settings
+
+    lines = collect(Path().resolve(), relume_home(), garbage_settings(Path()), remove=remove).lines()
+    for line in lines or ["there is no garbage"]:
+        click.echo(line)
+    if lines:
+        click.echo("removed" if remove else "nothing was removed; next: relume gc --remove")
+
+
 @main.command("env")
 def environment() -> None:
     """Print shell commands that set the addresses of MLflow and Prefect.

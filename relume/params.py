@@ -179,6 +179,20 @@ class ReleaseSettings(Settings):
         return PRECISION_LIMITS | stated
 
 
+class GarbageSettings(Settings):
+    """What nothing refers to any more, and when it is removed.
+
+    Attributes:
+        runs: The newest pipeline runs, whose logs and commits stay.
+        days: Nothing that was written since then is removed, whatever refers to it.
+        remove: Whether the deployment `garbage_collect` removes what it finds; it only lists it otherwise.
+    """
+
+    runs: int = Field(default=20, ge=1)
+    days: float = Field(default=30.0, ge=0)
+    remove: bool = False
+
+
 class Params(Settings):
     """Every section.
 
@@ -198,6 +212,7 @@ class Params(Settings):
         package: What the package is for.
         release: What a candidate must reach before it may serve.
         monitor: When a change of what production sends or gets counts.
+        garbage: What of old runs and results is kept.
         runner: What runs the stages of a pipeline run: processes of this machine, containers of Docker or Podman, or
             Jobs of a Kubernetes cluster.
     """
@@ -217,6 +232,7 @@ class Params(Settings):
     package: PackageSettings
     release: ReleaseSettings
     monitor: MonitorSettings = MonitorSettings()
+    garbage: GarbageSettings = GarbageSettings()
     runner: RunnerName = "subprocess"
 
     @field_validator("release")
@@ -250,3 +266,13 @@ def load_params(root: Path = Path()) -> Params:
         )
     values = read_values(root)
     return checked(Params, values.value, values)
+
+
+def garbage_settings(root: Path) -> GarbageSettings:
+    """The section `garbage` of a checkout alone: a mistake in another one must not fill the disk.
+
+    Raises:
+        ConfigError: A file cannot be read, or values are refused.
+    """
+    values = read_values(root)
+    return checked(GarbageSettings, values.value.get("garbage", {}), values, at=("garbage",))

@@ -181,7 +181,7 @@ def render(status: Status) -> str:
     lines += ["", "Schedule"]
     for deployment in status.schedule:
         lines.append(
-            f"  {deployment['name']:<9} {deployment['cron']:<14} {deployment['next'] or 'stopped; run `relume up`'}"
+            f"  {deployment['name']:<15} {deployment['cron']:<14} {deployment['next'] or 'stopped; run `relume up`'}"
         )
     if status.problems:
         lines += ["", "Problems", *(f"  {problem}".replace("\n", "\n  ") for problem in status.problems)]

@@ -10,11 +10,14 @@ import dataclasses
 import logging
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from filelock import FileLock
 
@@ -48,6 +51,23 @@ class Version:
     number: str
     run_id: str
     package: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackageRun:
+    """A run of the registry that holds a package, with or without a version.
+
+    Attributes:
+        id: Of the run.
+        package: SHA-256 of its package.
+        seconds: When it began, since 1970.
+        artifacts: Where its files are, when that is a folder of this machine.
+    """
+
+    id: str
+    package: str
+    seconds: float
+    artifacts: Path | None
 
 
 class Registry:
@@ -167,6 +187,38 @@ class Registry:
                 )
         return open_package(destination)
 
+    def packages(self) -> list[PackageRun]:
+        """Every run that holds a package, also of a registration that was cut short."""
+        found, token = [], None
+        with self._reaching():
+            while True:
+                page = self._client.search_runs([self._experiment], max_results=1000, page_token=token)
+                found += [
+                    PackageRun(
+                        id=run.info.run_id,
+                        package=run.data.tags[_HASH_TAG],
+                        seconds=run.info.start_time / 1000,
+                        artifacts=_folder(run.info.artifact_uri),
+                    )
+                    for run in page
+                    if _HASH_TAG in run.data.tags
+                ]
+                if not (token := page.token):
+                    return found
+
+    def forget(self, run_id: str) -> None:
+        """Deletes a run with its versions and files; of a store that is not on this machine, as MLflow does it.
+
+        A server only marks the run: `mlflow gc` on it frees the room.
+        """
+        with self._reaching():
+            run = self._client.get_run(run_id)
+            for version in self._client.search_model_versions(f"run_id = '{run_id}'"):
+                self._client.delete_model_version(version.name, version.version)
+            if folder := _folder(run.info.artifact_uri):
+                shutil.rmtree(folder, ignore_errors=True)
+            self._client.delete_run(run_id)
+
     def _unfinished_run(self, package: Package) -> str | None:
         """A run that an earlier, interrupted registration of this package left."""
         found = self._client.search_runs([self._experiment], f"tags.{_HASH_TAG} = '{package.sha256}'", max_results=1)
@@ -252,6 +304,12 @@ class Registry:
 def redacted(text: str) -> str:
     """The text without user names and passwords in addresses, and without values of lines named like a secret."""
     return _SECRET_LINE.sub(r"\1(removed)", _USER_IN_ADDRESS.sub("", text))
+
+
+def _folder(address: str) -> Path | None:
+    """The folder of an address of files, None for one elsewhere."""
+    parts = urlsplit(address)
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" and not parts.netloc else None
 
 
 def _version(found: Any) -> Version:
