@@ -4,7 +4,8 @@
 
 The baseline is the same network by eager PyTorch in float32, channels_last, with as many threads, at the same tile. All
 ways take turns at one tile, and ratios are taken within a turn, so that other programs, whose load is written down, do
-not favour one. Latency added by Triton is that of a tile of 512 pixels less that in process, within a turn. The time of
+not favour one. Latency added by Triton is that of an image of one tile, 512 pixels, less that in process, within a
+turn; without the question which release serves, which rollout.py measures. The time of
 24 megapixels is that of a tile times their number; tiler, decoding and encoding are measured in full. Memory is the
 peak of a process that restores for some seconds and of the server. Writes benchmarks/results/backends.json.
 """
@@ -143,8 +144,7 @@ def through_triton(serving: Path, backends: list[Served], turns: int, folder: Pa
     """By backend the throughput over that in process, the milliseconds that a tile takes longer, and the memory."""
     found: dict[str, object] = {}
     side = read_serving(serving).inference.tile
-    tile = sample(side, side).transpose(2, 0, 1)[None].copy()
-    image = sample(*(side * 2,) * 2)
+    tile, image = sample(side, side), sample(*(side * 2,) * 2)
     for backend in backends:
         home = folder / backend
         home.mkdir()
@@ -159,11 +159,12 @@ def through_triton(serving: Path, backends: list[Served], turns: int, folder: Pa
                 TritonRestorer(server.grpc, "photo", key=server.key) as shared,
                 TritonRestorer(server.grpc, "photo", shared_memory=False) as grpc,
             ):
+                served = grpc.served()
                 latency = by_turns(
                     {
-                        "in process": lambda here=here: here.restore_batch(tile),  # type: ignore[misc]
-                        "shared memory": lambda shared=shared: shared.restore_batch(tile, None),  # type: ignore[misc]
-                        "grpc": lambda grpc=grpc: grpc.restore_batch(tile, None),  # type: ignore[misc]
+                        "in process": lambda here=here: here.restore(tile),  # type: ignore[misc]
+                        "shared memory": lambda way=shared, of=served: way.restore(tile, served=of),  # type: ignore[misc]
+                        "grpc": lambda way=grpc, of=served: way.restore(tile, served=of),  # type: ignore[misc]
                     },
                     turns,
                 )

@@ -16,10 +16,17 @@ from relume.inference.plan import Inference
 from relume.inference.tiling import TYPES, RestoreBatch, require_rgb, restore_image
 from relume.serving.config_pbtxt import read_parameters
 from relume.serving.levels import LevelRange, choose_level
+from relume.serving.registered_tiles import RegisteredTiles
 from relume.serving.restoration import Restoration
 from relume.serving.route import Route, route_of
 from relume.serving.shared_tiles import SharedTiles, is_this_host
-from relume.serving.triton_transport import QueueFullError, RestrictedError, Transport, connect
+from relume.serving.triton_transport import (
+    QueueFullError,
+    RegionUnknownError,
+    RestrictedError,
+    Transport,
+    connect,
+)
 
 __all__ = ["TritonRestorer"]
 
@@ -58,7 +65,8 @@ class ServedRelease:
 class TritonRestorer:
     """A product, or one release, of a Triton server.
 
-    On the server's own host the tiles go through shared memory. Where the server refuses that, they go through the
+    On the server's own host the tiles go through shared memory, of which up to two regions are kept for the images to
+    come (9 MB each for tiles of 512 pixels). Where the server refuses that, they go through the
     connection, and a warning is logged unless it is only that the server wants its control key. Use it in a `with`
     statement, or call `close`.
 
@@ -97,6 +105,7 @@ class TritonRestorer:
             )
         self.product = product
         self._transport: Transport = connect(url, timeout=timeout, key=key)
+        self._tiles = RegisteredTiles(self._transport)
         self._timeout, self._batch, self._in_flight = timeout, batch, in_flight
         self._orientations = orientations
         self._shared_memory = shared_memory and is_this_host(self._transport.host)
@@ -108,7 +117,8 @@ class TritonRestorer:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Removes the shared memory and closes the connections."""
+        self._tiles.close()
         self._transport.close()
 
     def server(self) -> str:
@@ -189,7 +199,11 @@ class TritonRestorer:
             try:
                 estimated = level is None and served.inference.estimator is not None
                 asked = self._estimated_level(image_HWC, served) if estimated else level
-                image, chosen = self._restored(image_HWC, served, asked, on_progress)
+                try:
+                    image, chosen = self._restored(image_HWC, served, asked, on_progress)
+                except RegionUnknownError:  # the server was started again; a new region is registered with it
+                    self._tiles.close()
+                    image, chosen = self._restored(image_HWC, served, asked, on_progress)
             except (ServerRefusedError, ServerUnreachableError) as error:
                 now = self.served(None if refused else image_id)
                 if now.release == served.release and now.is_candidate:
@@ -261,54 +275,28 @@ class TritonRestorer:
 
     @contextlib.contextmanager
     def _backend(self, served: ServedRelease, batch: int, level: float | None) -> Iterator[RestoreBatch]:
-        """The way to restore a batch: through shared memory registered for this image, or the connection."""
+        """The way to restore a batch: through shared memory that the server knows, or the connection."""
         size = batch * 3 * max(served.inference.tiles) ** 2 * np.dtype(served.inference.dtype).itemsize
-        tiles = self._share(self._in_flight, size, served.inference.members) if self._shared_memory else None
-        if tiles is None:
-            yield lambda tiles_NCHW: self._infer(served.release, tiles_NCHW, level)
-            return
-        try:
-            yield lambda tiles_NCHW: self._restore_shared(served.release, tiles, tiles_NCHW, level)
-        finally:
-            self._unregister(tiles)
-            tiles.close()
+        with contextlib.ExitStack() as stack:
+            tiles = self._share(stack, size, served.inference.members) if self._shared_memory else None
+            if tiles is None:
+                yield lambda tiles_NCHW: self._infer(served.release, tiles_NCHW, level)
+            else:
+                yield lambda tiles_NCHW: self._restore_shared(served.release, tiles, tiles_NCHW, level)
 
-    def _share(self, slots: int, size: int, members: int) -> SharedTiles | None:
-        """Makes a region and registers it with the server; where either fails, there is none from now on."""
+    def _share(self, stack: contextlib.ExitStack, size: int, members: int) -> SharedTiles | None:
+        """A region that the server knows, until the stack is left; where there can be none, none from now on."""
         try:
-            tiles = SharedTiles(slots, size, members)
+            return stack.enter_context(self._tiles.lend(self._in_flight, size, members))
         except OSError as error:
             self._share_no_more(error)
-            return None
-        try:
-            self._transport.register(tiles.name, f"/{tiles.name}", tiles.size)
         except ServerRefusedError as error:
-            tiles.close()
             self._share_no_more(error.why, logging.INFO if isinstance(error, RestrictedError) else logging.WARNING)
-            return None
-        except BaseException:
-            tiles.close()
-            raise
-        return tiles
+        return None
 
     def _share_no_more(self, why: object, level: int = logging.WARNING) -> None:
         _log.log(level, "The Triton server cannot use shared memory, so tiles are sent over the connection: %s", why)
         self._shared_memory = False
-
-    def _unregister(self, tiles: SharedTiles) -> None:
-        """Makes the server forget a region, which it refuses until it has put its last request away."""
-        deadline = time.monotonic() + 5
-        while True:
-            try:
-                self._transport.unregister(tiles.name)
-                return
-            except ServerUnreachableError:
-                return  # a server that is gone has forgotten it
-            except ServerRefusedError as error:
-                if time.monotonic() > deadline:
-                    _log.warning("The Triton server did not release a region of shared memory: %s", error.why)
-                    return
-                time.sleep(0.01)
 
     def _restore_shared(
         self, model: str, tiles: SharedTiles, tiles_NCHW: np.ndarray, level: float | None

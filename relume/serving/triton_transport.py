@@ -35,6 +35,10 @@ class QueueFullError(ServerRefusedError):
     """The model's queue is full; the request can be sent again a little later."""
 
 
+class RegionUnknownError(ServerRefusedError):
+    """The server knows nothing of a region of shared memory, since it was started after the region was registered."""
+
+
 class RestrictedError(ServerRefusedError):
     """The server does this only for those who show its control key."""
 
@@ -112,6 +116,8 @@ def _refused(address: str, why: str) -> RelumeError:
     next_step = "relume status"
     if "maximum queue size" in why:
         kind = QueueFullError
+    elif "Unable to find shared memory region" in why:
+        kind = RegionUnknownError
     elif "is restricted" in why:
         kind = RestrictedError
         next_step = "restore by its gRPC address, which wants no key; see `relume status`"

@@ -4,6 +4,8 @@ import errno
 import logging
 import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from flows.restore import restore_file
 from relume.errors import ModelMissingError, ServerRefusedError
 from relume.images import read_image, save_image
 from relume.serving.onnx_restorer import OnnxRestorer
+from relume.serving.registered_tiles import KEPT
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_transport import GrpcTransport
 from tests.relume.test_restorer import PAGE
@@ -57,6 +60,53 @@ def test_many_clients(server, control, served):
     in_process = OnnxRestorer(served["blur"], threads=1)
     for image, result in zip(images, restored, strict=True):
         np.testing.assert_array_equal(result, in_process.restore(image).image)
+
+
+def test_regions_are_kept_for_the_next_image(server, control, served, monkeypatch):
+    """Images in a row share one region, of four at a time two stay, and the end of the restorer leaves none; when the
+    server has forgotten them, a new one is made. No tile goes through the connection."""
+    monkeypatch.setattr(TritonRestorer, "_infer", None)
+    image = photograph(70, 90)
+    expected = OnnxRestorer(served["blur"], threads=1).restore(image).image
+
+    def restore(_number):
+        np.testing.assert_array_equal(restorer.restore(image).image, expected)
+
+    with TritonRestorer(server.grpc, "denoise", key=server.key) as restorer:
+        restore(0)
+        first = control.regions()
+        restore(1)
+        assert control.regions() == first == client_regions()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(restore, range(12)))
+        assert 1 <= len(control.regions()) <= KEPT
+        for region in control.regions():
+            restorer._transport.unregister(region)
+        restore(2)
+        assert len(control.regions()) == 1
+        assert control.regions() == client_regions()
+    assert not control.regions()
+    assert not client_regions()
+
+
+def test_a_restorer_that_is_not_closed(server, control):
+    """Its regions are gone on both sides when it is, and at the end of a process, without a word."""
+    code = (
+        "import sys, numpy as np; from relume.serving.triton_client import TritonRestorer;"
+        "restorer = TritonRestorer(sys.argv[1], 'denoise', key=sys.argv[2]);"
+        "restorer.restore(np.zeros((40, 40, 3), np.uint8)); print(restorer._tiles._waiting[0][1].name)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, server.grpc, server.key], capture_output=True, text=True)
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("relume-tiles-")
+    assert ended.stderr == ""
+    assert not (Path("/dev/shm") / ended.stdout.strip()).exists()
+    restorer = TritonRestorer(server.grpc, "denoise", key=server.key)
+    restorer.restore(photograph(40, 40))
+    assert len(client_regions()) == 1
+    del restorer
+    assert not client_regions()
+    assert not control.regions()
 
 
 def test_a_release_by_its_own_name(server, control, served):
