@@ -26,10 +26,10 @@ from urllib.parse import unquote, urlsplit
 import psutil
 from filelock import FileLock
 
+from flows.home_schema import open_home
 from flows.processes import on_free_ports, remove_record, running_process, start_process, still_answers, stop_process
 from relume.errors import BrokenFileError, RelumeError, ServerRefusedError, ServerUnreachableError, ServiceError
 from relume.files import atomic_file
-from relume.home import private_home
 from relume.network import keep_to_this_machine
 from relume.reading import read_as
 from relume.serving import repository as models
@@ -175,7 +175,7 @@ class EmbeddedTriton:
             ServiceError: It is not installed, did not start, or runs with another repository.
         """
         path = Path(repository or self.repository).resolve()
-        private_home(self._home)
+        open_home(self._home)
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock():
             if found := self.running():

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flows.home_schema import open_home
 from flows.processes import (
     FREE_MEGABYTES,
     answers,
@@ -22,7 +23,7 @@ from flows.processes import (
 )
 from relume.errors import RelumeError, ServiceError
 from relume.files import check_space
-from relume.home import private_file, private_home, require_database, sqlite_address
+from relume.home import private_file, require_database, sqlite_address
 from relume.reading import reading
 
 START_SECONDS = 120.0  # 10 to 19 s on an idle machine
@@ -43,7 +44,7 @@ def use_local_prefect(home: Path) -> None:
         BrokenFileError: Its database is damaged or locked.
         ServiceError: The server does not start.
     """
-    private_home(home)
+    open_home(home)
     if "prefect" in sys.modules:  # a worker or an enclosing flow has chosen already
         return
     settings = {

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import filelock
 
+from flows.home_schema import open_home
 from flows.processes import running_process, seconds_alive, start_mark
 from relume.durations import duration
 from relume.errors import RelumeError, UserError
 from relume.files import write_json
-from relume.home import private_home
 from relume.reading import read_as
 
 WAIT_SECONDS = 12 * 3600.0  # of a retraining for its turn; after that the next one of the schedule is not far
@@ -124,7 +124,7 @@ def turn(home: Path, root: Path, what: str, *, wait: float = 0.0, say: Callable[
     if held := _held.get(home):
         yield held
         return
-    private_home(home)
+    open_home(home)
     lock = filelock.FileLock(home / "runs" / "driver.lock", thread_local=False)
     (home / "runs").mkdir(parents=True, exist_ok=True)
     this = Turn(home, what)

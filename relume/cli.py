@@ -79,7 +79,10 @@ Examples:
 @click.version_option(__version__, prog_name="relume")
 def main() -> None:
     """Train, evaluate, release and serve image-restoration models."""
+    from flows.home_schema import refuse_newer
+
     end_like_ctrl_c()
+    refuse_newer(relume_home())
     give_name_and_home(relume_home())
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a sign gets a substitute for it
         if isinstance(stream, io.TextIOWrapper):
@@ -895,6 +898,62 @@ def gc(remove: bool) -> None:
         click.echo(line)
     if lines:
         click.echo("removed" if remove else "nothing was removed; next: relume gc --remove")
+
+
+@main.group()
+def backup() -> None:
+    """Back up all local state to one file, check such a file, and make a home of it again."""
+
+
+@backup.command("write")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--with-key/--without-key",
+    default=None,
+    help="Whether the private key that signs releases is in it. Who has the file can sign with it; without it the "
+    "next release makes another key.",
+)
+def backup_write(file: Path, with_key: bool | None) -> None:
+    """Write a backup: ledger, registry, releases, monitoring, schedule, checkpoints, settings.
+
+    Services may run meanwhile; a release may not. Data and code are not in it: git, DVC's remote and the sources keep
+    those. A store on a server is not either; docs/operations.md says how to back that up.
+
+    \b
+    Examples:
+      relume backup write relume-backup.tar --without-key
+      relume backup write /mnt/safe/relume-backup.tar --with-key
+    """
+    from flows.backup import not_in_it, write_backup
+
+    if with_key is None:
+        raise click.UsageError("say whether the private key is in the backup: --with-key or --without-key")
+    written = write_backup(relume_home(), file, keys=with_key)
+    click.echo(f"{file}  {written}")
+    for line in not_in_it(relume_home(), written):
+        click.echo(f"warning: {line}")
+
+
+@backup.command("check")
+@click.argument("file", type=click.Path(path_type=Path))
+def backup_check(file: Path) -> None:
+    """Read a backup from end to end, and compare each file with its hash."""
+    from flows.backup import read_backup
+
+    click.echo(f"{file}  {read_backup(file)}, whole")
+
+
+@backup.command("restore")
+@click.argument("file", type=click.Path(path_type=Path))
+def backup_restore(file: Path) -> None:
+    """Make a home of a backup; one that has state of its own is refused.
+
+    The next `relume up` serves what served when the backup was written.
+    """
+    from flows.backup import restore_backup
+
+    click.echo(f"{relume_home()}  {restore_backup(relume_home(), file)}")
+    click.echo("next    relume up")
 
 
 @main.command("env")

@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from flows.embedded_triton import EmbeddedTriton
 from flows.environment import child_environment
+from flows.home_schema import open_home
 from flows.prefect_settings import prefect_address, prefect_api, prefect_database, services_folder
 from flows.processes import (
     answers,
@@ -32,7 +33,7 @@ from flows.release.registry import redacted
 from flows.release.served_product import serve_champions
 from relume.errors import ModelMissingError, RelumeError, ServiceError
 from relume.files import as_relume_error
-from relume.home import private_file, private_home, require_database, require_usable, tracking_uri
+from relume.home import private_file, require_database, require_usable, tracking_uri
 
 WORK_POOL = "relume"
 MLFLOW_PORT, PREFECT_PORT = 5000, 4200
@@ -182,7 +183,7 @@ def _made(path: Path) -> Path:
 
 def _lock(home: Path) -> FileLock:
     """Held while services are started or stopped."""
-    private_home(home)
+    open_home(home)
     return FileLock(_made(services_folder(home)) / "services.lock")
 
 

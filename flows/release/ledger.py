@@ -83,8 +83,7 @@ class Ledger:
     """The ledger of one home.
 
     Args:
-        home: RELUME_HOME; the file is `ledger.jsonl` in it, its head `ledger.head.json`. A ledger of an earlier relume
-            gets its head with the next line.
+        home: RELUME_HOME; the file is `ledger.jsonl` in it, its head `ledger.head.json`.
     """
 
     def __init__(self, home: Path):
@@ -143,6 +142,18 @@ class Ledger:
             _, whole, size = self._read()
             if whole != size:
                 os.truncate(self.path, whole)
+
+    def keep_head(self) -> None:
+        """Writes the head of a ledger that has none, as those of an earlier relume.
+
+        Raises:
+            LedgerError: The chain is broken; nothing is written.
+        """
+        if not os.path.lexists(self.path) or os.path.lexists(self.head):
+            return
+        with FileLock(f"{self.path}.lock"):
+            if entries := self.entries():
+                write_json(self.head, {"lines": len(entries), "hash": entries[-1].hash})
 
     def products(self) -> list[str]:
         """The products that it has lines of, sorted."""

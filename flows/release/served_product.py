@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from flows.embedded_triton import EmbeddedTriton, end_trial, folder_of
+from flows.home_schema import open_home
 from flows.release.aliases import ALIASES, by_ledger, in_registry
 from flows.release.anchor import anchor_ledger
 from flows.release.ledger import Ledger, Release
@@ -16,7 +17,7 @@ from flows.release.package import Package, open_package
 from flows.release.registry import Registry
 from flows.turns import RELEASE, Turn, in_progress
 from relume.errors import BrokenFileError, ConfigError, LedgerError, ReleaseError, RelumeError, ServerUnreachableError
-from relume.home import private_home, tracking_uri
+from relume.home import tracking_uri
 from relume.serving import repository as models
 from relume.serving.route import Route
 from relume.serving.signing import SIGNATURE, keys_of, require_signed, sign_release
@@ -40,7 +41,7 @@ def release_lock(home: Path) -> Iterator[Turn]:
     Raises:
         ReleaseInProgressError: Another one is in progress.
     """
-    private_home(home)
+    open_home(home)
     path = home / "release.lock"
     try:
         with FileLock(path, timeout=0), in_progress(home, RELEASE) as this:
