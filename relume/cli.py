@@ -352,7 +352,10 @@ def data_scan(sources: tuple[str, ...], tracked: bool) -> None:
     Examples:
       relume data scan                      the sources that are listed already
       relume data scan ~/Pictures           a folder
+      relume data scan set.tar.gz           a tar or zip, which is not unpacked
+      relume data scan set.zip#train        the part of it whose names begin with train
       relume data scan s3://bucket/prefix   an S3 prefix
+      relume data scan dvc://~/registry@v2#photos   what another DVC repository tracks in a folder
       relume data scan package://           the photographs inside installed packages
       relume data scan gopro:~/GOPRO/train  pairs in the layout of GoPro
       relume data scan own=~/Pictures sidd=sidd:~/SIDD_Medium   two sets with names
@@ -380,25 +383,50 @@ def data_upload(address: str) -> None:
 
 
 @data.command("fetch")
-@click.argument("name", type=click.Choice(["debian-photographs"]))
-@click.option("-o", "--output", default="data/debian-photographs", show_default=True, help="Folder to fill.")
-def data_fetch(name: str, output: str) -> None:
-    """Fetch photographs whose licences allow training models that are distributed.
+@click.argument("name", required=False)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder to fill; by default data/NAME.")
+def data_fetch(name: str | None, output: Path | None) -> None:
+    """Fetch a set of photographs by NAME. Without one, the sets are listed with their licences.
 
-    debian-photographs: photographs from Debian packages, downloaded with apt but not installed. Files already there
-    are kept. A table beside them lists their licences.
+    Most public sets forbid commercial use; the command says so. A download that broke off is resumed, and the checksum
+    of each file is recorded at its first fetch and compared from then on. Without a network, put the files that the
+    message names into the folder and run the same command again.
+
+    debian-photographs: photographs from Debian packages whose licences allow training models that are distributed,
+    downloaded with apt but not installed. Files already there are kept. A table beside them lists their licences.
 
     \b
     Examples:
+      relume data fetch
       relume data fetch debian-photographs
-      relume data fetch debian-photographs -o ~/photographs
+      relume data fetch kodak24 -o ~/sets/kodak24
     """
-    from relume.ingestion.debian import TABLE, fetch
+    from relume.ingestion import debian, public_sets
 
-    fetched = fetch(output, progress=_progress("fetch", "photographs"))
-    for photograph, reason in fetched.left_out:
-        click.echo(f"note: {photograph.file} was left out: {reason}", err=True)
-    click.echo(f"{output}: {counted(len(fetched.present), 'photograph')}; their licences are in {TABLE}")
+    if name is None:
+        click.echo("debian-photographs: public domain, CC0 and CC BY; commercial use is allowed")
+        for known, public in public_sets.catalogue().items():
+            click.echo(f"{known}: {public.title}\n    {public.terms}\n    {public.page}")
+        return
+    folder = output or Path("data", name)
+    if name == "debian-photographs":
+        fetched = debian.fetch(folder, progress=_progress("fetch", "photographs"))
+        for photograph, reason in fetched.left_out:
+            click.echo(f"note: {photograph.file} was left out: {reason}", err=True)
+        click.echo(f"{folder}: {counted(len(fetched.present), 'photograph')}; their licences are in {debian.TABLE}")
+        return
+    from relume.progress import Progress
+
+    wanted = public_sets.named(name)
+    click.echo(f"{name}: {wanted.terms}", err=True)
+    found = public_sets.fetch_set(name, wanted, folder, progress=Progress("fetch", file=sys.stderr))
+    click.echo(f"{folder}: {counted(len(found.files), 'file')}; checksums are in {public_sets.RECORD}")
+    if wanted.note:
+        click.echo(f"note: {wanted.note}")
+    if wanted.use == "test":
+        click.echo(f"  next: relume data overlaps YOUR_PHOTOGRAPHS {folder}, so that no test image is trained on")
+    else:
+        click.echo(f"  next: relume data scan {shlex.join(found.sources)}")
 
 
 @data.command("harvest")

@@ -23,6 +23,7 @@ import numpy as np
 
 from relume.errors import BrokenFileError, ImageError, SourceError
 from relume.images import decode, encode, read_header
+from relume.ingestion.layouts import UNPAIRED
 from relume.ingestion.pair_check import check_pair
 from relume.ingestion.sources import open_source
 from relume.parallel import Budget, map_in_order
@@ -101,7 +102,7 @@ def ingest(
     def prepare(entry: Mapping[str, Any]) -> tuple[Photograph, dict[str, bytes]] | ImageError:
         if "problem" in entry:
             reason = entry.get("reason", "not_a_file")
-            what = "It cannot be read as a file" if reason == "not_a_file" else "It is no pair"
+            what = "It is no pair" if reason in UNPAIRED else "It cannot be read as a file"
             return ImageError(what, reason=reason, why=entry["problem"])
         pair = entry.get("degraded")
         files = [open_source(file["address"], expect=file["hash"]) for file in (entry, pair) if file]

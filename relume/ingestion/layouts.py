@@ -31,6 +31,9 @@ FOLDERS: dict[Kind, tuple[str, str]] = {
 }
 """The subfolders of degraded and clean images of one name, by what degrades them."""
 
+UNPAIRED = ("missing_partner", "ambiguous_pair", "identical_pair")
+"""Why files of a set of pairs are no pair, as the quarantine names it."""
+
 
 @dataclass(frozen=True)
 class Pattern:

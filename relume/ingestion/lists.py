@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from relume.home import private_home
+from relume.ingestion.dvc_repositories import SCHEME, local_repository
 from relume.ingestion.layouts import TABLE
 from relume.ingestion.sources import Source, SourcesChange, read_sources, write_sources
 
@@ -25,12 +26,14 @@ def own_list(home: Path) -> Path | None:
 
 
 def source_folders(path: Path) -> list[Path]:
-    """The folders of this machine that a list names as sources; of a table of pairs, the folder that it is in."""
+    """What a list names as sources on this machine: folders, archives and repositories; of a table, its folder."""
     folders = []
     for source in map(Source.of, read_sources(path)["sources"]):
-        if (address := urlsplit(source.place)).scheme == "file":
+        if (address := urlsplit(source.place)).scheme in ("file", "archive"):
             named = Path(url2pathname(address.path))
             folders.append(named.parent if source.layout == TABLE else named)
+        elif source.place.startswith(SCHEME) and (repository := local_repository(source.place)):
+            folders.append(Path(repository))
     return folders
 
 

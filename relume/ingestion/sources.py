@@ -1,4 +1,4 @@
-"""Where photographs come from: folders, S3 prefixes and the photographs inside installed packages.
+"""Where photographs come from: folders, archives, S3 prefixes, DVC repositories and the photographs inside packages.
 
 A *source* is what a person types, `[SET=][LAYOUT:]PLACE`: a place, the layout of its pairs (`relume.ingestion.layouts`)
 where it holds pairs, and the name of the set where there are several. An *address* names one file and is what
@@ -7,7 +7,9 @@ where it holds pairs, and the name of the set where there are several. An *addre
 | place | addresses |
 |---|---|
 | a folder | `file:///absolute/path/to/file.jpg`, percent-encoded |
+| a tar or zip, `ARCHIVE` or `ARCHIVE#PREFIX` | `archive:///absolute/path/to/set.zip#name/in/it.png`, percent-encoded |
 | `s3://bucket/prefix` | `s3://bucket/key` |
+| `dvc://REPOSITORY[@REVISION][#FOLDER]` | `dvc://REPOSITORY@COMMIT#path/to/file.jpg`, percent-encoded |
 | `package://` | `package://skimage/data/astronaut.png` |
 
 A pair is one entry: that of the clean file, which holds the degraded one's.
@@ -26,10 +28,12 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from relume.errors import SourceError
 from relume.files import NotRegularError, open_regular, write_json
+from relume.ingestion import archives, dvc_repositories
 from relume.ingestion.layouts import NAMES, TABLE, Pair, Unpaired, find_pairs, read_pairs
 from relume.reading import read_json
 
 PACKAGES = "package://"
+ARCHIVE = "archive://"
 
 # Photographs inside installed packages; drawings, diagrams and text pages beside them are left out.
 # Terms: scikit-image states them in the docstrings of skimage.data (CC0 or public domain, mostly),
@@ -93,7 +97,8 @@ class Source:
     """What a person types.
 
     Attributes:
-        place: A folder, an `s3://bucket/prefix` or `package://`; of pairs in a table, the table.
+        place: A folder, an archive, an `s3://bucket/prefix`, a `dvc://REPOSITORY` or `package://`; of pairs in a table,
+            the table.
         layout: Of its pairs, a name of `relume.ingestion.layouts`; empty for single photographs.
         set: The set that its photographs belong to; empty where it has no name.
     """
@@ -161,7 +166,7 @@ def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
     names: list[str] = []
     files: dict[tuple[str, str], dict[str, Any]] = {}
     for source in (Source.of(str(text)) for text in sources):
-        place, entries = _scan_pairs(source) if source.layout else _scan_place(source.place)
+        place, entries = _scan_pairs(source) if source.layout else _scan_place(source.place)[::2]
         names.append(str(replace(source, place=place)))
         of_set = {"set": source.set} if source.set else {}
         files.update(
@@ -170,14 +175,32 @@ def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
     return {"sources": names, "files": [files[addresses] for addresses in sorted(files)]}
 
 
-def _scan_place(place: str) -> tuple[str, list[dict[str, Any]]]:
-    """The place as it is recorded, and its files."""
+def _scan_place(place: str) -> tuple[str, str, list[dict[str, Any]]]:
+    """The place as it is recorded, the beginning of the addresses of its files, and its files."""
     if place == PACKAGES:
-        return place, _scan_packages()
+        return place, place, _scan_packages()
     if place.startswith("s3://"):
-        return place, _scan_s3(place)
+        return place, place.rstrip("/") + "/", _scan_s3(place)
+    if place.startswith(dvc_repositories.SCHEME):
+        place = dvc_repositories.absolute(place)
+        prefix, entries = dvc_repositories.listing(place, suffixes=IMAGE_SUFFIXES)
+        return place, prefix, entries or _none(place)
+    archive, _, below = place.partition("#")
+    if place.startswith(ARCHIVE) or archives.is_archive(Path(archive).expanduser()):
+        path = _path("file://" + archive.removeprefix(ARCHIVE)) if place.startswith(ARCHIVE) else _local(archive)
+        place = f"{ARCHIVE}{_quoted(str(path))}"
+        recorded = place + (f"#{below}" if below else "")
+        entries = [
+            _member_entry(place, member) for member in archives.members(path, below=below, suffixes=IMAGE_SUFFIXES)
+        ]
+        return recorded, f"{place}#{_quoted(below.rstrip('/') + '/') if below else ''}", entries or _none(recorded)
     folder = _local(place)
-    return _address(folder), _scan_folder(folder)
+    return _address(folder), _address(folder).rstrip("/") + "/", _scan_folder(folder)
+
+
+def _member_entry(archive: str, member: archives.Member) -> dict[str, Any]:
+    entry: dict[str, Any] = {"address": f"{archive}#{_quoted(member.name)}", "bytes": member.bytes, "hash": member.hash}
+    return entry | ({"problem": member.problem, "reason": member.reason} if member.problem else {})
 
 
 def _local(place: str) -> Path:
@@ -186,7 +209,7 @@ def _local(place: str) -> Path:
         raise SourceError(
             "This kind of source is not supported",
             where=place,
-            next_step=f"give a folder, s3://bucket/prefix or {PACKAGES}",
+            next_step=f"give a folder, an archive, s3://bucket/prefix, dvc://REPOSITORY or {PACKAGES}",
         )
     path = _path(place) if place.startswith("file://") else Path(place).expanduser()
     return Path(os.path.abspath(path))  # `a/../b` becomes `b`, links stay as they are
@@ -197,8 +220,7 @@ def _scan_pairs(source: Source) -> tuple[str, list[dict[str, Any]]]:
     in_table = source.layout == TABLE
     if in_table and not source.place.startswith("s3://"):
         source = replace(source, place=_address(_local(source.place)))
-    base, entries = _scan_place(source.place.rpartition("/")[0] if in_table else source.place)
-    prefix = base.rstrip("/") + "/"
+    base, prefix, entries = _scan_place(source.place.rpartition("/")[0] if in_table else source.place)
     found = {entry["address"].removeprefix(prefix): entry for entry in entries}
     alone: list[Unpaired] = []
     if in_table:
@@ -314,6 +336,13 @@ def open_source(address: str, *, expect: str | None = None) -> bytes:
 
         data, etag = s3.read(address)
         found = f"etag:{etag}"
+    elif address.startswith(dvc_repositories.SCHEME):
+        data = dvc_repositories.read(address)
+        kind = (expect or "sha256:").partition(":")[0]
+        found = f"{kind}:{hashlib.new(kind, data, usedforsecurity=False).hexdigest()}"
+    elif address.startswith(ARCHIVE):
+        data = archives.read_member(*_in_archive(address))
+        found = f"sha256:{hashlib.sha256(data).hexdigest()}"
     else:
         path = _package_path(address) if address.startswith(PACKAGES) else _path(address)
         try:
@@ -337,6 +366,12 @@ def open_source(address: str, *, expect: str | None = None) -> bytes:
     return data
 
 
+def _in_archive(address: str) -> tuple[Path, str]:
+    """The archive of an address, and the name in it."""
+    archive, _, name = address.removeprefix(ARCHIVE).partition("#")
+    return _path(archive), os.fsdecode(unquote_to_bytes(name))
+
+
 def single_files(listing: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The entries of a list, the degraded files of its pairs among them."""
     files = listing["files"]
@@ -353,9 +388,11 @@ def moved_files(listing: dict[str, Any]) -> list[str]:
 
 
 def _size(address: str) -> int | None:
-    """Bytes of a file, -1 when it is gone; None for one that is not a file of this machine."""
-    if address.startswith("s3://"):
+    """Bytes of a file, -1 when it is gone; None where that cannot be said without a network or reading an archive."""
+    if address.startswith(("s3://", dvc_repositories.SCHEME)):
         return None
+    if address.startswith(ARCHIVE):
+        return None if _in_archive(address)[0].is_file() else -1
     try:
         return (_package_path(address) if address.startswith(PACKAGES) else _path(address)).stat().st_size
     except (OSError, SourceError):
@@ -456,9 +493,7 @@ def _scan_s3(source: str) -> list[dict[str, Any]]:
         for address, size, etag in s3.listing(source)
         if _is_image(address.rsplit("/", 1)[-1])
     ]
-    if not entries:
-        raise _no_images(source)
-    return entries
+    return entries or _none(source)
 
 
 def _raise(error: OSError) -> None:
@@ -467,6 +502,10 @@ def _raise(error: OSError) -> None:
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def _none(where: object) -> list[dict[str, Any]]:
+    raise _no_images(where)
 
 
 def _no_images(where: object) -> SourceError:

@@ -18,8 +18,8 @@ BY_OTHER_MEANS = {
     "ingest": {"matplotlib", "scikit-image", "scikit-learn"},
     "validate": {"pyarrow"},
 }
-# Asked for by a setting or a file only, and then installed by the user: extras of relume.
-EXTRAS = {"bm3d", "distributed", "pillow_heif"}
+# Asked for by a setting, a source or a file only, and then installed by the user: extras of relume, and DVC.
+EXTRAS = {"bm3d", "distributed", "fsspec", "pillow_heif"}
 
 
 @pytest.fixture(scope="module")
