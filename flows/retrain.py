@@ -4,6 +4,7 @@ Importing this module imports Prefect. `prefect.yaml` deploys it; `relume up` st
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import flows.release
 from flows.release.ledger import Ledger
 from flows.release.package import Package, open_package
 from flows.turns import WAIT_SECONDS, RunInProgressError, turn
+from flows.webhook import send
+from relume.errors import RelumeError
 from relume.home import relume_home
 from relume.ingestion.lists import update_list
+from relume.params_file import read_values
 
 
 @flow(name="retrain", persist_result=False)
@@ -58,7 +62,22 @@ def retrain(
             outcome = None if judged(Ledger(place), package) else flows.release.run(root, place, server=server)
     except RunInProgressError as busy:
         return Completed(name="Skipped", message=str(busy))
+    except RelumeError as error:
+        _report(root, f"The retraining failed. {error}", say)
+        raise
+    if outcome:
+        _report(root, f"The retraining released {outcome['release']['model']}.", say)
     return {"sources": changed, "pipeline": ran, "package": package.sha256, "release": outcome}
+
+
+def _report(root: Path, text: str, say: Callable[[str], None]) -> None:
+    """Sends the end of a retraining to the webhook, if there is one; that it cannot be reached fails nothing."""
+    values = read_values(root).value.get("monitor", {})
+    try:
+        if file := values.get("webhook_file"):
+            send(root / file, {"text": text})
+    except RelumeError as error:
+        say(f"warning: {error}")
 
 
 def judged(ledger: Ledger, package: Package) -> bool:

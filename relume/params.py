@@ -193,6 +193,16 @@ class GarbageSettings(Settings):
     remove: bool = False
 
 
+class WatchSettings(Settings):
+    """What makes a retraining begin beside its schedule.
+
+    Attributes:
+        photographs: New or changed photographs below the S3 prefixes of the list in use, at least.
+    """
+
+    photographs: int = Field(default=1, ge=1)
+
+
 class Params(Settings):
     """Every section.
 
@@ -212,6 +222,7 @@ class Params(Settings):
         package: What the package is for.
         release: What a candidate must reach before it may serve.
         monitor: When a change of what production sends or gets counts.
+        watch: When new photographs start a retraining.
         garbage: What of old runs and results is kept.
         runner: What runs the stages of a pipeline run: processes of this machine, containers of Docker or Podman, or
             Jobs of a Kubernetes cluster.
@@ -232,6 +243,7 @@ class Params(Settings):
     package: PackageSettings
     release: ReleaseSettings
     monitor: MonitorSettings = MonitorSettings()
+    watch: WatchSettings = WatchSettings()
     garbage: GarbageSettings = GarbageSettings()
     runner: RunnerName = "subprocess"
 

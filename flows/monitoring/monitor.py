@@ -2,10 +2,7 @@
 
 import contextlib
 import dataclasses
-import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -15,15 +12,14 @@ import numpy as np
 from flows.monitoring.requests import Requests
 from flows.monitoring.tiles import HardTiles
 from flows.release.ledger import Ledger
+from flows.webhook import send
 from relume.counts import counted
-from relume.errors import BrokenFileError, ConfigError, RelumeError, ServiceError
+from relume.errors import BrokenFileError, RelumeError
 from relume.files import atomic_file, write_json
 from relume.monitoring.drift import Comparison, compare, limit_of_p
 from relume.monitoring.settings import MonitorSettings
 from relume.monitoring.statistics import NAMES
-from relume.reading import read_json, read_text
-
-_WEBHOOK_SECONDS = 10.0
+from relume.reading import read_json
 
 
 class DriftError(RelumeError):
@@ -155,21 +151,7 @@ def notify(reports: list[ProductReport], file: Path) -> None:
     alarms = [report for report in reports if report.is_alarm]
     if not alarms:
         return
-    address = read_text(file, next_step="write the address of the webhook to it").strip()
-    if not address.startswith(("https://", "http://")):
-        raise ConfigError("The file holds no address of a webhook", where=file, next_step="write https://... to it")
-    body = {"text": "\n".join(map(str, alarms)), "reports": [dataclasses.asdict(report) for report in alarms]}
-    request = urllib.request.Request(
-        address, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=_WEBHOOK_SECONDS):
-            pass
-    except (OSError, ValueError) as error:
-        why = f"it answered {error.code}" if isinstance(error, urllib.error.HTTPError) else "it cannot be reached"
-        raise ServiceError(
-            "The webhook did not take the alarm", where=file, why=why, next_step="check the address"
-        ) from None
+    send(file, {"text": "\n".join(map(str, alarms)), "reports": [dataclasses.asdict(report) for report in alarms]})
 
 
 def _was_changed(path: Path, release: str) -> bool:

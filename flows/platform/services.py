@@ -4,6 +4,7 @@ Everything listens on 127.0.0.1 and keeps its state, records and logs below RELU
 environment names (MLFLOW_TRACKING_URI, PREFECT_API_URL) is used and not started.
 """
 
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -19,6 +20,7 @@ from filelock import FileLock
 from flows.embedded_triton import EmbeddedTriton
 from flows.environment import child_environment
 from flows.home_schema import open_home
+from flows.platform.zombies import end_zombies
 from flows.prefect_settings import prefect_address, prefect_api, prefect_database, services_folder
 from flows.processes import (
     answers,
@@ -297,6 +299,8 @@ def _start_worker(home: Path, root: Path) -> ServiceReport:
         PREFECT_API_URL=api,
     )
     _deploy(home, root, api)
+    with contextlib.suppress(OSError):  # the deployment `watch` tries again
+        end_zombies(api)
     return ServiceReport(name="worker", state=state, detail="runs the deployment retrain/retrain on its schedule")
 
 

@@ -14,8 +14,8 @@ class MonitorSettings(Settings):
         min_requests: Of a window; with fewer nothing is said.
         false_alarms_per_day: Largest probability of an alarm on a day without any change, over all statistics, when
             windows are checked one after the other.
-        webhook_file: File with the address that an alarm is sent to as JSON; null sends nothing. It is a file because
-            the address of a webhook is a secret.
+        webhook_file: File with the address that alarms, the ends of retrainings and what starts one are sent to as
+            JSON; null sends nothing. It is a file because the address of a webhook is a secret.
         retrain: Whether an alarm starts the deployment `retrain`.
     """
 

@@ -86,7 +86,12 @@ def test_up_status_down(home):
     assert planned.endswith("03:00 UTC")
 
     deployments = post(f"{prefect_address(home)}/deployments/filter", {})
-    assert sorted(deployment["name"] for deployment in deployments) == ["garbage_collect", "monitor", "retrain"]
+    assert sorted(deployment["name"] for deployment in deployments) == [
+        "garbage_collect",
+        "monitor",
+        "retrain",
+        "watch",
+    ]
     for deployment in deployments:
         assert deployment["work_pool_name"] == "relume"
         (pull,) = deployment["pull_steps"]

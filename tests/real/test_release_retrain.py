@@ -138,10 +138,12 @@ def test_retraining_from_new_photographs_to_the_served_product(root, tmp_path):
 
     with turn(relume_home(), root, "pipeline"):  # a second run waits for its turn, and `status` shows it
         started = retraining.start(relume_home())
+        second = retraining.start(relume_home())  # two never race: the deployment has one place
         wait_until(lambda: [run.state for run in read_status(root, relume_home()).runs] == ["running", "waiting"], 120)
     said = []
     retraining.follow(relume_home(), started, said.append)
     assert said[-1] == "completed"
+    assert ask(f"flow_runs/{second}")["state"]["type"] == "CANCELLED"
     assert events() == ["registered", "promoting", "promoted"]
 
     shutil.copy(root / "data" / "curated" / "held_out" / "test" / f"{1:016x}.png", tmp_path / "photographs")

@@ -168,7 +168,9 @@ def test_components_read_what_the_schema_has():
     assert [base] == [model.__name__ for model in mentioned(fields(pretrain)["bases"])]
     for section, name in found.items():
         assert [model.__name__ for model in mentioned(fields(Params)[section])] == [name]
-    assert set(found) | {"garbage", "monitor", "pretrain", "recipe", "release", "runner"} == set(fields(Params))
+    assert set(found) | {"garbage", "monitor", "pretrain", "recipe", "release", "runner", "watch"} == set(
+        fields(Params)
+    )
 
 
 def test_the_schema_loads_without_anything_heavy():

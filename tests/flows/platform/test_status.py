@@ -165,7 +165,7 @@ def test_servers_of_the_environment_are_external(tmp_path, home, monkeypatch):
 def test_the_schedule_of_prefect_yaml(home):
     """Without a Prefect server the deployments of prefect.yaml are shown as stopped."""
     status = read_status(Path(), home)
-    assert [deployment["name"] for deployment in status.schedule] == ["retrain", "monitor", "garbage_collect"]
+    assert [deployment["name"] for deployment in status.schedule] == ["retrain", "watch", "monitor", "garbage_collect"]
     assert "stopped; run `relume up`" in render(status)
 
 
