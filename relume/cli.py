@@ -23,6 +23,7 @@ from relume.interrupts import end_like_ctrl_c
 from relume.user import give_name_and_home
 
 if TYPE_CHECKING:
+    from flows.data_versions import DataVersion
     from flows.restore import How, Opened
     from flows.restore_files import Job, Record
     from relume.images import Subsampling
@@ -511,6 +512,124 @@ def data_scores(folder: str, output: str) -> None:
     writer.writerows(rows)
     files.write_text(Path(output), table.getvalue())
     click.echo(f"{output}: {counted(len(rows), 'image')}")
+
+
+@data.command("log")
+def data_log() -> None:
+    """List the versions of the curated data, that of the working tree and the newest first.
+
+    A version is named by the first digits of its hash in dvc.lock. Each line has the commits that brought it, and the
+    packages and released models that it trained.
+
+    \b
+    Examples:
+      relume data log
+    """
+    from flows.data_versions import data_versions, read_version
+    from relume.errors import BrokenFileError
+
+    for version in data_versions(Path(), relume_home()):
+        try:
+            tables = read_version(Path(), version)
+            held = ", ".join(f"{count} {side}" for side, count in tables.counts.items())
+            text = f"{held}, {tables.patches} patches"
+        except BrokenFileError:
+            text = "its tables are not in DVC's cache"
+        where = "working tree" if version.here and not version.commits else version.date[:10]
+        click.echo(f"{version.name}  {where}  {text}")
+        for commit in version.commits:
+            click.echo(f"    commit {commit[:10]}")
+        for package in version.packages:
+            click.echo(f"    package {package}")
+
+
+@data.command("show")
+@click.argument("version", required=False)
+def data_show(version: str | None) -> None:
+    """Show what a VERSION of the curated data holds; by default that of the working tree.
+
+    A version is given by its first digits, by a commit, branch or tag, or by a package or released model that it
+    trained.
+
+    \b
+    Examples:
+      relume data show
+      relume data show denoise-1a2b3c4d
+    """
+    from flows.data_versions import read_version
+    from relume.curation.comparison import QUANTILES, quantiles
+
+    found = _data_version(version)
+    tables = read_version(Path(), found)
+    click.echo(f"{found.name}  {counted(len(tables.sides), 'photograph')}, {tables.patches} patches")
+    for side, count in tables.counts.items():
+        click.echo(f"  {side:<20} {count:>8}")
+    for of_set, count in tables.sets.items():
+        click.echo(f"  set {of_set:<16} {count:>8}")
+    click.echo(f"  {'score':<20} " + " ".join(f"{f'{quantile:.0%}':>10}" for quantile in QUANTILES))
+    for name, values in tables.scores.items():
+        click.echo(f"  {name:<20} " + " ".join(f"{value:>10.4g}" for value in quantiles(values)))
+    for package in found.packages:
+        click.echo(f"  trained package {package}")
+
+
+@data.command("diff")
+@click.argument("before")
+@click.argument("after", required=False)
+@click.option(
+    "--most", type=click.IntRange(min=0), default=20, show_default=True, help="Photographs listed of each kind."
+)
+def data_diff(before: str, after: str | None, most: int) -> None:
+    """Show what changed between two versions of the curated data; AFTER is by default that of the working tree.
+
+    Counts on each side and by each reason, photographs that were added, removed or are on another side, and how the
+    distribution of each score moved: its median, and the largest distance of the two distributions (Kolmogorov-Smirnov,
+    0 to 1). A version is given as for `relume data show`.
+
+    \b
+    Examples:
+      relume data diff main~3
+      relume data diff 1a2b3c4d 5e6f7a8b
+    """
+    from flows.data_versions import read_version
+    from relume.curation.comparison import QUANTILES, compare
+
+    versions = [_data_version(before), _data_version(after)]
+    change = compare(*(read_version(Path(), version) for version in versions))
+    click.echo(" -> ".join(version.name for version in versions) + ("" if change else "  no change"))
+    for name, (old, new) in change.counts.items():
+        if old != new:
+            click.echo(f"  {name:<20} {old:>8} -> {new:<8} {new - old:+d}")
+    middle = QUANTILES.index(0.5)
+    for name, shift in change.shifts.items():
+        if shift.distance:
+            medians = f"{shift.before[middle]:.4g} -> {shift.after[middle]:.4g}"
+            click.echo(f"  {name:<20} median {medians}, distance {shift.distance:.3f}")
+    for title, lines in (
+        ("added", change.added),
+        ("removed", change.removed),
+        ("moved", [f"{address}: {old} -> {new}" for address, old, new in change.moved]),
+    ):
+        for line in lines[:most]:
+            click.echo(f"  {title:<8} {line}")
+        if len(lines) > most:
+            click.echo(f"  {title:<8} {len(lines) - most} more; --most {len(lines)} lists them")
+
+
+def _data_version(name: str | None) -> "DataVersion":
+    from flows.data_versions import data_versions, find_version
+    from relume.errors import UserError
+
+    if name is not None:
+        return find_version(Path(), relume_home(), name)
+    here = [version for version in data_versions(Path(), relume_home()) if version.here]
+    if not here:
+        raise UserError(
+            "There is no curated data in the working tree",
+            where="dvc.lock",
+            next_step="run `relume pipeline run curate`, or name a version of `relume data log`",
+        )
+    return here[0]
 
 
 def _scan(sources: tuple[str, ...], *, tracked: bool = False) -> None:
