@@ -35,7 +35,7 @@ from relume.files import atomic_file, sha256_file
 from relume.reading import as_kind, reading
 
 STATED = "backup.json"
-PRIVATE_KEY = "keys/signing.pem"
+_KEY = "keys/signing.pem"
 # In this order they are written back: the ledger, by which a home counts as one with releases, comes last.
 _KEPT = (
     "mlflow/artifacts",
@@ -118,7 +118,7 @@ def write_backup(home: Path, file: Path, *, keys: bool) -> Backup:
             schema=SCHEMA,
             relume=__version__,
             time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            keys=PRIVATE_KEY in files,
+            keys=_KEY in files,
             external=external,
             files=files,
         )
@@ -184,7 +184,7 @@ def restore_backup(home: Path, file: Path) -> Backup:
         )
     with release_lock(home), _members(file) as members:
         for name, data in members:
-            private = name.endswith(".db") or name == PRIVATE_KEY
+            private = name.endswith((".db", ".pem"))
             if name != STATED:
                 with atomic_file(home / name, mode=0o600 if private else 0o644) as path, open(path, "wb") as target:
                     shutil.copyfileobj(data, target)
@@ -197,10 +197,8 @@ def not_in_it(home: Path, backup: Backup) -> list[str]:
         f"{owner}'s store is {address}; back it up there (docs/operations.md says how)"
         for owner, address in backup.external.items()
     ]
-    if not backup.keys and (home / PRIVATE_KEY).is_file():
-        lines.append(
-            f"{home / PRIVATE_KEY} is not in it; what it signed stays valid, and the next release makes another"
-        )
+    if not backup.keys and (home / _KEY).is_file():
+        lines.append(f"{home / _KEY} is not in it; what it signed stays valid, and the next release makes another")
     return lines
 
 
@@ -216,7 +214,7 @@ def _present(home: Path, *, keys: bool) -> dict[str, Path]:
             # What begins with a dot is half-written; the companions of a database are part of its copy.
             if any(part.startswith(".") for part in relative.parts) or each.name.endswith((".lock", "-wal", "-shm")):
                 continue
-            if each.is_file() and not each.is_symlink() and (keys or relative.as_posix() != PRIVATE_KEY):
+            if each.is_file() and not each.is_symlink() and (keys or each.suffix != ".pem"):
                 found[relative.as_posix()] = each
     return found
 

@@ -814,11 +814,18 @@ def export(backend: str, model: Path, precision: "LowPrecision", output: Path | 
 @main.command()
 @server_option
 @click.option("--product", help="Product to roll back; by default that of the checkout. No other one is touched.")
-def rollback(server: str | None, product: str | None) -> None:
-    """Roll back: serve the release of a product before the current one again."""
+@click.option("--to", help="Release to serve, by its name or version; by default the one before the current one.")
+def rollback(server: str | None, product: str | None, to: str | None) -> None:
+    """Roll back: serve the release of a product before the current one again, or any that ever served.
+
+    \b
+    Examples:
+      relume rollback
+      relume rollback --to denoise-3f2a91c0
+    """
     from flows.release.rollback import roll_back
 
-    click.echo(f"{roll_back(Path(), relume_home(), product=product, server=server).model} serves now")
+    click.echo(f"{roll_back(Path(), relume_home(), product=product, server=server, to=to).model} serves now")
 
 
 @main.group()
@@ -841,17 +848,19 @@ def ledger_show(product: str | None) -> None:
 
 @ledger.command("verify")
 def ledger_verify() -> None:
-    """Compare the ledger with itself, and with what the registry remembers of it."""
-    from flows.release.anchor import check_anchors, read_anchors
+    """Compare the ledger with itself, and with what the registry and the signed releases remember of it."""
+    from flows.release.anchor import check_anchors, check_releases, read_anchors
     from flows.release.ledger import Ledger
     from flows.release.registry import Registry
 
     home = relume_home()
     found, anchors = Ledger(home), read_anchors(Registry(home))
     check_anchors(found, anchors)
+    releases = check_releases(found, home)
     remembered = max((anchor.lines for anchor in anchors.values()), default=0)
     sound = f"{counted(len(found.entries()), 'line')}, whole and in their order"
-    click.echo(f"{sound}; the registry remembers {remembered} of them")
+    beside = f", {counted(len(releases), 'signed release')} up to {max(releases.values())}" if releases else ""
+    click.echo(f"{sound}; the registry remembers {remembered} of them{beside}")
 
 
 @ledger.command("repair")
@@ -1045,6 +1054,30 @@ def gc(remove: bool) -> None:
         click.echo(line)
     if lines:
         click.echo("removed" if remove else "nothing was removed; next: relume gc --remove")
+
+
+@main.group()
+def keys() -> None:
+    """The keys that sign releases, in the folder `keys` of RELUME_HOME."""
+
+
+@keys.command("rotate")
+def keys_rotate() -> None:
+    """Make a new key, sign with it all releases that can serve, and end the trust in the old one.
+
+    Copy the new public key, in keys/trusted, to the machines that serve these releases. Clients notice nothing.
+    """
+    from flows.embedded_triton import EmbeddedTriton
+    from flows.release.served_product import release_lock
+    from relume.serving import repository
+    from relume.serving.signing import keys_of, rotate_key
+
+    home = relume_home()
+    with release_lock(home):
+        folder = EmbeddedTriton(home).repository
+        names = repository.releases(folder)
+        name = rotate_key([folder / each for each in names], keys_of(home))
+    click.echo(f"the key {name} signs now; {counted(len(names), 'release')} signed with it")
 
 
 @main.group()

@@ -12,10 +12,22 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.embedded_triton import EmbeddedTriton
 from flows.release.ledger import Ledger, Release
 from flows.release.registry import Registry
 from relume.errors import BrokenFileError, LedgerError
-from relume.reading import as_kind, reading
+from relume.files import write_json
+from relume.reading import as_kind, read_as, reading
+from relume.serving.repository import ANCHOR
+from relume.serving.signing import SIGNATURE, keys_of, require_signed, sign_release
+
+
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """What a release's folder keeps of the ledger: the number of its lines and the hash of the last of them."""
+
+    lines: int
+    hash: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +85,40 @@ def check_anchors(ledger: Ledger, anchors: dict[str, Anchor]) -> None:
             )
 
 
+def anchor_in_release(ledger: Ledger, folder: Path) -> None:
+    """Keeps the ledger's present end in the folder of a release that is not signed yet; without a line, nothing."""
+    if entries := ledger.entries():
+        write_json(folder / ANCHOR, {"lines": len(entries), "hash": entries[-1].hash})
+
+
+def check_releases(ledger: Ledger, home: Path) -> dict[str, int]:
+    """Compares the ledger with what the signed releases in the model repository keep of it.
+
+    Returns:
+        The number of lines that each keeps, by the release's name. Releases of an earlier relume keep none.
+
+    Raises:
+        LedgerError: The ledger does not continue what a release keeps.
+        SignatureError: A release is not signed as it must be, so that what it keeps proves nothing.
+        BrokenFileError: What a release keeps cannot be read.
+    """
+    entries, kept = ledger.entries(), {}
+    for folder in sorted(EmbeddedTriton(home).repository.glob("[!.]*")):
+        if (folder / ANCHOR).is_file():
+            require_signed(folder, keys_of(home))
+            anchor = read_as(_End, folder / ANCHOR, next_step="remove the folder, then run `relume up`")
+            kept[folder.name] = anchor.lines
+            if len(entries) < anchor.lines or entries[anchor.lines - 1].hash != anchor.hash:
+                raise LedgerError(
+                    "The promotion ledger is not the one that a signed release remembers",
+                    where=ledger.path,
+                    why=f"line {anchor.lines} was the last when {folder.name} was made; it is another one or gone",
+                    next_step=f"restore {ledger.path.name} and {ledger.head.name} from a backup; without one,"
+                    " `relume ledger repair` begins a new ledger with the releases that the registry remembers",
+                )
+    return kept
+
+
 def read_anchors(registry: Registry) -> dict[str, Anchor]:
     """What the registry keeps, by product.
 
@@ -101,8 +147,9 @@ def repair_ledger(home: Path, registry: Registry) -> list[str]:
     ledger, anchors = Ledger(home), read_anchors(registry)
     try:
         check_anchors(ledger, anchors)
+        check_releases(ledger, home)
     except (LedgerError, BrokenFileError) as error:
-        return _begin_anew(ledger, registry, anchors, error)
+        return _begin_anew(ledger, registry, anchors, error, home)
     if not ledger.torn():
         return []
     ledger.cut_torn()
@@ -110,7 +157,7 @@ def repair_ledger(home: Path, registry: Registry) -> list[str]:
 
 
 def _begin_anew(
-    ledger: Ledger, registry: Registry, anchors: dict[str, Anchor], error: LedgerError | BrokenFileError
+    ledger: Ledger, registry: Registry, anchors: dict[str, Anchor], error: LedgerError | BrokenFileError, home: Path
 ) -> list[str]:
     done, word = [f"{error.what}: {error.why}"], f"{datetime.datetime.now(datetime.UTC):broken-%Y%m%dT%H%M%SZ}"
     for path in (ledger.path, ledger.head):
@@ -121,6 +168,12 @@ def _begin_anew(
         for release in anchor.served:
             ledger.append("promoted", release, repaired=True)
             done.append(f"{release.model} is in the new ledger")
+    for folder in EmbeddedTriton(home).repository.glob("[!.]*"):
+        if (folder / ANCHOR).is_file():
+            require_signed(folder, keys_of(home))  # what nobody trusted has signed is not signed now
+            (folder / SIGNATURE).unlink()
+            anchor_in_release(ledger, folder)
+            sign_release(folder, keys_of(home))
     for product in ledger.products():  # after the last line: who is killed before this begins anew once more
         _keep(ledger, registry, product)
     return done

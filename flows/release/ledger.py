@@ -169,6 +169,10 @@ class Ledger:
         served = self._served(product)
         return served[-2] if len(served) > 1 else None
 
+    def promoted(self, product: str) -> tuple[Release, ...]:
+        """Every release that ever served, each once, the one that served first at the front."""
+        return tuple(dict.fromkeys(entry.release for entry in self._of(product) if entry.event == "promoted"))
+
     def candidate(self, product: str) -> LedgerEntry | None:
         """The last line, `registered`, `refused` or `abandoned`, of the newest release that was not promoted."""
         found = None
@@ -199,14 +203,16 @@ class Ledger:
         return [entry for entry in self.entries() if entry.release.product == product]
 
     def _served(self, product: str) -> list[Release]:
-        """Every release that served and was not rolled back from, oldest first, the one that serves now last."""
+        """The releases that led to the one that serves now, which is last; those rolled back from are left out."""
         served: list[Release] = []
         for entry in self._of(product):
             if entry.event == "promoted":
                 served.append(entry.release)
-            elif entry.event == "rolled_back":
-                while served and served[-1] != entry.release:
+            elif entry.event == "rolled_back" and entry.release in served:
+                while served[-1] != entry.release:
                     served.pop()
+            elif entry.event == "rolled_back":  # to one that had been rolled back from
+                served.append(entry.release)
         return served
 
     def _read(self) -> tuple[tuple[LedgerEntry, ...], int, int]:

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from flows.embedded_triton import EmbeddedTriton, end_trial, folder_of
 from flows.home_schema import open_home
 from flows.release.aliases import ALIASES, by_ledger, in_registry
-from flows.release.anchor import anchor_ledger
+from flows.release.anchor import anchor_in_release, anchor_ledger
 from flows.release.ledger import Ledger, Release
 from flows.release.package import Package, open_package
 from flows.release.registry import Registry
@@ -336,6 +336,8 @@ def publish_signed(package: Package, repository: Path, model: str, backend: str,
     serving = package.folder / "serving"
     engine = engine_folder(serving, home)
     folder = models.publish_release(serving, repository, model, backend=backend, engine=engine)
+    if not (folder / SIGNATURE).is_file():
+        anchor_in_release(Ledger(home), folder)  # the signature covers it
     sign_release(folder, keys_of(home))
 
 

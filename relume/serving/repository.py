@@ -20,6 +20,7 @@ from relume.serving.served_model import Serving, copy_programs, read_serving, tr
 from relume.serving.signing import SIGNATURE
 from relume.serving.tensorrt_engine import ENGINE, require_engine
 
+ANCHOR = "ledger.json"  # in a release's folder: how long the ledger was, and the hash of its last line
 _CONFIG = "config.pbtxt"
 _BYTE_CODE = "1/__pycache__"
 _OPENVINO = Path(__file__).with_name("triton_openvino_model.py")
@@ -66,7 +67,9 @@ def publish_release(
             written = _hashes(Path(scratch))
         found = _hashes(target).items()
         if written != {
-            name: each for name, each in found if name != SIGNATURE and not f"{name}/".startswith(f"{_BYTE_CODE}/")
+            name: each
+            for name, each in found
+            if name not in (SIGNATURE, ANCHOR) and not f"{name}/".startswith(f"{_BYTE_CODE}/")
         }:
             raise ReleaseError(
                 "Another model was released under this name",

@@ -6,19 +6,21 @@ over P-256, made and checked without a network. The home has a pair of keys, mad
     keys/signing.pem         what signs; its user alone may read it
     keys/trusted/KEY.pub     what checks; KEY begins the SHA-256 of the file, and names who signed
 
-A new pair is made when signing.pem was moved away; what the old one signed stays trusted until its public key is
-removed. A public key that is added makes what another machine signed trusted.
+`rotate_key` makes a new pair, signs with it what the old one signed, and removes the old one. When signing.pem was
+moved away a new pair is made as well, and what the old one signed stays trusted until its public key is removed. A
+public key that is added makes what another machine signed trusted.
 """
 
 import base64
 import hashlib
 import json
-import tempfile
+import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from relume.errors import ReleaseError
-from relume.files import atomic_file, write_bytes
+from relume.files import atomic_file, storing
 from relume.reading import reading
 
 if TYPE_CHECKING:
@@ -49,15 +51,71 @@ def sign_release(release: Path, keys: Path) -> None:
         BrokenFileError: The key is damaged.
     """
     if not (release / SIGNATURE).is_file():
-        from model_signing.signing import Config
-
-        key = _signing_key(keys)
-        with reading(key, next_step="move it away: the next release makes another one, and old signatures stay valid"):
-            signing = Config().use_elliptic_key_signer(private_key=key)
-        with tempfile.TemporaryDirectory() as scratch:
-            signing.set_hashing_config(_hashing()).sign(release, Path(scratch, SIGNATURE))
-            write_bytes(release / SIGNATURE, Path(scratch, SIGNATURE).read_bytes())
+        _sign(release, _signing_key(keys))
     require_signed(release, keys)
+
+
+def _sign(release: Path, key: Path) -> None:
+    """Signs a folder with a key, in place of the signature that it has."""
+    from model_signing.signing import Config
+
+    with reading(key, next_step="move it away: the next release makes another one, and old signatures stay valid"):
+        signing = Config().use_elliptic_key_signer(private_key=key)
+    # Beside the folder: what a kill left in it would be a further file, which no signature allows.
+    whole = release.with_name(f".{release.name}.{SIGNATURE}")
+    with storing(whole):
+        signing.set_hashing_config(_hashing()).sign(release, whole)
+        with open(whole, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(whole, release / SIGNATURE)
+
+
+def rotate_key(releases: Iterable[Path], keys: Path) -> str:
+    """Makes a new pair of keys, signs with it what the old one signed, and ends the trust in the old one.
+
+    A call that was cut short is completed by the next one. Keys of other machines stay trusted.
+
+    Args:
+        releases: The folders of all releases that may be served.
+        keys: The folder of the keys.
+
+    Returns:
+        The name of the new key.
+
+    Raises:
+        SignatureError: A release is not signed as it must be; no signature was changed.
+        BrokenFileError: A key is damaged.
+    """
+    folders, old, new = list(releases), keys / "signing.pem", keys / "signing.new.pem"
+    for release in folders:
+        require_signed(release, keys)
+    if not new.is_file():
+        _make_pair(keys, new)
+    replaced, name = _name_of(old) if old.is_file() else None, _name_of(new)
+    for release in folders:
+        if require_signed(release, keys) == replaced:
+            _sign(release, new)
+    if replaced:
+        (keys / "trusted" / f"{replaced}.pub").unlink(missing_ok=True)
+    os.replace(new, old)  # last: until then the next call knows that this one was not completed
+    return name
+
+
+def _name_of(key: Path) -> str:
+    """The name of a private key's public one."""
+    from cryptography.hazmat.primitives import serialization
+
+    with reading(key, next_step="move it away: the next release makes another one"):
+        private = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    return _named(private.public_key())[0]
+
+
+def _named(public: Any) -> tuple[str, bytes]:
+    """The name of a public key, and its file."""
+    from cryptography.hazmat.primitives import serialization
+
+    data = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(data).hexdigest()[:_KEY_LENGTH], data
 
 
 def require_signed(release: Path, keys: Path) -> str:
@@ -122,19 +180,21 @@ def _signing_key(keys: Path) -> Path:
     """The private key, made with its public one if it is not there."""
     key = keys / "signing.pem"
     if not key.is_file():
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
-
-        pair = ec.generate_private_key(ec.SECP256R1())
-        public = pair.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
-        private = pair.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        # The public key first: what the private one signs must be trusted.
-        name = hashlib.sha256(public).hexdigest()[:_KEY_LENGTH]
-        for path, data, mode in ((keys / "trusted" / f"{name}.pub", public, 0o644), (key, private, 0o600)):
-            with atomic_file(path, mode=mode) as temporary:
-                temporary.write_bytes(data)
+        _make_pair(keys, key)
     return key
+
+
+def _make_pair(keys: Path, key: Path) -> None:
+    """Makes a private key at a place, and its public one among the trusted."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    pair = ec.generate_private_key(ec.SECP256R1())
+    name, public = _named(pair.public_key())
+    private = pair.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    # The public key first: what the private one signs must be trusted.
+    for path, data, mode in ((keys / "trusted" / f"{name}.pub", public, 0o644), (key, private, 0o600)):
+        with atomic_file(path, mode=mode) as temporary:
+            temporary.write_bytes(data)

@@ -5,11 +5,12 @@ import pytest
 
 from flows.backup import restore_backup, write_backup
 from flows.embedded_triton import EmbeddedTriton
-from flows.release.anchor import check_anchors, read_anchors
+from flows.release.anchor import check_anchors, check_releases, read_anchors
 from flows.release.ledger import Ledger
 from flows.release.registry import Registry
 from flows.release.rollback import roll_back
 from flows.release.served_product import serve_champions
+from relume.errors import ModelMissingError
 from tests.real.embedded_triton import link_server
 from tests.real.releases import BLURS, make_checkout, release, served
 
@@ -51,5 +52,12 @@ def test_what_was_served_is_served_again_and_a_rollback_works(tmp_path, monkeypa
         assert release(root, home, blur=BLURS[2]).promoted
         assert len(list((home / "keys" / "trusted").iterdir())) == (1 if with_key else 2)
         check_anchors(Ledger(home), read_anchors(Registry(home)))
+        assert check_releases(Ledger(home), home)
+        # Any release that served serves again, also one that had been rolled back from.
+        assert roll_back(root, home, product="denoise", to=champion.model) == champion
+        assert np.array_equal(served(home, image), results[1])
+        assert roll_back(root, home, product="denoise", to=champion.version) == champion
+        with pytest.raises(ModelMissingError, match="No release of this name ever served"):
+            roll_back(root, home, product="denoise", to="denoise-0")
     finally:
         EmbeddedTriton(home).stop()

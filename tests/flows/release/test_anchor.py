@@ -6,11 +6,20 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from flows.release.anchor import anchor_ledger, check_anchors, read_anchors, repair_ledger
+from flows.embedded_triton import EmbeddedTriton
+from flows.release.anchor import (
+    anchor_in_release,
+    anchor_ledger,
+    check_anchors,
+    check_releases,
+    read_anchors,
+    repair_ledger,
+)
 from flows.release.ledger import Ledger
 from flows.release.registry import Registry
 from relume.cli import main
 from relume.errors import LedgerError, RelumeError
+from relume.serving.signing import SignatureError, keys_of, sign_release
 from tests.flows.release.test_ledger import A, B, C, promote, release
 
 OTHER = release("d", "deblur")
@@ -131,3 +140,36 @@ def test_the_lines_of_a_product_are_shown(ledger):
         ("5", "promoting", "deblur-dddddddd"),
         ("6", "promoted", "deblur-dddddddd"),
     ]
+
+
+def signed(home, ledger, model):
+    """The folder of a release, as `publish_signed` leaves it."""
+    folder = EmbeddedTriton(home).repository / model
+    folder.mkdir(parents=True)
+    (folder / "config.pbtxt").write_text("name")
+    anchor_in_release(ledger, folder)
+    sign_release(folder, keys_of(home))
+    return folder
+
+
+def test_a_signed_release_remembers_the_ledger_as_well(ledger, registry, tmp_path):
+    """A ledger that was cut is found by it alone where the registry was cut, too; repair signs it anew."""
+    signed(tmp_path, ledger, "deblur-dddddddd")
+    promote(ledger, C)
+    assert said("verify")[1].endswith("the registry remembers 6 of them, 1 signed release up to 6\n")
+    cut(ledger)
+    registry._client.delete_registered_model_tag("deblur", "ledger")
+    with pytest.raises(LedgerError, match="line 6 was the last when deblur-dddddddd was made"):
+        check_releases(ledger, tmp_path)
+    assert said("verify")[0] == 1
+    assert "is in the new ledger" in said("repair")[1]
+    assert said("verify")[0] == 0
+
+
+def test_what_a_release_remembers_is_part_of_what_was_signed(ledger, tmp_path):
+    """Who cuts the ledger cannot cut that without the key."""
+    folder = signed(tmp_path, ledger, "deblur-dddddddd")
+    text = folder / "ledger.json"
+    text.write_text(text.read_text().replace("6", "4"))
+    with pytest.raises(SignatureError):
+        check_releases(ledger, tmp_path)

@@ -258,3 +258,15 @@ def test_a_head_of_another_ledger_is_named(ledger, tmp_path):
     ledger.head.write_bytes(other.head.read_bytes())
     with pytest.raises(LedgerError, match=r"line 2 is not the one that ledger\.head\.json names"):
         ledger.entries()
+
+
+def test_a_rollback_to_any_release_that_served(ledger):
+    """Also over several, and to one that had been rolled back from; what is before it is what served before."""
+    promote(ledger, A, B, C)
+    ledger.append("rolled_back", A)
+    assert (ledger.previous("denoise"), ledger.current("denoise")) == (None, A)
+    ledger.append("rolled_back", C)
+    assert (ledger.previous("denoise"), ledger.current("denoise")) == (A, C)
+    assert ledger.promoted("denoise") == (A, B, C)
+    ledger.append("rolled_back", A)
+    assert (ledger.previous("denoise"), ledger.current("denoise")) == (None, A)

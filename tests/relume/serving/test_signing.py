@@ -1,6 +1,7 @@
 """Signatures of releases, checked by OpenSSF's library and, of the key's bytes, by cryptography alone."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -12,8 +13,9 @@ import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from relume import files
 from relume.errors import BrokenFileError
-from relume.serving.signing import SIGNATURE, SignatureError, require_signed, sign_release
+from relume.serving.signing import SIGNATURE, SignatureError, require_signed, rotate_key, sign_release
 
 
 @pytest.fixture
@@ -131,3 +133,70 @@ def test_nothing_is_imported_before_it_is_needed():
     """Sigstore's clients take 0.4 s, for which commands that sign nothing have no use."""
     code = "import sys, relume.serving.repository; print('model_signing' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+@pytest.fixture
+def releases(folder, keys):
+    """Two releases that the home's key signed, and one of another machine, whose key is trusted."""
+    other = keys.with_name("other")
+    folders = [folder, *(folder.with_name(f"denoise-{number}") for number in (2, 3))]
+    for each in folders[1:]:
+        shutil.copytree(folder, each)
+    for each in folders[:2]:
+        sign_release(each, keys)
+    sign_release(folders[2], other)
+    shutil.copy(next((other / "trusted").iterdir()), keys / "trusted")
+    return folders
+
+
+def test_a_rotated_key_signs_all_that_the_old_one_signed(releases, keys):
+    """The old one is no longer trusted; another machine's is, and its signature stays as it is."""
+    before = [require_signed(each, keys) for each in releases]
+    old, foreign = (keys / "signing.pem").read_bytes(), (releases[2] / SIGNATURE).read_bytes()
+    name = rotate_key(releases, keys)
+    assert [require_signed(each, keys) for each in releases] == [name, name, before[2]]
+    assert name not in before
+    assert (releases[2] / SIGNATURE).read_bytes() == foreign
+    assert sorted(path.stem for path in (keys / "trusted").iterdir()) == sorted([name, before[2]])
+    assert (keys / "signing.pem").read_bytes() != old
+    assert os.stat(keys / "signing.pem").st_mode & 0o777 == 0o600
+    (releases[0] / SIGNATURE).unlink()
+    (keys / "signing.pem").write_bytes(old)  # who kept the old key signs nothing that is loaded
+    with pytest.raises(SignatureError, match="not among the trusted"):
+        sign_release(releases[0], keys)
+
+
+@pytest.mark.parametrize("steps", range(7))
+def test_a_rotation_that_was_cut_short_is_completed(releases, keys, monkeypatch, steps):
+    """At any moment every release is signed by a trusted key; the next call ends with one key of this home."""
+    left, replaced = iter(range(steps)), require_signed(releases[0], keys)
+
+    def counting(call):
+        def counted(*args, **options):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return call(*args, **options)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", counting(os.replace))
+        patch.setattr(type(keys), "unlink", counting(type(keys).unlink))
+        with contextlib.suppress(KeyboardInterrupt):
+            rotate_key(releases, keys)
+            assert steps > 4
+    for each in releases:
+        require_signed(each, keys)
+    name = rotate_key(releases, keys)
+    assert [require_signed(each, keys) == name for each in releases] == [True, True, False]
+    assert not (keys / "trusted" / f"{replaced}.pub").exists()
+    assert not (keys / "signing.new.pem").exists()
+
+
+def test_a_release_that_is_not_as_it_was_signed_is_not_signed_anew(releases, keys):
+    """A rotation would make it trusted."""
+    (releases[0] / "1" / "model.onnx").write_bytes(b"Weights")
+    before = [(each / SIGNATURE).read_bytes() for each in releases]
+    with pytest.raises(SignatureError):
+        rotate_key(releases, keys)
+    assert [(each / SIGNATURE).read_bytes() for each in releases] == before
