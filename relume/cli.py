@@ -616,6 +616,29 @@ def data_diff(before: str, after: str | None, most: int) -> None:
             click.echo(f"  {title:<8} {len(lines) - most} more; --most {len(lines)} lists them")
 
 
+@data.command("report")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder; by default reports/data in RELUME_HOME.",
+)
+def data_report(output: Path | None) -> None:
+    """Write a report of the curated data: an HTML file that opens without a network, and its parts as PNG files.
+
+    Contact sheets of the kept photographs and of those that each rule rejected, the near duplicates, histograms of the
+    scores, and a map of what the photographs look like.
+
+    \b
+    Examples:
+      relume data report
+      relume data report -o report
+    """
+    from flows.data_report import write_data_report
+
+    click.echo(_short(write_data_report(Path(), output or relume_home() / "reports" / "data")))
+
+
 def _data_version(name: str | None) -> "DataVersion":
     from flows.data_versions import data_versions, find_version
     from relume.errors import UserError
