@@ -203,6 +203,31 @@ class WatchSettings(Settings):
     photographs: int = Field(default=1, ge=1)
 
 
+class SourceTerms(Settings):
+    """The terms of a source of photographs.
+
+    Attributes:
+        name: Of the licence or terms, such as CC-BY-4.0.
+        commercial: Whether they allow models for commercial use.
+    """
+
+    name: str = Field(min_length=1)
+    commercial: bool
+
+
+class LicenceSettings(Settings):
+    """What the photographs may be used for.
+
+    Attributes:
+        commercial: Whether the product is for commercial use. Then a release is refused unless the terms of every
+            source that it was trained on are stated and allow it.
+        sources: Terms by source as sources.json has it, by its place, or by the name of its set.
+    """
+
+    commercial: bool = False
+    sources: dict[str, SourceTerms] = Field(default={})
+
+
 class Params(Settings):
     """Every section.
 
@@ -222,6 +247,7 @@ class Params(Settings):
         package: What the package is for.
         release: What a candidate must reach before it may serve.
         monitor: When a change of what production sends or gets counts.
+        licences: What the photographs may be used for.
         watch: When new photographs start a retraining.
         garbage: What of old runs and results is kept.
         runner: What runs the stages of a pipeline run: processes of this machine, containers of Docker or Podman, or
@@ -243,6 +269,7 @@ class Params(Settings):
     package: PackageSettings
     release: ReleaseSettings
     monitor: MonitorSettings = MonitorSettings()
+    licences: LicenceSettings = LicenceSettings()
     watch: WatchSettings = WatchSettings()
     garbage: GarbageSettings = GarbageSettings()
     runner: RunnerName = "subprocess"

@@ -63,22 +63,31 @@ class Condition:
             photographs: uint8 (H, W, 3) by image id.
             seed: Of what is random.
         """
+        return [self.image(restorer, photograph, image_id, seed)[1] for image_id, photograph in photographs.items()]
+
+    def image(
+        self, restorer: "OnnxRestorer | None", photograph: np.ndarray, image_id: str, seed: int
+    ) -> tuple[np.ndarray, float]:
+        """A restored photograph, uint8 (H, W, 3), and its PSNR in dB.
+
+        Args:
+            restorer: As for `psnr`.
+            photograph: uint8 (H, W, 3).
+            image_id: On which, as on the seed, depends what is random.
+            seed: Of what is random.
+        """
         from relume.evaluation.held_out import degraded_photograph, protocol_of
         from relume.metrics import measure, to_8_bit
         from relume.serving.levels import level_for
 
-        protocol = protocol_of(self.protocol)
-        given = None
+        protocol, given = protocol_of(self.protocol), None
         if restorer and not self.blind:
             given = level_for(restorer.serving.levels, protocol.parameter, self.level)
-        found = []
-        for image_id, photograph in photographs.items():
-            degraded, clean = degraded_photograph(photograph, image_id, self.level, self.protocol, seed)
-            image = to_8_bit(degraded)
-            if restorer:
-                image = restorer.restore(image, level=given).image
-            found.append(measure(image, clean, on_luma=protocol.luma, border=protocol.border_at(self.level)).psnr)
-        return found
+        degraded, clean = degraded_photograph(photograph, image_id, self.level, self.protocol, seed)
+        image = to_8_bit(degraded)
+        if restorer:
+            image = restorer.restore(image, level=given).image
+        return image, measure(image, clean, on_luma=protocol.luma, border=protocol.border_at(self.level)).psnr
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

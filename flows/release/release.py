@@ -5,15 +5,17 @@ Nothing that clients see changes before the gate has passed. From the ledger lin
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, get_args
 
 from flows.release.backend_parity import choose_backend
 from flows.release.gate import GateReport, measure
 from flows.release.ledger import Release
+from flows.release.licences import SourceLicence, licences_of, require_allowed
 from flows.release.lineage import Lineage, read_lineage
 from flows.release.package import Package, open_package
+from flows.release.promotion_report import write_promotion_report
 from flows.release.registry import Registry, Version
 from flows.release.rollout import roll_out
 from flows.release.served_parity import PathDifference, compare_served, require_parity
@@ -23,10 +25,13 @@ from relume.errors import UserError
 from relume.evaluation.settings import EvaluateSettings
 from relume.files import write_json, write_text
 from relume.home import remember_release
+from relume.ingestion.lists import LIST
 from relume.params import Params, ReleaseSettings, RolloutSettings, load_params
 from relume.serving import repository as models
 from relume.serving.backends import Served
+from relume.serving.signing import keys_of, signing_key
 
+_NO_LIST = '{"sources": [], "files": []}'
 HELD_OUT = Path("data/curated/held_out/test")
 
 P = ParamSpec("P")
@@ -55,6 +60,7 @@ class Candidate:
         evaluate: The task, and its levels.
         held_out: Folder of the held-out photographs that it is measured on.
         backend: What it is released for, a value of `release.backend` other than `auto`.
+        licences: The terms of the photographs that it was trained on.
     """
 
     package: Package
@@ -63,6 +69,7 @@ class Candidate:
     evaluate: EvaluateSettings
     held_out: Path
     backend: str
+    licences: Sequence[SourceLicence] = ()
 
     @property
     def release(self) -> Release:
@@ -125,6 +132,7 @@ def release_package(
     Raises:
         ModelMissingError: There is no package.
         UserError: The checkout changed since the package was built, or names another product.
+        LicenceError: The product is for commercial use, and its photographs do not allow it; nothing was changed.
         ServerUnreachableError: A server does not answer; nothing was changed.
         GateRefusedError: The candidate failed the gate; nothing was changed.
         ParityError: The served path differs; what served before still serves.
@@ -139,7 +147,9 @@ def release_package(
             product.move_aliases()
             return ReleaseOutcome(release=current, server=address, promoted=False, repaired=repaired)
         lineage = lineage or read_lineage(root, package, home)
-        candidate = wrap(register)(product, package, lineage, params, root / HELD_OUT)
+        licences = licences_of(lineage.files.get(LIST, _NO_LIST), params.licences)
+        require_allowed(licences, params.licences)
+        candidate = wrap(register)(product, package, lineage, params, root / HELD_OUT, licences)
         report = wrap(gate)(product, candidate)
         report.require_passed()
         differences = wrap(promote)(product, candidate, this.at)
@@ -192,7 +202,14 @@ def serves_already(current: Release, package: Package, settings: ReleaseSettings
     return current.package == package.sha256 and settings.backend in ("auto", by)
 
 
-def register(product: ServedProduct, package: Package, lineage: Lineage, params: Params, held_out: Path) -> Candidate:
+def register(
+    product: ServedProduct,
+    package: Package,
+    lineage: Lineage,
+    params: Params,
+    held_out: Path,
+    licences: Sequence[SourceLicence] = (),
+) -> Candidate:
     """Gives a package a version in the registry, which makes it the product's candidate.
 
     Raises:
@@ -209,6 +226,7 @@ def register(product: ServedProduct, package: Package, lineage: Lineage, params:
         evaluate=params.evaluate,
         held_out=held_out,
         backend=backend,
+        licences=licences,
     )
     if proof:
         rows = {"backend": backend, "pictures": [dataclasses.asdict(each) for each in proof]}
@@ -243,6 +261,17 @@ def gate(product: ServedProduct, candidate: Candidate) -> GateReport:
     place = product.home / "reports" / "gate" / candidate.release.model
     write_json(place.with_suffix(".json"), report.as_json())
     write_text(place.with_suffix(".txt"), report.table())
+    write_promotion_report(
+        place.with_name(f"{place.name}.html"),
+        report,
+        candidate.package,
+        champion,
+        settings=candidate.settings,
+        evaluate=candidate.evaluate,
+        held_out=candidate.held_out,
+        licences=candidate.licences,
+        key=signing_key(keys_of(product.home)),
+    )
     verdict = "refused" if report.failed else "passed"
     product.registry.note(candidate.version, tags={"gate": verdict}, texts={"gate.txt": report.table()})
     if report.failed:

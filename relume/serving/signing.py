@@ -101,6 +101,12 @@ def rotate_key(releases: Iterable[Path], keys: Path) -> str:
     return name
 
 
+def signing_key(keys: Path) -> str | None:
+    """The name of the key that signs a home's releases; None before the first one."""
+    key = keys / "signing.pem"
+    return _name_of(key) if key.is_file() else None
+
+
 def _name_of(key: Path) -> str:
     """The name of a private key's public one."""
     from cryptography.hazmat.primitives import serialization

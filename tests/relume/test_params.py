@@ -168,7 +168,7 @@ def test_components_read_what_the_schema_has():
     assert [base] == [model.__name__ for model in mentioned(fields(pretrain)["bases"])]
     for section, name in found.items():
         assert [model.__name__ for model in mentioned(fields(Params)[section])] == [name]
-    assert set(found) | {"garbage", "monitor", "pretrain", "recipe", "release", "runner", "watch"} == set(
+    assert set(found) | {"garbage", "licences", "monitor", "pretrain", "recipe", "release", "runner", "watch"} == set(
         fields(Params)
     )
 
