@@ -34,7 +34,7 @@ from relume.curation.duplicates import fingerprint
 from relume.curation.hashes import RADIUS, near_pairs, orientations, perceptual_hash
 from relume.curation.measuring import Measured
 from relume.curation.naturalness import brisque, niqe
-from relume.curation.patches import Patch
+from relume.curation.patches import Patch, Patches
 from relume.curation.quality import Quality, gray, quality
 from relume.curation.scores import Scores, scores
 from relume.curation.selection import keep_best
@@ -187,7 +187,7 @@ def _synthetic(number: int, rng: np.random.Generator) -> Measured:
         photograph=photograph,
         quality=Quality(**dict(zip(Quality.__annotations__, figures[:3], strict=True))),
         scores=Scores(**dict(zip(Scores.__annotations__, figures[3:], strict=True))),
-        patches=[Patch(image_id=name, y=0, x=x, sharpness=float(x), flat_fraction=0.0) for x in range(12)],
+        patches=Patches(name, [Patch(image_id=name, y=0, x=x, sharpness=1.0, flat_fraction=0.0) for x in range(12)]),
         fingerprint=int(rng.integers(1 << 63)),
         descriptor=rng.random(152, np.float32),
         reason="",

@@ -10,7 +10,7 @@ from relume.curation.diversity import descriptor
 from relume.curation.duplicates import Fingerprint, fingerprint
 from relume.curation.embedding import embedding
 from relume.curation.hashes import perceptual_hash
-from relume.curation.patches import Patch, find_patches
+from relume.curation.patches import Patches, find_patches
 from relume.curation.quality import Quality, gray, quality, shrink
 from relume.curation.scores import Scores, scores
 from relume.curation.settings import CurateSettings
@@ -23,7 +23,7 @@ from relume.parallel import Budget, map_in_order
 _AT_ONCE = Budget(64.0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
     """A measured photograph.
 
@@ -40,7 +40,7 @@ class Measured:
     photograph: Photograph
     quality: Quality
     scores: Scores | None
-    patches: list[Patch]
+    patches: Patches
     fingerprint: Fingerprint | int | None
     descriptor: np.ndarray | None
     reason: str
@@ -87,7 +87,7 @@ def seen(photograph: Photograph, place: Place, settings: CurateSettings) -> np.n
 
 
 def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSettings) -> Measured:
-    measured, patches, reason = quality(pixels), [], ""
+    measured, patches, reason = quality(pixels), Patches(photograph.image_id), ""
     if min(pixels.shape[:2]) < settings.patch:
         reason = "smaller_than_patch"
     elif measured.sharpness < settings.min_sharpness:
@@ -95,7 +95,7 @@ def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSetting
     elif measured.noise_sigma > settings.max_noise_sigma:
         reason = "noisy"
     else:
-        patches = find_patches(
+        found = find_patches(
             photograph.image_id,
             gray(pixels),
             side=settings.patch,
@@ -103,6 +103,7 @@ def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSetting
             max_flat_fraction=settings.max_flat_fraction,
             flush=settings.flush,
         )
+        patches = Patches(photograph.image_id, found)
         reason = "" if patches else "flat"
     kept = not reason
     return Measured(

@@ -28,7 +28,7 @@ _FREQUENCIES = [(down, across) for down in range(4) for across in range(4) if 0 
 _QUANTISATION = np.array([[16, 11, 10, 16], [12, 12, 14, 19], [14, 13, 16, 24], [14, 17, 22, 29]])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
     """Figures of one photograph.
 

@@ -147,7 +147,8 @@ def _fill(target: np.ndarray, alpha: np.ndarray | None, opened: Any, data: bytes
     opened.load()
     mode = "RGBA" if opened.has_transparency_data else "RGB"
     for band in bands(target):
-        part = np.asarray(opened.crop((0, band.start, opened.width, band.stop)).convert(mode))
+        part = opened.crop((0, band.start, opened.width, band.stop))
+        part = np.asarray(part if opened.mode == mode else part.convert(mode))
         _put(target[band], None if alpha is None else alpha[band], part)
 
 

@@ -13,6 +13,7 @@ It depends on nothing but the listed bytes and the settings.
 import csv
 import hashlib
 import io
+import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -37,7 +38,7 @@ UNNAMED = "photographs"
 _AGAIN = "run `dvc repro --force ingest`"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Photograph:
     """A row of the manifest.
 
@@ -207,7 +208,7 @@ class Photographs:
         return self._places[f"{photograph.image_id}.degraded.png"].pixels()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """A photograph in a shard: the shard, its name there, and its bytes."""
 
@@ -237,7 +238,10 @@ def read_manifest(folder: str | Path) -> list[Photograph]:
     path = Path(folder) / "manifest.csv"
     if not path.is_file():
         raise SourceError("No photographs were ingested yet", where=path, next_step="run `dvc repro ingest`")
-    columns = {field.name: int if field.type is int else str for field in fields(Photograph)}
+    columns: dict[str, Callable[[str], Any]] = {
+        field.name: int if field.type is int else str for field in fields(Photograph)
+    }
+    columns |= dict.fromkeys(("set", "mode", "shard"), sys.intern)  # of which there are few
     table = read_table(path, columns, next_step=_AGAIN)
     return [Photograph(**{name: row[name] for name in columns}) for row in table]
 
