@@ -18,7 +18,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from time import process_time
@@ -29,6 +29,7 @@ import numpy as np
 import skimage
 
 from benchmarks.data_loading import conditions
+from relume.curation.curate import curate
 from relume.curation.diversity import clusters, covering, descriptor
 from relume.curation.duplicates import fingerprint
 from relume.curation.hashes import RADIUS, near_pairs, orientations, perceptual_hash
@@ -38,10 +39,11 @@ from relume.curation.patches import Patch, Patches
 from relume.curation.quality import Quality, gray, quality
 from relume.curation.scores import Scores, scores
 from relume.curation.selection import keep_best
-from relume.curation.settings import KeepBest
+from relume.curation.settings import CurateSettings, KeepBest
 from relume.files import write_json
 from relume.images import decode, encode, read_image, save_image
-from relume.ingestion.ingest import Photograph
+from relume.ingestion.ingest import Photograph, ingest
+from relume.ingestion.sources import scan
 
 PLANTED = 1000
 FILES = 12  # that CleanVision looks at in a round
@@ -194,10 +196,57 @@ def _synthetic(number: int, rng: np.random.Generator) -> Measured:
     )
 
 
-def mosaic() -> np.ndarray:
+def steps(count: int) -> dict[str, Any]:
+    """How many photographs a core takes in a second through scan, ingest and curate, and the megabytes of each."""
+    cv2.setNumThreads(1)
+    rng = np.random.default_rng(0)
+    limits = {
+        "seed": 3, "patch": 512, "stride": 512, "flush": False, "min_sharpness": 30.0, "max_noise_sigma": 12.0,
+        "max_flat_fraction": 0.5, "patches_per_cluster": None, "clusters": 4, "validation_fraction": 0.12,
+        "test_fraction": 0.2, "min_validation": 1, "min_test": 1, "held_out_side": 1024, "shard_megabytes": 256.0,
+        "scenes": "hashes",
+    }  # fmt: skip
+    rule = {"keep": KeepBest(fraction=1.0, by=("sharpness", "brisque", "niqe"))}
+    with tempfile.TemporaryDirectory(prefix="relume-benchmark-") as folder:
+        photographs, ingested = Path(folder) / "photographs", Path(folder) / "ingested"
+        for number in range(count):
+            save_image(photographs / f"{number}.jpg", mosaic(rng.permutation(len(NAMES)).tolist()), quality=92)
+        start = process_time()
+        listing = scan([photographs])
+        found: dict[str, Any] = {"scan": round(count / (process_time() - start))}
+        ingested.mkdir()
+        start = process_time()
+        ingest(listing, ingested, max_megapixels=100, min_side=64, shard_megabytes=256, progress=lambda *counted: None)
+        found["ingest"] = round(count / (process_time() - start), 2)
+        for name, extra in (("curate", {}), ("curate with a rule", rule)):
+            curated = Path(folder) / name
+            curated.mkdir()
+            start = process_time()
+            settings = CurateSettings.model_validate({**limits, **extra})
+            counts = curate(ingested, curated, settings, progress=lambda *counted: None)
+            found[name] = round(count / (process_time() - start), 2)
+        found["patches_of_a_photograph"] = round(counts["patches"] / counts["train"], 1)
+        found["megabytes"] = {
+            "file": _megabytes(photographs, "*.jpg") / count,
+            "ingested": _megabytes(ingested, "*.tar") / count,
+            "patch": _megabytes(curated, "*.npy") / counts["patches"],
+        }
+    vectors = rng.random((8000, 152), np.float32)
+    start = process_time()
+    covering(vectors, 4000)
+    found["cover_half_of_8000_seconds"] = round(process_time() - start, 2)
+    return found
+
+
+def _megabytes(folder: Path, pattern: str) -> float:
+    return sum(path.stat().st_size for path in folder.glob(pattern)) / 1e6
+
+
+def mosaic(order: Sequence[int] = range(6)) -> np.ndarray:
     """Six photographs of 576 x 576 pixels, (1152, 1728, 3) uint8."""
     folder = Path(skimage.__file__).parent / "data"
     tiles = [cv2.resize(read_image(folder / name).pixels, (576, 576), interpolation=cv2.INTER_CUBIC) for name in NAMES]
+    tiles = [tiles[number] for number in order]
     return np.vstack([np.hstack(tiles[:3]), np.hstack(tiles[3:])])
 
 
@@ -211,12 +260,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hashes", type=int, default=1_000_000)
     parser.add_argument("--photographs", type=int, nargs="*", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--files", type=int, default=24, help="photographs that go through the steps")
     parser.add_argument("--libraries", help="Python that has scikit-video and brisque")
     parser.add_argument("--cleanvision", help="Python that has CleanVision")
     parser.add_argument("--results", type=Path, help="a JSON file to write")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    parts = {"images": images, "near_duplicates": near_duplicates, "choice": choice}
+    parts = {"images": images, "near_duplicates": near_duplicates, "choice": choice, "steps": steps}
     if options.part:
         name, _, size = options.part.partition("=")
         print(json.dumps(parts[name](int(size))))
@@ -228,6 +278,7 @@ def main() -> None:
     found: dict[str, Any] = {"images": part("images", options.rounds)}
     found["libraries"] = of_libraries(options, found["images"]["milliseconds"])
     found["near_duplicates"] = part("near_duplicates", options.hashes)
+    found["steps"] = part("steps", options.files)
     found["choice"] = [part("choice", count) for count in options.photographs]
     print(json.dumps(found, indent=1))
     if options.results:
