@@ -27,6 +27,7 @@ class Meta(Settings):
         cpu: Cores.
         memory: Such as 2Gi or 512Mi.
         gpu: GPUs, 0 for none.
+        machines: That train together, each with these cores, memory and GPUs: Jobs of Kubernetes. Elsewhere it is one.
         retries: How often it is tried again after a failure.
         timeout: Seconds after which it is ended.
     """
@@ -35,6 +36,7 @@ class Meta(Settings):
     cpu: float = Field(ge=0.1)
     memory: str = Field(pattern=r"^[1-9]\d*(Mi|Gi)$")
     gpu: int = Field(ge=0)
+    machines: int = Field(default=1, ge=1)
     retries: int = Field(ge=0)
     timeout: int = Field(ge=1)
 

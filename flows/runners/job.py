@@ -3,6 +3,8 @@
 The first and the last have DVC and git and run in the image `relume-dvc`; the command runs between them in the stage's
 own image. They share the volume WORK, the only thing of the pod that they may write. The pod needs nothing of the
 driver's machine: the run's commit comes as a git bundle and all data through DVC's remote.
+
+A training on several machines is as many Jobs. The first has the address at which the others join it, and the outs.
 """
 
 import re
@@ -16,6 +18,7 @@ HOME = f"{WORK}/home"  # RELUME_HOME of the pod; it is gone with it
 FILES = "/run/relume"  # the files of the Secret
 BUNDLE = "commit.bundle"
 FETCH, STEP, KEEP = "fetch", "step", "keep"  # the containers
+PORT = 29400  # of the first machine's pod, where those of a training meet; torchrun's own
 KEPT_SECONDS = 24 * 3600  # a Job that ended while no driver was there
 
 _FETCH = f"""\
@@ -44,17 +47,33 @@ dvc push --quiet --run-cache "$1"
 """
 
 
-def job(name: str, stage: Stage, *, commit: str, variables: list[str], labels: dict[str, str]) -> dict[str, Any]:
+def names(name: str, machines: int) -> list[str]:
+    """The names of a stage's Jobs, that of the first machine first."""
+    return [name, *(f"{name}-{number}" for number in range(1, machines))]
+
+
+def job(
+    name: str,
+    stage: Stage,
+    *,
+    commit: str,
+    variables: list[str],
+    labels: dict[str, str],
+    machine: int = 0,
+    address: str | None = None,
+) -> dict[str, Any]:
     """The manifest of a stage's Job.
 
     Args:
-        name: Of the Job, and of the Secret that it reads.
+        name: Of the stage's first Job, and of the Secret that all of them read.
         stage: The stage.
         commit: Full hash of the run's commit, which the bundle holds.
         variables: Names of the environment variables that the Secret holds.
         labels: Of the Job and of its pod.
+        machine: Its number among the machines of a training.
+        address: That of the first machine's pod, for the others.
     """
-    meta = stage.meta
+    meta, machines = stage.meta, stage.meta.get("machines", 1)
     limits = {"cpu": str(meta["cpu"]), "memory": meta["memory"]}
     gpus = {"nvidia.com/gpu": str(meta["gpu"])} if meta["gpu"] else {}
     environment = [
@@ -63,6 +82,14 @@ def job(name: str, stage: Stage, *, commit: str, variables: list[str], labels: d
         {"name": "DVC_NO_ANALYTICS", "value": "1"},
         {"name": "DVC_SITE_CACHE_DIR", "value": "/tmp/dvc"},
     ]
+    if machines > 1:
+        own_address = {"valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+        environment += [
+            {"name": "PET_NNODES", "value": str(machines)},
+            {"name": "PET_NODE_RANK", "value": str(machine)},
+            {"name": "PET_MASTER_ADDR", **({"value": address} if address else own_address)},
+            {"name": "PET_MASTER_PORT", "value": str(PORT)},
+        ]
 
     def container(kind: str, image: str, command: list[str], **more: Any) -> dict[str, Any]:
         mounts: list[dict[str, Any]] = [
@@ -100,10 +127,11 @@ def job(name: str, stage: Stage, *, commit: str, variables: list[str], labels: d
         + [{"name": "memory", "mountPath": "/dev/shm"}],  # PyTorch's workers hand over batches there
     )
     step["resources"] = {"requests": limits | gpus, "limits": limits | gpus}
+    keep = _KEEP if machine == 0 else "true"  # the first rank alone writes
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "labels": labels},
+        "metadata": {"name": names(name, machines)[machine], "labels": labels},
         "spec": {
             "backoffLimit": 0,  # Prefect tries again, as with every runner
             "activeDeadlineSeconds": meta["timeout"],
@@ -123,7 +151,7 @@ def job(name: str, stage: Stage, *, commit: str, variables: list[str], labels: d
                         "seccompProfile": {"type": "RuntimeDefault"},
                     },
                     "initContainers": [fetch, step],  # they run one after the other
-                    "containers": [container(KEEP, dvc, ["/bin/sh", "-euc", _KEEP, KEEP, stage.name])],
+                    "containers": [container(KEEP, dvc, ["/bin/sh", "-euc", keep, KEEP, stage.name])],
                     "volumes": [
                         {"name": "work", "emptyDir": {}},
                         {"name": "tmp", "emptyDir": {}},

@@ -5,6 +5,7 @@ back through DVC's run cache in the remote, so that the same DVC as ever writes 
 """
 
 import contextlib
+import functools
 import io
 import math
 import os
@@ -14,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from flows.run_commit import clone_commit, git
 from flows.runners import Run, StageCancelledError, StageResult, out_of_memory
 from flows.runners.container import OUT_OF_MEMORY
 from flows.runners.docker import handed_on
-from flows.runners.job import BUNDLE, FILES, HOME, STEP, job
+from flows.runners.job import BUNDLE, FILES, HOME, STEP, job, names
 from flows.runners.subprocess import JOB, NOT_RUN_HERE, Output, SubprocessRunner
 from relume.errors import ConfigError, ServiceError, StageFailedError, UserError
 from relume.files import write_json, write_text
@@ -42,6 +44,17 @@ LABEL = "relume.run"  # of a Job and its pod; the value is the run's name
 PATIENCE = Retry(total=8, backoff_factor=0.5, status_forcelist=[500, 502, 503, 504])  # two minutes without the API
 SECONDS_TO_END = 60  # for the pod of a Job that was deleted, its 5 seconds after SIGTERM included
 _CANNOT_START = ("ErrImageNeverPull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError")
+
+
+@dataclass
+class _Watched:
+    """A Job that is followed: its pod, what that printed, the threads that read it, and why no node takes it."""
+
+    name: str
+    pod: Any = None
+    output: Output = field(default_factory=Output)
+    readers: dict[tuple[str, str], threading.Thread] = field(default_factory=dict)
+    waits: str = ""
 
 
 class _NotRunHereError(StageFailedError):
@@ -183,15 +196,15 @@ class KubernetesRunner(SubprocessRunner):
         return super()._failure(stage, why, exit_code, output)
 
     def _run_job(self, stage: Stage, clone: Path) -> None:
-        """Runs the stage's Job to its end, and removes it however that is."""
+        """Runs the stage's Job, or those of its machines, to the end, and removes them however that is."""
         word = re.sub(r"[^a-z0-9]+", "-", stage.name.lower()).strip("-")[:40]
         name = f"relume-{word}-{uuid.uuid4().hex[:8]}"
         if stage.inputs:  # those that an earlier run made without a cluster are on this machine alone
             seen = Output()
             if why := self._dvc(stage, clone, ["push", "--quiet", *stage.inputs], seen):
                 raise self._failure(stage, why, seen.exit_code, self._tail(stage, seen))
-        record = clone.parent / JOB
-        write_json(record, {"name": name})
+        record, machines = clone.parent / JOB, stage.meta.get("machines", 1)
+        write_json(record, {"name": name, "machines": machines})
         variables = handed_on(self._stage_environment(stage), self._environment)
         variables |= {"RELUME_HOME": HOME, "LOGNAME": "relume"}  # for a user who has a number only
         files = self._carried | {"dvc.lock": read_lock(clone)}
@@ -201,50 +214,78 @@ class KubernetesRunner(SubprocessRunner):
                 variables[variable] = f"{FILES}/file-{variable}"
         labels = {LABEL: self._run.name}
         secret = {"metadata": {"name": name, "labels": labels}, "stringData": variables | files}
-        manifest = job(name, stage, commit=self._run.commit, variables=list(variables), labels=labels)
+        manifest = functools.partial(
+            job, name, stage, commit=self._run.commit, variables=list(variables), labels=labels
+        )
         try:
             self._core.create_namespaced_secret(self._namespace, secret)
-            self._batch.create_namespaced_job(self._namespace, manifest)
-            self._follow(stage, name)
+            self._batch.create_namespaced_job(self._namespace, manifest())
+            watched = [_Watched(each) for each in names(name, machines)]
+            if machines > 1:
+                address = self._address(stage, watched[0])
+                for machine in range(1, machines):
+                    self._batch.create_namespaced_job(self._namespace, manifest(machine=machine, address=address))
+            self._follow(stage, watched)
         finally:
-            end_job(self._client, self._namespace, name)
+            end_jobs(self._client, self._namespace, name, machines)
         record.unlink()
 
-    def _follow(self, stage: Stage, name: str) -> None:
-        """Hands on what the Job's pod prints until the Job ends.
+    def _address(self, stage: Stage, first: "_Watched") -> str:
+        """The address of the first machine's pod, once a node has it; a Job that fails before has none."""
+        address = ""
+        while not address and not self._has_ended(stage, first):
+            address = first.pod.status.pod_ip if first.pod else ""
+            self._cancelled.wait(timeout=0.5)
+        return address
+
+    def _follow(self, stage: Stage, watched: list["_Watched"]) -> None:
+        """Hands on what the pods of Jobs print until all Jobs end.
 
         Raises:
-            StageFailedError: It did not end well.
+            StageFailedError: One did not end well.
         """
-        seen, waits = Output(), ""
-        readers: dict[tuple[str, str], threading.Thread] = {}
-        while True:
-            if self._cancelled.is_set():
-                raise StageCancelledError("The stage was cancelled", where=stage.name, why="the run was cancelled")
-            state = self._batch.read_namespaced_job_status(name, self._namespace).status
-            pods = _pods(self._core, self._namespace, name)
-            pod: Any = max(pods, key=lambda one: one.metadata.creation_timestamp, default=None)
-            for container in _containers(pod):
-                key = (pod.metadata.uid, container.name)
-                if container.state.waiting is None and key not in readers:
-                    lines = self._lines(pod.metadata.name, container.name)
-                    readers[key] = threading.Thread(target=self._read, args=(stage, lines, seen), daemon=True)
-                    readers[key].start()
-                if container.state.waiting and container.state.waiting.reason in _CANNOT_START:
-                    raise _cannot_start(stage, container)
-            if not waits and (waits := _unschedulable(pod)):
-                self._on_line(stage.name, f"waits for a node: {waits}")
-            failed = next((one for one in state.conditions or () if one.type == "Failed"), None)
-            # A pod that is being deleted is the Job's, which says why.
-            phase = pod.status.phase if pod and not pod.metadata.deletion_timestamp else None
-            if failed or phase in ("Succeeded", "Failed"):
-                for reader in readers.values():
-                    reader.join(timeout=10)
-                if phase == "Succeeded":
-                    self._images[stage.name] = next(one.image_id for one in _containers(pod) if one.name == STEP)
-                    return
-                raise self._ending(stage, pod, failed, self._tail(stage, seen))
+        while [each for each in watched if not self._has_ended(stage, each)]:
             self._cancelled.wait(timeout=0.5)
+        steps = [one for one in _containers(watched[0].pod) if one.name == STEP]
+        self._images[stage.name] = steps[0].image_id
+
+    def _has_ended(self, stage: Stage, watched: "_Watched") -> bool:
+        """Looks at a Job once, and hands on what its containers print from their start on.
+
+        Returns:
+            Whether it ended well.
+
+        Raises:
+            StageFailedError: It did not.
+        """
+        if self._cancelled.is_set():
+            raise StageCancelledError("The stage was cancelled", where=stage.name, why="the run was cancelled")
+        state = self._batch.read_namespaced_job_status(watched.name, self._namespace).status
+        pods = _pods(self._core, self._namespace, watched.name)
+        pod: Any = max(pods, key=lambda one: one.metadata.creation_timestamp, default=None)
+        watched.pod = pod
+        for container in _containers(pod):
+            key = (pod.metadata.uid, container.name)
+            if container.state.waiting is None and key not in watched.readers:
+                lines = self._lines(pod.metadata.name, container.name)
+                reader = threading.Thread(target=self._read, args=(stage, lines, watched.output), daemon=True)
+                watched.readers[key] = reader
+                reader.start()
+            if container.state.waiting and container.state.waiting.reason in _CANNOT_START:
+                raise _cannot_start(stage, container)
+        if not watched.waits and (waits := _unschedulable(pod)):
+            watched.waits = waits
+            self._on_line(stage.name, f"waits for a node: {waits}")
+        failed = next((one for one in state.conditions or () if one.type == "Failed"), None)
+        # A pod that is being deleted is the Job's, which says why.
+        phase = pod.status.phase if pod and not pod.metadata.deletion_timestamp else None
+        if not failed and phase not in ("Succeeded", "Failed"):
+            return False
+        for reader in watched.readers.values():
+            reader.join(timeout=10)
+        if phase == "Succeeded":
+            return True
+        raise self._ending(stage, pod, failed, self._tail(stage, watched.output))
 
     def _lines(self, pod: str, container: str) -> Generator[str, None, None]:
         """What a container prints, until it ends; asked for again from where it broke off."""
@@ -323,31 +364,33 @@ def end_recorded_job(record: Path) -> None:
         ServiceError: See `connect`.
     """
     client, namespace = connect()
-    end_job(client, namespace, read_json(record)["name"])
+    facts = read_json(record)
+    end_jobs(client, namespace, facts["name"], facts.get("machines", 1))
 
 
-def end_job(client: ApiClient, namespace: str, name: str) -> None:
-    """Removes a Job and its Secret, and waits until its pod has ended.
+def end_jobs(client: ApiClient, namespace: str, name: str, machines: int) -> None:
+    """Removes a stage's Jobs and their Secret, and waits until their pods have ended.
 
     Raises:
-        ServiceError: The pod is still there after a minute.
+        ServiceError: A pod is still there after a minute.
     """
     core, until = CoreV1Api(client), time.monotonic() + SECONDS_TO_END
-    for delete, options in (
-        (BatchV1Api(client).delete_namespaced_job, {"propagation_policy": "Background"}),
-        (core.delete_namespaced_secret, {}),
+    batch, jobs = BatchV1Api(client), names(name, machines)
+    for delete, which, options in (
+        *((batch.delete_namespaced_job, each, {"propagation_policy": "Background"}) for each in jobs),
+        (core.delete_namespaced_secret, name, {}),
     ):
         try:
-            delete(name, namespace, **options)
+            delete(which, namespace, **options)
         except ApiException as error:
             if error.status != 404:
                 raise
-    while _pods(core, namespace, name):
+    while any(_pods(core, namespace, each) for each in jobs):
         if time.monotonic() > until:
             raise ServiceError(
                 "The pod of a stage does not end",
                 where=f"{namespace}/{name}",
-                next_step=f"kubectl delete pod --force --selector job-name={name}",
+                next_step=f"kubectl delete pod --force --selector 'job-name in ({','.join(jobs)})'",
             )
         time.sleep(0.2)
 

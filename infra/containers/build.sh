@@ -21,8 +21,8 @@ for kind; do
 done
 
 # The commit that last changed what images are made of: later ones give the same image.
-made_of="constraints.txt components/*/requirements.txt infra/containers/Containerfile infra/containers/dvc.txt infra/containers/install.sh"
-# shellcheck disable=SC2086  # several words, and a pattern
+made_of="constraints.txt infra/containers/Containerfile infra/containers/install.sh infra/containers/locked"
+# shellcheck disable=SC2086  # several words
 commit=$(git log -1 --format=%H -- $made_of)$(git diff --quiet HEAD -- $made_of || echo -dirty)
 # A name of this machine's says nothing elsewhere, and a password in an address is not for images.
 source=$(git remote get-url origin 2>/dev/null | sed -n 's,^\([a-z]*://\)\([^/@]*@\)\{0,1\},\1,p' || true)

@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -79,14 +80,44 @@ def test_every_requirement_is_pinned():
         assert listed(file) <= pinned, file
 
 
+def locked(layer: str) -> dict[str, str]:
+    """The versions that an image's list of packages has, each with at least one hash."""
+    text = Path(f"infra/containers/locked/{layer}.txt").read_text()
+    entries = re.findall(r"(?m)^([\w.-]+)==(\S+)[^\n]*\\\n((?:    --hash=sha256:[0-9a-f]{64}[ \\]*\n)+)", text)
+    assert len(entries) == len(re.findall(r"(?m)^\S+==", text))
+    return {normal(name): version for name, version, _ in entries}
+
+
 def test_an_image_holds_what_its_stages_need(graph):
-    """A target of the build file installs the requirements of the stages that name its image, and no others."""
+    """Its list has the requirements of the stages that name it, at the pinned versions; PyTorch alone is not in it."""
     text = Path("infra/containers/Containerfile").read_text()
-    targets = dict(re.findall(r"(?ms)^FROM \S+ AS (\w+)\n(.*?)(?=^FROM|\Z)", text))
-    for image in {stage.meta["image"] for stage in graph.stages.values()}:
-        kind = image.removeprefix("relume-")
-        steps = {stage.component.partition(".")[2] for stage in graph.stages.values() if stage.meta["image"] == image}
-        copied = re.findall(r"COPY components/(\w+)/requirements.txt /requirements/\1.txt", targets[kind])
-        installed = re.search(r"install.sh ([\w ]+)\n", targets[kind])[1].split()
-        assert set(copied) == set(installed) == steps
+    targets = dict(re.findall(r"(?ms)^FROM (?:\S+) AS (\w+)\n(.*?)(?=^FROM|\Z)", text))
+    pins = re.findall(r"(?m)^([\w.-]+)==(\S+)$", Path("constraints.txt").read_text())
+    pinned = {normal(name): version for name, version in pins}
+    images = {stage.meta["image"] for stage in graph.stages.values()} | {"relume-dvc"}
+    for kind in (image.removeprefix("relume-") for image in images):
+        steps = {stage.component for stage in graph.stages.values() if stage.meta["image"] == f"relume-{kind}"}
+        files = [Path(step.replace(".", "/")) / "requirements.txt" for step in steps]
+        needed = set().union(*(listed(file) for file in files or [Path("infra/containers/dvc.txt")]))
+        held = locked(kind)
+        assert needed - set(held) <= {"torch"}, f"{kind}: sh infra/containers/lock.sh"
+        assert {name: pinned.get(name, version) for name, version in held.items()} == held, "run lock.sh"
+        assert f"COPY infra/containers/locked/{kind}.txt /requirements/locked/" in targets[kind]
+        assert f"sh /requirements/install.sh {kind}\n" in targets[kind]
         assert kind in re.search(r"set -- ([a-z ]+)\n", Path("infra/containers/build.sh").read_text())[1].split()
+    for kind in ("training", "evaluation"):  # they begin with this layer
+        assert locked("networks").items() <= locked(kind).items()
+
+
+@pytest.mark.exhaustive
+def test_a_file_that_is_not_the_locked_one_is_not_installed(tmp_path):
+    """pip compares each file with the list of an image, and ends where one has another hash."""
+    entry = re.search(r"(?m)^six==.*?(?=^\S)", Path("infra/containers/locked/dvc.txt").read_text(), re.DOTALL)
+    assert entry
+    for text, installed in [(entry[0], True), (re.sub(r"sha256:.{8}", "sha256:00000000", entry[0]), False)]:
+        (tmp_path / "list.txt").write_text(text.rstrip().rstrip("\\") + "\n")
+        command = [sys.executable, "-m", "pip", "install", "--no-deps", "--require-hashes", "--no-cache-dir"]
+        command += ["--target", str(tmp_path / "site"), "--requirement", str(tmp_path / "list.txt")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode == 0) is installed, done.stderr
+    assert "DO NOT MATCH THE HASHES" in done.stderr

@@ -1,21 +1,20 @@
 """The registry against a real MLflow server process and against the SQLite store: the same behaviour in both."""
 
 import itertools
-import os
 import shutil
 import subprocess
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-from flows.processes import free_port, start_process, stop_process
+from flows.processes import free_port
 from flows.release.aliases import in_registry
 from flows.release.registry import Registry
 from relume.errors import ReleaseError, ServerUnreachableError
 from relume.files import sha256_folder
 from tests.flows.release.synthetic import make_package
+from tests.real.mlflow_server import mlflow_server
 
 BLURS = itertools.count(1, 0.25)
 SECRET = "hunter2-do-not-log"
@@ -29,31 +28,8 @@ LINEAGE = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """Address of an MLflow server process with a store of its own."""
-    folder = tmp_path_factory.mktemp("mlflow-server")
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-
-    def healthy() -> bool:
-        try:
-            return urllib.request.urlopen(f"{address}/health", timeout=1).status == 200
-        except OSError:
-            return False
-
-    start_process(
-        "mlflow",
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{folder / 'server.db'}"),
-            *("--artifacts-destination", str(folder / "artifacts")),
-        ],
-        folder=folder,
-        ready=healthy,
-        timeout=120,
-        address=address,
-        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
-    )
-    yield address
-    stop_process(folder, "mlflow")
+    with mlflow_server(tmp_path_factory.mktemp("mlflow-server")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

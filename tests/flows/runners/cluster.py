@@ -2,6 +2,7 @@
 
 The node does what the Job's pods of relume need of one: init containers one after the other, volumes of the kinds
 emptyDir and secret, limits, users, read-only roots, statuses, logs through the API server. It binds the pods itself.
+All share the machine's network, in which each pod is given an address of loopback.
 """
 
 import base64
@@ -130,6 +131,7 @@ class Node:
     def __init__(self, config: Path, folder: Path):
         self.core, self.folder = kubernetes.client.CoreV1Api(_client(config)), folder
         self.name, self._seen, self._over = "podman", {}, threading.Event()
+        self.addresses: dict[str, str] = {}
         self._server = _log_server(self, folder)
         port = self._server.server_address[1]
         self.core.create_node(
@@ -170,6 +172,7 @@ class Node:
                     self.core.create_namespaced_pod_binding(name, "default", target, _preload_content=False)
                 elif name not in self._seen:
                     self._seen[name] = {}
+                    self.addresses[name] = f"127.0.0.{len(self.addresses) % 250 + 2}"
                     threading.Thread(target=self._play, args=(pod,), daemon=True).start()
 
     def _end(self, pod) -> None:
@@ -269,9 +272,12 @@ class Node:
             place = volumes[mount["name"]] / mount.get("subPath", "")
             arguments.append(f"--volume={place}:{mount['mountPath']}:{'ro' if mount.get('readOnly') else 'rw'}")
         for variable in container["env"]:
-            value = variable.get("value")
-            if value is None:
-                key = variable["valueFrom"]["secretKeyRef"]
+            value, source = variable.get("value"), variable.get("valueFrom", {})
+            if "fieldRef" in source:
+                assert source["fieldRef"]["fieldPath"] == "status.podIP"
+                value = self.addresses[pod]
+            elif value is None:
+                key = source["secretKeyRef"]
                 secret = self.core.read_namespaced_secret(key["name"], "default")
                 value = base64.b64decode(secret.data[key["key"]]).decode()
             arguments.append(f"--env={variable['name']}={value}")
@@ -282,9 +288,8 @@ class Node:
     def _say(self, pod: str, phase: str) -> None:
         """Writes the pod's status; one that is gone has none."""
         with contextlib.suppress(ApiException):
-            self.core.patch_namespaced_pod_status(
-                pod, "default", {"status": {"phase": phase, "startTime": _now(), **self._seen[pod]}}
-            )
+            status = {"phase": phase, "startTime": _now(), "podIP": self.addresses[pod], **self._seen[pod]}
+            self.core.patch_namespaced_pod_status(pod, "default", {"status": status})
 
 
 def _names(pod: str) -> list[str]:

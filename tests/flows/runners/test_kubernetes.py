@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import kubernetes
+import numpy as np
 import pytest
 
 from flows.graph import read_graph, read_store
@@ -22,7 +23,9 @@ from flows.runners.subprocess import end_leftovers
 from relume.errors import ConfigError, ServiceError, StageFailedError
 from tests.flows.runners.cluster import FOLDER, PODMAN, PROGRAMS, Node, api_server
 from tests.flows.runners.conftest import change_meta, first_does
+from tests.flows.tiny import make_tiny
 from tests.flows.toy import copy_toy, wait_until
+from tests.real.mlflow_server import mlflow_server
 from tests.real.object_store import object_store
 
 pytestmark = pytest.mark.exhaustive
@@ -33,7 +36,7 @@ def cluster(tmp_path_factory):
     """The configuration of a cluster with one node; `toy` is an image that the node has."""
     if not (PROGRAMS / "kube-apiserver").is_file():
         pytest.skip("needs an API server: sh infra/kubernetes/setup.sh")
-    for kind in ("data", "dvc"):
+    for kind in ("data", "training", "dvc"):
         if shutil.which("podman") is None or subprocess.run([*PODMAN, "image", "exists", f"relume-{kind}"]).returncode:
             pytest.skip(
                 "needs podman and the images of steps: sh infra/containers/setup.sh, sh infra/containers/build.sh"
@@ -270,6 +273,37 @@ def test_the_flow_runs_in_jobs_when_params_say_so(away, built):
     locks = [(root / "dvc.lock").read_text() for root in (away.root, built.root)]
     assert entry_of(locks[0], "first") == entry_of(locks[1], "first")
     assert (away.root / "data" / "first" / "out.txt").is_file()
+
+
+def test_two_machines_train_like_one(cluster, store, tmp_path, monkeypatch):
+    """A real training in two Jobs, which meet at the address of the first one's pod, ends as in one process, up to
+    rounding; the outs are the first machine's, and nothing of either Job is left."""
+    for name, value in ({"KUBECONFIG": str(cluster)} | store.environment).items():
+        monkeypatch.setenv(name, value)
+    tiny = make_tiny(tmp_path / "tiny", tmp_path / "home")
+    graph = (tiny.root / "dvc.yaml").read_text()
+    meta = "image: relume-training, cpu: 1, memory: 4Gi, gpu: 0"
+    tiny.write("dvc.yaml", graph.replace(meta, f"{meta}, machines: 2"))
+    tiny.shell("dvc", "remote", "add", "--default", "store", f"s3://dvc/{tmp_path.name}")
+    tiny.shell("dvc", "remote", "modify", "store", "endpointurl", store.endpoint)
+    tiny.commit()
+    tiny.shell("dvc", "repro", "curate")
+    lock, graph, lines = (tiny.root / "dvc.lock").read_text(), read_graph(tiny.root), []
+    with mlflow_server(tmp_path) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        runner = runner_of(tiny, lambda stage, line: lines.append(line))
+        result = runner.run(graph.stages["pretrain@nafnet"], lock)
+    assert (result.outcome, result.image) == ("ran", image_of("relume-training"))
+    assert left() == []
+    joined = [line for line in lines if "GLOBAL_RANK" in line]
+    assert sorted(re.findall(r"GLOBAL_RANK: (\d), MEMBER: \d/(\d)", " ".join(joined))) == [("0", "2"), ("1", "2")]
+    tiny.write("dvc.lock", merge(lock, [result.entry], list(graph.stages)))
+    tiny.shell("dvc", "checkout", "pretrain@nafnet")
+    history = tiny.root / "models" / "bases" / "nafnet" / "history.csv"
+    by_two = np.loadtxt(history, delimiter=",", skiprows=1)
+    tiny.shell("dvc", "repro", "--single-item", "--force", "pretrain@nafnet")
+    by_one = np.loadtxt(history, delimiter=",", skiprows=1)
+    np.testing.assert_allclose(by_two, by_one, rtol=2e-3)
 
 
 def test_the_image_with_dvc_is_of_the_same_registry_and_tag():
