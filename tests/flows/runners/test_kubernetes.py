@@ -287,7 +287,7 @@ def test_two_machines_train_like_one(cluster, store, tmp_path, monkeypatch):
     tiny.shell("dvc", "remote", "add", "--default", "store", f"s3://dvc/{tmp_path.name}")
     tiny.shell("dvc", "remote", "modify", "store", "endpointurl", store.endpoint)
     tiny.commit()
-    tiny.shell("dvc", "repro", "curate")
+    tiny.shell("dvc", "repro", "validate")
     lock, graph, lines = (tiny.root / "dvc.lock").read_text(), read_graph(tiny.root), []
     with mlflow_server(tmp_path) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
