@@ -545,7 +545,12 @@ def data_log() -> None:
 
 @data.command("show")
 @click.argument("version", required=False)
-def data_show(version: str | None) -> None:
+@click.option(
+    "--bounds",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    help="Print validate.medians for params.yaml instead: each median, this share lower and higher.",
+)
+def data_show(version: str | None, bounds: float | None) -> None:
     """Show what a VERSION of the curated data holds; by default that of the working tree.
 
     A version is given by its first digits, by a commit, branch or tag, or by a package or released model that it
@@ -555,12 +560,20 @@ def data_show(version: str | None) -> None:
     Examples:
       relume data show
       relume data show denoise-1a2b3c4d
+      relume data show v1 --bounds 0.2
     """
     from flows.data_versions import read_version
     from relume.curation.comparison import QUANTILES, quantiles
 
     found = _data_version(version)
     tables = read_version(Path(), found)
+    if bounds is not None:
+        click.echo(f"# the medians of data version {found.name}, {bounds:.0%} lower and higher\nvalidate:\n  medians:")
+        for name, values in tables.scores.items():
+            median = quantiles(values)[QUANTILES.index(0.5)]
+            low, high = sorted((median * (1 - bounds), median * (1 + bounds)))
+            click.echo(f"    {name}: [{low:.6g}, {high:.6g}]")
+        return
     click.echo(f"{found.name}  {counted(len(tables.sides), 'photograph')}, {tables.patches} patches")
     for side, count in tables.counts.items():
         click.echo(f"  {side:<20} {count:>8}")

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from components.step import run_component
 from relume.curation.settings import ValidateSettings
-from relume.curation.validate import check, describe, validate
+from relume.curation.validate import check, describe, failing_sheets, validate
 from relume.files import atomic_folder, write_json
 from relume.home import relume_home
 from relume.params_file import load_section
@@ -16,12 +16,17 @@ def main() -> None:
     docs = relume_home() / "validation" / "data_docs"
     outcomes = validate("data/ingested", "data/curated", settings, docs=docs)
     with atomic_folder("data/validation") as folder:
-        write_json(folder / "validation.json", [asdict(outcome) for outcome in outcomes])
+        rows = [asdict(outcome) for outcome in outcomes]
+        for row in rows:
+            del row["image_ids"]  # for the sheets alone
+        write_json(folder / "validation.json", rows)
     for outcome in outcomes:
         if outcome.severity == "warning" and not outcome.success:
             print(f"warning: {outcome.table} {outcome.column}: {describe(outcome)}\n  next: {outcome.next_step}")
     held = sum(outcome.success for outcome in outcomes)
     print(f"validate: {held} of {len(outcomes)} expectations are met; Data Docs: {docs / 'index.html'}")
+    for sheet in failing_sheets(outcomes, "data/ingested", relume_home() / "validation" / "failed"):
+        print(f"validate: the photographs that do not meet an expectation: {sheet}")
     check(outcomes)
 
 

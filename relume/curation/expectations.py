@@ -1,17 +1,18 @@
-"""What the prepared data must hold, as Great Expectations expectations on four tables.
+"""What the prepared data must hold, as Great Expectations expectations on five tables.
 
 | table | a row is | from |
 |---|---|---|
 | files | a listed file, with the reason if it was quarantined | manifest.csv and quarantine.csv |
 | manifest | a photograph | manifest.csv |
 | images | a curated photograph, with the number of sides its scene lies on | images.csv |
+| scores | a curated photograph with its further scores, where a rule keeps the best by them | scores.parquet |
 | patches | a training patch, with the size and side of its photograph | patches.parquet |
 
 A failed `critical` expectation stops the run; a failed `warning` is only reported. The meta entry
 `next_step` says what the user can do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,19 @@ _PATCHES = ["patch_id", "image_id", "set", "split", "shard", "row", "y", "x", "s
 _PATCHES += ["width", "height", "bottom", "right", "image_split", "photograph_share"]
 _IMAGES = ["image_id", "set", "address", "group", "split", "width", "height", "sharpness", "noise_sigma"]
 _IMAGES += ["flat_fraction", "cluster", "reason", "group_sides"]
+_FIRST = ("sharpness", "noise_sigma", "flat_fraction")
+_RANGES: dict[str, tuple[float, float | None]] = {
+    "sharpness_native": (0, None),
+    "niqe": (0, None),
+    "niqe_native": (0, None),
+    "blur": (0, 1),
+    "clipped": (0, 1),
+    "brisque": (-100, 200),
+    "brisque_native": (-100, 200),
+    "blockiness": (0, None),
+    "jpeg_quality": (1, 100),
+    "entropy": (0, 8),
+}
 _ADD = "add photographs with `relume data scan FOLDER`"
 _DEFECT = "this is a defect of relume: run `dvc repro --force ingest curate`, and report it if it stays"
 
@@ -59,7 +73,10 @@ def load_tables(ingested: str | Path, curated: str | Path) -> dict[str, Any]:
     patches["photograph_share"] = patches.groupby("image_id")["patch_id"].transform("count") / max(len(patches), 1)
     columns = [name for name in patches if name not in ("image_split", "photograph_share", "bottom", "right")]
     patches = patches[[*columns, "bottom", "right", "image_split", "photograph_share"]]
-    return {"files": files, "manifest": manifest, "images": images, "patches": patches}
+    tables = {"files": files, "manifest": manifest, "images": images, "patches": patches}
+    if (path := curated / "scores.parquet").is_file():
+        tables["scores"] = _frame(path, ["image_id", "reason"])
+    return tables
 
 
 def _frame(path: Path, needed: list[str], **options: Any) -> Any:
@@ -92,6 +109,16 @@ def expectations(settings: ValidateSettings) -> Mapping[str, list[Any]]:
     unique, filled = gxe.ExpectColumnValuesToBeUnique, gxe.ExpectColumnValuesToNotBeNull
     compound = gxe.ExpectCompoundColumnsToBeUnique
     not_less = gxe.ExpectColumnPairValuesAToBeGreaterThanB
+
+    def medians(names: Sequence[str]) -> list[Any]:
+        """That the distributions are still about where those of an earlier version of the data were."""
+        step = "look at `relume data diff` and `relume data report`; if the new data is right, change validate.medians"
+        return [
+            critical(gxe.ExpectColumnMedianToBeBetween, step, column=name, min_value=low, max_value=high)
+            for name, (low, high) in settings.medians.items()
+            if name in names
+        ]
+
     return {
         "files": [
             warning(
@@ -144,6 +171,13 @@ def expectations(settings: ValidateSettings) -> Mapping[str, list[Any]]:
             critical(between, column="noise_sigma", min_value=0, max_value=255),
             critical(between, column="flat_fraction", min_value=0, max_value=1),
             critical(between, column="cluster", min_value=-1),
+            *medians(_FIRST),
+        ],
+        "scores": [
+            critical(unique, column="image_id"),
+            critical(filled, column="reason"),
+            *(critical(between, column=name, min_value=low, max_value=high) for name, (low, high) in _RANGES.items()),
+            *medians(tuple(_RANGES)),
         ],
         "patches": [
             critical(columns, column_list=_PATCHES),

@@ -116,6 +116,8 @@ class ValidateSettings(Settings):
         max_quarantined: Share of the listed files that may be quarantined without a warning.
         min_colour: Share of the photographs that should be in colour, else a warning.
         max_patch_share: Share of the training patches that one photograph may give without a warning.
+        medians: Lowest and highest median of scores over all photographs, by the name of the score; outside of them the
+            run stops. `relume data show VERSION --bounds 0.2` prints those of a data version.
     """
 
     min_photographs: int = Field(ge=1)
@@ -123,3 +125,4 @@ class ValidateSettings(Settings):
     max_quarantined: float = Field(ge=0, le=1)
     min_colour: float = Field(ge=0, le=1)
     max_patch_share: float = Field(gt=0, le=1)
+    medians: dict[ScoreName, tuple[float, float]] = Field(default_factory=dict)

@@ -1,5 +1,6 @@
 """The prepared data held against its expectations, with Great Expectations and its Data Docs."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +9,11 @@ from typing import Any
 
 from relume.curation.expectations import expectations, load_tables
 from relume.curation.settings import ValidateSettings
-from relume.errors import DataValidationError
+from relume.errors import BrokenFileError, DataValidationError
 from relume.files import atomic_folder
 from relume.pages import make_offline
+
+_ROWS = "partial_unexpected_index_list"  # of Great Expectations: the first of the rows that failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +21,7 @@ class Outcome:
     """How one expectation ended.
 
     Attributes:
-        table: `files`, `manifest`, `images` or `patches`.
+        table: `files`, `manifest`, `images`, `scores` or `patches`.
         name: The expectation, as Great Expectations names it.
         column: The column or columns, empty for a whole table.
         severity: `critical` or `warning`.
@@ -26,6 +29,7 @@ class Outcome:
         expected: Its bounds.
         observed: What was found.
         next_step: What the user can do if it did not hold.
+        image_ids: Of some photographs for which it did not hold, where it is about single rows.
     """
 
     table: str
@@ -36,6 +40,7 @@ class Outcome:
     expected: dict[str, Any]
     observed: str
     next_step: str
+    image_ids: tuple[str, ...] = ()
 
 
 def validate(
@@ -64,10 +69,14 @@ def validate(
     source = context.data_sources.add_pandas("relume")
     outcomes = []
     for table, suite_expectations in suites.items():
+        if table not in tables:
+            continue
+        named = ["image_id"] if "image_id" in tables[table] else None
+        shown: Any = {"result_format": "SUMMARY", "unexpected_index_column_names": named} if named else "BASIC"
         batch = source.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
         suite = context.suites.add(gx.ExpectationSuite(name=table, expectations=suite_expectations))
         definition = context.validation_definitions.add(gx.ValidationDefinition(name=table, data=batch, suite=suite))
-        result = definition.run(batch_parameters={"dataframe": tables[table]}, result_format="BASIC")
+        result = definition.run(batch_parameters={"dataframe": tables[table]}, result_format=shown)
         outcomes += [_outcome(table, item) for item in result.results]
     with atomic_folder(docs) as folder:
         backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)}
@@ -100,6 +109,36 @@ def check(outcomes: Sequence[Outcome]) -> None:
         )
 
 
+def failing_sheets(outcomes: Sequence[Outcome], ingested: str | Path, folder: Path) -> list[Path]:
+    """Draws the photographs for which expectations did not hold, as far as they can be read.
+
+    Args:
+        outcomes: Of `validate`.
+        ingested: The ingested folder.
+        folder: Replaced as a whole: a contact sheet `TABLE-COLUMN-EXPECTATION.png` for each such expectation.
+
+    Returns:
+        The sheets.
+    """
+    from relume.curation.sheets import contact_sheet, file_name, thumbnail
+    from relume.images import save_image
+    from relume.ingestion.ingest import Photographs
+
+    failed = [outcome for outcome in outcomes if not outcome.success and outcome.image_ids]
+    sheets: list[Path] = []
+    with atomic_folder(folder) as temporary, contextlib.suppress(BrokenFileError):
+        photographs = Photographs(ingested) if failed else None
+        for outcome in failed:
+            assert photographs is not None
+            wanted = [item for item in photographs.manifest if item.image_id in outcome.image_ids]
+            shown = [thumbnail(photographs.pixels(item), file_name(item.address)) for item in wanted]
+            if shown:
+                name = f"{outcome.table}-{outcome.column}-{outcome.name}.png".replace(", ", "-")
+                save_image(temporary / name, contact_sheet(shown))
+                sheets.append(folder / name)
+    return sheets
+
+
 def describe(outcome: Outcome) -> str:
     """One line: the expectation, its bounds and what was observed."""
     bounds = ", ".join(f"{name}={value}" for name, value in outcome.expected.items())
@@ -120,6 +159,7 @@ def _outcome(table: str, item: Any) -> Outcome:
         expected=arguments,
         observed=_observed(item),
         next_step=configuration.meta["next_step"],
+        image_ids=tuple(dict.fromkeys(str(row["image_id"]) for row in item.result.get(_ROWS, ()) if "image_id" in row)),
     )
 
 

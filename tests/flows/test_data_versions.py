@@ -6,13 +6,14 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from flows.data_versions import data_versions, find_version, read_version
 from flows.release.ledger import Ledger, Release
 from relume.cli import main
 from relume.curation.curate import curate
-from relume.curation.settings import KeepBest
+from relume.curation.settings import KeepBest, ValidateSettings
 from relume.errors import BrokenFileError, UserError
 from relume.files import sha256_file
 from tests.relume.curation.photographs import ingest_arrays, skimage_photograph
@@ -100,6 +101,16 @@ def test_what_a_version_holds_is_shown(command):
     for score in ("sharpness", "niqe", "noise_sigma"):
         assert f"  {score} " in shown
     assert "5 photographs" in command("show")
+
+
+def test_the_bounds_of_a_version_are_settings(command):
+    """What is printed for params.yaml is what `validate` accepts, and the version itself is within."""
+    shown = command("show", "v1", "--bounds", "0.2")
+    medians = yaml.safe_load(shown)["validate"]["medians"]
+    limits = {"min_photographs": 1, "min_train_patches": 1, "max_quarantined": 1, "min_colour": 0, "max_patch_share": 1}
+    accepted = ValidateSettings(**limits, medians=medians).medians
+    assert {"sharpness", "niqe", "entropy"} <= accepted.keys()
+    assert all(low <= high for low, high in accepted.values())
 
 
 def test_a_difference_names_the_photographs(command):

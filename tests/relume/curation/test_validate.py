@@ -10,10 +10,12 @@ import pytest
 from playwright.sync_api import expect
 from pyarrow import parquet
 
+from relume.curation.comparison import read_curated_tables
 from relume.curation.curate import curate
 from relume.curation.settings import ValidateSettings
-from relume.curation.validate import check, validate
+from relume.curation.validate import check, failing_sheets, validate
 from relume.errors import DataValidationError
+from relume.images import read_image
 from tests.relume.curation.photographs import ingest_arrays, skimage_photograph
 from tests.relume.curation.test_split import settings
 
@@ -205,3 +207,35 @@ def test_the_shards_hold_as_many_patches_as_the_table(prepared):
     """The prepared folder itself is consistent: rows of the table and of the shards agree."""
     rows = parquet.read_table(prepared / "curated" / "patches.parquet").num_rows
     assert sum(len(np.load(path, mmap_mode="r")) for path in (prepared / "curated").glob("train-*.npy")) == rows
+
+
+def test_a_median_outside_of_its_bounds_is_critical(damaged):
+    """Bounds around the median of an earlier version hold for it, and stop data whose photographs are others."""
+    tables = read_curated_tables({name: damaged / "curated" / name for name in ("images.csv", "patches.parquet")})
+    median = float(np.median(tables.scores["sharpness"]))
+    assert failed(damaged, medians={"sharpness": (0.9 * median, 1.1 * median)}) == []
+    (outcome,) = failed(damaged, medians={"sharpness": (1.1 * median, 1.2 * median)})
+    assert (outcome.table, outcome.column, outcome.severity) == ("images", "sharpness", "critical")
+    assert "relume data diff" in outcome.next_step
+
+
+def test_scores_out_of_their_range_are_critical_and_shown(damaged, tmp_path):
+    """A table of scores is checked where there is one; the photograph whose row fails is on a sheet."""
+    with open(damaged / "curated" / "images.csv", newline="") as file:
+        images = list(csv.DictReader(file))
+    scores = dict.fromkeys(("niqe", "niqe_native", "sharpness_native", "brisque", "brisque_native"), 5.0)
+    scores |= {"blur": 0.3, "clipped": 0.0, "blockiness": 1.0, "jpeg_quality": 90.0, "entropy": 7.0}
+    rows = [{"image_id": row["image_id"], "reason": "", **scores} for row in images]
+    parquet.write_table(pa.Table.from_pylist(rows), damaged / "curated" / "scores.parquet")
+    assert failed(damaged) == []
+    rows[1]["entropy"] = 9.0
+    parquet.write_table(pa.Table.from_pylist(rows), damaged / "curated" / "scores.parquet")
+    (outcome,) = failed(damaged)
+    assert (outcome.table, outcome.column) == ("scores", "entropy")
+    assert outcome.image_ids == (rows[1]["image_id"],)
+    (sheet,) = failing_sheets([outcome], damaged / "ingested", tmp_path / "failed")
+    pixels = read_image(sheet).pixels
+    assert pixels.shape == (192, 176, 3)
+    assert pixels.std() > 20
+    assert failing_sheets([], damaged / "ingested", tmp_path / "failed") == []
+    assert list((tmp_path / "failed").iterdir()) == []
