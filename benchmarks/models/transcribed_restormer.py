@@ -280,9 +280,9 @@ CASES = [
     ),
     Case(name="promptir", architecture="promptir", arguments={}, transcription=Prompted, size=(128, 128)),
     Case(
-        name="dynet-small",
+        name="dynet-code-small",
         architecture="dynet",
-        arguments={"reuse": (2, 3, 3, 4)},
+        arguments={"reuse": (2, 3, 3, 4), "prompts": "code"},
         transcription=Prompted,
         size=(128, 128),
     ),

@@ -10,10 +10,11 @@ from components.training_stage.ranks import prepared_processes
 from components.training_stage.train import train_stage
 from relume.models.artifact import ModelCard, load_card, load_model
 from relume.models.bias_adaptation import BiasAdapted, plan_biases
+from relume.models.registry import build
 from relume.params_file import load_section
 from relume.training.config import TrainingSettings
 from relume.training.mining import hard_epoch, read_ranking
-from relume.training.stages import FinetuneSettings
+from relume.training.stages import ChosenReuse, FinetuneSettings
 
 ENSEMBLE, FINAL = Path("models/ensemble"), Path("models/final")
 RANKING = Path("data/hard_patches/hard.parquet")
@@ -24,7 +25,9 @@ def main() -> None:
     settings = load_section("finetune_hard", FinetuneSettings)
     training = load_section("training", TrainingSettings)
     card, network = load_card(ENSEMBLE), load_model(ENSEMBLE)
-    if settings.adapt == "biases":
+    if isinstance(settings.adapt, ChosenReuse):
+        card, network = reused(card, network, settings)
+    elif settings.adapt == "biases":
         card, network = with_biases(card, network)
     train_stage(
         "finetune_hard",
@@ -42,6 +45,14 @@ def epoch(other_fraction: float) -> list[int]:
     """The hard patches, and others evenly from the rest of the ranking."""
     ranked, hard = read_ranking(RANKING)
     return hard_epoch(ranked, hard, other_fraction)
+
+
+def reused(card: ModelCard, network: torch.nn.Module, settings: FinetuneSettings) -> tuple[ModelCard, torch.nn.Module]:
+    """The network of the same weights whose blocks are applied as often as the settings say, and its card."""
+    arguments = settings.arguments(card.arguments)
+    chosen = build(card.architecture, arguments)
+    chosen.load_state_dict(network.state_dict())
+    return dataclasses.replace(card, arguments=arguments), chosen
 
 
 def with_biases(card: ModelCard, network: torch.nn.Module) -> tuple[ModelCard, torch.nn.Module]:

@@ -83,7 +83,7 @@ def _apply(step: Step, image: np.ndarray, rng: np.random.Generator) -> tuple[np.
     draw, strength = rng.uniform, None
     match step:
         case kinds.GaussianNoise():
-            strength = draw(*step.sigma)
+            strength = draw(*step.sigma) if step.kind == "gaussian_noise" else _beta(step, rng)
             image = add_gaussian_noise(image, strength, rng, clipped=_clipped(step, rng))
         case kinds.Jpeg():
             low, high = step.quality
@@ -130,6 +130,12 @@ def _apply(step: Step, image: np.ndarray, rng: np.random.Generator) -> tuple[np.
         case _:
             raise AssertionError(step)
     return image, strength
+
+
+def _beta(step: kinds.GaussianNoise, rng: np.random.Generator) -> float:
+    assert isinstance(step, kinds.BetaGaussianNoise)
+    low, high = step.sigma
+    return low + (high - low) * rng.beta(*step.beta)
 
 
 def _log_uniform(between: tuple[float, float], rng: np.random.Generator) -> float:

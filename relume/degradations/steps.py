@@ -78,6 +78,18 @@ class GaussianNoise(NoiseStep):
     sigma: Sigma
 
 
+class BetaGaussianNoise(GaussianNoise):
+    """White Gaussian noise whose `sigma` is not drawn evenly but by a beta distribution over its range.
+
+    Attributes:
+        sigma: Standard deviation, 0 to 255.
+        beta: The two shapes of the distribution; [1, 1] is the even one, a first shape below 1 prefers weak noise.
+    """
+
+    kind: Literal["beta_gaussian_noise"] = "beta_gaussian_noise"  # type: ignore[assignment]
+    beta: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
 class PoissonGaussianNoise(NoiseStep):
     """Shot and read noise; `gain` is the brightness of one electron, `sigma` on the [0, 255] scale.
 
@@ -414,6 +426,7 @@ class Shuffled(BaseStep):
 
 Step = Annotated[
     GaussianNoise
+    | BetaGaussianNoise
     | PoissonGaussianNoise
     | PoissonNoise
     | SpeckleNoise

@@ -8,7 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-TaskName = Literal["denoise", "real-noise", "dejpeg", "super-resolution", "derain", "dehaze", "deblur", "all-in-one"]
+TaskName = Literal[
+    "denoise",
+    "unseen-noise",
+    "real-noise",
+    "dejpeg",
+    "super-resolution",
+    "derain",
+    "dehaze",
+    "deblur",
+    "all-in-one",
+]
 INPUTS = {"noisy": "noisy input", "jpeg": "decoded JPEG", "bicubic": "bicubic enlargement", "input": "degraded input"}
 """What a model is given, as tables name it: a system like any other, whose result is the image as it came."""
 
@@ -57,6 +67,14 @@ class Task:
 WHITE_NOISE = TaskDegradation(
     parameter="sigma", levels=(15, 25, 50), protocols=("clipped", "unclipped", "jpeg85", "jpeg95")
 )
+UNSEEN = (  # of arXiv 2303.13132, whose renderings with few rays are not at hand
+    WHITE_NOISE,
+    TaskDegradation(parameter="strength", levels=(2,), protocols=("poisson",)),
+    TaskDegradation(parameter="variance", levels=(0.024,), protocols=("speckle",)),
+    TaskDegradation(parameter="density", levels=(0.002,), protocols=("salt-and-pepper",)),
+    TaskDegradation(parameter="sigma", levels=(15, 25, 50), protocols=("correlated",)),
+    TaskDegradation(parameter="sigma", levels=(15, 25, 50), protocols=("mixture",)),
+)
 PHOTOGRAPHS = (
     TaskDegradation(parameter="sigma", levels=(5, 10, 20), protocols=("developed",)),
     TaskDegradation(parameter="electrons", levels=(500, 2000), protocols=("camera",), lower_is_stronger=True),
@@ -69,6 +87,7 @@ BLUR = TaskDegradation(parameter="length", levels=(12,), protocols=("motion-blur
 
 TASKS: dict[str, Task] = {
     "denoise": Task(product="denoise", degradations=(WHITE_NOISE,), input="noisy", baseline="nlm"),
+    "unseen-noise": Task(product="denoise_unseen", degradations=UNSEEN, input="noisy"),
     "real-noise": Task(product="photo", degradations=PHOTOGRAPHS, input="noisy"),
     "dejpeg": Task(product="dejpeg", degradations=(JPEG,), input="jpeg"),
     "super-resolution": Task(product="sr", degradations=(SCALE,), input="bicubic"),

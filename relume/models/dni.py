@@ -56,6 +56,9 @@ class DNI(nn.Module):
         arguments: The constructor arguments of both networks.
         levels: Noise levels that the first and the second were trained at, in [0, 255].
 
+    The second network is the first plus a change of each weight, `change`, which is zero at the start. So where the
+    first is trained in one phase (`first.*`) and the change in the next (`change.*`), the second starts from the first.
+
     A call has one set of weights: with a level per image, the images are restored one after the other, in ONNX by a
     `Scan` over the batch.
     """
@@ -64,8 +67,10 @@ class DNI(nn.Module):
         super().__init__()
         self.levels = levels
         self.first = build(architecture, arguments)
-        self.second = build(architecture, arguments)
-        self.second.load_state_dict(self.first.state_dict())
+        self.change = build(architecture, arguments)
+        with torch.no_grad():
+            for parameter in self.change.parameters():
+                parameter.zero_()
 
     def forward(self, image: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """Denoises at a stated level: at `levels[0]` as the first network, at `levels[1]` as the second.
@@ -92,9 +97,9 @@ class DNI(nn.Module):
     def _at_one(self, image: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) at one level (1,) for all."""
         strength = coefficient_between(level, self.levels)
-        second = dict(self.second.named_parameters())
+        change = dict(self.change.named_parameters())
         weights = {
-            name: torch.lerp(parameter, second[name], strength.to(parameter.dtype))
+            name: parameter + strength.to(parameter.dtype) * change[name]
             for name, parameter in self.first.named_parameters()
         }
         return torch.func.functional_call(self.first, weights, (image,))

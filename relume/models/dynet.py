@@ -3,18 +3,20 @@
 Source: Dudhane et al., "Dynamic Pre-training: Towards Efficient and Scalable All-in-One Image Restoration"
 (arXiv 2404.02154). Written from the paper and its published results; state-dict keys are those of the published
 code. The small and the large network are one set of weights that differ in how often each level's block is reused,
-so one pre-training trains both. The paper's text puts a prompt on each of the three skips; here, as in the published
-code, the only form that its weights can fit, they are on the latent and on the skips of levels 3 and 2.
+so one pre-training trains both. As in the paper's text a prompt is on each of the three skips. The published code has
+them on the latent and on the skips of levels 3 and 2; that form, the only one that published weights could fit, is an
+option.
 Deviations: inputs of any size are padded by reflection to a multiple of 8 inside `forward`, and the width is free.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 
 from relume.models.layers import channels_last, pad_to_multiple
-from relume.models.promptir import DEMO, PromptedUShape
+from relume.models.promptir import DEMO, UNUSED, PromptedUShape
 from relume.models.registry import Variant
 from relume.models.restormer import TransformerBlock
 
@@ -34,6 +36,8 @@ class DyNet(PromptedUShape):
     Args:
         reuse: How often the block of each of the four levels is applied, the last the latent's, when `forward`
             is not set otherwise. `LARGE` (4, 6, 6, 8) costs as much as PromptIR, `SMALL` (2, 3, 3, 4) a third less.
+        prompts: `skips`, a prompt on the skip of each of the three levels, as in the paper; `code`, on the latent and
+            on the skips of levels 3 and 2, with layers that nothing uses, as in the published code.
         width: As in `PromptIR`.
         refinement_blocks: Blocks after the decoder, each with its own weights.
         heads: As in `PromptIR`.
@@ -49,6 +53,7 @@ class DyNet(PromptedUShape):
         self,
         *,
         reuse: Sequence[int] = LARGE,
+        prompts: Literal["skips", "code"] = "skips",
         width: int = 48,
         refinement_blocks: int = 4,
         heads: tuple[int, int, int, int] = (1, 2, 4, 8),
@@ -61,7 +66,8 @@ class DyNet(PromptedUShape):
     ):
         super().__init__(
             lambda number, inputs: TransformerBlock(inputs, heads[number], expansion, bias, bias_free_norm),
-            unused_prompt_layers=False,
+            on_skips=prompts == "skips",
+            unused_layers=UNUSED[1:] if prompts == "code" else (),
             width=width,
             refinement_blocks=refinement_blocks,
             heads=heads,
@@ -73,6 +79,7 @@ class DyNet(PromptedUShape):
             channels=channels,
         )
         self.reuse = tuple(reuse)
+        self.on_skips = prompts == "skips"
 
     def forward(self, image: torch.Tensor, reuse: Sequence[int] | None = None) -> torch.Tensor:
         """Restores images; any H and W.
@@ -91,23 +98,34 @@ class DyNet(PromptedUShape):
         level1 = repeat(self.encoder_level1, channels_last(self.patch_embed(padded)), first)
         level2 = repeat(self.encoder_level2, self.down1_2(level1), second)
         level3 = repeat(self.encoder_level3, self.down2_3(level2), third)
-        x = self.prompted(repeat(self.latent, self.down3_4(level3), latent), 3)
-        x = torch.cat([self.up4_3(x), self.prompted(level3, 2)], dim=1)
+        x = repeat(self.latent, self.down3_4(level3), latent)
+        if self.on_skips:
+            level1, level2, level3 = self.prompted(level1, 1), self.prompted(level2, 2), self.prompted(level3, 3)
+        else:
+            level2, level3, x = self.prompted(level2, 1), self.prompted(level3, 2), self.prompted(x, 3)
+        x = torch.cat([self.up4_3(x), level3], dim=1)
         x = repeat(self.decoder_level3, self.reduce_chan_level3(x), third)
-        x = torch.cat([self.up3_2(x), self.prompted(level2, 1)], dim=1)
+        x = torch.cat([self.up3_2(x), level2], dim=1)
         x = repeat(self.decoder_level2, self.reduce_chan_level2(x), second)
         x = repeat(self.decoder_level1, torch.cat([self.up2_1(x), level1], dim=1), first)
         return (self.output(self.refinement(x)) + padded)[:, :, :height, :width]
 
 
 VARIANTS = {
-    "dynet-large": Variant(
-        architecture="dynet", arguments={}, about="all-in-one: noise, rain, haze", parameters=16_726_031
-    ),
+    "dynet-large": Variant(architecture="dynet", arguments={}, about="all-in-one: noise, rain, haze"),
     "dynet-small": Variant(
+        architecture="dynet", arguments={"reuse": SMALL}, about="the weights of dynet-large at two thirds of its cost"
+    ),
+    "dynet-code-large": Variant(
         architecture="dynet",
-        arguments={"reuse": SMALL},
-        about="the weights of dynet-large at two thirds of its cost",
+        arguments={"prompts": "code"},
+        about="dynet-large with the prompts where the published code has them",
+        parameters=16_726_031,
+    ),
+    "dynet-code-small": Variant(
+        architecture="dynet",
+        arguments={"prompts": "code", "reuse": SMALL},
+        about="the weights of dynet-code-large at two thirds of its cost",
         parameters=16_726_031,
     ),
     "dynet-demo": Variant(architecture="dynet", arguments={"reuse": [1, 1, 1, 2]} | DEMO, about="minutes on a CPU"),

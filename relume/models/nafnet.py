@@ -139,6 +139,10 @@ class NAFNet(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) in [0, 1] to the same shape, not clamped; any H and W."""
+        return self.last_features(image)[0]
+
+    def last_features(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `forward` gives, and the features (N, width, H, W) that it is made of, for fusions."""
         height, width = image.shape[-2:]
         padded = pad_to_multiple(image, self.size_multiple, mode="constant")
         x = channels_last(self.intro(padded))
@@ -150,7 +154,7 @@ class NAFNet(nn.Module):
         x = self.middle_blks(x)
         for decoder, up, skip in zip(self.decoders, self.ups, reversed(skips), strict=True):
             x = decoder(up(x) + skip)
-        return (self.ending(x) + padded)[:, :, :height, :width]
+        return (self.ending(x) + padded)[:, :, :height, :width], x[:, :, :height, :width]
 
 
 class Baseline(NAFNet):

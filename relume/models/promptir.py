@@ -6,7 +6,7 @@ checkpoint. Deviations: inputs of any size are padded by reflection to a multipl
 published evaluation crops them), and the width is free, while only 48 fits the checkpoint.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,9 @@ class PromptedUShape(nn.Module):
 
     Args:
         level: Makes a level's transformer blocks from their channels and heads and the level's number, 0 to 3.
-        unused_prompt_layers: Whether the checkpoint holds PromptIR's unused `chnl_reduce` layers.
+        on_skips: Whether the prompts are for the three skips; else, as in PromptIR and in DyNet's code, for features of
+            the levels 2, 3 and the latent.
+        unused_layers: fnmatch patterns, of `UNUSED`, of the layers that the checkpoint holds and nothing uses.
         width: As in `PromptIR`.
         refinement_blocks: As in `PromptIR`.
         heads: As in `PromptIR`.
@@ -71,7 +73,8 @@ class PromptedUShape(nn.Module):
         self,
         level: Callable[[int, int], nn.Module],
         *,
-        unused_prompt_layers: bool,
+        on_skips: bool = False,
+        unused_layers: Sequence[str] = (),
         width: int,
         refinement_blocks: int,
         heads: tuple[int, int, int, int],
@@ -88,38 +91,43 @@ class PromptedUShape(nn.Module):
         def interaction(inputs: int) -> TransformerBlock:
             return TransformerBlock(inputs, heads[2], expansion, bias, bias_free_norm)
 
+        first, second, third = (width, 2 * width, 4 * width) if on_skips else (2 * width, 4 * width, 8 * width)
         self.patch_embed = PatchEmbed(channels, width)
-        self.prompt1 = PromptGeneration(fine, prompt_sizes[0], 2 * width)
-        self.prompt2 = PromptGeneration(middle, prompt_sizes[1], 4 * width)
-        self.prompt3 = PromptGeneration(coarse, prompt_sizes[2], 8 * width)
+        self.prompt1 = PromptGeneration(fine, prompt_sizes[0], first)
+        self.prompt2 = PromptGeneration(middle, prompt_sizes[1], second)
+        self.prompt3 = PromptGeneration(coarse, prompt_sizes[2], third)
         reduced = coarse * 4 // 5
-        if unused_prompt_layers:
+        unused_prompts, unused_noise = (pattern in unused_layers for pattern in UNUSED)
+        if unused_prompts:
             self.chnl_reduce1 = PointwiseConv(fine, fine, bias=bias)
             self.chnl_reduce2 = PointwiseConv(middle, middle, bias=bias)
             self.chnl_reduce3 = PointwiseConv(coarse, reduced, bias=bias)
-        self.reduce_noise_channel_1 = PointwiseConv(width + fine, width, bias=bias)
+        if unused_noise:
+            self.reduce_noise_channel_1 = PointwiseConv(width + fine, width, bias=bias)
         self.encoder_level1 = level(0, width)
         self.down1_2 = Resample(width, up=False)
-        self.reduce_noise_channel_2 = PointwiseConv(2 * width + middle, 2 * width, bias=bias)
+        if unused_noise:
+            self.reduce_noise_channel_2 = PointwiseConv(2 * width + middle, 2 * width, bias=bias)
         self.encoder_level2 = level(1, 2 * width)
         self.down2_3 = Resample(2 * width, up=False)
-        self.reduce_noise_channel_3 = PointwiseConv(4 * width + reduced, 4 * width, bias=bias)
+        if unused_noise:
+            self.reduce_noise_channel_3 = PointwiseConv(4 * width + reduced, 4 * width, bias=bias)
         self.encoder_level3 = level(2, 4 * width)
         self.down3_4 = Resample(4 * width, up=False)
         self.latent = level(3, 8 * width)
-        self.up4_3 = Resample(4 * width, up=True)
-        self.reduce_chan_level3 = PointwiseConv(6 * width, 4 * width, bias=bias)
-        self.noise_level3 = interaction(8 * width + coarse)
-        self.reduce_noise_level3 = PointwiseConv(8 * width + coarse, 4 * width, bias=bias)
+        self.up4_3 = Resample((8 if on_skips else 4) * width, up=True)
+        self.reduce_chan_level3 = PointwiseConv((8 if on_skips else 6) * width, 4 * width, bias=bias)
+        self.noise_level3 = interaction(third + coarse)
+        self.reduce_noise_level3 = PointwiseConv(third + coarse, 4 * width, bias=bias)
         self.decoder_level3 = level(2, 4 * width)
         self.up3_2 = Resample(4 * width, up=True)
         self.reduce_chan_level2 = PointwiseConv(4 * width, 2 * width, bias=bias)
-        self.noise_level2 = interaction(4 * width + middle)
-        self.reduce_noise_level2 = PointwiseConv(4 * width + middle, 4 * width, bias=bias)
+        self.noise_level2 = interaction(second + middle)
+        self.reduce_noise_level2 = PointwiseConv(second + middle, second, bias=bias)
         self.decoder_level2 = level(1, 2 * width)
         self.up2_1 = Resample(2 * width, up=True)
-        self.noise_level1 = interaction(2 * width + fine)
-        self.reduce_noise_level1 = PointwiseConv(2 * width + fine, 2 * width, bias=bias)
+        self.noise_level1 = interaction(first + fine)
+        self.reduce_noise_level1 = PointwiseConv(first + fine, first, bias=bias)
         self.decoder_level1 = level(0, 2 * width)
         self.refinement = nn.Sequential(
             *(TransformerBlock(2 * width, heads[0], expansion, bias, bias_free_norm) for _ in range(refinement_blocks))
@@ -173,7 +181,7 @@ class PromptIR(PromptedUShape):
 
         super().__init__(
             level,
-            unused_prompt_layers=True,
+            unused_layers=UNUSED,
             width=width,
             refinement_blocks=refinement_blocks,
             heads=heads,

@@ -236,6 +236,15 @@ class Restormer(nn.Module):
 
     def deepest_features(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What `forward` gives, and the latent (N, 8 · width, H/8, W/8), sides rounded up, for ensembles."""
+        restored, _, latent = self._features(image)
+        return restored, latent
+
+    def last_features(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `forward` gives, and the features (N, 2 · width, H, W) that it is made of, for fusions."""
+        restored, features, _ = self._features(image)
+        return restored, features
+
+    def _features(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         height, width = image.shape[-2:]
         padded = pad_to_multiple(image, self.size_multiple, mode=self.padding)
         level1 = self.encoder_level1(channels_last(self.patch_embed(padded)))
@@ -244,8 +253,8 @@ class Restormer(nn.Module):
         latent = self.latent(self.down3_4(level3))
         x = self.decoder_level3(self.reduce_chan_level3(torch.cat([self.up4_3(latent), level3], dim=1)))
         x = self.decoder_level2(self.reduce_chan_level2(torch.cat([self.up3_2(x), level2], dim=1)))
-        x = self.decoder_level1(torch.cat([self.up2_1(x), level1], dim=1))
-        return (self.output(self.refinement(x)) + padded)[:, :, :height, :width], latent
+        x = self.refinement(self.decoder_level1(torch.cat([self.up2_1(x), level1], dim=1)))
+        return (self.output(x) + padded)[:, :, :height, :width], x[:, :, :height, :width], latent
 
 
 VARIANTS = {

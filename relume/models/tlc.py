@@ -25,35 +25,45 @@ from relume.models.registry import Variant
 from relume.models.restormer import VARIANTS as RESTORMER_VARIANTS
 from relume.models.restormer import Restormer, TransformerBlock, TransposedAttention
 
+Size = int | Sequence[int]  # pixels: the side of a square, or height and width
 
-def layer_window(level: int, size_multiple: int, train_size: int, base_size: int | None) -> int:
-    """Side of the window at a level of a U-shape: what `base_size` pixels of the image are in the feature.
+
+def both_sides(size: Size) -> tuple[int, int]:
+    """Height and width."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def layer_window(level: int, size_multiple: int, train_size: Size, base_size: Size | None) -> tuple[int, int]:
+    """Height and width of the window at a level of a U-shape: what `base_size` of the image is in the feature.
 
     Args:
         level: 0 at full resolution; each level halves it.
         size_multiple: To which the network pads its input.
-        train_size: Side of the training patch in pixels.
-        base_size: Side of the window at full resolution; None for the published 1.5 training patches.
+        train_size: Of the training patch in pixels.
+        base_size: Of the window at full resolution; None for the published 1.5 training patches.
     """
-    base_size = int(1.5 * train_size) if base_size is None else base_size
-    feature = ceil(train_size / size_multiple) * size_multiple >> level
-    return feature * base_size // train_size
+    trained = both_sides(train_size)
+    base = tuple(int(1.5 * side) for side in trained) if base_size is None else both_sides(base_size)
+    features = (ceil(side / size_multiple) * size_multiple >> level for side in trained)
+    height, width = (f * b // t for f, b, t in zip(features, base, trained, strict=True))
+    return height, width
 
 
 class LocalMean(nn.Module):
     """Mean over each position of a window inside the image; the global mean when the window covers the image.
 
     Args:
-        window: Side in pixels.
+        window: In pixels.
     """
 
-    def __init__(self, window: int):
+    def __init__(self, window: Size):
         super().__init__()
-        self.window = window
+        self.window = both_sides(window)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to (N, C, H - h + 1, W - w + 1), h and w the window or the smaller side of the image."""
-        height, width = min(self.window, x.shape[-2]), min(self.window, x.shape[-1])
+        """(N, C, H, W) to (N, C, H - h + 1, W - w + 1), h and w the window's or the smaller ones of the image."""
+        height, width = min(self.window[0], x.shape[-2]), min(self.window[1], x.shape[-1])
         if (height, width) == x.shape[-2:]:
             return x.mean(dim=(2, 3), keepdim=True)
         x = x.contiguous()  # a running sum of channels_last memory takes three times as long
@@ -91,8 +101,8 @@ class NAFNetLocal(NAFNet):
     """NAFNet with local channel attention.
 
     Args:
-        train_size: Side of the training patch in pixels.
-        base_size: Side of the window at full resolution; 1.5 training patches when None.
+        train_size: Of the training patch in pixels: its side, or height and width.
+        base_size: Of the window at full resolution, likewise; 1.5 training patches when None.
         width: As in `NAFNet`.
         encoder_blocks: As in `NAFNet`.
         middle_blocks: As in `NAFNet`.
@@ -108,8 +118,8 @@ class NAFNetLocal(NAFNet):
         middle_blocks: int,
         decoder_blocks: list[int],
         channels: int = 3,
-        train_size: int = 256,
-        base_size: int | None = None,
+        train_size: Size = 256,
+        base_size: Size | None = None,
     ):
         super().__init__(
             width=width,
@@ -161,19 +171,19 @@ class LocalTransposedAttention(TransposedAttention):
         channels: As in `TransposedAttention`.
         heads: As in `TransposedAttention`.
         bias: As in `TransposedAttention`.
-        window: Side of the windows in pixels.
+        window: Of the windows, in pixels.
     """
 
-    def __init__(self, channels: int, heads: int, bias: bool, window: int):
+    def __init__(self, channels: int, heads: int, bias: bool, window: Size):
         super().__init__(channels, heads, bias)
-        self.window = window
+        self.window = both_sides(window)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        if self.window >= max(x.shape[-2:]):
+        if all(window >= side for window, side in zip(self.window, x.shape[-2:], strict=True)):
             return super().forward(x)
-        rows, row_holds = cells(x.shape[-2], self.window)
-        columns, column_holds = cells(x.shape[-1], self.window)
+        rows, row_holds = cells(x.shape[-2], self.window[0])
+        columns, column_holds = cells(x.shape[-1], self.window[1])
         query, key, value = (
             [cell for band in part.split(rows, dim=2) for cell in band.split(columns, dim=3)]
             for part in self.qkv_dwconv(self.qkv(x)).chunk(3, dim=1)
@@ -194,9 +204,9 @@ class RestormerLocal(Restormer):
     As published, images are padded with zeros, not by reflection as `Restormer` does.
 
     Args:
-        train_size: Side of the training patch in pixels. The published code takes 256 also for the models whose
-            last training stage had patches of 384.
-        base_size: Side of the window at full resolution; 1.5 training patches when None.
+        train_size: Of the training patch in pixels: its side, or height and width. The published code takes 256 also
+            for the models whose last training stage had patches of 384.
+        base_size: Of the window at full resolution, likewise; 1.5 training patches when None.
         width: As in `Restormer`.
         blocks: As in `Restormer`.
         refinement_blocks: As in `Restormer`.
@@ -220,8 +230,8 @@ class RestormerLocal(Restormer):
         bias: bool = False,
         bias_free_norm: bool = True,
         channels: int = 3,
-        train_size: int = 256,
-        base_size: int | None = None,
+        train_size: Size = 256,
+        base_size: Size | None = None,
     ):
         super().__init__(
             width=width,

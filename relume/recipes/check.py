@@ -243,6 +243,8 @@ class _Check:
         final: nn.Module | None = network
         if finetune.adapt == "biases":
             final = self.built("finetune_hard", "bias_adapted", plan_biases(plan.architecture, plan.arguments))
+        elif finetune.adapt is not None:
+            final = self.built("finetune_hard", plan.architecture, finetune.arguments(plan.arguments))
         if final is not None:
             self.stage("finetune_hard", finetune, final)
             self.served(final)

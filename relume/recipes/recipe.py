@@ -2,7 +2,8 @@
 
 A recipe is a file of the folder `recipes`. It is resolved into recipe.yaml, which is beside params.yaml, by merging
 four layers, each over the one before: what all recipes share (`defaults.yaml`), that at this scale, the recipe, the
-recipe at this scale. Mappings are merged, everything else is replaced. `relume.recipes.check` builds what it names.
+recipe at this scale. Mappings are merged, everything else is replaced. A recipe that is `like` another one is that one
+with its own file merged over it. `relume.recipes.check` builds what it names.
 """
 
 import os
@@ -120,7 +121,14 @@ def load(name: str, folder: Path = FOLDER) -> Recipe:
     known = names(folder)
     if name not in known:
         raise _unknown("recipe", name, known)
-    return _read(folder / f"{name}.yaml", Recipe, name=name)
+    path = folder / f"{name}.yaml"
+    value = _value(path)
+    if (like := value.pop("like", None)) is not None:
+        others = [other for other in known if "like" not in _value(folder / f"{other}.yaml")]
+        if like not in others:
+            raise _unknown(f"recipe that {path} is like", str(like), others)
+        value = merged(_value(folder / f"{like}.yaml"), value)
+    return settings_of(value | {"name": name}, Recipe, path)
 
 
 def find(wanted: Sequence[str], folder: Path = FOLDER) -> list[Recipe]:
@@ -180,11 +188,15 @@ def shared_keys(folder: Path = FOLDER) -> dict[str, set[str]]:
 L = TypeVar("L", bound=Layers)
 
 
-def _read(path: Path, model: type[L], **more: Any) -> L:
+def _read(path: Path, model: type[L]) -> L:
+    return settings_of(_value(path), model, path)
+
+
+def _value(path: Path) -> dict[str, Any]:
     value = strict_yaml.read(path).value
     if not value:
         raise ConfigError("The file is not a recipe", where=path, why="it has no keys", next_step=f"correct {path}")
-    return settings_of(value | more, model, path)
+    return value
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:

@@ -11,6 +11,7 @@ from relume.training.augmentation import Augmentation
 
 Positive = Annotated[int, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Reuse = tuple[Positive, Positive, Positive, Positive]  # how often the block of each level of a DyNet is applied
 
 
 class Schedule(Settings):
@@ -146,7 +147,7 @@ class AlternateReuse(Settings):
     """
 
     kind: Literal["alternate_reuse"]
-    reuse: Annotated[tuple[tuple[Positive, Positive, Positive, Positive], ...], Field(min_length=2)]
+    reuse: Annotated[tuple[Reuse, ...], Field(min_length=2)]
     probabilities: tuple[Annotated[float, Field(ge=0, le=1)], ...] = ()
 
     @model_validator(mode="after")
@@ -174,7 +175,10 @@ class EveryLevel(Settings):
 
 
 class EstimateLevel(Settings):
-    """Training of a level estimator: the loss is that of the level that it estimates of each crop."""
+    """Training of a level estimator: the loss is that of the level that it estimates of each crop.
+
+    One that recognises classes learns them by their cross-entropy, and the stage's loss has no effect.
+    """
 
     kind: Literal["estimate_level"]
 

@@ -36,6 +36,8 @@ def loss_of_batch(
         return losses.sum() if method.reduction == "sum" else losses.mean()
     if isinstance(method, EstimateLevel):
         assert batch.level is not None  # see relume.training.rules
+        if _classifies(model):
+            return model.class_loss(batch.degraded, batch.level)
         return loss_of(model(batch.degraded), batch.level)
     restored = model(batch.degraded) if batch.level is None else model(batch.degraded, batch.level)
     return loss_of(restored, batch.clean)
@@ -49,4 +51,11 @@ def drawn_reuse(method: AlternateReuse, seed: int, step: int) -> tuple[int, ...]
 
 def forward_names(method: Method, network: nn.Module) -> Iterable[str]:
     """Methods of the network, beside `forward`, that the training method calls."""
+    if isinstance(method, EstimateLevel) and _classifies(network):
+        return ["class_loss"]
     return ["forward_many"] if isinstance(method, EveryLevel) else []
+
+
+def _classifies(network: nn.Module) -> bool:
+    """Whether a level estimator recognises classes."""
+    return bool(network.classes)

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from relume.degradations import Degradation
 from relume.settings import Settings
-from relume.training.config import Positive, StageSettings
+from relume.training.config import Positive, Reuse, StageSettings
 
 
 class FusionSettings(Settings):
@@ -47,14 +47,29 @@ class MiningSettings(Settings):
     batch: Positive
 
 
+class ChosenReuse(Settings):
+    """One of the networks that share the weights of a DyNet.
+
+    Attributes:
+        reuse: How often the block of each level is applied.
+    """
+
+    reuse: Reuse
+
+
 class FinetuneSettings(StageSettings):
     """The fine-tune on hard patches.
 
     Attributes:
         other_fraction: Of an epoch, patches that are not hard, so that the model does not drift.
         adapt: `biases` freezes the model and trains only biases added to its bias-free convolutions
-            (`relume.models.bias_adaptation`).
+            (`relume.models.bias_adaptation`); `reuse` chooses which of the networks of one pre-training is fine-tuned,
+            exported and served.
     """
 
     other_fraction: Annotated[float, Field(ge=0, lt=1)]
-    adapt: Literal["biases"] | None = None
+    adapt: Literal["biases"] | ChosenReuse | None = None
+
+    def arguments(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of the network that is fine-tuned, from those of the one that it starts from."""
+        return given | {"reuse": list(self.adapt.reuse)} if isinstance(self.adapt, ChosenReuse) else given

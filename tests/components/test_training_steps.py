@@ -16,13 +16,15 @@ import numpy as np
 import psutil
 import pytest
 import skimage.data
+import torch
 import yaml
 
 from components.tracking import _client
 from relume.files import sha256_folder
 from relume.home import relume_home
 from relume.images import save_image
-from relume.models.artifact import load_card, load_model
+from relume.models.artifact import ModelCard, load_card, load_model, save_model
+from relume.models.registry import build
 
 ROOT = Path(__file__).parents[2]
 OPTIMIZER = {"lr": 2e-3, "min_lr": 1e-5, "warmup": 5}
@@ -383,6 +385,26 @@ def test_biases_alone_are_trained(whole, tmp_path):
     assert added
     assert all(key.endswith(".bias") for key in added)
     assert all(after[key].abs().max() > 0 for key in added)
+
+
+@pytest.mark.slow
+def test_the_small_network_is_chosen_after_the_pretraining(tmp_path):
+    """From one DyNet's weights each network is passed on or fine-tuned, and its artifact is of that network."""
+    checkout = Checkout(tmp_path)
+    large = {"reuse": [1, 2, 1, 2], "width": 4, "refinement_blocks": 1, "heads": [1, 1, 1, 1]}
+    large |= {"prompt_channels": [4, 4, 8], "prompt_sizes": [8, 4, 4]}
+    torch.manual_seed(1)
+    card = ModelCard(architecture="dynet", arguments=large, trained_for={}, provenance={})
+    save_model(checkout.folder / "models/ensemble", build("dynet", large), card)
+    checkout.change("finetune_hard", phases=[], adapt={"reuse": [1, 1, 1, 1]})
+    checkout.run("finetune_hard")
+    before, after = (load_model(checkout.folder / f"models/{name}") for name in ("ensemble", "final"))
+    assert load_card(checkout.folder / "models/final").arguments == large | {"reuse": [1, 1, 1, 1]}
+    assert all(value.equal(after.state_dict()[key]) for key, value in before.state_dict().items())
+    image = torch.rand(1, 3, 16, 24)
+    with torch.no_grad():
+        assert torch.equal(after(image), before(image, reuse=(1, 1, 1, 1)))
+        assert not torch.equal(after(image), before(image))
 
 
 @pytest.mark.slow

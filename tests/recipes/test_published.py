@@ -39,8 +39,10 @@ def test_there_is_one_for_each_published_system():
     challenge = {"srcb", "snucv", "buptmm", "hmidenoise", "pixel_purifiers", "alwaysu", "tcler"}
     hypernet = {"hypernet_denoise", "hypernet_dejpeg", "hypernet_sr"}
     reference = {"photo", "denoise", "denoise_adjustable", "dejpeg", "base"}
-    others = {"nafnet", "nafnet_gopro", "masked", "dynet", "all_in_one", "ensemble", "adafm_denoise", "cfsnet_denoise"}
-    assert set(NAMES) == challenge | hypernet | reference | others
+    peers = {"adafm_denoise", "cfsnet_denoise", "dni_denoise", "cresmd_denoise"}
+    dynet = {"dynet", "dynet_small", "dynet_derain", "dynet_five"}
+    others = {"nafnet", "nafnet_baseline", "nafnet_gopro", "masked", "all_in_one", "ensemble", "restormer_data"}
+    assert set(NAMES) == challenge | hypernet | reference | peers | dynet | others
     assert {recipe.name for recipe in find(["hypernet"], FOLDER)} == hypernet
     assert {recipe.name for recipe in find(["reference"], FOLDER)} == reference
 
@@ -92,17 +94,54 @@ def test_nafnet_for_gopro_is_as_published():
     assert sizes("nafnet_gopro") == {"pretrain@nafnet": (67_888_835, 67_888_835)}
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("adafm", 1_461_699), ("cfsnet", 1_733_248)])
+@pytest.mark.parametrize(("name", "parameters"), [("adafm", 1_461_699), ("cfsnet", 1_733_248), ("dni", 2 * 668_227)])
 def test_peers_of_the_hypernetwork_train_in_two_stages(name, parameters):
-    """16 crops of 96 at sigma 15, then at 75 what modulates: AdaFM's layers of 5x5, CFSNet's tuning branch."""
+    """16 crops of 96 at sigma 15, then at 75 what modulates: AdaFM's layers of 5x5, CFSNet's tuning branch, DNI's
+    second network, which starts from the first."""
     _, base, (_, patches, batches) = published(f"{name}_denoise")
     first, second = base["phases"]
     assert (patches, batches, base["loss"]) == ([96, 96], [16, 16], "l1")
     assert "degradation" not in first
     assert second["degradation"]["steps"][0]["sigma"] == [75, 75]
-    assert second["train"] == {"adafm": ["*transformer*"], "cfsnet": ["tuning_blocks.*"]}[name]
+    assert (
+        second["train"]
+        == {
+            "adafm": ["*transformer*"],
+            "cfsnet": ["tuning_blocks.*"],
+            "dni": ["change.*"],
+        }[name]
+    )
     assert base["optimizer"].items() >= {"kind": "adam", "lr": 1e-4}.items()
     assert sizes(f"{name}_denoise")[f"pretrain@{name}"][0] == parameters
+
+
+def test_cresmd_is_as_published():
+    """A rate of 5e-4 and levels up to 50 by a beta distribution with shapes 0.5 and 1."""
+    sections, base, _ = published("cresmd_denoise")
+    (noise,) = sections["training"]["degradation"]["steps"]
+    assert (noise["sigma"], noise["beta"], base["arguments"]["norms"]) == ([0, 50], [0.5, 1.0], [40, 50])
+    assert base["optimizer"].items() >= {"kind": "adam", "lr": 5e-4}.items()
+    assert sizes("cresmd_denoise")["pretrain@cresmd"][0] == 2_557_708
+
+
+def test_nafnets_baseline_is_as_published():
+    """As NAFNet's for SIDD, with the network of 194 million parameters."""
+    sections, base, phases = published("nafnet_baseline")
+    assert phases == ([400_000], [256], [64])
+    assert base["optimizer"] == published("nafnet")[1]["optimizer"]
+    assert sections["training"]["augmentation"] == {"flips": False}
+    assert sizes("nafnet_baseline") == {"pretrain@nafnet": (194_419_779, 194_419_779)}
+
+
+def test_restormer_of_2026_trains_in_two_stages_on_several_sets():
+    """Five public sets, then two, by Restormer's own schedule; eight orientations."""
+    sections, base, phases = published("restormer_data")
+    assert phases[:2] == RESTORMER
+    restormer_rates(base)
+    assert all(set(phase["data"]) == {"bsd400", "div2k", "flickr2k", "lsdir", "wed"} for phase in base["phases"])
+    assert [set(phase["data"]) for phase in sections["finetune_hard"]["phases"]] == [{"div2k", "lsdir"}]
+    assert sections["inference"]["orientations"] == 8
+    assert sizes("restormer_data")["pretrain@restormer"][0] == 26_111_668
 
 
 RESTORMER = ([92_000, 64_000, 48_000, 36_000, 36_000, 24_000], [128, 160, 192, 256, 320, 384])
@@ -150,6 +189,10 @@ def test_srcb_is_as_published():
     assert (second["train"], second["schedule"]["lr"]) == (["detail.*"], 1e-5)
     third = sections["finetune_hard"]
     assert third["optimizer"]["lr"] == 1e-6
+    assert [set(phase["data"]) for phase in first] == [{"own"}] * 3
+    assert second["data"] == {"div2k": 1, "lsdir": 1}
+    thousand = {"select": 1000}
+    assert third["phases"][0]["data"] == {"div2k": 1, "lsdir": thousand, "own": thousand}
     assert sum(steps[:3]) / 360 == steps[3] / 240 == third["phases"][0]["steps"] / 120
     assert set(base["loss"]) == {"l1", "mse", "wavelet"}
 
@@ -289,7 +332,25 @@ def test_dynet_is_as_published():
     samples = 3 * 3 * 5144 + 200 * 120 + 72_135  # noise, rain, haze
     assert tuning["phases"][0]["steps"] == 120 * round(samples / 32)
     assert sum(sections["training"]["degradation"]["steps"][0]["weights"]) == samples
-    assert sizes("dynet")["finetune_hard"][0] == 16_726_031
+    assert "prompts" not in base["arguments"]  # on every skip
+
+
+def test_networks_and_tasks_of_dynet_share_one_pretraining():
+    """At every scale the pre-training of each is DVC's one, so it is run once; the small one is chosen after it."""
+    for scale in SCALES:
+        sections = [resolve(name, scale, FOLDER) for name in ("dynet", "dynet_small", "dynet_derain", "dynet_five")]
+        large, *_ = sections
+        for each in sections:
+            assert {key: each[key] for key in ("curate", "pretrain", "ensemble_head", "mine_hard")} == {
+                key: large[key] for key in ("curate", "pretrain", "ensemble_head", "mine_hard")
+            }
+        reuse = large["pretrain"]["bases"]["dynet"]["method"]["reuse"]
+        assert "adapt" not in large["finetune_hard"]
+        assert sections[1]["finetune_hard"]["adapt"] == {"reuse": reuse[1]}
+    assert sections[1]["finetune_hard"] == large["finetune_hard"] | {"adapt": {"reuse": [2, 3, 3, 4]}}
+    (rain,) = sections[2]["training"]["degradation"]["steps"]
+    (five,) = sections[3]["training"]["degradation"]["steps"]
+    assert (rain["kind"], len(five["of"])) == ("rain", 5)
 
 
 def test_all_in_one_is_promptirs_schedule():

@@ -124,7 +124,7 @@ def test_a_network_that_loops_over_its_batch(server, control, tmp_path):
     torch.manual_seed(4)
     network = build("dni", variants()["dni-demo"].arguments).eval()
     with torch.no_grad():
-        for parameter in network.second.parameters():
+        for parameter in network.change.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     export_onnx(network, tmp_path / "model.onnx", tile=32)
     write_served_model(

@@ -34,6 +34,8 @@ def test_settings_survive_a_round_trip():
         ([NOISE | {"variance": [0, 1]}], None, "Extra inputs"),
         ([JPEG | {"quality": [0, 40]}], None, "1 <= low"),
         ([JPEG | {"quality": [10.5, 40]}], None, "integer"),
+        ([NOISE | {"kind": "beta_gaussian_noise", "beta": [0, 1]}], None, "greater than 0"),
+        ([NOISE | {"kind": "beta_gaussian_noise"}], None, "beta"),
         ([JPEG | {"probability": 0}], None, "greater than 0"),
         ([{"kind": "motion_blur", "size": 20, "length": [1, 9]}], None, "size must be odd"),
         ([{"kind": "degraded_areas", "degraded": 0.8}], None, "must not be above 1"),

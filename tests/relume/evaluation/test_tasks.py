@@ -15,28 +15,38 @@ from relume.metrics import to_8_bit
 from relume.recipes.recipe import names, resolve
 
 RECIPES = Path(relume.__file__).parents[1] / "recipes"
-NOISE, AT_50 = {"sigma": (15, 25, 50)}, {"sigma": (50,)}
+NOISE, AT_50, PEERS = {"sigma": (15, 25, 50)}, {"sigma": (50,)}, {"sigma": (15, 35, 55, 75)}
 EXPECTED = {
-    "adafm_denoise": ("denoise_adjustable", {"sigma": (15, 35, 55, 75)}),
+    "adafm_denoise": ("denoise_adjustable", PEERS),
     "all_in_one": ("all_in_one", NOISE | {"streaks": (4,), "haze": (1,), "quality": (10, 20, 30, 40), "length": (12,)}),
     "alwaysu": ("denoise_50", AT_50),
     "base": ("base", NOISE),
     "buptmm": ("denoise_50", AT_50),
-    "cfsnet_denoise": ("denoise_adjustable", {"sigma": (15, 35, 55, 75)}),
+    "cfsnet_denoise": ("denoise_adjustable", PEERS),
+    "cresmd_denoise": ("denoise_adjustable", NOISE),
     "dejpeg": ("dejpeg", {"quality": (10, 20, 30, 40)}),
     "denoise": ("denoise", NOISE),
     "denoise_adjustable": ("denoise_adjustable", NOISE),
+    "dni_denoise": ("denoise_adjustable", PEERS),
     "dynet": ("noise_rain_haze", NOISE | {"streaks": (4,), "haze": (1,)}),
+    "dynet_derain": ("derain_dynet", {"streaks": (4,)}),
+    "dynet_five": (
+        "all_in_one",
+        NOISE | {"streaks": (4,), "haze": (1,), "quality": (10, 20, 30, 40), "length": (12,)},
+    ),
+    "dynet_small": ("noise_rain_haze", NOISE | {"streaks": (4,), "haze": (1,)}),
     "ensemble": ("denoise", NOISE),
     "hmidenoise": ("denoise_50", AT_50),
     "hypernet_dejpeg": ("dejpeg_adjustable", {"quality": (10, 30, 50, 80)}),
     "hypernet_denoise": ("denoise_adjustable", {"sigma": (15, 35, 55, 75)}),
     "hypernet_sr": ("sr", {"scale": (2, 3, 4, 5)}),
-    "masked": ("denoise_15", {"sigma": (15,)}),
+    "masked": ("denoise_15", NOISE | {"strength": (2,), "variance": (0.024,), "density": (0.002,)}),
     "nafnet": ("camera_noise", {"electrons": (500, 2000)}),
+    "nafnet_baseline": ("camera_noise_baseline", {"electrons": (500, 2000)}),
     "nafnet_gopro": ("deblur", {"length": (12,)}),
     "photo": ("photo", {"sigma": (5, 10, 20), "electrons": (500, 2000)}),
     "pixel_purifiers": ("denoise_50", AT_50),
+    "restormer_data": ("denoise_50", AT_50),
     "snucv": ("denoise_50", AT_50),
     "srcb": ("denoise_50", AT_50),
     "tcler": ("denoise_50", AT_50),
@@ -52,6 +62,13 @@ def test_a_recipe_is_measured_on_its_task_and_has_its_product(name):
     product, levels = EXPECTED[name]
     assert sections["package"] == {"product": product}
     assert {degradation.parameter.replace("beta", "haze"): chosen for degradation, chosen in measured} == levels
+
+
+def test_unseen_noise_is_measured_under_each_of_its_protocols():
+    """The graph's evaluation of a masked denoiser has every noise of the paper that can be made here."""
+    measured = EvaluateSettings(seed=1, threads=1, **resolve("masked", "demo", RECIPES)["evaluate"]).measured()
+    firsts = [degradation.protocols[0] for degradation, _ in measured]
+    assert firsts == ["clipped", "poisson", "speckle", "salt-and-pepper", "correlated", "mixture"]
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -17,7 +17,7 @@ def demo():
     """The demo size, its second network moved away from the first."""
     network = build("dni", VARIANTS["dni-demo"].arguments)
     with torch.no_grad():
-        for parameter in network.second.parameters():
+        for parameter in network.change.parameters():
             parameter += 0.03 * torch.randn_like(parameter)
     return network
 
@@ -64,11 +64,37 @@ def test_level_slides_between_the_two_networks():
     """At the two training levels the module is each network; between them it is the network of the mixed weights."""
     network = contract.randomised(demo)
     image = contract.images(1, 3, 14, 17)
-    middle = DnCNN(width=16, layers=6).eval()
-    middle.load_state_dict(interpolate(network.first.state_dict(), network.second.state_dict(), 0.25))
+    middle, second = DnCNN(width=16, layers=6).eval(), DnCNN(width=16, layers=6).eval()
+    first, change = network.first.state_dict(), network.change.state_dict()
+    second.load_state_dict({key: value + change[key] for key, value in first.items()})
+    middle.load_state_dict(interpolate(first, second.state_dict(), 0.25))
     with torch.no_grad():
-        for sigma, expected in ((15.0, network.first), (30.0, middle), (75.0, network.second)):
+        for sigma, expected in ((15.0, network.first), (30.0, middle), (75.0, second)):
             assert contract.relative(network(image, torch.tensor([sigma])), expected(image)) < 1e-5
+
+
+def test_the_second_starts_from_the_first_and_moves_as_a_network_of_its_own():
+    """After the first's training the two are one; a step at the second level moves the second as it would a copy."""
+    network = build("dni", VARIANTS["dni-demo"].arguments)
+    image, clean = contract.images(1, 3, 14, 17), contract.images(1, 3, 14, 17, seed=2)
+    with torch.no_grad():
+        for parameter in network.first.parameters():
+            parameter += 0.03 * torch.randn_like(parameter)
+        assert torch.equal(network(image, torch.tensor([75.0])), network.first(image))
+    copy_of_first = DnCNN(width=16, layers=6)
+    copy_of_first.load_state_dict(network.first.state_dict())
+    for moved, restore in (
+        (network.change, lambda: network(image, torch.tensor([75.0]))),
+        (copy_of_first, lambda: copy_of_first(image)),
+    ):
+        optimizer = torch.optim.Adam(moved.parameters(), lr=1e-2)
+        for _ in range(3):
+            optimizer.zero_grad()
+            (restore() - clean).square().mean().backward()
+            optimizer.step()
+    with torch.no_grad():
+        assert contract.relative(network(image, torch.tensor([75.0])), copy_of_first(image)) < 1e-3
+        assert contract.relative(network(image, torch.tensor([75.0])), network.first(image)) > 1e-2
 
 
 def test_a_level_per_image():

@@ -23,9 +23,9 @@ TINY = {
 
 
 def test_state_dict_and_outputs_are_the_official_ones():
-    """Keys, order and shapes equal the official ones; one network gives both official outputs by its call."""
+    """With its prompts, keys, order and shapes equal the official ones; one network gives both official outputs."""
     meta, arrays = golden.read("dynet")
-    network = DyNet(refinement_blocks=1).eval()
+    network = DyNet(refinement_blocks=1, prompts="code").eval()
     assert [[key, list(value.shape)] for key, value in network.state_dict().items()] == [
         entry[:2] for entry in meta["state_dict"]
     ]
@@ -35,12 +35,36 @@ def test_state_dict_and_outputs_are_the_official_ones():
     assert golden.relative_error(lambda image: network(image, reuse=LARGE), arrays, "output_L") < 2e-5
 
 
-@pytest.mark.parametrize("name", ["dynet-large", "dynet-small"])
+@pytest.mark.parametrize("name", ["dynet-code-large", "dynet-code-small"])
 def test_published_parameter_count(name):
     """The small and the large network have the same official number of parameters."""
     with torch.device("meta"):
         network = build("dynet", VARIANTS[name].arguments)
     assert sum(parameter.numel() for parameter in network.parameters()) == VARIANTS[name].parameters
+
+
+@torch.no_grad()
+def test_a_prompt_is_on_every_skip_and_on_nothing_else():
+    """Each decoder level is given its encoder's feature joined with its prompt; the latent goes up as it is."""
+    network = contract.randomised(lambda: DyNet(**TINY))
+    assert not any(key.startswith(UNUSED[1].rstrip("*")) for key in network.state_dict())
+    seen, joined = {}, {}
+    for name in ("encoder_level1", "encoder_level2", "encoder_level3", "latent", "up2_1", "up3_2", "up4_3"):
+        network.get_submodule(name).register_forward_hook(lambda _, i, o, name=name: seen.update({name: (i[0], o)}))
+    for name in ("reduce_chan_level3", "reduce_chan_level2", "decoder_level1"):
+        network.get_submodule(name).register_forward_pre_hook(lambda _, i, name=name: joined.setdefault(name, i[0]))
+    network(contract.images(1, 3, 24, 16))
+    assert torch.equal(seen["up4_3"][0], seen["latent"][1])
+    for level, up, decoder in (
+        (3, "up4_3", "reduce_chan_level3"),
+        (2, "up3_2", "reduce_chan_level2"),
+        (1, "up2_1", "decoder_level1"),
+    ):
+        skip = seen[f"encoder_level{level}"][1]
+        prompt = network.get_submodule(f"prompt{level}")(skip)
+        prompted = network.get_submodule(f"noise_level{level}")(torch.cat([skip, prompt], dim=1))
+        expected = torch.cat([seen[up][1], network.get_submodule(f"reduce_noise_level{level}")(prompted)], dim=1)
+        assert torch.equal(joined[decoder], expected)
 
 
 def test_each_level_holds_one_block_however_often_it_is_used():
@@ -85,9 +109,10 @@ def test_reuse_of_the_call_replaces_that_of_the_constructor():
 class TestContract:
     """What every network owes."""
 
-    def test_any_size(self):
-        """Any height and width come back unchanged."""
-        contract.check_any_size(lambda: build("dynet", TINY))
+    @pytest.mark.parametrize("prompts", ["skips", "code"])
+    def test_any_size(self, prompts):
+        """Any height and width come back unchanged, wherever the prompts are."""
+        contract.check_any_size(lambda: build("dynet", TINY | {"prompts": prompts}))
 
     def test_gray(self):
         """One image channel works."""
@@ -95,7 +120,8 @@ class TestContract:
 
     def test_gradients(self):
         """Every parameter learns, but for those that the official network never uses."""
-        contract.check_gradients(lambda: build("dynet", TINY), dead=UNUSED)
+        contract.check_gradients(lambda: build("dynet", TINY))
+        contract.check_gradients(lambda: build("dynet", TINY | {"prompts": "code"}), dead=UNUSED)
 
     def test_channels_last_and_bfloat16(self):
         """Memory format changes nothing, bfloat16 little."""
@@ -107,6 +133,7 @@ class TestContract:
 
     @pytest.mark.parametrize("size", [(24, 16), (32, 40)])
     def test_onnx(self, size):
-        """The exported graph computes the same at two batches."""
+        """The exported graph computes the same at two batches, wherever the prompts are."""
         shallow = TINY | {"reuse": [0, 0, 2, 0], "refinement_blocks": 0}
-        contract.check_onnx(lambda: build("dynet", shallow), sizes=[size])
+        for prompts in ("skips", "code"):
+            contract.check_onnx(lambda prompts=prompts: build("dynet", shallow | {"prompts": prompts}), sizes=[size])

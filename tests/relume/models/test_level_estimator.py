@@ -55,6 +55,50 @@ def test_estimate_of_a_tile_equals_a_transcription(channels):
         assert torch.equal(network(tiles), network(tiles))
 
 
+def test_the_papers_text_has_five_convolutions_and_three_linear_layers():
+    """Without residual blocks the layers are those, and the estimate is what they say one after the other."""
+    network = contract.randomised(lambda: LevelEstimator(width=8, residual=False))
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert [type(layer) for layer in layers] == [nn.Conv2d] * 5 + [nn.Linear] * 3
+    with torch.no_grad():
+        x = contract.images(2, 3, TILE, TILE)
+        expected = layers[0](x)
+        for layer in layers[1:5]:
+            expected = F.max_pool2d(layer(expected).relu(), 2)
+        expected = layers[7](layers[6](layers[5](expected.flatten(1)).relu()).relu())
+        assert contract.relative(network(x), expected[:, 0]) < 1e-5
+
+
+def test_classes_give_the_level_that_is_expected_of_them():
+    """The estimate is the mean of the classes' levels, each as probable as its logit says."""
+    network = contract.randomised(lambda: LevelEstimator(width=8, classes=(15, 35, 55, 75)))
+    with torch.no_grad():
+        image = contract.images(2, 3, TILE, 2 * TILE)
+        logits = network.scores(image)
+        assert logits.shape == (2, 2, 4)
+        probable = logits.exp() / logits.exp().sum(dim=2, keepdim=True)
+        expected = (15 * probable[..., 0] + 35 * probable[..., 1] + 55 * probable[..., 2] + 75 * probable[..., 3]).mean(
+            1
+        )
+        assert contract.relative(network(image), expected) < 1e-5
+
+
+def test_a_level_between_two_classes_is_of_both():
+    """The loss at 40 is 3/4 of that of class 35 and 1/4 of that of 55; beyond the classes the nearest counts."""
+    network = contract.randomised(lambda: LevelEstimator(width=8, classes=(15, 35, 55, 75)))
+    image = contract.images(1, 3, TILE, TILE)
+    with torch.no_grad():
+        of_class = [F.cross_entropy(network.scores(image)[:, 0], torch.tensor([k])) for k in range(4)]
+        for level, expected in (
+            (35.0, of_class[1]),
+            (40.0, 0.75 * of_class[1] + 0.25 * of_class[2]),
+            (15.0, of_class[0]),
+            (3.0, of_class[0]),
+            (90.0, of_class[3]),
+        ):
+            assert torch.allclose(network.class_loss(image, torch.tensor([level])), expected, rtol=1e-5), level
+
+
 def test_estimate_is_the_mean_over_the_tiles():
     """An image of two by three tiles gives the mean of the six tiles' estimates; the ragged border is left out."""
     network = contract.randomised(demo)

@@ -15,6 +15,7 @@ from relume.models.tlc import (
     LocalTransposedAttention,
     NAFNetLocal,
     RestormerLocal,
+    both_sides,
     layer_window,
     window_starts,
 )
@@ -67,11 +68,13 @@ def test_a_window_over_the_whole_image_is_the_global_network(local, plain, argum
             assert torch.equal(network(image), reference(image)) == same
 
 
-@pytest.mark.parametrize(("height", "width", "window"), [(7, 9, 4), (5, 12, 6), (1, 8, 3)])
+@pytest.mark.parametrize(
+    ("height", "width", "window"), [(7, 9, 4), (5, 12, 6), (1, 8, 3), (9, 8, (4, 6)), (5, 9, (7, 2))]
+)
 def test_local_mean_is_the_mean_of_every_window(height, width, window):
     """The running sums give the same means as a loop over the windows inside the image."""
     x = contract.images(2, 3, height, width).double()
-    rows, columns = min(window, height), min(window, width)
+    rows, columns = (min(pair) for pair in zip(both_sides(window), (height, width), strict=True))
     expected = torch.stack(
         [
             torch.stack(
@@ -93,13 +96,15 @@ def test_local_mean_keeps_its_precision_in_large_images():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("height", "width", "window"), [(20, 31, 8), (6, 30, 12), (25, 25, 10)])
+@pytest.mark.parametrize(
+    ("height", "width", "window"), [(20, 31, 8), (6, 30, 12), (25, 25, 10), (20, 31, (20, 12)), (30, 22, (12, 9))]
+)
 def test_local_attention_is_the_average_over_overlapping_windows(height, width, window):
     """Cell by cell, any batch, it equals running global attention in each window and averaging the overlaps."""
     local = contract.randomised(lambda: LocalTransposedAttention(8, 2, True, window)).double()
     x = contract.images(2, 8, height, width).double()
     query, key, value = local.qkv_dwconv(local.qkv(x)).chunk(3, dim=1)
-    rows, columns = min(window, height), min(window, width)
+    rows, columns = (min(pair) for pair in zip(both_sides(window), (height, width), strict=True))
     total, count = torch.zeros_like(value), torch.zeros(height, width, dtype=torch.float64)
     for i in window_starts(height, rows):
         for j in window_starts(width, columns):
@@ -126,8 +131,31 @@ def test_windows_cover_the_axis_evenly(size, window):
 
 def test_windows_of_the_published_networks():
     """Trained on 256 pixels, the windows are 384 at full resolution and shrink with the features."""
-    assert [layer_window(level, 16, 256, None) for level in range(5)] == [384, 192, 96, 48, 24]
-    assert layer_window(2, 8, 256, 576) == 144
+    assert [layer_window(level, 16, 256, None)[0] for level in range(5)] == [384, 192, 96, 48, 24]
+    assert layer_window(2, 8, 256, 576) == (144, 144)
+
+
+def test_windows_of_a_patch_that_is_not_square():
+    """Height and width are each those of the patch, and of the window where it is given, as the official code's are."""
+    assert layer_window(0, 8, (256, 384), None) == (384, 576)
+    assert layer_window(1, 16, [320, 192], [480, 384]) == (240, 192)
+
+
+@pytest.mark.parametrize(
+    ("local", "plain", "arguments"), [(NAFNetLocal, NAFNet, NAFNET), (RestormerLocal, Restormer, RESTORMER)]
+)
+def test_a_window_that_covers_one_axis_acts_along_the_other(local, plain, arguments):
+    """With a patch as wide as the image and half as high, the image's upper part sees less of the lower, not more."""
+    reference = contract.randomised(lambda: plain(**arguments))
+    network = local(**arguments, train_size=(16, 40), base_size=(16, 40)).eval()
+    network.load_state_dict(reference.state_dict())
+    turned = local(**arguments, train_size=(40, 16), base_size=(40, 16)).eval()
+    turned.load_state_dict(reference.state_dict())
+    image = contract.images(1, 3, 40, 40)
+    with torch.no_grad():
+        assert torch.equal(network(image[:, :, :16]), reference(image[:, :, :16]))  # both axes are covered
+        assert not torch.equal(network(image), reference(image))
+        assert not torch.equal(network(image), turned(image))
 
 
 def test_attention_is_restormers():

@@ -47,6 +47,28 @@ def test_merging_replaces_all_but_mappings():
     assert merged(under, over) == {"a": {"b": 1, "c": [3]}, "d": None, "f": {"g": 1}}
 
 
+def test_a_recipe_like_another_one_is_that_one_with_its_file_merged_over_it(tmp_path):
+    """What it does not say is the other's, at every scale; of what it says nothing of the other is left."""
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    other = "like: nafnet\ntitle: Other\ncommon: {}\nscales: {gpu: {training: {precision: 16-mixed}}}\n"
+    (tmp_path / "other.yaml").write_text(other)
+    for scale in SCALES:
+        expected = resolve("nafnet", scale, tmp_path)
+        if scale == "gpu":
+            expected["training"]["precision"] = "16-mixed"
+        assert resolve("other", scale, tmp_path) == expected
+    assert (load("other", tmp_path).title, load("other", tmp_path).name) == ("Other", "other")
+
+
+@pytest.mark.parametrize("like", ["dynet_small", "other", "nafnets"])
+def test_a_recipe_is_like_one_that_says_everything_itself(tmp_path, like):
+    """Not like itself, nor like one that is like another one, nor like one that there is not."""
+    shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "other.yaml").write_text(f"like: {like}\ncommon: {{}}\nscales: {{}}\n")
+    with pytest.raises(ConfigError, match=r"The recipe that .*other\.yaml is like is unknown"):
+        load("other", tmp_path)
+
+
 def test_a_layer_goes_over_the_one_before(tmp_path):
     """What all recipes share, that at the scale, the recipe, the recipe at the scale: the last to speak wins."""
     shutil.copytree(FOLDER, tmp_path, dirs_exist_ok=True)

@@ -31,6 +31,30 @@ def test_a_new_one_is_the_mean_of_its_parts(topology):
         assert contract.relative(network(image), (structure + detail) / 2) < 1e-5
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("topology", ["cascade", "parallel"])
+def test_the_correction_is_of_the_features_of_both_parts(topology):
+    """It is computed from what the last layer of each part reads, each feature weighted, not from their results."""
+    network = contract.randomised(lambda: SRCB(**SMALL, topology=topology))
+    given = {}
+    network.structure.output.register_forward_pre_hook(lambda _, inputs: given.update(structure=inputs[0]))
+    network.detail.ending.register_forward_pre_hook(lambda _, inputs: given.update(detail=inputs[0]))
+    image = contract.images(1, 3, 24, 16)
+    restored = network(image)
+    fusion, joined = network.fusion, 0
+    for index, part in enumerate(("structure", "detail")):
+        layer = fusion.get_submodule(f"{part}_features")
+        at_each_pixel = torch.einsum("of,nfhw->nohw", layer.weight[:, :, 0, 0], given[part])
+        joined = joined + fusion.feature_weights[index] * (at_each_pixel + layer.bias.view(1, -1, 1, 1))
+    gelu = torch.nn.functional.gelu
+    correction = fusion.ending(gelu(fusion.mix(gelu(joined))))
+    structure = network.structure(image)
+    detail = network.detail(structure if topology == "cascade" else image)
+    expected = fusion.balance[0] * structure + fusion.balance[1] * detail + correction
+    assert contract.relative(restored, expected) < 1e-5
+    assert contract.relative(correction, torch.zeros_like(correction) + 1e-9) > 1
+
+
 def test_parts_take_the_weights_of_their_families():
     """The parts' state dicts are those of the published networks, and the count is theirs plus the fusion's."""
     with torch.device("meta"):
