@@ -82,24 +82,28 @@ class Evidence:
         # Networks trained for another share are others.
         self.folder, self.share = folder / f"{share:g}", share
         self.photographs = [centre(read_image(path).pixels) for path in sorted(test.iterdir())]
-        patches = self.folder / "patches"
+        self.training = training
+        self.patches = self.cut(SIDE, self.folder / "patches")
+
+    def cut(self, side: int, patches: Path) -> PatchShards:
+        """Patches of a side from the photographs to train on."""
         if not (patches / "train-00000.npy").exists():
             patches.mkdir(parents=True, exist_ok=True)
             found = []
-            for number, path in enumerate(sorted(training.iterdir())):
+            for number, path in enumerate(sorted(self.training.iterdir())):
                 image, rng = read_image(path).pixels, counter_rng(SEED, "order", number)
                 for _ in range(PATCHES):
-                    top, left = (int(rng.integers(0, side - SIDE + 1)) for side in image.shape[:2])
-                    found.append(image[top : top + SIDE, left : left + SIDE])
+                    top, left = (int(rng.integers(0, length - side + 1)) for length in image.shape[:2])
+                    found.append(image[top : top + side, left : left + side])
             np.save(patches / "train-00000.npy", np.stack(found))
-        self.patches = PatchShards(patches)
+        return PatchShards(patches)
 
-    def settings(self, section: dict[str, Any], model: type[StageSettings] = StageSettings) -> StageSettings:
+    def settings(self, section: dict[str, Any], side: int, model: type[StageSettings] = StageSettings) -> StageSettings:
         """A stage of a recipe with its steps shortened to the share."""
         section = copy.deepcopy({key: value for key, value in section.items() if key in model.model_fields})
         for phase in section["phases"]:
             phase["steps"] = max(20, round(phase["steps"] * self.share))
-            phase["patch"] = min(phase["patch"], SIDE)
+            phase["patch"] = min(phase["patch"], side)
         section["optimizer"]["warmup"] = round(section["optimizer"].get("warmup", 0) * self.share)
         return model.model_validate(section)
 
@@ -111,6 +115,7 @@ class Evidence:
         training: dict[str, Any],
         *,
         indices: Sequence[int] | None = None,
+        patches: PatchShards | None = None,
     ) -> nn.Module:
         """The network of this name, trained if that was not done before.
 
@@ -120,7 +125,9 @@ class Evidence:
             section: The recipe's stage.
             training: The recipe's `training`.
             indices: Patches of an epoch.
+            patches: Others than those of the folder.
         """
+        patches = patches or self.patches
         artifact = self.folder / "models" / name
         if not artifact.exists():
             torch.manual_seed(SEED)
@@ -138,8 +145,8 @@ class Evidence:
 
             history = train(
                 made.train(),
-                TrainingCrops(self.patches, seed=SEED, indices=indices),
-                stage=self.settings(section),
+                TrainingCrops(patches, seed=SEED, indices=indices),
+                stage=self.settings(section, patches.side),
                 training=settings,
                 checkpoint=Checkpoint(self.folder / "checkpoints", name),
                 validate=lambda network: NOTHING,
@@ -163,6 +170,16 @@ class Evidence:
             )
             found.append(psnr(restored.transpose(1, 2, 0), image))
         return found
+
+    @torch.inference_mode()
+    def accuracy(self, network: nn.Module, sigma: float) -> float:
+        """1 - the mean relative error in percent of the level that is estimated of each noisy test photograph."""
+        settings, errors = Degradation.model_validate(awgn(sigma)), []
+        for number, image in enumerate(self.photographs):
+            clean = image.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+            noisy = degrade(clean, settings, counter_rng(SEED, "evaluation", number)).image
+            errors.append(abs(float(network(torch.from_numpy(noisy)[None])) - sigma) / sigma)
+        return 100 * (1 - float(np.mean(errors)))
 
 
 def centre(image: np.ndarray) -> np.ndarray:
@@ -349,17 +366,77 @@ def dynamic_pretraining(evidence: Evidence) -> dict[str, Any]:
     return rows_of(found, [(ours, other) for other in others])
 
 
+def both_networks(evidence: Evidence) -> dict[str, Any]:
+    """The small and the large DyNet, each fine-tuned from one pre-training, and the small from nothing."""
+    recipe = resolve("dynet", "cpu")
+    section, tuning = recipe["pretrain"]["bases"]["dynet"], recipe["finetune_hard"]
+    pretrained = evidence.trained("dynet_pretrained", of_base(section), section, recipe["training"])
+    large, small = (section["arguments"] | {"reuse": reuse} for reuse in section["method"]["reuse"])
+
+    def start(
+        arguments: dict[str, Any], weights: nn.Module | None
+    ) -> Callable[[], tuple[nn.Module, str, dict[str, Any]]]:
+        def make() -> tuple[nn.Module, str, dict[str, Any]]:
+            network = build("dynet", arguments)
+            if weights is not None:
+                network.load_state_dict(weights.state_dict())
+            return network, "dynet", arguments
+
+        return make
+
+    systems = {
+        "small": evidence.trained("dynet_tuned", start(small, pretrained), tuning, recipe["training"]),
+        "large": evidence.trained("dynet_tuned_large", start(large, pretrained), tuning, recipe["training"]),
+        "small, from scratch": evidence.trained("dynet_scratch", start(small, None), tuning, recipe["training"]),
+        "input as it is": nn.Identity(),
+    }
+    tasks = {f"sigma {s}": awgn(s) for s in SIGMAS}
+    choices = recipe["training"]["degradation"]["steps"][0]["of"]
+    tasks |= {steps[0]["kind"]: {"steps": steps} for steps in choices if steps[0]["kind"] in ("rain", "haze")}
+    found = {name: {c: evidence.psnrs(n, d) for c, d in tasks.items()} for name, n in systems.items()}
+    return rows_of(found, [("large", "small"), ("small", "small, from scratch")])
+
+
+def level_network(evidence: Evidence) -> dict[str, Any]:
+    """Accuracy of the level estimator: of a number or of classes, with the layers of the weights or of the text."""
+    recipe = resolve("hypernet_denoise", "cpu")
+    section, patches = recipe["pretrain"]["bases"]["level"], evidence.cut(128, evidence.folder / "patches-128")
+    classes = {"classes": [15, 35, 55, 75]}
+    forms = {
+        "a number, layers of the weights": {},
+        "classes, layers of the weights": classes,
+        "a number, layers of the text": {"residual": False},
+        "classes, layers of the text": {"residual": False} | classes,
+    }
+    rows = {}
+    for name, more in forms.items():
+        base = section | {"arguments": section["arguments"] | more}
+        file = "level_" + name.replace(", ", "_").replace(" ", "_")
+        network = evidence.trained(file, of_base(base), base, recipe["training"], patches=patches)
+        rows[name] = {f"sigma {s}": evidence.accuracy(network, s) for s in (15, 25, 35, 50, 65, 75)}
+    return {"accuracy": rows}
+
+
 COMPARISONS = {
     "ensemble": ensemble,
     "hard_mining": hard_mining,
     "masked": masked,
     "hypernetwork": hypernetwork,
     "dynamic_pretraining": dynamic_pretraining,
+    "both_networks": both_networks,
+    "level_network": level_network,
 }
 
 
 def table(result: dict[str, Any]) -> str:
-    """The PSNRs and differences of a comparison as Markdown."""
+    """The PSNRs and differences of a comparison, or the accuracies, as Markdown."""
+    if accuracies := result.get("accuracy"):
+        lines = [f"| accuracy, % | {' | '.join(next(iter(accuracies.values())))} |"]
+        lines.append(f"|---|{'---:|' * (lines[0].count('|') - 2)}")
+        lines += [
+            f"| {name} | {' | '.join(f'{each:.1f}' for each in row.values())} |" for name, row in accuracies.items()
+        ]
+        return "\n".join(lines)
     conditions = list(next(iter(result["psnr"].values())))
     lines = [f"| PSNR, dB | {' | '.join(conditions)} |", f"|---|{'---:|' * len(conditions)}"]
     for name, row in result["psnr"].items():

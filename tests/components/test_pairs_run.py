@@ -33,10 +33,17 @@ def prepared(folder: Path, sources: list[str], task: str, levels: dict, phases: 
     """A checkout with a list and settings of a tiny training."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     recipe = yaml.safe_load((ROOT / "recipe.yaml").read_text())
-    params["curate"] |= {"min_sharpness": 0, "min_test": 1, "patches_per_cluster": None}
+    params["curate"] |= {"min_sharpness": 0, "min_test": 1}
     params["validate"] |= {"min_photographs": 4, "min_train_patches": 20}
     params["export"]["sizes"] = [[131, 97]]
-    recipe["curate"] |= {"patch": 64, "stride": 64, "flush": False, "max_flat_fraction": 1.0, "held_out_side": 192}
+    recipe["curate"] |= {
+        "patches_per_cluster": None,
+        "patch": 64,
+        "stride": 64,
+        "flush": False,
+        "max_flat_fraction": 1.0,
+        "held_out_side": 192,
+    }
     recipe["evaluate"] = {"task": task, "levels": levels}
     recipe["inference"] |= {"tile": 96, "halo": 8}
     recipe["training"] |= {"validations": 2}

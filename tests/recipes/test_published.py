@@ -326,7 +326,8 @@ def test_dynet_is_as_published():
     assert (areas["kind"], areas["degraded"], areas["masked"]) == ("degraded_areas", 0.5, 0.3)
     assert (base["optimizer"]["kind"], base["optimizer"]["lr"]) == ("adam", 1e-4)
     curate = sections["curate"]
-    assert (curate["patch"], curate["stride"], curate["max_flat_fraction"]) == (512, 512, 0.5)
+    assert (curate["patch"], curate["stride"], curate["flush"], curate["max_flat_fraction"]) == (512, 512, False, 0.5)
+    assert curate["patches_per_cluster"] is None
     tuning = sections["finetune_hard"]
     assert (tuning["optimizer"]["kind"], tuning["optimizer"]["lr"]) == ("adamw", 2e-4)
     samples = 3 * 3 * 5144 + 200 * 120 + 72_135  # noise, rain, haze

@@ -76,7 +76,7 @@ def test_a_wrong_value_in_any_section_is_refused(checkout, old, new, said):
         ("tile: 192, halo: 16", "tile: 192, halo: 92", "nothing is left of a tile of 192"),
         ("overlap: 8", "overlap: 160", "nothing is left of a tile of 192 within a halo of 16 and an overlap of 160"),
         ("weight: linear", "weight: hann", "Input should be 'linear', 'cosine' or 'uniform'"),
-        ("task: denoise", "task: denoising", "evaluate.task = 'denoising': Input should be 'denoise', 'real-noise'"),
+        ("task: denoise", "task: denoising", "evaluate.task = 'denoising': Input should be 'denoise', 'unseen-noise'"),
         ("levels: {}", "levels: {quality: [10]}", "levels names quality; the parameters of denoise are sigma"),
         ("levels: {}", "levels: {sigma: []}", "evaluate: levels leaves nothing to measure"),
         ("betas: [0.9, 0.9]", "betas: [1.9, 0.9]", "optimizer.betas.0 = 1.9: Input should be less than 1"),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from relume.losses.registry import build_loss
 from relume.models.registry import build
@@ -11,7 +12,7 @@ from relume.training.config import (
     EstimateLevel,
     EveryLevel,
 )
-from relume.training.methods import drawn_reuse, loss_of_batch
+from relume.training.methods import drawn_reuse, forward_names, loss_of_batch
 
 
 def test_the_network_of_a_step_alternates():
@@ -43,3 +44,21 @@ def test_the_loss_of_a_level_estimator_is_that_of_the_levels():
     batch = Batch(images, torch.full_like(images, torch.nan), levels)
     loss = loss_of_batch(network, batch, EstimateLevel(kind="estimate_level"), build_loss("mse"), (0, 0))
     torch.testing.assert_close(loss, (network(images) - levels).square().mean())
+
+
+def test_a_level_estimator_with_classes_learns_their_cross_entropy():
+    """As the training loop wraps it, whatever the stage's loss is."""
+    network, method = (
+        build("level_estimator", {"width": 4, "classes": [5, 30, 70]}),
+        EstimateLevel(kind="estimate_level"),
+    )
+    model = Fabric(accelerator="cpu", devices=1).setup_module(network)
+    for name in forward_names(method, network):
+        model.mark_forward_method(name)
+    images, levels = torch.rand(3, 3, 128, 128), torch.tensor([70.0, 5.0, 30.0])
+    batch = Batch(images, torch.full_like(images, torch.nan), levels)
+    expected = torch.nn.functional.cross_entropy(network.scores(images)[:, 0], torch.tensor([2, 0, 1]))
+    loss = loss_of_batch(model, batch, method, build_loss("mse"), (0, 0))
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
