@@ -16,20 +16,18 @@ from relume.inference.plan import Inference
 from relume.inference.tiling import member_images
 from relume.metrics import to_8_bit
 from relume.models.artifact import load_card, load_model
-from relume.models.fusion.averages import Members
 from relume.params_file import load_section
 from relume.serving.export import (
     OPSET,
     Parity,
-    export_level_estimator,
-    export_onnx,
     levels_of,
     measure_parity,
     parity_report,
 )
 from relume.serving.levels import LevelRange, kind_of
 from relume.serving.onnx_restorer import OnnxRestorer
-from relume.serving.served_model import Serving, write_served_model
+from relume.serving.served_export import export_served_model
+from relume.serving.served_model import Serving
 from relume.serving.settings import ExportSettings
 
 BASES, OUT = Path("models/bases"), Path("models/exported")
@@ -47,15 +45,7 @@ def main() -> None:
     images = _images(params.sizes)
 
     with atomic_folder(OUT) as folder:
-        onnx_file, *further_files = (folder / f"{tile}.onnx" for tile in inference.tiles)
-        for tile, file in zip(inference.tiles, (onnx_file, *further_files), strict=True):
-            export_onnx(Members(network) if inference.fusion else network, file, tile=tile, dtype=inference.dtype)
-        level_file = folder / "level.onnx" if level_estimator else None
-        if level_estimator and level_file:
-            export_level_estimator(level_estimator, level_file, dtype=inference.dtype)
-        write_served_model(onnx_file, folder, serving, further_files=further_files, level_estimator=level_file)
-        for file in (onnx_file, *further_files, *([level_file] if level_file else [])):
-            file.unlink()
+        export_served_model(network, folder, serving, level_estimator=level_estimator)
         restorer = OnnxRestorer(folder, threads=params.threads)
         report = parity_report(
             [

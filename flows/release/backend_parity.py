@@ -14,7 +14,6 @@ from relume.metrics import EQUAL, psnr
 from relume.params import PrecisionLimits, ReleaseSettings
 from relume.serving.backends import Served, fastest_backends, open_backend
 from relume.serving.in_process import InProcessRestorer
-from relume.serving.served_model import read_serving
 from relume.serving.tensorrt_engine import engine_folder, require_engine
 
 _FLAT = 2  # of 255: range of the 3 x 3 neighbours in an area that counts as flat
@@ -86,8 +85,6 @@ def choose_backend(
         return settings.backend, prove_backend(serving, settings.backend, held_out, settings)
     if settings.backend != "auto":
         return settings.backend, []
-    if read_serving(serving).inference.fusion:  # OpenVINO's program inside Triton gives the result of one member
-        return "onnxruntime", []
     for backend in fastest_backends(serving, home):
         if backend == "onnxruntime":
             break

@@ -12,7 +12,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -320,9 +320,13 @@ def _export_parity(candidate: Package) -> list[Check]:
     ]
 
 
-def _one_level(restorer: "OnnxRestorer") -> Callable[[np.ndarray, float | None], np.ndarray]:
+def _one_level(restorer: "OnnxRestorer") -> Callable[..., np.ndarray]:
     """Restores a tile at one level, as a server does."""
-    return lambda tile, level: restorer.restore_batch(tile, None if level is None else np.array([level], np.float32))
+
+    def restore_batch(tile: np.ndarray, level: float | None, **which: Any) -> np.ndarray:
+        return restorer.restore_batch(tile, None if level is None else np.array([level], np.float32), **which)
+
+    return restore_batch
 
 
 def _latency(found: Latency, plans: Sequence["Inference"], settings: ReleaseSettings) -> list[Check]:

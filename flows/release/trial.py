@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,31 +99,37 @@ def try_out(candidate: Entrant, champion: Entrant | None, home: Path) -> Latency
             ) from None
 
 
-def take_turns(
-    where: str, packages: Sequence[Package], ways: Sequence[Callable[[np.ndarray, float | None], np.ndarray]]
-) -> Latency:
+def take_turns(where: str, packages: Sequence[Package], ways: Sequence[Callable[..., np.ndarray]]) -> Latency:
     """Times one tile of the candidate and, if there is one, of the champion by turns, so that both meet the same load.
 
     Args:
         where: As in `Latency`.
         packages: The candidate and perhaps the champion.
-        ways: For each, what restores a tile, (1, 3, T, T) of its plan's type, at a level.
+        ways: For each, what restores a tile, (1, 3, T, T) of its plan's type, at a level, as `RestoreBatch` with the
+            keywords that its plan asks for; each part of a plan restores a tile of its own.
     """
-    turns: list[tuple[Callable, np.ndarray, float | None, list[float]]] = []
+    turns: list[tuple[list[Callable[[], np.ndarray]], list[float]]] = []
     for package, restore in zip(packages, ways, strict=True):
         serving = read_serving(package.folder / "serving")
-        side = serving.inference.tile
-        tile = np.random.default_rng(0).integers(0, 256, (1, 3, side, side), np.uint8)
-        if serving.inference.dtype == "float32":
-            tile = tile / np.float32(255)
-        turns.append((restore, tile, serving.levels.default if serving.levels else None, []))
+        plan, level = serving.inference, serving.levels.default if serving.levels else None
+        runs: list[Callable[[], np.ndarray]] = []
+        for part in plan.parts:
+            side = part.plan.tile
+            tile = np.random.default_rng(0).integers(0, 256, (1, 3, side, side), np.uint8)
+            which: dict[str, Any] = {"part": part.name} if len(plan.parts) > 1 else {}
+            if plan.passes > 1:
+                which["seeds"] = np.zeros(1, np.float32)
+            tiles = tile / np.float32(255) if plan.dtype == "float32" else tile
+            runs.append(functools.partial(restore, tiles, level, **which))
+        turns.append((runs, []))
     end = time.monotonic() + SECONDS
     for run in range(WARM_UP + RUNS):
-        for restore, tile, level, milliseconds in turns:
+        for each, milliseconds in turns:
             start = time.perf_counter()
-            restore(tile, level)
+            for restore_tile in each:
+                restore_tile()
             milliseconds.append((time.perf_counter() - start) * 1000)
         if run >= WARM_UP and time.monotonic() > end:
             break
-    medians = [statistics.median(milliseconds[WARM_UP:]) for *_, milliseconds in turns]
+    medians = [statistics.median(milliseconds[WARM_UP:]) for _, milliseconds in turns]
     return Latency(where=where, candidate=medians[0], champion=medians[1] if len(medians) > 1 else None)

@@ -190,13 +190,16 @@ def _runner(
 ) -> Callable[[str, nn.Module], np.ndarray]:
     """How a network restores an image under a protocol: whole when it is unclipped, else in tiles as it is served.
 
-    Finished images are fused for the final model alone, so that the ensemble shows what that is worth.
+    Finished images are fused for the final model alone, so that the ensemble shows what that is worth; a base model
+    has its own tiles.
     """
 
     def run(system: str, network: nn.Module) -> np.ndarray:
-        plan = inference if system == "final" else inference.model_copy(update={"fusion": None})
+        plan = inference
+        if system != "final":
+            plan = inference.of_base(system.removeprefix("base:"))
         if protocol_of(protocol).unclipped:
-            return restore_whole(network, degraded, orientations=plan.orientations, fusion=plan.fusion)
+            return restore_whole(network, degraded, plan)
         return tiled(network, plan.within(*shown.shape[:2]), batch=2)(shown)
 
     return run

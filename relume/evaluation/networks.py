@@ -1,7 +1,6 @@
 """Ways to run a network on an image: whole or in tiles, in float or as it is served, at a level."""
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
@@ -11,13 +10,17 @@ from relume.errors import ModelFormatError
 from relume.inference.estimator import estimate_level
 from relume.inference.fusion import fuse_members
 from relume.inference.level import AtLevel
-from relume.inference.plan import EdgeFusion, Inference
+from relume.inference.masks import mean_of_passes
+from relume.inference.parts import part_networks
+from relume.inference.plan import Inference
 from relume.inference.self_ensemble import self_ensemble
 from relume.inference.tiling import RestoreBatch, map_tiles, restore_image
 from relume.metrics import to_8_bit
-from relume.models.fusion.averages import Members
 from relume.models.registry import inputs_of
 from relume.serving.export import ServedNetwork
+
+ALONE = Inference(tile=1, halo=0, overlap=0)
+"""The plan of a whole image, whose tile says nothing: one run of the network."""
 
 
 def at_level(network: nn.Module, level: float) -> nn.Module:
@@ -44,51 +47,55 @@ def tiled(network: nn.Module, inference: Inference, *, batch: int) -> Callable[[
 
 def restoring_tiles(network: nn.Module, inference: Inference) -> RestoreBatch:
     """A network as a function of tiles as they are served."""
-    served = ServedNetwork(Members(network) if inference.fusion else network, dtype=inference.dtype).eval()
+    networks = part_networks(network, inference).items()
+    served = {name: ServedNetwork(each, dtype=inference.dtype).eval() for name, each in networks}
 
-    def restore_batch(tiles_NCHW: np.ndarray) -> np.ndarray:
+    def restore_batch(tiles_NCHW: np.ndarray, part: str = "", seeds: np.ndarray | None = None) -> np.ndarray:
+        given = () if seeds is None else (torch.from_numpy(seeds[:, np.newaxis]),)
         with torch.inference_mode():
-            return served(torch.from_numpy(tiles_NCHW)).numpy()
+            return served[part](torch.from_numpy(tiles_NCHW), *given).numpy()
 
     return restore_batch
 
 
-def run_whole(
-    network: nn.Module, image: np.ndarray, *, orientations: int = 1, fusion: EdgeFusion | None = None
-) -> np.ndarray:
+def run_whole(network: nn.Module, image: np.ndarray, inference: Inference = ALONE) -> np.ndarray:
     """A network on a whole image, on the network's device.
 
     Args:
         network: float32 (N, C, H, W) in about [0, 1] to the same shape.
         image: float32 (H, W, C).
-        orientations: Of the self-ensemble.
-        fusion: Of the results of the network's base models.
+        inference: All that it says but the tiles; by default the network runs once.
 
     Returns:
         float32 (H, W, C), not clamped.
 
     Raises:
-        ModelFormatError: What comes back is not an image of the same size.
+        ModelFormatError: What comes back is not an image of the plan's size.
     """
-    run = self_ensemble(_run_of(network, fusion), orientations)
-    restored_CHW = run(np.ascontiguousarray(image.transpose(2, 0, 1))[None])[0]
-    return fuse_members(restored_CHW.transpose(1, 2, 0), fusion)
+    whole = inference.model_copy(update={"members": {}})
+    run = mean_of_passes(_run_of(network, whole), whole.passes, [(0, 0)])
+    restored_NCHW = self_ensemble(run, whole.orientations)(np.ascontiguousarray(image.transpose(2, 0, 1)[None]))
+    return fuse_members(restored_NCHW[0].transpose(1, 2, 0), whole.fusion)
 
 
-def _run_of(network: nn.Module, fusion: EdgeFusion | None) -> Callable[[np.ndarray], np.ndarray]:
-    if fusion is None:
-        return partial(_run_batch, network)
-    bases = Members(network).bases.children()
-    runs = [partial(_run_batch, base) for base in bases]
-    return lambda batch_NCHW: np.concatenate([run(batch_NCHW) for run in runs], axis=1)
+def _run_of(network: nn.Module, inference: Inference) -> RestoreBatch:
+    networks = part_networks(network, inference)
+
+    def run(batch_NCHW: np.ndarray, part: str = "", seeds: np.ndarray | None = None) -> np.ndarray:
+        return _run_batch(networks[part], inference.scale, batch_NCHW, seeds)
+
+    return run
 
 
-def _run_batch(network: nn.Module, batch_NCHW: np.ndarray) -> np.ndarray:
-    batch = torch.from_numpy(batch_NCHW)
-    batch = batch.to(next(network.parameters(), batch).device)
+def _run_batch(network: nn.Module, scale: int, batch_NCHW: np.ndarray, seeds: np.ndarray | None = None) -> np.ndarray:
+    batch = torch.from_numpy(np.ascontiguousarray(batch_NCHW))
+    device = next(network.parameters(), batch).device
+    given = () if seeds is None else (torch.from_numpy(seeds).to(device),)
     with torch.inference_mode():
-        restored = network(batch.contiguous(memory_format=torch.channels_last))
-    if restored.shape != batch.shape:
+        restored = network(batch.to(device).contiguous(memory_format=torch.channels_last), *given)
+    count, channels, *sides = batch.shape
+    expected = count, (*(scale * side for side in sides),)
+    if (restored.shape[0], restored.shape[2:]) != expected or restored.shape[1] % channels:
         raise ModelFormatError(
             "The model is not a restoration network",
             where=" x ".join(map(str, batch.shape)) + " became " + " x ".join(map(str, restored.shape)),
@@ -108,11 +115,9 @@ def run_tiled(network: nn.Module, image: np.ndarray, inference: Inference) -> np
     Returns:
         float32 (H, W, C), not clamped.
     """
-    return fuse_members(map_tiles(image, _run_of(network, inference.fusion), inference, batch=1), inference.fusion)
+    return fuse_members(map_tiles(image, _run_of(network, inference), inference, batch=1), inference.fusion)
 
 
-def restore_whole(
-    network: nn.Module, noisy: np.ndarray, *, orientations: int = 1, fusion: EdgeFusion | None = None
-) -> np.ndarray:
+def restore_whole(network: nn.Module, noisy: np.ndarray, inference: Inference = ALONE) -> np.ndarray:
     """A network on a whole photograph in float32: (H, W, 3) in about [0, 1] to uint8 (H, W, 3); see `run_whole`."""
-    return to_8_bit(run_whole(network, noisy, orientations=orientations, fusion=fusion))
+    return to_8_bit(run_whole(network, noisy, inference))

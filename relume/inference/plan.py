@@ -3,7 +3,8 @@
 It imports neither torch nor numpy.
 """
 
-from typing import Literal, Self
+import itertools
+from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -61,6 +62,25 @@ class Window(Settings):
         return self.model_copy(update={"tile": side} | ({} if room else {"halo": 0, "overlap": 0}))
 
 
+class Tiling(Window):
+    """How an image is covered by tiles, once or several times.
+
+    Attributes:
+        further_windows: In which the image is restored as well; the mean of all results is taken.
+    """
+
+    # Left out of what is written where there is none, as in all that was released before; so are the fields below.
+    further_windows: tuple[Window, ...] = Field(default=(), exclude_if=lambda windows: not windows)
+
+    def within(self, height: int, width: int) -> Self:
+        """See `Window.within`; in all windows."""
+        further = tuple(window.within(height, width) for window in self.further_windows)
+        return super().within(height, width).model_copy(update={"further_windows": further})
+
+    def _windows(self) -> tuple[Window, ...]:
+        return self, *self.further_windows
+
+
 class EdgeFusion(Settings):
     """What is made of the finished images of two base models: at edges that of one, elsewhere the mean of both.
 
@@ -86,71 +106,126 @@ class EdgeFusion(Settings):
         return tuple(sorted((self.smooth, self.detail)))
 
 
-class Inference(Window):
+class Inference(Tiling):
     """How a model restores an image, wherever it does: measured, released and served.
 
     Attributes:
         weight: Of the blend: `linear` and `cosine` fade one tile into the other, `uniform` takes their mean.
         orientations: In which a tile is restored; their mean is taken. 8 are all flips and right angles, 4 the flips, 2
             the mirror image, 1 the tile as it is. The network runs as many times.
-        further_windows: In which the image is restored as well; the mean of all results is taken.
         fusion: Of the finished images of the base models that the final model is the mean of, in its place.
         estimator: Of an adjustable model, the base model that estimates the level of an image for which none is given.
+        members: Of a final model that is the weighted average of base models, all of them by name, each with tiles of
+            its own or, for null, in those of the plan. The average is that of their finished images.
+        passes: Of a network with masks, each with others; the mean of the results is taken.
+        scale: How much larger the network makes an image.
     """
 
     weight: Literal["linear", "cosine", "uniform"] = "linear"
     orientations: Literal[1, 2, 4, 8] = 1
-    # Left out of what is written where there is none, as in all that was released before.
-    further_windows: tuple[Window, ...] = Field(default=(), exclude_if=lambda windows: not windows)
     fusion: EdgeFusion | None = Field(default=None, exclude_if=lambda fusion: fusion is None)
     estimator: str | None = Field(default=None, exclude_if=lambda name: name is None)
+    members: dict[str, Tiling | None] = Field(default={}, exclude_if=lambda members: not members)
+    passes: int = Field(default=1, ge=1, le=64, exclude_if=lambda passes: passes == 1)
+    scale: Literal[1, 2, 3, 4] = Field(default=1, exclude_if=lambda scale: scale == 1)
 
     def __str__(self) -> str:
         """For people, such as `tiles of 192 pixels, halo 16, overlap 8 (linear), 8 orientations`."""
         mean = f", {self.orientations} orientations" if self.orientations > 1 else ""
+        mean += f", {self.passes} passes" if self.passes > 1 else ""
+        scale = f", {self.scale} times as large" if self.scale > 1 else ""
         level = f", level estimated by {self.estimator}" if self.estimator else ""
         fusion = f", {self.fusion}" if self.fusion else ""
-        return f"tiles {' and '.join(map(Window.__str__, self.windows))} ({self.weight}){mean}{fusion}{level}"
+        own = "".join(f"; {part.name} {_shown(part.plan)}" for part in self.parts if part.name)
+        return f"tiles {_shown(self)} ({self.weight}{own}){mean}{scale}{fusion}{level}"
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    @model_validator(mode="after")
+    def _members_fit(self) -> Self:
+        own = [tiling is not None for tiling in self.members.values()]
+        if self.members and (all(own) or not any(own)):
+            raise ValueError(
+                "members names all base models of a weighted average, one at least with tiles of its own, and one at"
+                " least with null, which restores in those of the plan"
+            )
+        if self.members and self.fusion and tuple(sorted(self.members)) != self.fusion.members:
+            raise ValueError(f"members names {', '.join(self.members)}, fusion {', '.join(self.fusion.members)}")
+        return self
 
     @property
     def windows(self) -> "tuple[Inference, ...]":
-        """The plan of each window alone."""
-        alone = self.model_copy(update={"further_windows": ()})
+        """The plan of each window alone, of the first part."""
+        alone = self.model_copy(update={"further_windows": (), "members": {}})
         return alone, *(alone.model_copy(update=window.model_dump()) for window in self.further_windows)
+
+    @property
+    def parts(self) -> "tuple[Part, ...]":
+        """What restores in tiles of its own; with the other base models together first."""
+        alone = self.model_copy(update={"members": {}})
+        if not self.members:
+            return (Part("", (), len(self.fusion.members) if self.fusion else 1, alone),)
+        names = sorted(self.members)
+        together = tuple(place for place, name in enumerate(names) if self.members[name] is None)
+        parts = [Part("", together, len(together) if self.fusion else 1, alone)]
+        for place, name in enumerate(names):
+            if tiling := self.members[name]:
+                own = {field: getattr(tiling, field) for field in Tiling.model_fields}
+                parts.append(Part(name, (place,), 1, alone.model_copy(update=own)))
+        return tuple(parts)
 
     @property
     def tiles(self) -> tuple[int, ...]:
         """The sides of tiles that the network runs on, that of the first window first."""
-        return tuple(dict.fromkeys(window.tile for window in self.windows))
+        windows = itertools.chain(*(part.plan._windows() for part in self.parts))
+        return tuple(dict.fromkeys(window.tile for window in windows))
+
+    @property
+    def graphs(self) -> tuple[tuple[str, int], ...]:
+        """What has a graph of its own: each of its parts, by name, in each side of its tiles."""
+        return tuple((part.name, side) for part in self.parts for side in part.plan.tiles)
 
     @property
     def several_graphs(self) -> bool:
-        """Whether it takes more than one graph: tiles of several sizes, or a level estimator."""
-        return len(self.tiles) > 1 or self.estimator is not None
+        """Whether it takes more than one graph: tiles of several sizes, several parts, or a level estimator."""
+        return len(self.graphs) > 1 or self.estimator is not None
 
     @property
     def dtype(self) -> str:
         """What the network takes and gives: `uint8`, or `float32` in [0, 1] where anything is made of its results."""
-        return "uint8" if self.orientations == 1 and not self.further_windows and not self.fusion else "float32"
-
-    @property
-    def members(self) -> int:
-        """Results of a tile that the network gives, one after the other in its channels."""
-        return len(self.fusion.members) if self.fusion else 1
+        several = self.orientations > 1 or self.passes > 1 or self.further_windows or self.members or self.fusion
+        return "float32" if several else "uint8"
 
     @property
     def runs_per_megapixel(self) -> float:
         """Runs of the network on a tile that a million pixels of a large image take.
 
-        A run on another window's tile counts as much as that has more pixels than the first one's.
+        A run on another window's tile counts as much as that has more pixels than the first one's, and one of a part
+        of the base models as much as these are of all.
         """
-        pixels = sum((window.tile / window.pitch) ** 2 for window in self.windows)
-        return self.orientations * 1e6 * pixels / self.tile**2
+        shares = [len(part.places) / len(self.members) if self.members else 1.0 for part in self.parts]
+        pixels = sum(
+            share * sum((window.tile / window.pitch) ** 2 for window in part.plan._windows())
+            for share, part in zip(shares, self.parts, strict=True)
+        )
+        return self.orientations * self.passes * 1e6 * pixels / self.tile**2
 
     def within(self, height: int, width: int) -> Self:
         """See `Window.within`; in all windows."""
-        further = tuple(window.within(height, width) for window in self.further_windows)
-        return super().within(height, width).model_copy(update={"further_windows": further})
+        members = {name: tiling and tiling.within(height, width) for name, tiling in self.members.items()}
+        return super().within(height, width).model_copy(update={"members": members})
+
+    def enlarged(self) -> "Inference":
+        """The plan of the restored image, in its pixels; of the first window."""
+        sides = {name: self.scale * getattr(self, name) for name in Window.model_fields}
+        return self.model_copy(update=sides)
+
+    def of_base(self, name: str) -> "Inference":
+        """How a base model restores alone: in its own tiles, without the fusion."""
+        own = self.members.get(name)
+        tiling = {field: getattr(own, field) for field in Tiling.model_fields} if own else {}
+        return self.model_copy(update={"members": {}, "fusion": None, **tiling})
 
     def in_orientations(self, count: int | None) -> "Inference":
         """The same in another number of orientations; as it is when None.
@@ -171,7 +246,7 @@ class Inference(Window):
         return tile % 16 == 0 and tile - 2 * self.halo - self.overlap > 0
 
     def in_tiles(self, tile: int) -> "Inference":
-        """The same in tiles of another side, in one window.
+        """The same in tiles of another side, in one window, of all base models.
 
         Raises:
             ConfigError: `tile_fits` says no.
@@ -182,7 +257,7 @@ class Inference(Window):
                 where=f"{tile} pixels",
                 next_step=f"use a multiple of 16 above {2 * self.halo + self.overlap}, twice the halo and the overlap",
             )
-        return self.model_copy(update={"tile": tile, "further_windows": ()})
+        return self.model_copy(update={"tile": tile, "further_windows": (), "members": {}})
 
     def around(self, height: int, width: int, reach: int) -> "Inference":
         """The same with a smaller tile, if one around a whole image changes no pixel of its result.
@@ -199,6 +274,26 @@ class Inference(Window):
         side = -(-(max(height, width) + reach) // 64) * 64
         whole = {"tile": side, "halo": 0, "overlap": 0, "further_windows": ()}
         return self.model_copy(update=whole) if side < min(self.tiles) else self
+
+
+class Part(NamedTuple):
+    """Base models that restore in the same tiles.
+
+    Attributes:
+        name: That of the base model; empty for the first part, which is the whole network where there is one part.
+        places: Of the base models among those of the final model, in the order of their names; empty for all.
+        results: Images that the network of the part gives of a tile, in its channels.
+        plan: How it restores.
+    """
+
+    name: str
+    places: tuple[int, ...]
+    results: int
+    plan: Inference
+
+
+def _shown(tiling: Tiling) -> str:
+    return " and ".join(map(Window.__str__, tiling._windows()))
 
 
 def before_format_3(tile: int, halo: int) -> Inference:

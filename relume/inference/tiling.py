@@ -14,8 +14,9 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,12 +24,15 @@ from numpy.typing import DTypeLike
 
 from relume.errors import ImageError
 from relume.inference.fusion import fuse_members
-from relume.inference.plan import Inference
+from relume.inference.masks import mean_of_passes
+from relume.inference.plan import Inference, Part
 from relume.inference.self_ensemble import self_ensemble
 
-RestoreBatch = Callable[[np.ndarray], np.ndarray]
-"""Takes tiles (N, 3, T, T) RGB and gives as many restored ones of the same shape and type: uint8 for an 8-bit image and
-a plan of uint8 tiles, else float32 in [0, 1]; with a fusion the channels of all members, one after the other."""
+RestoreBatch = Callable[..., np.ndarray]
+"""Takes tiles (N, 3, T, T) RGB and gives as many restored ones of the same type, of the plan's scale times the side:
+uint8 for an 8-bit image and a plan of uint8 tiles, else float32 in [0, 1]; with a fusion the channels of all members,
+one after the other. Where the plan has several parts it is called with the keyword `part` as well, the name of one, and
+where it has several passes with `seeds`, float32 (N,), of the masks."""
 
 TYPES = (np.uint8, np.uint16, np.float32)
 PEAKS = {"uint8": np.float32(255), "uint16": np.float32(65535), "float32": np.float32(1)}
@@ -87,10 +91,9 @@ def _reflected(length: int, tile: int) -> np.ndarray:
 
 
 def count_tiles(height: int, width: int, inference: Inference) -> int:
-    """The number of tiles that an image of this size is cut into, those of all windows together."""
-    return sum(
-        len(cover_axis(height, window).starts) * len(cover_axis(width, window).starts) for window in inference.windows
-    )
+    """The number of tiles that an image of this size is cut into, those of all windows and parts together."""
+    windows = [window for part in inference.parts for window in part.plan.windows]
+    return sum(len(cover_axis(height, window).starts) * len(cover_axis(width, window).starts) for window in windows)
 
 
 def restore_image(
@@ -120,7 +123,8 @@ def restore_image(
         on_progress: Called after each batch.
 
     Returns:
-        The restored image, of the same type. With a `restore_batch` that changes nothing, exactly `image_HWC`.
+        The restored image, of the same type, larger by the plan's scale. With a `restore_batch` that changes nothing,
+        exactly `image_HWC`.
 
     Raises:
         ImageError: `image_HWC` is not an RGB image of one of the types.
@@ -128,8 +132,8 @@ def restore_image(
     require_rgb(image_HWC, types)
     peak = PEAKS[image_HWC.dtype.name]
 
-    def in_float(tiles_NCHW: np.ndarray) -> np.ndarray:
-        return restore_batch(tiles_NCHW / peak) * peak
+    def in_float(tiles_NCHW: np.ndarray, **which: Any) -> np.ndarray:
+        return restore_batch(tiles_NCHW / peak, **which) * peak
 
     run = restore_batch if image_HWC.dtype.name == (dtype or inference.dtype) == "uint8" else in_float
     image = map_tiles(image_HWC, run, inference, batch=batch, in_flight=in_flight, on_progress=on_progress)
@@ -172,23 +176,22 @@ def require_rgb(image_HWC: np.ndarray, types: Sequence[type] = TYPES) -> None:
 
 def map_tiles(
     image_HWC: np.ndarray,
-    restore_batch: Callable[[np.ndarray], np.ndarray],
+    restore_batch: RestoreBatch,
     inference: Inference,
     *,
     batch: int,
     in_flight: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Puts an image through a function of tiles, in each orientation of the plan, and blends the results.
+    """Puts an image through a function of tiles, as the plan says, and blends the results.
 
     Holds the image, its result, one band of tile rows in float32 and the batches in flight, never the whole image in
-    another type but for the mean of several windows. With batches in flight, the next is cut and the last one blended
-    meanwhile.
+    another type but for the mean of several windows and for what is made of several images. With batches in flight, the
+    next is cut and the last one blended meanwhile.
 
     Args:
         image_HWC: (H, W, C), uint8, uint16 or float32, any size from 1x1.
-        restore_batch: Takes tiles (N, C, T, T) of the image's type, and gives as many of the same shape, on the same
-            scale and of any type; (N, members · C, T, T) with a fusion.
+        restore_batch: As of `restore_image`, but for tiles (N, C, T, T) of the image's type and on its scale.
         inference: How the model restores.
         batch: Tiles in a batch at most; the last batch may hold fewer.
         in_flight: Batches given to `restore_batch` at a time, each from a thread of its own. 0 calls it in the
@@ -196,31 +199,69 @@ def map_tiles(
         on_progress: Called after each batch with the tiles done and the tiles in all.
 
     Returns:
-        (H, W, C) of the image's type; blended values of an integer type are clipped and rounded. With a fusion, which
-        is for the caller to carry out, (H, W, members · C) in float32, neither clipped nor rounded.
+        (scale · H, scale · W, C) of the image's type; values of an integer type are clipped and rounded. With a fusion,
+        which is for the caller to carry out, (…, members · C) in float32, neither clipped nor rounded.
     """
-    windows, (height, width, channels) = inference.windows, image_HWC.shape
-    shape = height, width, inference.members * channels
-    dtype = image_HWC.dtype if inference.fusion is None else np.dtype(np.float32)
-    total, done = count_tiles(height, width, inference), 0
-    run = self_ensemble(restore_batch, inference.orientations)
+    total, done = count_tiles(image_HWC.shape[0], image_HWC.shape[1], inference), 0
+    parts, channels = inference.parts, image_HWC.shape[2]
+    alone = len(parts) == 1 and inference.fusion is None
+    dtype = image_HWC.dtype if alone else np.dtype(np.float32)
+
+    def progress(tiles: int) -> None:
+        nonlocal done
+        done += tiles
+        if on_progress:
+            on_progress(done, total)
+
+    images = []
+    for part in parts:
+        run: RestoreBatch = partial(restore_batch, part=part.name) if len(parts) > 1 else restore_batch
+        images.append(_part_image(image_HWC, run, part, dtype, batch, in_flight, progress))
+    if len(images) == 1:
+        return images[0]
+    if inference.fusion is None:
+        return _rounded(sum(images[1:], start=images[0]), image_HWC.dtype).astype(image_HWC.dtype, copy=False)
+    members = np.empty((*images[0].shape[:2], len(inference.members) * channels), np.float32)
+    for part, image in zip(parts, images, strict=True):
+        for place, result in zip(part.places, np.split(image, part.results, axis=2), strict=True):
+            members[..., place * channels : (place + 1) * channels] = result
+    return members
+
+
+def _part_image(
+    image_HWC: np.ndarray,
+    restore_batch: RestoreBatch,
+    part: Part,
+    dtype: np.dtype,
+    batch: int,
+    in_flight: int,
+    progress: Callable[[int], None],
+) -> np.ndarray:
+    """What a part of the base models makes of an image, the mean over its windows: (…, results · C) of a type."""
+    (height, width, channels), scale, windows = image_HWC.shape, part.plan.scale, part.plan.windows
+    shape = height * scale, width * scale, part.results * channels
+    run = partial(_restored, restore_batch, part.plan)
     image: np.ndarray | None = None
     for window in windows:
         rows, columns = cover_axis(height, window), cover_axis(width, window)
-        canvas = _Canvas(shape, rows, columns, window.tile, dtype if len(windows) == 1 else np.float32)
+        canvas = _Canvas(shape, window, dtype if len(windows) == 1 else np.float32)
         batches = _batches(image_HWC, rows, columns, window.tile, batch)
         with contextlib.closing(_overlapped(batches, run, in_flight)) as restored_batches:
             for restored_NCHW in restored_batches:
                 for tile_CHW in restored_NCHW:
                     canvas.add(tile_CHW)
-                done += len(restored_NCHW)
-                if on_progress:
-                    on_progress(done, total)
+                progress(len(restored_NCHW))
         image = canvas.image_HWC if image is None else np.add(image, canvas.image_HWC, out=image)
     assert image is not None  # there is a window
     if len(windows) == 1:
         return image
     return _rounded(np.divide(image, np.float32(len(windows)), out=image), dtype).astype(dtype, copy=False)
+
+
+def _restored(restore_batch: RestoreBatch, inference: Inference, tiles: "_Tiles") -> np.ndarray:
+    """A batch restored: the mean over orientations and passes."""
+    run = mean_of_passes(restore_batch, inference.passes, tiles.corners)
+    return self_ensemble(run, inference.orientations)(tiles.tiles_NCHW)
 
 
 def _rounded(blended: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -230,8 +271,15 @@ def _rounded(blended: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return blended
 
 
-def _batches(image_HWC: np.ndarray, rows: Axis, columns: Axis, tile: int, batch: int) -> Iterator[np.ndarray]:
-    """Tiles in reading order, stacked to (N, C, T, T) with N up to `batch`."""
+class _Tiles(NamedTuple):
+    """A batch: (N, C, T, T), and the first row and column of each tile in the image."""
+
+    tiles_NCHW: np.ndarray
+    corners: list[tuple[int, int]]
+
+
+def _batches(image_HWC: np.ndarray, rows: Axis, columns: Axis, tile: int, batch: int) -> Iterator[_Tiles]:
+    """Tiles in reading order, up to `batch` at a time."""
     height, width, channels = image_HWC.shape
     if height < tile or width < tile:
         image_HWC = image_HWC[np.ix_(_reflected(height, tile), _reflected(width, tile))]
@@ -242,11 +290,11 @@ def _batches(image_HWC: np.ndarray, rows: Axis, columns: Axis, tile: int, batch:
         )  # contiguous, as every backend wants it
         for tile_CHW, (top, left) in zip(tiles_NCHW, chosen, strict=True):
             tile_CHW[:] = image_HWC[top : top + tile, left : left + tile].transpose(2, 0, 1)
-        yield tiles_NCHW
+        yield _Tiles(tiles_NCHW, chosen)
 
 
 def _overlapped(
-    batches: Iterator[np.ndarray], restore_batch: RestoreBatch, in_flight: int
+    batches: Iterator[_Tiles], restore_batch: Callable[[_Tiles], np.ndarray], in_flight: int
 ) -> Generator[np.ndarray, None, None]:
     """The restored batches in their order; for each batch that is with the backend, the next is cut and waits."""
     if in_flight == 0:
@@ -255,10 +303,10 @@ def _overlapped(
     executor = ThreadPoolExecutor(in_flight, thread_name_prefix="restore-tiles")
     flying: deque[Future[np.ndarray]] = deque()
     try:
-        for batch_NCHW in batches:
+        for tiles in batches:
             if len(flying) == 2 * in_flight:
                 yield flying.popleft().result()
-            flying.append(executor.submit(restore_batch, batch_NCHW))
+            flying.append(executor.submit(restore_batch, tiles))
         while flying:
             yield flying.popleft().result()
     finally:
@@ -271,9 +319,11 @@ class _Canvas:
     What one tile alone gives, most of it, goes to the image as it is where the types are the same: no sum, no rounding.
     """
 
-    def __init__(self, shape: tuple[int, int, int], rows: Axis, columns: Axis, tile: int, dtype: DTypeLike):
+    def __init__(self, shape: tuple[int, int, int], window: Inference, dtype: DTypeLike):
         self.image_HWC = np.empty(shape, dtype)
-        self._rows, self._columns, self._tile = rows, columns, tile
+        enlarged = window.enlarged()
+        self._tile = tile = enlarged.tile
+        rows, columns = self._rows, self._columns = cover_axis(shape[0], enlarged), cover_axis(shape[1], enlarged)
         self._alone = [_alone(axis) for axis in (rows, columns)]
         self._shared = [_shared(axis, alone) for axis, alone in zip((rows, columns), self._alone, strict=True)]
         self._band = np.zeros((tile, max(shape[1], tile), shape[2]), np.float32)

@@ -92,6 +92,7 @@ class MaskedDenoiser(nn.Module):
         image: torch.Tensor,
         input_keep: torch.Tensor | None = None,
         attention_keep: torch.Tensor | None = None,
+        mask_seed: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Denoises; masks are drawn here where they are not given.
 
@@ -101,6 +102,7 @@ class MaskedDenoiser(nn.Module):
                 training, all ones otherwise.
             attention_keep: (N, attentions, H, W) with H and W of the padded image, 0 where a token is left
                 out before that attention. When None, drawn at each call in training, from `seed` otherwise.
+            mask_seed: (N,), added to `seed` for each image; whole numbers below 2^24.
 
         Returns:
             (N, C, H, W), not clamped.
@@ -116,7 +118,7 @@ class MaskedDenoiser(nn.Module):
             keep = pad_to_multiple(input_keep, self.window, mode="reflect").permute(0, 2, 3, 1).to(x.dtype)
             x = x * keep + self.mask_token.to(x.dtype) * (1 - keep) if self.masked == "learned_tokens" else x * keep
         if attention_keep is None and self.attention_mask_ratio > 0:
-            attention_keep = self.draw_attention_masks(padded)
+            attention_keep = self.draw_attention_masks(padded, mask_seed)
         keeps = None
         if attention_keep is not None:
             keeps = list(attention_keep.to(x.dtype).transpose(0, 1).reshape(self.attentions, -1, 1).unbind())
@@ -140,8 +142,9 @@ class MaskedDenoiser(nn.Module):
         noise = torch.rand(image.shape[0], 1, *image.shape[-2:], device=image.device)
         return (noise >= ratio).to(image.dtype)
 
-    def draw_attention_masks(self, padded: torch.Tensor) -> torch.Tensor:
-        """(N, attentions, H, W) of 0 and 1: from torch's generator in training, else from `seed`, equal for all images.
+    def draw_attention_masks(self, padded: torch.Tensor, mask_seed: torch.Tensor | None = None) -> torch.Tensor:
+        """(N, attentions, H, W) of 0 and 1: from torch's generator in training, else from `seed`, equal for all images
+        but for what `mask_seed` adds to it.
 
         The numbers of the seed come from whole-number arithmetic (cubes modulo a prime) that is the same on every
         device and in every runtime.
@@ -150,9 +153,12 @@ class MaskedDenoiser(nn.Module):
         if self.training:
             uniform = torch.rand(padded.shape[0], *shape, device=padded.device)
         else:
-            state = torch.full((1, 1, 1), self.seed % PRIME, device=padded.device)
-            for axis, length in enumerate(shape):
-                place = torch.arange(length, device=padded.device).view([-1 if i == axis else 1 for i in range(3)])
+            if mask_seed is None:
+                state = torch.full((1, 1, 1, 1), self.seed % PRIME, device=padded.device)
+            else:
+                state = ((mask_seed.long() + self.seed % PRIME) % PRIME).view(-1, 1, 1, 1)
+            for axis, length in enumerate(shape, start=1):
+                place = torch.arange(length, device=padded.device).view([-1 if i == axis else 1 for i in range(4)])
                 state = (place % PRIME * 17_389 + state) % PRIME
                 for increment in (12_345, 6_789):
                     state = (state * state % PRIME * state + increment) % PRIME

@@ -20,15 +20,15 @@ stays at what the largest request took."""
 
 _TENSORS = """\
 max_batch_size: {max_batch}
-input [ {{ name: "image" data_type: TYPE_{dtype} dims: [ 3, {tile}, {tile} ] }}{level} ]
-output [ {{ name: "restored" data_type: TYPE_{dtype} dims: [ {channels}, {tile}, {tile} ] }}{estimated} ]
+input [ {{ name: "image" data_type: TYPE_{dtype} dims: [ 3, {tile}, {tile} ] }}{given} ]
+output [ {{ name: "restored" data_type: TYPE_{dtype} dims: [ {channels}, {side}, {side} ] }}{further} ]
 """
 
-# One for each tile, so that requests of different levels share an execution.
-_LEVEL = ', { name: "level" data_type: TYPE_FP32 dims: [ 1 ] }'
+# A number for each tile, so that requests of different levels share an execution.
+_NUMBER = ', {{ name: "{name}" data_type: TYPE_FP32 dims: [ 1 ] }}'
 
-# Of a level estimator, which clients ask for instead of `restored`.
-_ESTIMATED = ', { name: "estimated" data_type: TYPE_FP32 dims: [ 1 ] }'
+# Of a base model with tiles of its own, which clients ask for instead of `restored`, as for the level `estimated`.
+_MEMBER = ', {{ name: "restored_{name}" data_type: TYPE_{dtype} dims: [ 3, {side}, {side} ] }}'
 
 # Requests wait 2 ms at most for others to share an execution with. A full queue refuses at once, which a client
 # can wait out; nobody waits for an answer to a request older than a minute.
@@ -46,6 +46,7 @@ _UNBATCHED = ("openvino_f32", "openvino_bf16")
 _PARAMETER = re.compile(r'parameters\s*\{\s*key:\s*"(\w+)"\s*value\s*\{\s*string_value:\s*"([^"]*)"')
 _TILES = re.compile(r"data_type:\s*TYPE_(\w+)\s*dims:\s*\[\s*(\d+),\s*(-?\d+),\s*(-?\d+)\s*\]")
 _WINDOW = re.compile(r"(\d+) (\d+) (\d+)")
+_MEMBER_TILES = re.compile(r"(\w+):([\d ,]*)")
 _MAX_BATCH = re.compile(r"max_batch_size:\s*(\d+)")
 
 _PYTHON = 'backend: "python"\ninstance_group [ { kind: KIND_CPU count: 1 } ]\n'
@@ -101,12 +102,21 @@ def release_config(
             `tensorrt_plan` runs 1/model.plan in Triton's tensorrt backend.
         compute_capability: Of the GPU that the engine of `tensorrt_plan` is for, such as `9.0`.
     """
-    parameters = inference.model_dump(exclude={"further_windows", "fusion"})
+    parameters = inference.model_dump(exclude={"further_windows", "fusion", "members"})
     if fusion := inference.fusion:
         low, high = fusion.thresholds
         parameters["fusion"] = f"{fusion.smooth} {fusion.detail} {fusion.mask} {low} {high}"
     if further := inference.further_windows:
-        parameters["further_windows"] = ", ".join(f"{each.tile} {each.halo} {each.overlap}" for each in further)
+        parameters["further_windows"] = _windows_text(*further)
+    if members := inference.members:
+        tilings = {
+            name: f" {_windows_text(each, *each.further_windows)}" if each else "" for name, each in members.items()
+        }
+        parameters["members"] = "; ".join(f"{name}:{tiling}" for name, tiling in tilings.items())
+    if inference.several_graphs:
+        parameters["graphs"] = ", ".join(
+            f"{output_of(part)} {side} {graph_folder(inference, part, side)}" for part, side in inference.graphs
+        )
     if levels:
         parameters |= {("level_kind" if name == "kind" else f"{name}_level"): v for name, v in asdict(levels).items()}
     return (
@@ -114,13 +124,47 @@ def release_config(
         + _tensors(
             _side(inference),
             triton_type(inference),
-            adjustable=levels is not None,
-            channels=3 * inference.members,
+            given=given_of(inference, levels),
+            channels=3 * inference.parts[0].results,
+            side=_side(inference) if inference.several_graphs else inference.scale * inference.tile,
+            members=tuple(part.name for part in inference.parts if part.name),
             estimates=inference.estimator is not None,
         )
         + ("" if backend in _UNBATCHED else _BATCHING)
         + _parameters(parameters)
     )
+
+
+def output_of(part: str) -> str:
+    """The output of a release that a part of its plan is."""
+    return f"restored_{part}" if part else "restored"
+
+
+def graph_folder(inference: Inference, part: str, side: int) -> str:
+    """Where the graph of a part of a plan for tiles of a side is, from the folder of the model's version."""
+    if part:
+        return f"members/{part}/{side}"
+    return "." if side == inference.tile else str(side)
+
+
+def given_of(inference: Inference, levels: LevelRange | None) -> str | None:
+    """The input that a graph has beside the tile, if any: the level, or the seed of the masks of a pass."""
+    if inference.passes > 1:
+        return "seed"
+    return "level" if levels else None
+
+
+def _windows_text(*windows: Window) -> str:
+    return ", ".join(f"{each.tile} {each.halo} {each.overlap}" for each in windows)
+
+
+def _read_windows(text: str) -> list[dict[str, int]]:
+    return [dict(zip(Window.model_fields, map(int, each), strict=True)) for each in _WINDOW.findall(text)]
+
+
+def _read_tiling(text: str) -> dict[str, Any] | None:
+    first, *further = _read_windows(text) or [{}]
+    return {**first, "further_windows": further} if first else None
 
 
 def backend_of(text: str) -> str:
@@ -158,8 +202,9 @@ def read_parameters(parameters: Mapping[str, str]) -> tuple[Inference, LevelRang
     stated = {name: parameters[name] for name in Inference.model_fields if name in parameters}
     plan: dict[str, Any] = {name: int(v) if v.isdigit() else v for name, v in stated.items()}
     if "further_windows" in plan:
-        windows = _WINDOW.findall(plan["further_windows"])
-        plan["further_windows"] = [dict(zip(Window.model_fields, map(int, each), strict=True)) for each in windows]
+        plan["further_windows"] = _read_windows(plan["further_windows"])
+    if "members" in plan:
+        plan["members"] = {name: _read_tiling(text) for name, text in _MEMBER_TILES.findall(plan["members"])}
     if "fusion" in plan:
         smooth, detail, mask, *thresholds = plan["fusion"].split()
         plan["fusion"] = {"smooth": smooth, "detail": detail, "mask": mask, "thresholds": tuple(map(int, thresholds))}
@@ -179,8 +224,10 @@ def problem(text: str, inference: Inference, *, levels: LevelRange | None) -> st
         stated = read_parameters(found)
     except (KeyError, ValueError, ConfigError):
         return "config.pbtxt does not state tiles and levels that can be"
-    sides = (str(_side(inference)),) * 2
-    expected = {(triton_type(inference), str(3 * members), *sides) for members in (1, inference.members)}
+    side, parts = _side(inference), inference.parts
+    restored = side if inference.several_graphs else inference.scale * side
+    tensors = [(3, side), *((3 * part.results, restored) for part in parts)]
+    expected = {(triton_type(inference), str(channels), str(side), str(side)) for channels, side in tensors}
     if stated != (inference, levels) or tiles != expected:
         return f"serving.json says {inference}, {levels or 'no levels'}; config.pbtxt says something else"
     if len(batches) != 1 or not 1 <= batches[0] <= MAX_BATCH:
@@ -189,7 +236,13 @@ def problem(text: str, inference: Inference, *, levels: LevelRange | None) -> st
 
 
 def product_config(
-    route: Route, *, tile: int, dtype: str = "UINT8", channels: int = 3, adjustable: bool = False
+    route: Route,
+    *,
+    tile: int,
+    dtype: str = "UINT8",
+    channels: int = 3,
+    restored: int | None = None,
+    given: str | None = None,
 ) -> str:
     """The config.pbtxt of a product: an ensemble whose one step is the champion.
 
@@ -198,19 +251,20 @@ def product_config(
         tile: Side of its served tile in pixels; -1 where there are several.
         dtype: Triton's name of the tile's type.
         channels: Of the restored tile, those of all members.
-        adjustable: Whether it has the input `level`.
+        restored: Side of that; the same when None.
+        given: Its input beside the tile, see `given_of`.
     """
-    level = '\n      input_map { key: "level" value: "level" }' if adjustable else ""
+    number = f'\n      input_map {{ key: "{given}" value: "{given}" }}' if given else ""
     return (
         'platform: "ensemble"\n'
-        + _tensors(tile, dtype, adjustable=adjustable, channels=channels)
+        + _tensors(tile, dtype, given=given, channels=channels, side=tile if restored is None else restored)
         + f"""\
 ensemble_scheduling {{
   step [
     {{
       model_name: "{route.champion}"
       model_version: -1
-      input_map {{ key: "image" value: "image" }}{level}
+      input_map {{ key: "image" value: "image" }}{number}
       output_map {{ key: "restored" value: "restored" }}
     }}
   ]
@@ -231,10 +285,19 @@ def _side(inference: Inference) -> int:
     return -1 if inference.several_graphs else inference.tile
 
 
-def _tensors(tile: int, dtype: str, *, adjustable: bool, channels: int, estimates: bool = False) -> str:
-    further = {
-        "level": _LEVEL if adjustable else "",
-        "estimated": _ESTIMATED if estimates else "",
-        "channels": channels,
-    }
-    return _TENSORS.format(max_batch=MAX_BATCH, tile=tile, dtype=dtype, **further)
+def _tensors(
+    tile: int,
+    dtype: str,
+    *,
+    given: str | None,
+    channels: int,
+    side: int,
+    members: tuple[str, ...] = (),
+    estimates: bool = False,
+) -> str:
+    further = "".join(_MEMBER.format(name=name, dtype=dtype, side=side) for name in members)
+    further += _NUMBER.format(name="estimated") if estimates else ""
+    number = _NUMBER.format(name=given) if given else ""
+    return _TENSORS.format(
+        max_batch=MAX_BATCH, tile=tile, side=side, dtype=dtype, given=number, channels=channels, further=further
+    )

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from relume.inference.plan import Part
 from relume.serving.in_process import Run
 from relume.serving.mixed_precision import LowPrecision, mixed_precision
 from relume.serving.onnx_restorer import OnnxRestorer
@@ -29,7 +30,7 @@ class EmulatedRestorer(OnnxRestorer):
         self._precision = precision
         super().__init__(folder, **options)
 
-    def _load(self, model: Path | bytes, dtype: np.dtype[Any], side: int) -> Run:
+    def _load(self, model: Path | bytes, dtype: np.dtype[Any], part: Part, side: int) -> Run:
         if dtype == self._dtype:
             model = mixed_precision(model, self._precision).emulated()
-        return super()._load(model, dtype, side)
+        return super()._load(model, dtype, part, side)

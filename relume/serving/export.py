@@ -32,7 +32,8 @@ class ServedNetwork(nn.Module):
     """A network as it is served: uint8 in and out, with scaling, clamping and rounding inside the graph.
 
     Args:
-        network: float32 (N, C, H, W) in [0, 1] to the same shape; adjustable ones take the level as second argument.
+        network: float32 (N, C, H, W) in [0, 1] to the same shape; adjustable ones take the level as second argument,
+            those of several passes the seeds of their masks.
         dtype: `float32` leaves out scaling, clamping and rounding, for plans that make anything of its results.
     """
 
@@ -45,7 +46,7 @@ class ServedNetwork(nn.Module):
 
         Args:
             image: uint8 (N, C, T, T), or float32 in [0, 1].
-            level: float32 (N, 1), for adjustable networks: a level for each tile.
+            level: float32 (N, 1), for adjustable networks: a level for each tile; or the seed of its masks.
 
         Returns:
             (N, C, T, T) of the same type.
@@ -143,8 +144,8 @@ def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: in
     """Writes the served network as ONNX: input `image`, output `restored`, both (batch, C, T, T) of one type.
 
     A network that takes a level has a second input `level`, FP32 (batch, 1): one served file is all
-    levels, and tiles of different levels share a batch. Only the batch is dynamic. The file holds no source path,
-    time or machine: equal weights give equal bytes.
+    levels, and tiles of different levels share a batch; one of several passes has `seed`. Only the batch is
+    dynamic. The file holds no source path, time or machine: equal weights give equal bytes.
 
     Args:
         network: In eval mode.
@@ -153,9 +154,10 @@ def export_onnx(network: nn.Module, path: str | Path, *, tile: int, channels: in
         channels: C.
         dtype: Of the tiles, `uint8` or `float32` in [0, 1].
     """
-    count = len(inputs_of(network))
-    examples = (torch.zeros(2, channels, tile, tile, dtype=getattr(torch, dtype)), torch.full((2, 1), 25.0))[:count]
-    _write(to_onnx(ServedNetwork(network, dtype=dtype).eval(), examples, ["image", "level"][:count]).model_proto, path)
+    names = ["image", "seed" if "seed" in inputs_of(network) else "level"][: len(inputs_of(network))]
+    examples = (torch.zeros(2, channels, tile, tile, dtype=getattr(torch, dtype)), torch.full((2, 1), 25.0))
+    served = ServedNetwork(network, dtype=dtype).eval()
+    _write(to_onnx(served, examples[: len(names)], names).model_proto, path)
 
 
 def export_level_estimator(network: nn.Module, path: str | Path, *, dtype: str = "uint8") -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from relume.errors import ConfigError
 from relume.inference.estimator import estimate_level
-from relume.inference.plan import Inference
+from relume.inference.plan import Inference, Part
 from relume.inference.tiling import require_rgb, restore_image
 from relume.memory import available_memory
 from relume.serving.float_graph import float_graph
@@ -64,12 +64,14 @@ class InProcessRestorer(ABC):
         self.serving = read_serving(folder)
         self.folder, self.release, self._batch = Path(folder), release or str(folder), batch
         self._dtype = np.dtype(self.serving.inference.dtype)
-        self._graph = read_local_graph(onnx_path(folder))
+        plan = self.serving.inference
+        alone = len(plan.parts) == 1 and plan.scale == 1
+        self._graph = read_local_graph(onnx_path(folder)) if alone else None
         self.inference = self._fitting(self._in_tiles(tile).in_orientations(orientations))
-        self._runs: dict[tuple[np.dtype[Any], int], Run] = {}
+        self._runs: dict[tuple[np.dtype[Any], str, int], Run] = {}
         self._estimate: Callable[[np.ndarray], np.ndarray] | None = None
-        for side in self.inference.tiles:
-            self._run(self._dtype, side)
+        for part, side in self.inference.graphs:
+            self._run(self._dtype, part, side)
 
     def _in_tiles(self, tile: int | None) -> Inference:
         plan = self.serving.inference
@@ -98,32 +100,45 @@ class InProcessRestorer(ABC):
         return fitting
 
     @abstractmethod
-    def _load(self, model: Path | bytes, dtype: np.dtype[Any], side: int) -> Run:
+    def _load(self, model: Path | bytes, dtype: np.dtype[Any], part: Part, side: int) -> Run:
         """Loads an ONNX file, or a serialised model, whose `image` and `restored` are uint8 or float32."""
 
-    def _run(self, dtype: np.dtype[Any], side: int) -> Run:
-        key = dtype, 0 if self._any_side else side
+    def _run(self, dtype: np.dtype[Any], name: str, side: int) -> Run:
+        key = dtype, name, 0 if self._any_side else side
         if key not in self._runs:
             exported = onnx_paths(self.folder, self.serving.inference)
-            path = exported.get(side, onnx_path(self.folder))
+            path = exported.get((name, side), onnx_path(self.folder))
             model: Path | bytes = path if dtype == self._dtype else float_graph(path)
-            if self._graph and side not in exported:
+            if self._graph and (name, side) not in exported:
                 model = at_side(model, side)
-            self._runs[key] = self._load(model, dtype, side)
+            part = next(part for part in self.inference.parts if part.name == name)
+            self._runs[key] = self._load(model, dtype, part, side)
         return self._runs[key]
 
-    def restore_batch(self, tiles_NCHW: np.ndarray, levels: np.ndarray | None = None) -> np.ndarray:
+    def restore_batch(
+        self,
+        tiles_NCHW: np.ndarray,
+        levels: np.ndarray | None = None,
+        *,
+        part: str = "",
+        seeds: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Restores tiles in one run.
 
         Args:
             tiles_NCHW: (N, 3, T, T) RGB of one of the plan's sizes: of its type, or float32 in [0, 1].
             levels: float32 (N,), of the model's kind, for an adjustable model, which needs them; None for others.
+            part: Of the plan, by its name.
+            seeds: float32 (N,), of the masks of a plan with several passes; 0 when None.
 
         Returns:
-            (N, 3 · members, T, T) RGB of the same type; float32 is not rounded.
+            (N, 3 · results, scale · T, scale · T) RGB of the same type; float32 is not rounded.
         """
-        run = self._run(tiles_NCHW.dtype, tiles_NCHW.shape[2])
-        return run({"image": tiles_NCHW} if levels is None else {"image": tiles_NCHW, "level": levels[:, np.newaxis]})
+        if seeds is None and self.inference.passes > 1:
+            seeds = np.zeros(len(tiles_NCHW), np.float32)
+        given = {"level": levels, "seed": seeds}
+        numbers = {name: values[:, np.newaxis] for name, values in given.items() if values is not None}
+        return self._run(tiles_NCHW.dtype, part, tiles_NCHW.shape[2])({"image": tiles_NCHW, **numbers})
 
     def plan_for(self, height: int, width: int) -> Inference:
         """How an image of this size is restored: by a smaller tile if that is all that its pixels depend on."""
@@ -155,9 +170,9 @@ class InProcessRestorer(ABC):
             self.estimated_level(image_HWC) if estimated else level, self.serving.levels, model=self.release
         )
 
-        def restore_batch(tiles_NCHW: np.ndarray) -> np.ndarray:
+        def restore_batch(tiles_NCHW: np.ndarray, **which: Any) -> np.ndarray:
             levels = None if chosen is None else np.full(len(tiles_NCHW), chosen, np.float32)
-            return self.restore_batch(tiles_NCHW, levels)
+            return self.restore_batch(tiles_NCHW, levels, **which)
 
         image = restore_image(
             image_HWC,

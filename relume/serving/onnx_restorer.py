@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 
 from relume.errors import BackendUnavailableError, ModelFormatError
+from relume.inference.plan import Part
+from relume.serving.config_pbtxt import given_of
 from relume.serving.in_process import InProcessRestorer, Run
 from relume.serving.onnx_session import open_session
 from relume.serving.served_model import onnx_path
@@ -47,7 +49,7 @@ class OnnxRestorer(InProcessRestorer):
         self._threads = threads or len(os.sched_getaffinity(0))
         super().__init__(folder, release=release, batch=batch, orientations=orientations, tile=tile)
 
-    def _load(self, model: Path | bytes, dtype: np.dtype[Any], side: int) -> Run:
+    def _load(self, model: Path | bytes, dtype: np.dtype[Any], part: Part, side: int) -> Run:
         import onnxruntime
 
         path = onnx_path(self.folder) if isinstance(model, bytes) else model
@@ -60,10 +62,12 @@ class OnnxRestorer(InProcessRestorer):
         if self._provider not in session.get_providers():  # its libraries or the driver are missing
             raise self._unavailable(f"it uses {', '.join(session.get_providers())} instead")
         tensor = "tensor(uint8)" if dtype == np.uint8 else "tensor(float)"
-        level = [("level", "tensor(float)", [1])] if self.serving.levels else []
+        plan = self.serving.inference
+        given, restored = given_of(plan, self.serving.levels), plan.scale * side
+        number = [(given, "tensor(float)", [1])] if given else []
         for tensors, expected in [
-            (session.get_inputs(), [("image", tensor, [3, side, side]), *level]),
-            (session.get_outputs(), [("restored", tensor, [3 * self.serving.inference.members, side, side])]),
+            (session.get_inputs(), [("image", tensor, [3, side, side]), *number]),
+            (session.get_outputs(), [("restored", tensor, [3 * part.results, restored, restored])]),
         ]:
             found = [(each.name, each.type, each.shape[1:]) for each in tensors]
             if found != expected:

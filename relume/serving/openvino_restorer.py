@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from relume.errors import ModelFormatError
+from relume.inference.plan import Part
 from relume.serving.in_process import InProcessRestorer, Run
 from relume.serving.served_model import onnx_path
 
@@ -67,7 +68,7 @@ class OpenVinoRestorer(InProcessRestorer):
         self._precision, self._threads = precision, threads or len(os.sched_getaffinity(0))
         super().__init__(folder, release=release, batch=batch, orientations=orientations, tile=tile)
 
-    def _load(self, model: Path | bytes, dtype: np.dtype[Any], side: int) -> Run:
+    def _load(self, model: Path | bytes, dtype: np.dtype[Any], part: Part, side: int) -> Run:
         try:
             compiled = core().compile_model(
                 core().read_model(model) if isinstance(model, bytes) else model,

@@ -34,20 +34,20 @@ class RegisteredTiles:
         weakref.finalize(self, _let_all_go, transport, self._waiting)
 
     @contextlib.contextmanager
-    def lend(self, slots: int, size: int, members: int) -> Iterator[SharedTiles]:
+    def lend(self, slots: int, size: int, answer: int) -> Iterator[SharedTiles]:
         """Lends a region to one image; after an error, when the server may still write to it, it is not kept.
 
         Args:
             slots: As of `SharedTiles`, like the arguments below.
             size: Bytes of the tiles of one request.
-            members: Results of each tile.
+            answer: Bytes of what is restored of them.
 
         Raises:
             OSError: There is no room for a region.
             ServerRefusedError: The server does not take it.
             ServerUnreachableError: The server does not answer.
         """
-        shape = slots, size, members
+        shape = slots, size, answer
         tiles = self._kept(shape) or self._registered(shape)
         try:
             yield tiles

@@ -109,13 +109,6 @@ def _write(served: str | Path, serving: Serving, folder: Path, backend: str, eng
     write_text(folder / _CONFIG, config)
     if backend == "tensorrt_plan" and engine:
         shutil.copyfile(engine / ENGINE, folder / "1" / ENGINE)
-    if backend.startswith("openvino") and serving.inference.fusion:
-        raise ReleaseError(
-            "The backend gives one result of a tile alone",
-            where=backend,
-            why=f"the model restores in {serving.inference}",
-            next_step="set release.backend to onnxruntime in params.yaml, then run `relume release`",
-        )
     if backend.startswith("openvino"):
         copy_programs(folder, serving.inference, _OPENVINO)
     elif not serving.inference.several_graphs:
@@ -162,10 +155,12 @@ def write_product(repository: str | Path, product: str, route: Route) -> None:
             raise ValueError("it was not written by relume")
     folder = Path(repository) / product
     (folder / "1").mkdir(parents=True, exist_ok=True)  # a model without a version is not loaded
-    adjustable = '{ name: "level" ' in text
-    restored = re.search(r'"restored" data_type: TYPE_\w+ dims: \[ (\d+),', text)
-    channels = int(restored[1]) if restored else 3
-    product_text = product_config(route, tile=int(found[2]), dtype=found[1], channels=channels, adjustable=adjustable)
+    given = next((name for name in ("level", "seed") if f'{{ name: "{name}" ' in text), None)
+    restored = re.search(r'"restored" data_type: TYPE_\w+ dims: \[ (\d+), (-?\d+),', text)
+    channels, side = map(int, restored.groups()) if restored else (3, int(found[2]))
+    product_text = product_config(
+        route, tile=int(found[2]), dtype=found[1], channels=channels, restored=side, given=given
+    )
     write_text(folder / _CONFIG, product_text)
 
 

@@ -6,12 +6,12 @@ triton/model/1/model.onnx     `image` to `restored`, both uint8 (N, 3, T, T) RGB
                               taken of them; adjustable ones take a `level`, float32 (N, 1), as well
 triton/model/1/model.py       runs it in Triton's python backend
 
-A plan of several windows whose tiles differ has a graph for each further side, triton/model/1/SIDE/model.onnx. Its
-model.py chooses among them, and one_tile.py beside it runs each.
-
-A plan with a level estimator has its graph as triton/model/1/estimator/model.onnx: `image`, (N, 3, 128, 128) of the
-same type, to `estimated`, float32 (N, 1). Its model.py runs that, and restoring.py beside it what model.py is without
-one.
+A plan of several windows whose tiles differ has a graph for each further side, triton/model/1/SIDE/model.onnx. Of a
+base model with tiles of its own they are triton/model/1/members/NAME/SIDE/model.onnx. With several passes they take a
+`seed`, float32 (N, 1). A plan with a level estimator has its graph as triton/model/1/estimator/model.onnx: `image`,
+(N, 3, 128, 128) of the same type, to `estimated`, float32 (N, 1). In each of these cases model.py chooses among the
+graphs, by the output that is asked for (`restored`, `restored_NAME` or `estimated`) and by the side of the tiles, and
+one_graph.py beside it runs each.
 
 In formats 1 and 2, serving.json stated tile and halo alone; tiles overlapped by half of the halo. In format 1 the
 Triton model had the product's name, serving.json stated no format, and its `levels` no kind: the kind was `level`
@@ -19,7 +19,7 @@ beside them. Releases of these formats are restored, served and rolled back to a
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.files import write_json, write_text
 from relume.inference.plan import Inference, before_format_3
 from relume.reading import as_kind, read_as, read_text, reading
-from relume.serving.config_pbtxt import problem, release_config, triton_type
+from relume.serving.config_pbtxt import graph_folder, problem, release_config, triton_type
 from relume.serving.levels import LevelRange
 
 FORMAT = 3
 _AGAIN = "export the model again with `dvc repro export`"
 MODEL_FOLDER = Path("triton") / "model"
 _ONNX_RUNTIME = Path(__file__).with_name("triton_python_model.py")
+_SEVERAL_GRAPHS = Path(__file__).with_name("triton_graphs_model.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ def write_served_model(
     folder: str | Path,
     serving: Serving,
     *,
-    further_files: Iterable[str | Path] = (),
+    further_files: Mapping[tuple[str, int], str | Path] = {},
     level_estimator: str | Path | None = None,
 ) -> None:
     """Fills `folder` with a served model; the same input gives the same bytes.
@@ -69,14 +70,13 @@ def write_served_model(
             serving says so.
         folder: Where the files go; it is created.
         serving: What a client has to know of it.
-        further_files: The same model for each further side of the plan's tiles.
+        further_files: What restores in the plan's further tiles, by part and side.
         level_estimator: What estimates the level, where the plan has an estimator.
     """
     model = Path(folder) / MODEL_FOLDER
-    files = {
-        _onnx_path(model, serving.inference, side): file
-        for side, file in zip(serving.inference.tiles, (onnx_file, *further_files), strict=True)
-    }
+    onnx_files = {("", serving.inference.tile): onnx_file, **further_files}
+    assert onnx_files.keys() == set(serving.inference.graphs)
+    files = {_onnx_path(model, serving.inference, *graph): file for graph, file in onnx_files.items()}
     if level_estimator is not None:
         files[_level_estimator(model)] = level_estimator
     for path, file in files.items():
@@ -118,14 +118,14 @@ def onnx_path(folder: str | Path) -> Path:
     return triton_model(folder) / "1" / "model.onnx"
 
 
-def onnx_paths(folder: str | Path, inference: Inference) -> dict[int, Path]:
-    """The ONNX files of a served model by the side of their tiles.
+def onnx_paths(folder: str | Path, inference: Inference) -> dict[tuple[str, int], Path]:
+    """The ONNX files of a served model, see `Inference.graphs`.
 
     Args:
         folder: The served model.
         inference: Its plan.
     """
-    return {side: _onnx_path(triton_model(folder), inference, side) for side in inference.tiles}
+    return {graph: _onnx_path(triton_model(folder), inference, *graph) for graph in inference.graphs}
 
 
 def level_estimator_path(folder: str | Path) -> Path:
@@ -137,23 +137,23 @@ def _level_estimator(model: Path) -> Path:
     return model / "1" / "estimator" / "model.onnx"
 
 
-def _onnx_path(model: Path, inference: Inference, side: int) -> Path:
-    return model / "1" / ("" if side == inference.tile else str(side)) / "model.onnx"
+def _onnx_path(model: Path, inference: Inference, part: str, side: int) -> Path:
+    return model / "1" / graph_folder(inference, part, side) / "model.onnx"
 
 
-def copy_programs(model: Path, inference: Inference, one_tile: Path = _ONNX_RUNTIME) -> None:
+def copy_programs(model: Path, inference: Inference, one_graph: Path = _ONNX_RUNTIME) -> None:
     """Writes what runs a model in Triton's python backend.
 
     Args:
         model: Folder of the Triton model.
         inference: How it restores.
-        one_tile: What runs the graph of one size of tiles.
+        one_graph: What runs one graph.
     """
-    outer = [Path(__file__).with_name("triton_estimator_model.py")] if inference.estimator else []
-    inner = [Path(__file__).with_name("triton_windows_model.py"), one_tile] if len(inference.tiles) > 1 else [one_tile]
-    names = ["model.py", *(["restoring.py"] if outer else []), *(["one_tile.py"] if len(inner) > 1 else [])]
-    for program, name in zip(outer + inner, names, strict=True):
-        shutil.copyfile(program, model / "1" / name)
+    if inference.several_graphs:
+        shutil.copyfile(_SEVERAL_GRAPHS, model / "1" / "model.py")
+        shutil.copyfile(one_graph, model / "1" / "one_graph.py")
+    else:
+        shutil.copyfile(one_graph, model / "1" / "model.py")
 
 
 def read_serving(folder: str | Path) -> Serving:
@@ -216,9 +216,9 @@ def read_serving(folder: str | Path) -> Serving:
             why="it has an estimator of levels, but takes no level",
             next_step=_AGAIN,
         )
-    graphs = [*onnx_paths(folder, serving.inference).values()]
-    graphs += [level_estimator_path(folder)] if serving.inference.estimator else []
-    if missing := [file for file in graphs if not file.is_file()]:
+    needed = [*onnx_paths(folder, serving.inference).values()]
+    needed += [level_estimator_path(folder)] if serving.inference.estimator else []
+    if missing := [file for file in needed if not file.is_file()]:
         raise ModelMissingError(
             "The folder is not a served model", where=folder, why=f"{missing[0]} is missing", next_step=_AGAIN
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import math
 import os
 import queue
 import re
@@ -26,15 +27,15 @@ class SharedTiles:
     Args:
         slots: Requests in flight.
         size: Bytes of the tiles of one request.
-        members: Results of each tile.
+        answer: Bytes of what is restored of them; as many when None.
 
     Raises:
         OSError: There is no room for the region.
     """
 
-    def __init__(self, slots: int, size: int, members: int = 1):
+    def __init__(self, slots: int, size: int, answer: int | None = None):
         self.name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
-        slot = (1 + members) * size
+        slot = size + (size if answer is None else answer)
         self.size = slots * slot
         self._memory = SharedMemory(self.name, create=True, size=self.size)
         try:
@@ -46,7 +47,7 @@ class SharedTiles:
         assert buffer is not None  # it is until the region is closed
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         for index in range(slots):
-            self._free.put(Slot(self.name, buffer, index * slot, index * slot + size, members))
+            self._free.put(Slot(self.name, buffer, index * slot, index * slot + size))
 
     @contextlib.contextmanager
     def slot(self) -> Iterator["Slot"]:
@@ -75,22 +76,21 @@ def _reserve(name: str, size: int) -> None:
 class Slot:
     """Room for the tiles of one request and for their answer."""
 
-    def __init__(self, region: str, buffer: memoryview, input_offset: int, output_offset: int, members: int = 1):
-        self._region, self._buffer, self._members = region, buffer, members
+    def __init__(self, region: str, buffer: memoryview, input_offset: int, output_offset: int):
+        self._region, self._buffer = region, buffer
         self._input_offset, self._output_offset = input_offset, output_offset
 
-    def put(self, image: Any, restored: Any, tiles_NCHW: np.ndarray) -> None:
-        """Copies tiles in and makes tritonclient's input and output point here."""
+    def put(self, image: Any, restored: Any, tiles_NCHW: np.ndarray, shape: tuple[int, ...]) -> None:
+        """Copies tiles in and makes tritonclient's input and output, which has a shape and their type, point here."""
         size = tiles_NCHW.nbytes
         # No name is given to a part of the buffer: one that outlives an error would keep the region open.
         self._buffer[self._input_offset : self._input_offset + size] = tiles_NCHW.data.cast("B")
         image.set_shared_memory(self._region, size, self._input_offset)
-        restored.set_shared_memory(self._region, self._members * size, self._output_offset)
+        restored.set_shared_memory(self._region, math.prod(shape) * tiles_NCHW.itemsize, self._output_offset)
 
     def get(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Copies the answer to tiles of this shape, (N, C, T, T), out: (N, members · C, T, T)."""
-        shape = shape[0], self._members * shape[1], *shape[2:]
-        size = int(np.prod(shape)) * dtype.itemsize
+        """Copies the answer of a shape and type out."""
+        size = math.prod(shape) * dtype.itemsize
         answer = bytes(self._buffer[self._output_offset : self._output_offset + size])
         return np.frombuffer(answer, dtype).reshape(shape)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from relume.errors import BackendUnavailableError, BrokenFileError, EngineError, RelumeError
 from relume.files import sha256_file, write_bytes, write_json
+from relume.inference.plan import Part
 from relume.reading import read_as
 from relume.serving.config_pbtxt import MAX_BATCH
 from relume.serving.in_process import InProcessRestorer, Run
@@ -244,7 +245,7 @@ class EngineRestorer(InProcessRestorer):
         self._tensorrt, self._engine = library(), engine
         super().__init__(folder)
 
-    def _load(self, model: Path | bytes, dtype: np.dtype[Any], side: int) -> Run:
+    def _load(self, model: Path | bytes, dtype: np.dtype[Any], part: Part, side: int) -> Run:
         import torch
 
         if dtype != self._dtype or side != self.serving.inference.tile:
@@ -261,8 +262,9 @@ class EngineRestorer(InProcessRestorer):
                 for name, tensor in tensors.items():
                     context.set_input_shape(name, tuple(tensor.shape))
                     context.set_tensor_address(name, tensor.data_ptr())
-                count, channels, *sides = tensors["image"].shape
-                restored = tensors["image"].new_empty((count, self.serving.inference.members * channels, *sides))
+                count, channels, *_ = tensors["image"].shape
+                sides = [part.plan.scale * side] * 2
+                restored = tensors["image"].new_empty((count, part.results * channels, *sides))
                 context.set_tensor_address("restored", restored.data_ptr())
                 if not context.execute_async_v3(stream.cuda_stream):
                     raise EngineError("The engine failed", where=self.folder, next_step="see TensorRT's messages above")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from relume.errors import ModelMissingError
+from relume.inference.plan import Part
 from relume.serving.in_process import InProcessRestorer, Run
 
 __all__ = ["TorchRestorer"]
@@ -27,11 +28,11 @@ class TorchRestorer(InProcessRestorer):
 
     _any_side = True
 
-    def _load(self, model: Path | bytes, dtype: np.dtype[Any], side: int) -> Run:
+    def _load(self, model: Path | bytes, dtype: np.dtype[Any], part: Part, side: int) -> Run:
         import torch
 
+        from relume.inference.parts import part_networks
         from relume.models.artifact import load_model
-        from relume.models.fusion.averages import Members
         from relume.serving.export import ServedNetwork
 
         beside = self.folder.parent
@@ -43,8 +44,7 @@ class TorchRestorer(InProcessRestorer):
                 why=f"neither {beside} nor {beside / 'model'} is a model artifact",
                 next_step="choose another --backend, or name a package with --model",
             )
-        network = load_model(artifact)
-        network = Members(network) if self.inference.fusion else network
+        network = part_networks(load_model(artifact), self.inference)[part.name]
         served = ServedNetwork(network, dtype=dtype.name).eval().to(memory_format=torch.channels_last)
 
         def run(inputs: dict[str, np.ndarray]) -> np.ndarray:

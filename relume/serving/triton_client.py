@@ -14,13 +14,14 @@ from relume.errors import ConfigError, ModelMissingError, ServerRefusedError, Se
 from relume.inference.estimator import estimate_level
 from relume.inference.plan import Inference
 from relume.inference.tiling import TYPES, RestoreBatch, require_rgb, restore_image
-from relume.serving.config_pbtxt import read_parameters
+from relume.serving.config_pbtxt import output_of, read_parameters
 from relume.serving.levels import LevelRange, choose_level
 from relume.serving.registered_tiles import RegisteredTiles
 from relume.serving.restoration import Restoration
 from relume.serving.route import Route, route_of
 from relume.serving.shared_tiles import SharedTiles, is_this_host
 from relume.serving.triton_transport import (
+    Asked,
     QueueFullError,
     RegionUnknownError,
     RestrictedError,
@@ -228,7 +229,7 @@ class TritonRestorer:
         assert served.levels is not None  # a release with a level estimator takes a level
         level = estimate_level(
             image_HWC,
-            lambda tiles_NCHW: self._when_queued(lambda: self._transport.estimate(served.release, tiles_NCHW)),
+            lambda tiles_NCHW: self._infer(served.release, tiles_NCHW, Asked(output="estimated", level=0.0)),
             dtype=served.inference.dtype,
             batch=min(self._batch, served.max_batch),
         )
@@ -257,37 +258,50 @@ class TritonRestorer:
             )
         return image, chosen
 
-    def restore_batch(self, tiles_NCHW: np.ndarray, level: float | None = None) -> np.ndarray:
+    def restore_batch(
+        self, tiles_NCHW: np.ndarray, level: float | None = None, *, part: str = "", seeds: np.ndarray | None = None
+    ) -> np.ndarray:
         """Restores tiles of no image in particular in one request through the connection, by the champion.
 
         Args:
             tiles_NCHW: (N, 3, T, T) of the served size and type.
             level: For an adjustable model, which needs it; None for others.
+            part: Of the plan of a release that was named itself.
+            seeds: float32 (N,), of the masks, for a plan of several passes, which needs them.
 
         Raises:
             ServerUnreachableError: The server does not answer, or not in time.
             ServerRefusedError: The server answered with an error.
         """
-        return self._infer(self.product, tiles_NCHW, level)
+        return self._infer(self.product, tiles_NCHW, Asked(output=output_of(part), level=level, seeds=seeds))
 
-    def _infer(self, model: str, tiles_NCHW: np.ndarray, level: float | None) -> np.ndarray:
-        return self._when_queued(lambda: self._transport.infer(model, tiles_NCHW, level=level))
+    def _infer(self, model: str, tiles_NCHW: np.ndarray, asked: Asked) -> np.ndarray:
+        return self._when_queued(lambda: self._transport.infer(model, tiles_NCHW, asked))
 
     @contextlib.contextmanager
     def _backend(self, served: ServedRelease, batch: int, level: float | None) -> Iterator[RestoreBatch]:
         """The way to restore a batch: through shared memory that the server knows, or the connection."""
-        size = batch * 3 * max(served.inference.tiles) ** 2 * np.dtype(served.inference.dtype).itemsize
+        plan = served.inference
+        size = batch * 3 * max(plan.tiles) ** 2 * np.dtype(plan.dtype).itemsize
+        results = {part.name: part.results for part in plan.parts}
+        answer = max(results.values()) * plan.scale**2 * size
         with contextlib.ExitStack() as stack:
-            tiles = self._share(stack, size, served.inference.members) if self._shared_memory else None
-            if tiles is None:
-                yield lambda tiles_NCHW: self._infer(served.release, tiles_NCHW, level)
-            else:
-                yield lambda tiles_NCHW: self._restore_shared(served.release, tiles, tiles_NCHW, level)
+            shared = self._share(stack, size, answer) if self._shared_memory else None
 
-    def _share(self, stack: contextlib.ExitStack, size: int, members: int) -> SharedTiles | None:
+            def restore_batch(tiles_NCHW: np.ndarray, part: str = "", seeds: np.ndarray | None = None) -> np.ndarray:
+                count, channels, height, width = tiles_NCHW.shape
+                shape = count, results[part] * channels, plan.scale * height, plan.scale * width
+                asked = Asked(output=output_of(part), shape=shape, level=level, seeds=seeds)
+                if shared is None:
+                    return self._infer(served.release, tiles_NCHW, asked)
+                return self._restore_shared(served.release, shared, tiles_NCHW, asked)
+
+            yield restore_batch
+
+    def _share(self, stack: contextlib.ExitStack, size: int, answer: int) -> SharedTiles | None:
         """A region that the server knows, until the stack is left; where there can be none, none from now on."""
         try:
-            return stack.enter_context(self._tiles.lend(self._in_flight, size, members))
+            return stack.enter_context(self._tiles.lend(self._in_flight, size, answer))
         except OSError as error:
             self._share_no_more(error)
         except ServerRefusedError as error:
@@ -298,11 +312,9 @@ class TritonRestorer:
         _log.log(level, "The Triton server cannot use shared memory, so tiles are sent over the connection: %s", why)
         self._shared_memory = False
 
-    def _restore_shared(
-        self, model: str, tiles: SharedTiles, tiles_NCHW: np.ndarray, level: float | None
-    ) -> np.ndarray:
+    def _restore_shared(self, model: str, tiles: SharedTiles, tiles_NCHW: np.ndarray, asked: Asked) -> np.ndarray:
         with tiles.slot() as slot:
-            return self._when_queued(lambda: self._transport.infer(model, tiles_NCHW, level=level, slot=slot))
+            return self._when_queued(lambda: self._transport.infer(model, tiles_NCHW, asked, slot))
 
     def _when_queued(self, request: Callable[[], np.ndarray]) -> np.ndarray:
         """Sends a request, again and again with growing pauses while the model's queue is full."""

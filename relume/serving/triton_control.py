@@ -14,7 +14,7 @@ import numpy as np
 from relume.errors import ReleaseError, RelumeError, ServerRefusedError, ServerUnreachableError
 from relume.inference.estimator import TILE
 from relume.serving import repository as models
-from relume.serving.config_pbtxt import read_parameters
+from relume.serving.config_pbtxt import output_of, read_parameters
 from relume.serving.route import Route, route_of
 from relume.serving.shared_tiles import is_orphan
 from relume.serving.triton_transport import CHANNEL, grpc_key
@@ -210,7 +210,7 @@ class TritonControl:
                 self._call("unregister_system_shared_memory", region, timeout=10.0)
 
     def probe(self, model: str, *, timeout: float = 30.0) -> None:
-        """Restores one black tile of each of its sizes, and estimates a level where there is a level estimator.
+        """Restores one black tile by each of its graphs, and estimates a level where there is a level estimator.
 
         It is the only proof that a model works, since a model whose process died reads READY.
 
@@ -219,36 +219,39 @@ class TritonControl:
             ServerUnreachableError: There is no answer in time.
         """
         config = self._config(model)
-        for side in self._sides(config):
-            self._probe(model, config, side, timeout=timeout)
-        if any(output.name == "estimated" for output in config.output):
-            self._probe(model, config, TILE, timeout=timeout, output="estimated")
+        stated = {output.name: output for output in config.output}
+        for part, side, restored in self._graphs(config):
+            if (output := output_of(part)) in stated:  # those of base models with their own tiles are not a product's
+                self._probe(model, config, side, restored, timeout=timeout, output=output)
+        if "estimated" in stated:
+            self._probe(model, config, TILE, TILE, timeout=timeout, output="estimated")
 
-    def _sides(self, config: Any) -> tuple[int, ...]:
-        """The sides of the tiles of a release, or of a product's."""
+    def _graphs(self, config: Any) -> list[tuple[str, int, int]]:
+        """Part, side of the tiles and of what is restored of them, of each graph of a release, or of a product's."""
         if (side := config.input[0].dims[-1]) != -1:
-            return (side,)
+            return [("", side, config.output[0].dims[-1])]
         steps = config.ensemble_scheduling.step
         stated = (self._config(steps[0].model_name) if steps else config).parameters
-        return read_parameters({name: value.string_value for name, value in stated.items()})[0].tiles
+        plan, _ = read_parameters({name: value.string_value for name, value in stated.items()})
+        return [(part, side, plan.scale * side) for part, side in plan.graphs]
 
-    def _probe(self, model: str, config: Any, side: int, *, timeout: float, output: str = "restored") -> None:
+    def _probe(self, model: str, config: Any, side: int, restored: int, *, timeout: float, output: str) -> None:
         from tritonclient.grpc.model_config_pb2 import DataType
         from tritonclient.utils import triton_to_np_dtype
 
-        def black(tensor: Any) -> tuple[np.ndarray, str]:
+        def black(tensor: Any, side: int) -> tuple[np.ndarray, str]:
             kind = DataType.Name(tensor.data_type).removeprefix("TYPE_")
             shape = [1, *(side if size == -1 else size for size in tensor.dims)]
             return np.zeros(shape, triton_to_np_dtype(kind)), kind
 
         inputs = []
         for tensor in config.input:  # the tile, and the level of an adjustable model
-            values, kind = black(tensor)
+            values, kind = black(tensor, side)
             inputs.append(self._triton.InferInput(tensor.name, values.shape, kind))
             inputs[-1].set_data_from_numpy(values)
         outputs = [self._triton.InferRequestedOutput(output)]
         answer = self._call("infer", model, inputs, outputs=outputs, timeout=timeout).as_numpy(output)
-        expected, _ = black(next(tensor for tensor in config.output if tensor.name == output))
+        expected, _ = black(next(tensor for tensor in config.output if tensor.name == output), restored)
         if answer is None or (answer.shape, answer.dtype) != (expected.shape, expected.dtype):
             raise ServerRefusedError(
                 "The answer is not a restored tile, or its level",

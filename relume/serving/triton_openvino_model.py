@@ -60,7 +60,8 @@ class TritonPythonModel:
 
     def _restore(self, request):
         batch = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
-        restored = np.empty_like(batch["image"])
-        for i in range(len(restored)):  # one by one: a batch is not faster on a CPU, and its memory grows with its size
-            restored[i] = self.compiled({name: values[i : i + 1] for name, values in batch.items()})["restored"][0]
-        return pb_utils.Tensor("restored", restored)
+        restored = [  # one by one: a batch is not faster on a CPU, and its memory grows with its size
+            self.compiled({name: values[i : i + 1] for name, values in batch.items()})["restored"].copy()
+            for i in range(len(batch["image"]))
+        ]
+        return pb_utils.Tensor("restored", np.concatenate(restored))

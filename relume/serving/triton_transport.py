@@ -5,6 +5,8 @@ them with urllib3, because tritonclient's own HTTP client is bound to the thread
 """
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -29,6 +31,30 @@ KEY_HEADER = "relume-control-key"
 def grpc_key(key: str | None) -> dict[str, str]:
     """The headers of a gRPC request that shows the control key; none without one."""
     return {f"triton-grpc-protocol-{KEY_HEADER}": key} if key else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked for of tiles.
+
+    Attributes:
+        output: The output of the model.
+        shape: Of what comes back; only where it comes through shared memory.
+        level: In [0, 255], where the model takes one.
+        seeds: float32 (N,), of the masks of each tile, where the model takes them.
+    """
+
+    output: str = "restored"
+    shape: tuple[int, ...] = ()
+    level: float | None = None
+    seeds: np.ndarray | None = None
+
+    def numbers(self, count: int) -> Iterator[tuple[str, np.ndarray]]:
+        """The further inputs by name, float32 (N, 1)."""
+        if self.level is not None:
+            yield "level", np.full((count, 1), self.level, np.float32)
+        if self.seeds is not None:
+            yield "seed", self.seeds[:, np.newaxis]
 
 
 class QueueFullError(ServerRefusedError):
@@ -60,16 +86,11 @@ class Transport(Protocol):
     def unregister(self, region: str) -> None:
         """Makes the server forget a region."""
 
-    def infer(
-        self, model: str, tiles_NCHW: np.ndarray, *, level: float | None = None, slot: Slot | None = None
-    ) -> np.ndarray:
-        """Restores tiles, (N, 3, T, T) of the model's type, at a level in [0, 255] where the model takes one.
+    def infer(self, model: str, tiles_NCHW: np.ndarray, asked: Asked, slot: Slot | None = None) -> np.ndarray:
+        """What a model makes of tiles, (N, 3, T, T) of its type.
 
-        The tiles go through shared memory when a slot is given; the level is too small to.
+        The tiles go through shared memory when a slot is given; numbers are too small to.
         """
-
-    def estimate(self, model: str, tiles_NCHW: np.ndarray) -> np.ndarray:
-        """The level of each tile, (N, 1), by the level estimator of a model that has one."""
 
     def close(self) -> None:
         """Closes the connections."""
@@ -166,16 +187,10 @@ class GrpcTransport:
     def unregister(self, region: str) -> None:
         self._call("unregister_system_shared_memory", region, headers=self._headers)
 
-    def infer(
-        self, model: str, tiles_NCHW: np.ndarray, *, level: float | None = None, slot: Slot | None = None
-    ) -> np.ndarray:
-        inputs, outputs = _request(self._triton, tiles_NCHW, level, slot)
+    def infer(self, model: str, tiles_NCHW: np.ndarray, asked: Asked, slot: Slot | None = None) -> np.ndarray:
+        inputs, outputs = _request(self._triton, tiles_NCHW, asked, slot)
         result = self._call("infer", model, inputs, outputs=outputs)
-        return result.as_numpy("restored") if slot is None else slot.get(tiles_NCHW.shape, tiles_NCHW.dtype)
-
-    def estimate(self, model: str, tiles_NCHW: np.ndarray) -> np.ndarray:
-        inputs, outputs = _request(self._triton, tiles_NCHW, 0.0, None, output="estimated")
-        return self._call("infer", model, inputs, outputs=outputs).as_numpy("estimated")
+        return result.as_numpy(asked.output) if slot is None else slot.get(asked.shape, tiles_NCHW.dtype)
 
     def close(self) -> None:
         self._client.close()
@@ -217,46 +232,35 @@ class HttpTransport:
     def unregister(self, region: str) -> None:
         self._call("POST", f"/systemsharedmemory/region/{region}/unregister", headers=self._headers)
 
-    def infer(
-        self, model: str, tiles_NCHW: np.ndarray, *, level: float | None = None, slot: Slot | None = None
-    ) -> np.ndarray:
-        result = self._infer(model, _request(self._triton, tiles_NCHW, level, slot))
-        return result.as_numpy("restored") if slot is None else slot.get(tiles_NCHW.shape, tiles_NCHW.dtype)
-
-    def estimate(self, model: str, tiles_NCHW: np.ndarray) -> np.ndarray:
-        request = _request(self._triton, tiles_NCHW, 0.0, None, output="estimated")
-        return self._infer(model, request).as_numpy("estimated")
-
-    def _infer(self, model: str, request: tuple[list[Any], list[Any]]) -> Any:
-        inputs, outputs = request
+    def infer(self, model: str, tiles_NCHW: np.ndarray, asked: Asked, slot: Slot | None = None) -> np.ndarray:
+        inputs, outputs = _request(self._triton, tiles_NCHW, asked, slot)
         client = self._triton.InferenceServerClient
         body, json_size = client.generate_request_body(inputs, outputs=outputs)
         headers = {} if json_size is None else {"Inference-Header-Content-Length": str(json_size)}
         response = self._call("POST", f"/models/{model}/infer", body, self._headers | headers)
         length = response.headers.get("Inference-Header-Content-Length")
-        return client.parse_response_body(response.data, header_length=int(length) if length else None)
+        result = client.parse_response_body(response.data, header_length=int(length) if length else None)
+        return result.as_numpy(asked.output) if slot is None else slot.get(asked.shape, tiles_NCHW.dtype)
 
     def close(self) -> None:
         self._pool.close()
 
 
-def _request(
-    triton: Any, tiles_NCHW: np.ndarray, level: float | None, slot: Slot | None, *, output: str = "restored"
-) -> tuple[list[Any], list[Any]]:
-    """Inputs and outputs in tritonclient's words: the tiles, in a slot if there is one, and one level for each tile."""
+def _request(triton: Any, tiles_NCHW: np.ndarray, asked: Asked, slot: Slot | None) -> tuple[list[Any], list[Any]]:
+    """Inputs and outputs in tritonclient's words: the tiles, in a slot if there is one, and numbers for each tile."""
     from tritonclient.utils import np_to_triton_dtype
 
     image = triton.InferInput("image", tiles_NCHW.shape, np_to_triton_dtype(tiles_NCHW.dtype))
-    restored = triton.InferRequestedOutput(output)
+    answer = triton.InferRequestedOutput(asked.output)
     if slot is None:
         image.set_data_from_numpy(tiles_NCHW)
     else:
-        slot.put(image, restored, tiles_NCHW)
-    if level is None:
-        return [image], [restored]
-    levels = triton.InferInput("level", (len(tiles_NCHW), 1), "FP32")
-    levels.set_data_from_numpy(np.full((len(tiles_NCHW), 1), level, np.float32))
-    return [image, levels], [restored]
+        slot.put(image, answer, tiles_NCHW, asked.shape)
+    inputs = [image]
+    for name, values in asked.numbers(len(tiles_NCHW)):
+        inputs.append(triton.InferInput(name, values.shape, "FP32"))
+        inputs[-1].set_data_from_numpy(values)
+    return inputs, [answer]
 
 
 def _error_text(body: bytes) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from relume.errors import ConfigError, ModelFormatError, ModelMissingError
 from relume.evaluation.baselines import block_matching, gaussian_blur, import_bm3d, non_local_means
-from relume.evaluation.networks import level_estimate, run_tiled, run_whole
+from relume.evaluation.networks import ALONE, level_estimate, run_tiled, run_whole
 from relume.inference.estimator import estimate_level
 from relume.inference.level import AtLevel
 from relume.inference.plan import Inference
@@ -125,7 +125,7 @@ def _artifact(folder: Path, name: str, inference: Inference | None, *, self_ense
     def run(image: np.ndarray, level: float | None) -> np.ndarray:
         runner = network if level is None else AtLevel(network, level).to(device)
         if inference is None:
-            return run_whole(runner, image, orientations=8 if self_ensemble else 1)
+            return run_whole(runner, image, ALONE.in_orientations(8 if self_ensemble else 1))
         return run_tiled(runner, image, inference)
 
     return System(

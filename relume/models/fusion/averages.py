@@ -36,15 +36,36 @@ class Members(nn.Module):
 
     Args:
         fusion: With base models, `bases`, each image to image.
+        places: Of those to take; all when empty.
     """
 
-    def __init__(self, fusion: nn.Module):
+    def __init__(self, fusion: nn.Module, places: tuple[int, ...] = ()):
         super().__init__()
-        self.bases = fusion.get_submodule("bases")
+        bases = list(fusion.get_submodule("bases").children())
+        self.bases = nn.ModuleList(bases[place] for place in places or range(len(bases)))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) in [0, 1] to (N, members · C, H, W), not clamped."""
         return torch.cat([base(image) for base in self.bases.children()], dim=1)
+
+
+class Shares(nn.Module):
+    """What some base models add to a weighted average: the sum of these is that of all.
+
+    Args:
+        average: A `WeightedAverage`.
+        places: Of the base models.
+    """
+
+    def __init__(self, average: nn.Module, places: tuple[int, ...]):
+        super().__init__()
+        bases = list(average.get_submodule("bases").children())
+        self.bases = nn.ModuleList(bases[place] for place in places)
+        self.register_buffer("weights", average.get_parameter("weights").detach()[list(places)], persistent=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) in [0, 1] to the same shape, their weights times their results."""
+        return sum(weight * base(image) for weight, base in zip(self.weights, self.bases, strict=True))
 
 
 def fit_weights(restored: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:

@@ -4,18 +4,16 @@ import numpy as np
 import pytest
 import skimage.data
 
-from flows.release.backend_parity import choose_backend, measure_backend, prove_backend, worst_images
+from flows.release.backend_parity import measure_backend, prove_backend, worst_images
 from flows.release.served_parity import meeting
 from relume import products
 from relume.errors import ParityError
-from relume.inference.plan import EdgeFusion, Inference
+from relume.inference.plan import Inference
 from relume.params import PrecisionLimits, load_params
 from relume.serving.backends import open_backend
 from relume.serving.openvino_restorer import fastest_precision
-from relume.serving.served_model import Serving, write_served_model
 from tests.flows.release.synthetic import make_package, make_photographs
 from tests.flows.release.test_gate import settings
-from tests.tiny_onnx import BLUR, write_onnx
 
 PLAN = Inference(tile=64, halo=8, overlap=8)
 LIMITS = PrecisionLimits(min_psnr=50, difference=2, within=0.999)
@@ -57,15 +55,6 @@ def test_each_limit_refuses_what_it_is_for():
     half = image.copy()
     half[:48] = 117
     assert "flat areas" in problems(half, changed(half, where=np.s_[:48], by=signs[:48]))
-
-
-def test_a_fusion_is_served_by_onnx_runtime(tmp_path):
-    """Whatever is fastest: OpenVINO's program inside Triton gives the result of one member, and would be refused."""
-    plan = PLAN.model_copy(update={"fusion": EdgeFusion(smooth="restormer", detail="hat")})
-    write_onnx(tmp_path / "64.onnx", tile=64, kernel=BLUR, dtype="float32")
-    write_served_model(tmp_path / "64.onnx", tmp_path / "served", Serving(inference=plan))
-    automatic = settings(backend="auto")
-    assert choose_backend(tmp_path / "served", tmp_path / "none", automatic, tmp_path) == ("onnxruntime", [])
 
 
 def test_the_default_limits_are_those_of_the_issue():

@@ -11,21 +11,23 @@ from relume.errors import ImageError
 from relume.evaluation.benchmark.systems import load_estimator, load_system
 from relume.evaluation.networks import at_level, level_estimate, tiled
 from relume.images import save_image
-from relume.inference.plan import EdgeFusion, Inference, Window
+from relume.inference.plan import EdgeFusion, Inference, Tiling, Window
 from relume.metrics import to_8_bit
 from relume.models.artifact import ModelCard, load_card, save_model
-from relume.models.fusion.averages import Members
-from relume.models.registry import build, variants
-from relume.serving.export import export_level_estimator, export_onnx, levels_of
+from relume.models.registry import Variant, build, variants
+from relume.serving.export import levels_of
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.openvino_restorer import OpenVinoRestorer
 from relume.serving.repository import publish_release
 from relume.serving.route import Route
-from relume.serving.served_model import Serving, read_serving, write_served_model
+from relume.serving.served_export import export_served_model
+from relume.serving.served_model import Serving, read_serving
+from relume.serving.torch_restorer import TorchRestorer
 from relume.serving.triton_client import TritonRestorer
 from tests.flows.release.test_gate import settings
 
 ONE = Inference(tile=48, halo=4, overlap=8, weight="cosine")
+OWN = {"hat": Tiling(tile=64, halo=0, overlap=12, further_windows=(ONE,)), "restormer": None}
 CASES = {
     "dncnn": ONE,
     "resunet": ONE.model_copy(update={"orientations": 8}),
@@ -38,7 +40,12 @@ CASES = {
             "fusion": EdgeFusion(smooth="restormer", detail="hat"),
         }
     ),
+    # Of two equal networks with other weights, one in tiles of its own; their mean, and their edges.
+    "weighted_average": ONE.model_copy(update={"members": OWN}),
+    "edges": ONE.model_copy(update={"members": OWN, "fusion": EdgeFusion(smooth="restormer", detail="hat")}),
+    "masked": ONE.model_copy(update={"passes": 3, "orientations": 2}),
 }
+AVERAGES = ("average", "weighted_average", "edges")
 ADJUSTABLE = {"ffdnet": "ffdnet-demo", "level_estimator": "level-estimator-demo"}
 
 
@@ -51,7 +58,11 @@ def photograph():
 @pytest.fixture(params=CASES)
 def model(request, tmp_path):
     """The plan; a network of demo scale that changes an image by some levels of 255; its artifact; served."""
-    inference, variant = CASES[request.param], variants()[f"{request.param}-demo"]
+    inference = CASES[request.param]
+    variant = variants()["nafnet-demo" if request.param in AVERAGES else f"{request.param}-demo"]
+    if request.param in AVERAGES:  # of networks that see their whole tile
+        base = {"architecture": variant.architecture, "arguments": variant.arguments}
+        variant = Variant(architecture="weighted_average", arguments={"bases": [base, base]}, about="")
     torch.manual_seed(1)
     network = build(variant.architecture, variant.arguments).eval()
     with torch.no_grad():
@@ -61,13 +72,10 @@ def model(request, tmp_path):
     card = ModelCard(
         architecture=variant.architecture, arguments=variant.arguments, trained_for=trained_for, provenance={}
     )
-    save_model(tmp_path / "model", network, card)
-    file, *further_files = files = [tmp_path / f"{tile}.onnx" for tile in inference.tiles]
-    for tile, path in zip(inference.tiles, files, strict=True):
-        export_onnx(Members(network) if inference.fusion else network, path, tile=tile, dtype=inference.dtype)
     serving = Serving(inference=inference, levels=levels_of(network, card))
-    write_served_model(file, tmp_path / request.param, serving, further_files=further_files)
-    return inference, network, tmp_path / "model", tmp_path / request.param
+    export_served_model(network, tmp_path / "package" / request.param, serving)
+    save_model(tmp_path / "package" / "model", network, card)
+    return inference, network, tmp_path / "package" / "model", tmp_path / "package" / request.param
 
 
 def test_five_ways_give_the_same_pixels(server, control, model, photograph):
@@ -85,6 +93,7 @@ def test_five_ways_give_the_same_pixels(server, control, model, photograph):
         "relume evaluate SERVED": to_8_bit(load_system(folder).restore(as_float, level)),
         "ONNX Runtime": OnnxRestorer(folder, threads=1).restore(photograph, level=level).image,
         "OpenVINO": OpenVinoRestorer(folder, threads=1).restore(photograph, level=level).image,
+        "PyTorch": TorchRestorer(folder).restore(photograph, level=level).image,
     }
     release = f"plan-{folder.name}"
     publish_release(folder, server.repository, release)
@@ -115,12 +124,12 @@ def test_five_ways_give_the_same_pixels(server, control, model, photograph):
         assert (np.abs(image.astype(int) - expected) <= 1).mean() >= share, way
     assert np.abs(expected.astype(int) - photograph).max() > 3
 
-    if inference.fusion:
-        mean = tiled(network, inference.model_copy(update={"fusion": None}), batch=2)(photograph)
-        assert np.abs(expected.astype(int) - mean).max() > 1
     once = inference.model_copy(update={"orientations": 1})
     assert np.abs(one.astype(int) - tiled(at, once, batch=2)(photograph)).max() <= 1
-    without = tiled(at, once.windows[0], batch=2)(photograph)
+    for option in sorted({"fusion", "further_windows", "members", "passes"} & inference.model_dump().keys()):
+        left_out = tiled(at, inference.model_copy(update={option: Inference.model_fields[option].default}), batch=2)
+        assert (expected != left_out(photograph)).mean() > 0.01, option  # last bits change less
+    without = tiled(at, once.windows[0].model_copy(update={"passes": 1}), batch=2)(photograph)
     changed = np.abs(expected.astype(int) - without).max()
     assert changed > 1 if inference.dtype == "float32" else changed == 0
 
@@ -147,14 +156,10 @@ def test_five_ways_estimate_the_same_level(server, control, tmp_path, plan):
         arguments = variants()[ADJUSTABLE[name]].arguments
         card = ModelCard(architecture=name, arguments=arguments, trained_for=trained_for, provenance={})
         save_model(tmp_path / name, network, card)
-    files = [tmp_path / f"{tile}.onnx" for tile in plan.tiles]
-    for tile, path in zip(plan.tiles, files, strict=True):
-        export_onnx(networks["ffdnet"], path, tile=tile, dtype=plan.dtype)
-    export_level_estimator(networks["level_estimator"], tmp_path / "level.onnx", dtype=plan.dtype)
     levels = levels_of(networks["ffdnet"], load_card(tmp_path / "ffdnet"))
     folder, release = tmp_path / "served", f"blind-{len(plan.tiles)}"
     serving = Serving(inference=plan, levels=levels)
-    write_served_model(files[0], folder, serving, further_files=files[1:], level_estimator=tmp_path / "level.onnx")
+    export_served_model(networks["ffdnet"], folder, serving, level_estimator=networks["level_estimator"])
 
     seen = torch.from_numpy(image[17:273, 6:134].transpose(2, 0, 1)[None]) / 255
     with torch.inference_mode():

@@ -12,7 +12,7 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 import relume.products
 from relume.errors import BrokenFileError, ConfigError, ModelFormatError, ModelMissingError, ReleaseError
 from relume.files import sha256_folder, write_json
-from relume.inference.plan import EdgeFusion, Inference, Window
+from relume.inference.plan import EdgeFusion, Inference, Tiling, Window
 from relume.reading import read_json
 from relume.serving.config_pbtxt import product_config, read_parameters, release_config
 from relume.serving.levels import LevelRange
@@ -112,7 +112,7 @@ def test_config_of_an_adjustable_model(adjustable):
 
 def test_product_of_an_adjustable_model_passes_the_level_on():
     """Its input `level` is the step's input `level`, in the type and size of the release's."""
-    product = text_format.Parse(product_config(Route(champion="denoise-1"), tile=64, adjustable=True), ModelConfig())
+    product = text_format.Parse(product_config(Route(champion="denoise-1"), tile=64, given="level"), ModelConfig())
     release = text_format.Parse(release_config(INFERENCE, levels=LEVELS), ModelConfig())
     assert product.input == release.input
     assert dict(product.ensemble_scheduling.step[0].input_map) == {"image": "image", "level": "level"}
@@ -347,7 +347,7 @@ def windowed(tmp_path_factory):
     files = [folder / "32.onnx", folder / "48.onnx"]
     write_onnx(files[0], tile=32, kernel=BLUR, dtype="float32")
     write_onnx(files[1], tile=48, kernel=IDENTITY, dtype="float32")
-    write_served_model(files[0], folder / "served", Serving(inference=WINDOWS), further_files=files[1:])
+    write_served_model(files[0], folder / "served", Serving(inference=WINDOWS), further_files={("", 48): files[1]})
     return folder / "served"
 
 
@@ -377,7 +377,7 @@ def test_a_model_with_a_level_estimator(tmp_path):
     for backend in ("onnxruntime", "openvino_f32"):
         publish_release(tmp_path / "served", tmp_path, backend, backend=backend)
         assert "estimated" in (tmp_path / backend / "1" / "model.py").read_text()
-    assert "openvino" in (tmp_path / "openvino_f32" / "1" / "restoring.py").read_text()
+    assert "openvino" in (tmp_path / "openvino_f32" / "1" / "one_graph.py").read_text()
     with pytest.raises(ReleaseError, match="one graph alone"):
         publish_release(tmp_path / "served", tmp_path, "x", backend="triton_onnxruntime")
     with pytest.raises(ModelFormatError, match="takes no level"):
@@ -389,7 +389,7 @@ def test_a_model_with_a_level_estimator(tmp_path):
 
 def test_a_configuration_of_several_members(tmp_path):
     """Triton's own parser reads twice the channels of what is restored, of a release and its product, and clients the
-    fusion; OpenVINO's program, which gives one result, is refused."""
+    fusion."""
     fusion = EdgeFusion(smooth="restormer", detail="hat", mask="xor", thresholds=(40, 90))
     plan = Inference(tile=32, halo=0, overlap=4, fusion=fusion)
     config = text_format.Parse(release_config(plan), ModelConfig())
@@ -404,8 +404,33 @@ def test_a_configuration_of_several_members(tmp_path):
     write_product(tmp_path / "repository", "fused", Route(champion="fused-1"))
     product = text_format.Parse((tmp_path / "repository" / "fused" / "config.pbtxt").read_text(), ModelConfig())
     assert (product.input, product.output) == (config.input, config.output)
-    with pytest.raises(ReleaseError, match="one result of a tile alone"):
-        publish_release(tmp_path / "served", tmp_path / "repository", "fused-2", backend="openvino_f32")
+
+
+def test_a_configuration_of_members_with_their_own_tiles(tmp_path):
+    """Triton's own parser reads an output for each, and clients the tiles; all that a product has is the first."""
+    members = {
+        "b": Tiling(tile=48, halo=2, overlap=8, further_windows=(Window(tile=64, halo=0, overlap=0),)),
+        "a": None,
+    }
+    plan = Inference(tile=32, halo=0, overlap=4, members=members)
+    config = text_format.Parse(release_config(plan), ModelConfig())
+    assert [(each.name, list(each.dims)) for each in config.output] == [
+        ("restored", [3, -1, -1]),
+        ("restored_b", [3, -1, -1]),
+    ]
+    assert read_parameters({name: value.string_value for name, value in config.parameters.items()}) == (plan, None)
+    files = {("b", 48): tmp_path / "48.onnx", ("b", 64): tmp_path / "64.onnx"}
+    for side, kernel in ((32, BLUR), (48, IDENTITY), (64, IDENTITY)):
+        write_onnx(tmp_path / f"{side}.onnx", tile=side, kernel=kernel, dtype="float32")
+    write_served_model(tmp_path / "32.onnx", tmp_path / "served", Serving(inference=plan), further_files=files)
+    assert read_serving(tmp_path / "served").inference == plan
+    image = np.random.default_rng(2).integers(0, 128, (32, 32, 3), np.uint8)
+    restored = OnnxRestorer(tmp_path / "served", threads=1).restore(image).image
+    assert np.abs(restored - (convolve(image, BLUR).astype(float) + image).clip(0, 255)).max() <= 1
+    publish_release(tmp_path / "served", tmp_path / "repository", "own-1", backend="openvino_f32")
+    write_product(tmp_path / "repository", "own", Route(champion="own-1"))
+    product = text_format.Parse((tmp_path / "repository" / "own" / "config.pbtxt").read_text(), ModelConfig())
+    assert (product.input, list(product.output)) == (config.input, list(config.output)[:1])
 
 
 def test_a_configuration_of_several_windows(windowed, tmp_path):
@@ -420,6 +445,6 @@ def test_a_configuration_of_several_windows(windowed, tmp_path):
     product = text_format.Parse((tmp_path / "windowed" / "config.pbtxt").read_text(), ModelConfig())
     assert (product.input, product.output) == (config.input, config.output)
     publish_release(windowed, tmp_path, "windowed-2", backend="openvino_f32")
-    assert "openvino" in (tmp_path / "windowed-2" / "1" / "one_tile.py").read_text()
+    assert "openvino" in (tmp_path / "windowed-2" / "1" / "one_graph.py").read_text()
     with pytest.raises(ReleaseError, match="one graph alone"):
         publish_release(windowed, tmp_path, "windowed-3", backend="triton_onnxruntime")

@@ -49,8 +49,9 @@ class PlayedServer:
             "parameters": {name: {"string_value": str(value)} for name, value in parameters.items()},
         }
 
-    def infer(self, model, tiles_NCHW, *, level=None, slot=None):
+    def infer(self, model, tiles_NCHW, asked, slot=None):
         self.requests += 1
+        level = asked.level
         if self.requests > self.switch_after:
             self.release, self.tile = "denoise-2", self.next_tile
         release = self.release if model == "denoise" else model

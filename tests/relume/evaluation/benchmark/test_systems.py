@@ -149,7 +149,7 @@ def test_edge_fusion_takes_both_results(tmp_path, save_network):
     plan = Inference(tile=32, halo=6, overlap=4, fusion=fusion)  # the halo is all that the networks see
     detail, smooth = map(by_hand, networks)
     expected = fuse_edges(smooth, detail, mask="xor", thresholds=(40, 90))
-    np.testing.assert_allclose(run_whole(both, PICTURE, fusion=fusion), expected, atol=1e-5)
+    np.testing.assert_allclose(run_whole(both, PICTURE, plan), expected, atol=1e-5)
     tiled = load_system(tmp_path / "both", inference=plan).restore(PICTURE, None)
     np.testing.assert_allclose(tiled, expected, atol=1e-5)
     assert np.abs(expected - (smooth + detail) / 2).max() > 0.01
