@@ -8,7 +8,8 @@ The defaults are the paper's: training replaces 75 to 85 % of the embedded token
 learned, and in training and inference alike 75 % of the tokens are left out before every attention, so that both see
 the same. `MaskedDenoiser(**OFFICIAL)` is what the official code does instead: 80 to 90 % of the pixels are set to -0.1
 before the network. It draws attention masks at random in inference too; here they come from a fixed seed, so that
-results repeat and the network exports. The authors gain 0.3 dB by averaging several passes: see `average`.
+results repeat and the network exports. The authors gain 0.3 dB by averaging several passes: see
+`relume.inference.masks`.
 """
 
 from typing import Literal
@@ -164,26 +165,6 @@ class MaskedDenoiser(nn.Module):
                     state = (state * state % PRIME * state + increment) % PRIME
             uniform = (state.to(torch.float32) / PRIME).expand(padded.shape[0], -1, -1, -1)
         return (uniform >= self.attention_mask_ratio).to(padded.dtype)
-
-    @torch.no_grad()
-    def average(self, image: torch.Tensor, passes: int) -> torch.Tensor:
-        """The mean of several passes in eval mode, each with attention masks of a seed of its own.
-
-        Args:
-            image: (N, C, H, W) in [0, 1].
-            passes: At least 1; the seeds follow on `seed`.
-
-        Returns:
-            (N, C, H, W), not clamped.
-        """
-        first, total = self.seed, torch.zeros_like(image)
-        try:
-            for number in range(passes):
-                self.seed = first + number
-                total += self(image)
-        finally:
-            self.seed = first
-        return total / passes
 
 
 VARIANTS = {

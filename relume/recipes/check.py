@@ -230,8 +230,12 @@ class _Check:
         except ConfigError as error:
             self.problem(f"ensemble_head: {_line(error)}")
             return
-        if (fusion := self.inference.fusion) and tuple(sorted(plan.parts.values())) != fusion.members:
-            self.problem(f"inference: fusion takes {' and '.join(fusion.members)}, which are not the base models")
+        for option, names in {
+            "fusion": self.inference.fusion.members if self.inference.fusion else (),
+            "members": tuple(sorted(self.inference.members)),
+        }.items():
+            if names and tuple(sorted(plan.parts.values())) != names:
+                self.problem(f"inference: {option} takes {' and '.join(names)}, which are not the base models")
         network = self.built("ensemble_head", plan.architecture, plan.arguments)
         if network is None:
             return
@@ -288,8 +292,13 @@ class _Check:
         from relume.training.rules import crop_multiple
 
         multiple = crop_multiple(network)
-        if (fusion := self.inference.fusion) and type(network).__name__ != "WeightedAverage":
-            self.problem(f"inference: fusion is set, but the final model is no weighted average of {fusion.members}")
+        for option in ("fusion", "members"):
+            if getattr(self.inference, option) and type(network).__name__ != "WeightedAverage":
+                self.problem(f"inference: {option} is set, but the final model is no weighted average of base models")
+        if self.inference.passes > 1 and not getattr(network, "attention_mask_ratio", 0):
+            self.problem("inference: passes is set, but the network has no masks outside of training")
+        if self.inference.scale != (scale := getattr(network, "upscale", 1)):
+            self.problem(f"inference: scale is {self.inference.scale}, but that of the network is {scale}")
         if self.inference.estimator and "level" not in inputs_of(network):
             self.problem("inference: estimator is set, but the network takes no level")
         for tile in self.inference.tiles:

@@ -13,7 +13,7 @@ from flows.graph import Graph, read_graph
 from flows.lint import CODE_ROOTS, Code, code_deps
 
 # Runs in Triton's own environment; `export` copies it and does not import it.
-NOT_IMPORTED = {f"relume/serving/triton_{name}_model.py" for name in ("estimator", "openvino", "python", "windows")}
+NOT_IMPORTED = {f"relume/serving/triton_{name}_model.py" for name in ("graphs", "openvino", "python")}
 # Needed without an import in our code; each requirements.txt says why.
 BY_OTHER_MEANS = {
     "ingest": {"matplotlib", "scikit-image", "scikit-learn"},

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from relume.inference.plan import Inference, Window, before_format_3
+from relume.inference.plan import EdgeFusion, Inference, Tiling, Window, before_format_3
 from relume.inference.tiling import count_tiles, cover_axis
 from relume.models.registry import build, variants
 from relume.training.rules import crop_multiple
@@ -66,12 +66,13 @@ def test_a_cut_tile_suits_every_family(name):
         Inference(tile=192, halo=16, overlap=8),
         Inference(tile=256, halo=0, overlap=50, orientations=8),
         Inference(tile=64, halo=0, overlap=12, further_windows=(Window(tile=96, halo=4, overlap=16),)),
+        Inference(tile=64, halo=8, overlap=4, passes=3, orientations=2),
     ],
 )
 def test_the_runs_of_a_megapixel_are_those_that_are_counted(inference):
     """On an image of 400 megapixels, each of whose tiles is restored in every orientation; by their pixels."""
     tiles = sum(count_tiles(20_000, 20_000, window) * window.tile**2 for window in inference.windows)
-    counted = inference.orientations * tiles / inference.tile**2 / 400
+    counted = inference.orientations * inference.passes * tiles / inference.tile**2 / 400
     assert inference.runs_per_megapixel == pytest.approx(counted, rel=0.02)
 
 
@@ -99,3 +100,38 @@ def test_several_windows():
     assert plan.within(70, 90).tiles == (64,)
     with pytest.raises(ValidationError, match="nothing is left of a tile"):
         Inference(tile=64, halo=0, overlap=12, further_windows=({"tile": 32, "halo": 16, "overlap": 0},))
+
+
+OWN = {"mamba": Tiling(tile=96, halo=0, overlap=16), "prompt": None, "other": None}
+
+
+def test_members_with_their_own_tiles():
+    """Those without are one part, the sum of whose places and the others' is all; a run counts by the share of each."""
+    plan = Inference(tile=64, halo=0, overlap=16, members=OWN, orientations=2)
+    together, mamba = plan.parts
+    assert [(part.name, part.places, part.results, part.plan.tiles) for part in (together, mamba)] == [
+        ("", (1, 2), 1, (64,)),
+        ("mamba", (0,), 1, (96,)),
+    ]
+    assert (plan.graphs, plan.tiles, plan.dtype) == ((("", 64), ("mamba", 96)), (64, 96), "float32")
+    assert plan.of_base("mamba").tiles == (96,)
+    assert plan.of_base("prompt").tiles == (64,)
+    tiles = 2 / 3 * (1000 / 48) ** 2 + 1 / 3 * (1000 / 80) ** 2 * (96 / 64) ** 2
+    assert plan.runs_per_megapixel == pytest.approx(2 * tiles)
+    assert Inference.model_validate_json(plan.model_dump_json(), strict=True) == plan
+    assert plan.within(70, 70).tiles == (64,)
+    assert "; mamba of 96 pixels, halo 0, overlap 16" in str(plan)
+
+
+@pytest.mark.parametrize(
+    ("members", "fusion"),
+    [
+        ({"a": None, "b": None}, None),
+        ({"a": Tiling(tile=96, halo=0, overlap=16)}, None),
+        ({"a": Tiling(tile=96, halo=0, overlap=16), "b": None}, EdgeFusion(smooth="a", detail="c")),
+    ],
+)
+def test_members_that_do_not_fit_are_refused(members, fusion):
+    """Where none has tiles of its own, or none those of the plan, or a fusion takes others."""
+    with pytest.raises(ValidationError, match="members names"):
+        Inference(tile=64, halo=0, overlap=16, members=members, fusion=fusion)

@@ -1,7 +1,10 @@
 """The tiler, against networks whose result on the whole photograph is known."""
 
+import hashlib
+import struct
 import threading
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relume.errors import ImageError
-from relume.inference.plan import Inference, Window
+from relume.inference.masks import mask_seeds
+from relume.inference.plan import EdgeFusion, Inference, Tiling, Window
 from relume.inference.self_ensemble import orient_back
 from relume.inference.self_ensemble import orientations as group
 from relume.inference.tiling import count_tiles, cover_axis, map_tiles, restore_image
@@ -320,3 +324,67 @@ def test_windows_give_back_what_a_network_does_not_change(size):
     """Exactly, whatever the size."""
     image = photograph(*size)
     np.testing.assert_array_equal(restore_image(image, lambda x: x, WINDOWS), image)
+
+
+OWN = Inference(
+    tile=24, halo=0, overlap=6, members={"a": None, "b": Tiling(tile=40, halo=4, overlap=8), "c": None}, orientations=2
+)
+
+
+def test_members_are_added_up_each_in_its_own_tiles():
+    """What they give in tiles of their side, blended; the sum is clipped and rounded once."""
+    image = photograph(70, 90)
+    sides = {"": 24, "b": 40}
+
+    def network(tiles, part):
+        assert tiles.shape[2] == sides[part]
+        return (0.4 if part else 0.7) * tiles + 0.01 * tiles.mean(axis=(2, 3), keepdims=True)
+
+    restored = restore_image(image, network, OWN)
+    as_float = image / np.float32(255)
+    alone = [map_tiles(as_float, partial(network, part=part.name), part.plan, batch=1) for part in OWN.parts]
+    np.testing.assert_array_equal(restored, np.rint(np.clip(alone[0] + alone[1], 0, 1) * np.float32(255)))
+    assert restored.max() == 255  # the sum of both is more, and clipped
+
+
+def test_the_results_of_members_are_in_the_order_of_their_names():
+    """Whichever of them has tiles of its own."""
+    fusion = EdgeFusion(smooth="b", detail="a")
+    for own, numbers in (("a", {"": 2, "a": 1}), ("b", {"": 1, "b": 2})):
+        members = {"a": None, "b": None} | {own: Tiling(tile=40, halo=4, overlap=8)}
+        plan = Inference(tile=24, halo=0, overlap=6, members=members, fusion=fusion)
+
+        def network(tiles, part, numbers=numbers):
+            return np.full_like(tiles, numbers[part])
+
+        found = map_tiles(np.zeros((50, 60, 3), np.float32), network, plan, batch=2)
+        np.testing.assert_allclose(found[0, 0], [1, 1, 1, 2, 2, 2])
+        np.testing.assert_allclose(found, found[:1, :1] + np.zeros_like(found), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+@pytest.mark.parametrize(("height", "width"), [(70, 90), (10, 33)])
+def test_tiles_that_grow(scale, height, width):
+    """A network that repeats pixels gives the image with each repeated, whatever its size; as large as each says."""
+    plan = Inference(tile=32, halo=3, overlap=5, scale=scale)
+    image = photograph(height, width)
+    restored = restore_image(image, lambda x: x.repeat(scale, axis=2).repeat(scale, axis=3), plan, batch=3, in_flight=2)
+    np.testing.assert_array_equal(restored, image.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
+def test_each_tile_of_each_pass_has_its_own_seed():
+    """Hashes of the pass and of the tile's first pixel, the same at each call; the result is the mean."""
+    seen = []
+
+    def network(tiles, seeds):
+        seen.append(tuple(seeds))
+        return np.full_like(tiles, len(seen) * 10 / 255)
+
+    plan = Inference(tile=32, halo=2, overlap=4, passes=2)
+    restored = restore_image(photograph(32, 56), network, plan, batch=2)
+    corners = [(0, 0), (0, 24)]
+    assert seen == [tuple(mask_seeds(number, corners)) for number in range(2)]
+    assert len({seed for seeds in seen for seed in seeds}) == 4
+    assert (restored == 15).all()
+    digest = hashlib.sha256(struct.pack("<qqq", 1, 0, 24)).digest()
+    assert seen[1][1] == int.from_bytes(digest[:8], "little") % 2**24

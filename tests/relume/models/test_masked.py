@@ -140,20 +140,6 @@ def test_seeded_masks_need_32_bits_only():
     np.testing.assert_array_equal(masks[0].numpy(), state.astype(np.float32) / np.float32(46_337) >= 0.75)
 
 
-def test_average_is_the_mean_over_seeds():
-    """Averaging takes the seeds in turn and leaves the network as it was."""
-    network = contract.randomised(demo)
-    image = contract.images(1, 3, 16, 16)
-    with torch.no_grad():
-        single = []
-        for network.seed in (0, 1, 2):
-            single.append(network(image))
-        network.seed = 0
-        assert torch.allclose(network.average(image, 3), torch.stack(single).mean(dim=0), atol=1e-6)
-    assert network.seed == 0
-    assert not torch.equal(single[0], single[1])
-
-
 @pytest.mark.parametrize(("options", "low", "high"), [({}, 0.75, 0.85), (OFFICIAL, 0.8, 0.9)])
 def test_training_draws_masks(options, low, high):
     """In training every image gets its own input mask of a ratio in the range, and every pass new masks."""
@@ -206,3 +192,16 @@ def test_onnx_with_masks_as_inputs():
         return lambda batch: (contract.images(batch, channels, 16, 24, seed=9) > 0.7).float()
 
     contract.check_onnx(demo, [(16, 24)], input_keep=drawn(1), attention_keep=drawn(4))
+
+
+def test_seeds_of_images_are_added_to_that_of_the_network():
+    """An image in a batch is restored as by a network of that seed alone."""
+    network = contract.randomised(demo)
+    image = contract.images(2, 3, 24, 24)
+    with torch.inference_mode():
+        together = network(image, mask_seed=torch.tensor([5.0, 16_000_000.0]))
+        for number, seed in enumerate((5, 16_000_000)):
+            network.seed = seed
+            assert torch.allclose(network(image[number : number + 1]), together[number : number + 1], atol=1e-6)
+        network.seed = 0
+        assert not torch.allclose(network(image), together, atol=1e-5)

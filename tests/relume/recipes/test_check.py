@@ -114,6 +114,24 @@ LEVELED = "{steps: [{kind: gaussian_noise, sigma: [0, 50]}], level: sigma}"
             "inference: fusion is set, but the final model is no weighted average",
         ),
         (
+            "snucv",
+            "inference: {orientations: 8}",
+            "inference: {passes: 4, scale: 2}",
+            "inference: passes is set, but the network has no masks outside of training",
+        ),
+        (
+            "snucv",
+            "inference: {orientations: 8}",
+            "inference: {passes: 4, scale: 2}",
+            "inference: scale is 2, but that of the network is 1",
+        ),
+        (
+            "tcler",
+            "halo: 0, overlap: 12}, promptir: null}}",
+            "halo: 0, overlap: 12}, prompt: null}}",
+            "inference: members takes mambairv2 and prompt, which are not the base models",
+        ),
+        (
             "hypernet_denoise",
             "  inference: {estimator: level}\n",
             "",
