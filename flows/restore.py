@@ -293,9 +293,11 @@ def _save_comparison(target: Path, before: "np.ndarray", after: "np.ndarray") ->
     import numpy as np
 
     from relume.images import save_image, to_uint8
+    from relume.images.channels import enlarged
 
     after = to_uint8(after[..., :1] if after.shape[2] <= 2 else after[..., :3])
-    pair = [to_uint8(before), np.broadcast_to(after, before.shape)]
+    before = enlarged(to_uint8(before), *after.shape[:2])
+    pair = [before, np.broadcast_to(after, before.shape)]
     save_image(comparison_of(target), np.concatenate(pair, axis=0 if before.shape[1] > before.shape[0] else 1))
 
 
@@ -304,7 +306,8 @@ def finished(image: "DecodedImage", restored: "np.ndarray", how: How) -> "tuple[
 
     Args:
         image: The input, decoded in full.
-        restored: What the model made of it, (H, W, 3) RGB of the input's type, or uint8.
+        restored: What the model made of it, (H, W, 3) RGB of the input's type, or uint8; larger if the model enlarges,
+            to whose size the input is then brought by bicubic interpolation.
         how: The share of the blend, and which metadata to keep.
 
     Returns:
@@ -315,12 +318,12 @@ def finished(image: "DecodedImage", restored: "np.ndarray", how: How) -> "tuple[
     import numpy as np
 
     from relume.images import Metadata, to_uint8
-    from relume.images.channels import joined
+    from relume.images.channels import enlarged, joined
 
     def as_restored(values: np.ndarray) -> np.ndarray:
         return values if values.dtype == restored.dtype else to_uint8(values)
 
-    result, pixels = restored, as_restored(image.pixels)
+    result, pixels = restored, enlarged(as_restored(image.pixels), *restored.shape[:2])
     if result.dtype == np.float32:
         result = result + (pixels - pixels.clip(0, 1))
     if how.blend < 1:

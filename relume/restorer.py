@@ -59,7 +59,8 @@ class _Restorer(ABC):
             level: For an adjustable model; its default when None.
 
         Returns:
-            The restored image, of the same kind, type and size. Alpha is as it was, gray stays gray.
+            The restored image, of the same kind and type, and of the same size unless the model enlarges. Alpha is
+            as it was, gray stays gray.
 
         Raises:
             ImageError: It is no such image.
@@ -120,7 +121,7 @@ class _Restorer(ABC):
         rgb, alpha = split(pixels)
         restored = self._restore_rgb(rgb.astype(_COMPUTED_AS[pixels.dtype.name], copy=False), level)
         result = joined(restored.astype(pixels.dtype, copy=False), gray=pixels.shape[2] <= 2, alpha=alpha)
-        return result.reshape(image.shape)
+        return result[..., 0] if image.ndim == 2 else result
 
     def _pillow(self, image: Any, level: float | None) -> Any:
         if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):

@@ -11,8 +11,20 @@ def split(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def joined(rgb: np.ndarray, *, gray: bool, alpha: np.ndarray | None) -> np.ndarray:
-    """The inverse of `split`; of gray images the mean of the three colours, rounded for integers."""
+    """The inverse of `split`; of gray images the mean of the three colours, rounded for integers.
+
+    The alpha of an image that a model enlarged is enlarged to its size.
+    """
     if gray:
         mean = rgb.mean(axis=2, keepdims=True)
         rgb = mean if rgb.dtype.kind == "f" else np.rint(mean).astype(rgb.dtype)
-    return rgb if alpha is None else np.dstack([rgb, alpha])
+    return rgb if alpha is None else np.dstack([rgb, enlarged(alpha, *rgb.shape[:2])])
+
+
+def enlarged(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image, (H, W, ...), in the size of what a model made of it, by bicubic interpolation where that is another."""
+    if values.shape[:2] == (height, width):
+        return values
+    import cv2
+
+    return cv2.resize(values, (width, height), interpolation=cv2.INTER_CUBIC)

@@ -48,7 +48,7 @@ class TritonPythonModel:
     def _answer(self, request):
         asked = request.requested_output_names()
         # In one that asks for nothing in particular all are: it is answered as a product's is.
-        output = "restored" if "restored" in asked else asked[0]
+        output = "restored" if "restored" in asked else next(iter(asked))
         image = pb_utils.get_input_tensor_by_name(request, "image")
         if output == "estimated":
             levels = self.session.run(["estimated"], {"image": image.as_numpy()})[0]

@@ -1,5 +1,7 @@
 """One plan on every way: evaluation, `relume evaluate`, in process and through Triton give the same pixels."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import skimage.data
@@ -27,7 +29,8 @@ from relume.serving.triton_client import TritonRestorer
 from tests.flows.release.test_gate import settings
 
 ONE = Inference(tile=48, halo=4, overlap=8, weight="cosine")
-OWN = {"hat": Tiling(tile=64, halo=0, overlap=12, further_windows=(ONE,)), "restormer": None}
+FURTHER = (Window(tile=80, halo=8, overlap=8),)
+OWN = {"hat": Tiling(tile=64, halo=0, overlap=12, further_windows=FURTHER), "restormer": None}
 CASES = {
     "dncnn": ONE,
     "resunet": ONE.model_copy(update={"orientations": 8}),
@@ -44,6 +47,7 @@ CASES = {
     "weighted_average": ONE.model_copy(update={"members": OWN}),
     "edges": ONE.model_copy(update={"members": OWN, "fusion": EdgeFusion(smooth="restormer", detail="hat")}),
     "masked": ONE.model_copy(update={"passes": 3, "orientations": 2}),
+    "hat": ONE.model_copy(update={"scale": 2}),
 }
 AVERAGES = ("average", "weighted_average", "edges")
 ADJUSTABLE = {"ffdnet": "ffdnet-demo", "level_estimator": "level-estimator-demo"}
@@ -60,6 +64,10 @@ def model(request, tmp_path):
     """The plan; a network of demo scale that changes an image by some levels of 255; its artifact; served."""
     inference = CASES[request.param]
     variant = variants()["nafnet-demo" if request.param in AVERAGES else f"{request.param}-demo"]
+    if inference.scale > 1:
+        variant = dataclasses.replace(
+            variant, arguments=variant.arguments | {"upscale": inference.scale, "residual": False}
+        )
     if request.param in AVERAGES:  # of networks that see their whole tile
         base = {"architecture": variant.architecture, "arguments": variant.arguments}
         variant = Variant(architecture="weighted_average", arguments={"bases": [base, base]}, about="")
@@ -122,7 +130,8 @@ def test_five_ways_give_the_same_pixels(server, control, model, photograph):
     share = 0.999 if inference.fusion else 1
     for way, image in found.items():
         assert (np.abs(image.astype(int) - expected) <= 1).mean() >= share, way
-    assert np.abs(expected.astype(int) - photograph).max() > 3
+    before = photograph.repeat(inference.scale, axis=0).repeat(inference.scale, axis=1)
+    assert np.abs(expected.astype(int) - before).max() > 3
 
     once = inference.model_copy(update={"orientations": 1})
     assert np.abs(one.astype(int) - tiled(at, once, batch=2)(photograph)).max() <= 1
