@@ -45,7 +45,7 @@ NETWORKS = {
     "DnCNN, blind": ("dncnn-color", "CDnCNN-B, blind"),
     "DRUNet": ("drunet-color", "DRUNet (33 M parameters)"),
 }
-OURS = ("denoise", "denoise_adjustable")
+OURS = ("denoise", "denoise_adjustable", "base")
 RESULT, PLOT = Path("benchmarks/results/speed_quality.json"), Path("docs/pictures/speed_quality.png")
 
 

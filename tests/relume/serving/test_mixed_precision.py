@@ -231,13 +231,22 @@ def build_with_rtx(path):
     return subprocess.run([sys.executable, "-c", code, path], env=environment, capture_output=True, text=True)
 
 
+# They sort the pixels of a tile, 64 x 64 here; TensorRT sorts at most 3840 values.
+NOT_BUILT = {"mambairv2-demo", "snucv-demo"}
+
+
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 @PRECISIONS
 def test_tensorrt_builds_every_family(exported, precision, tmp_path):
-    """TensorRT-RTX parses the graph and builds an engine of it, with norms, softmax and means in float32."""
+    """TensorRT-RTX parses the graph and builds an engine of it, with norms, softmax and means in float32; of those that
+    it does not take, its message says why."""
     onnx.save(mixed_precision(exported[0], precision).model, tmp_path / "mixed.onnx")
     built = build_with_rtx(tmp_path / "mixed.onnx")
+    if exported[2] in NOT_BUILT:
+        assert "ITopKLayer" in built.stdout
+        assert "exceeds the maximum value allowed (3840)" in built.stdout
+        return
     assert built.returncode == 0, built.stderr
     assert int(built.stdout.split()[-1]) > 10_000
 
