@@ -52,7 +52,7 @@ def run_recipe(folder: Path, name: str, *, steps: int | None) -> None:
                     list(range(1, len(schedule[key]) + 1)) if key == "milestones" else [1] * len(schedule[key])
                 )
     params["export"]["sizes"] = [[131, 97]]
-    if recipe["inference"]["orientations"] > 1 and "further_windows" not in recipe["inference"]:
+    if recipe["inference"]["orientations"] > 1 and not {"further_windows", "members"} & recipe["inference"].keys():
         recipe["inference"]["tile"] = 96  # the network runs eight times on each
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
