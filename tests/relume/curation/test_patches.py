@@ -1,11 +1,13 @@
 """Patches: they cover a photograph, flat ones are left out, quotas are shared, shards hold what the table says."""
 
+import pickle
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from relume.curation.patches import Patch, PatchShardWriter, choose_patches, find_patches
+from relume.curation.patches import Patch, Patches, PatchShardWriter, choose_patches, find_patches
 
 
 def noise(height, width, seed=0):
@@ -26,6 +28,23 @@ def test_patches_cover_the_photograph(height, width, stride):
         assert part.shape == (32, 32)
         part[:] = True
     assert covered.all()
+
+
+@given(st.integers(32, 150), st.integers(32, 150))
+def test_without_flush_no_pixel_is_in_two_patches(height, width):
+    """With a stride of the side the patches are the whole cells of the grid, each once."""
+    luma = noise(height, width)[..., 0].astype(np.float32)
+    places = [(p.y, p.x) for p in find_patches("a", luma, side=32, stride=32, max_flat_fraction=1, flush=False)]
+    assert places == [(y, x) for y in range(0, height - 31, 32) for x in range(0, width - 31, 32)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9999), st.integers(0, 9999), st.floats(0, 1e6), st.floats(0, 1)), max_size=20))
+def test_patches_in_an_array_are_the_patches(rows):
+    """What is kept of a photograph's patches in 24 bytes each gives them back, to the last bit."""
+    patches = [Patch(image_id="a", y=y, x=x, sharpness=sharp, flat_fraction=flat) for y, x, sharp, flat in rows]
+    kept = Patches("a", patches)
+    assert list(kept) == patches == kept[:]
+    assert list(pickle.loads(pickle.dumps(kept))) == patches
 
 
 def test_flat_patches_are_left_out():
