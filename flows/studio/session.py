@@ -99,7 +99,8 @@ class Session:
         self._closing.close()
 
     def products(self) -> dict[str, Any]:
-        """What restores: the name of the default, and of each product its model, purpose and levels."""
+        """What restores: the name of the default, and of each product its model, purpose and levels, and whether it
+        estimates the level itself."""
         home = place_of_release(self._root)[1]
         released = {entry.release.product for entry in Ledger(home).entries()}
         found = []
@@ -107,7 +108,9 @@ class Session:
             with contextlib.suppress(RelumeError):  # a product that does not serve now is not offered
                 chosen = choose(self._root, product=name)
                 purpose = products.purpose(name) if chosen.shipped else f"Released here: {chosen.name}."
-                found.append({"name": name, "purpose": purpose, "levels": read_serving(chosen.folder).levels})
+                serving = read_serving(chosen.folder)
+                estimates = serving.inference.estimator is not None
+                found.append({"name": name, "purpose": purpose, "levels": serving.levels, "estimates": estimates})
         return {"default": products.default(home), "products": found}
 
     def images(self) -> list[StudioImage]:
@@ -174,7 +177,7 @@ class Session:
         Args:
             key: Of the image.
             product: To restore with.
-            level: For an adjustable model; its default when None.
+            level: For an adjustable model; when None what its level estimator estimates, or its default.
             orientations: See `relume.Restorer`.
             backend: See `flows.restore.restore_file`.
 

@@ -306,6 +306,7 @@ function levelFor(each) {
   const levels = product()?.levels;
   if (!levels) return null;
   if (!$("level-auto").checked) return Number($("level").value);
+  if (product().estimates) return null; // by the model's own estimator
   return levels.kind === "sigma" ? Math.min(Math.max(each.noise, levels.lowest), levels.highest) : null;
 }
 
@@ -317,8 +318,9 @@ function settings() {
   if (!levels) return;
   $("level-name").textContent = levels.kind === "sigma" ? "Noise (sigma)" : levels.kind;
   [$("level").min, $("level").max] = [levels.lowest, levels.highest];
-  $("level-auto").parentElement.hidden = levels.kind !== "sigma";
-  if ($("level-auto").checked) $("level").value = (image() && levelFor(image())) ?? levels.default;
+  $("level-auto").parentElement.hidden = levels.kind !== "sigma" && !chosen.estimates;
+  const estimated = chosen.estimates && image()?.product === chosen.name ? image().level : null;
+  if ($("level-auto").checked) $("level").value = (image() && levelFor(image())) ?? estimated ?? levels.default;
   $("level-value").textContent = $("level").value;
 }
 

@@ -13,6 +13,7 @@ from relume.files import sha256_folder, write_json
 from relume.inference.plan import Inference
 from relume.serving.levels import LevelRange
 from relume.serving.served_model import Serving, write_served_model
+from tests.tiny_onnx import write_level_estimator
 
 TILE, HALO = 64, 8
 
@@ -119,7 +120,11 @@ def make_package(
         onnx_filter(source, gaussian(blur), tile=side, adjustable=levels is not None, dtype=dtype)
     else:
         source.write_bytes(onnx_bytes)
-    write_served_model(source, folder / "serving", Serving(inference=inference, levels=levels))
+    estimator = folder.parent / f"{folder.name}-level.onnx" if inference.estimator else None
+    if estimator:
+        write_level_estimator(estimator)
+    serving = Serving(inference=inference, levels=levels)
+    write_served_model(source, folder / "serving", serving, level_estimator=estimator)
     source.unlink()
     write_json(
         folder / "serving" / "parity.json",

@@ -10,8 +10,13 @@ import pytest
 import requests
 import skimage.data
 
+from flows.release.ledger import Ledger, Release
 from flows.restore import How, restore_file
+from relume.home import relume_home
 from relume.images import decode, encode, read_image, save_image
+from relume.inference.plan import Inference
+from relume.serving.levels import LevelRange
+from tests.flows.release.synthetic import make_package
 from tests.relume.images.test_metadata import photograph
 
 PAGE = {"X-Relume-Studio": "1"}
@@ -156,3 +161,17 @@ def test_addresses_stay_inside(studio, tmp_path):
         assert answer.status_code in (400, 404), path
         assert b"secret\n" not in answer.content
         assert b"import" not in answer.content
+
+
+def test_a_level_estimator_estimates_the_level(studio, tmp_path):
+    """Where the page gives none: the product says that it does, and the image the level; one that is given holds."""
+    levels = LevelRange(kind="sigma", lowest=15, highest=75, default=37.25)
+    plan = Inference(tile=64, halo=8, overlap=4, estimator="level")
+    package = make_package(tmp_path / "package", inference=plan, levels=levels, product="clean")
+    release = Release(product="clean", package=package.sha256, version="1", model=package.model)
+    Ledger(relume_home()).append("promoted", release)
+    offered = {each["name"]: each for each in requests.get(f"{studio}/api/products", timeout=30).json()["products"]}
+    assert (offered["clean"]["estimates"], offered["denoise_adjustable"]["estimates"]) == (True, False)
+    key = add(studio, png(np.full((90, 120, 3), 60, np.uint8))).json()["key"]
+    assert restored(studio, key, product="clean")["level"] == 30
+    assert restored(studio, key, product="clean", level=20)["level"] == 20
