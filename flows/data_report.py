@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from relume.counts import counted
 from relume.curation.diversity import descriptor
 from relume.curation.quality import shrink
 from relume.curation.sheets import (
@@ -64,7 +65,9 @@ def write_data_report(root: Path, folder: Path) -> Path:
             shown = [_thumbnail(photographs, of_id[row["image_id"]], _caption(row)) for row in members[:ON_A_SHEET]]
             save_image(temporary / f"{kind}.png", contact_sheet(shown))
             title = "Kept" if kind == "kept" else f"Rejected: {kind.removeprefix('rejected-')}"
-            parts.append(_part(title, f"{len(members)} photographs, {len(shown)} shown", temporary / f"{kind}.png"))
+            parts.append(
+                _part(title, f"{counted(len(members), 'photograph')}, {len(shown)} shown", temporary / f"{kind}.png")
+            )
         if pairs := _duplicates(rows):
             shown = [
                 _thumbnail(photographs, of_id[row["image_id"]], f"{word}: {file_name(row['address'])}")
@@ -72,7 +75,7 @@ def write_data_report(root: Path, folder: Path) -> Path:
                 for word, row in zip(("kept", "copy"), pair, strict=True)
             ]
             save_image(temporary / "duplicates.png", contact_sheet(shown))
-            text = f"{len(pairs)} near duplicates, {len(shown) // 2} shown beside the better copy of their scene"
+            text = f"{counted(len(pairs), 'near duplicate')}, {len(shown) // 2} shown, each beside the better copy"
             parts.append(_part("Duplicates", text, temporary / "duplicates.png"))
         save_figure(histograms(_scores(root, rows)), temporary / "scores.png")
         parts.append(_part("Scores", "kept and rejected photographs, stacked", temporary / "scores.png"))
@@ -82,7 +85,7 @@ def write_data_report(root: Path, folder: Path) -> Path:
             vectors = np.stack([descriptor(image) for image in images])
             figure = embedding_map(vectors, [row["cluster"] for row in kept], images[:DRAWN_ON_IT])
             save_figure(figure, temporary / "map.png")
-            text = f"{len(kept)} kept photographs by the built-in descriptor, in the colours of their clusters"
+            text = f"{counted(len(kept), 'kept photograph')} by the built-in descriptor, coloured by cluster"
             parts.append(_part("What the photographs look like", text, temporary / "map.png"))
         counts = Counter(row["reason"] or row["split"] for row in rows)
         quarantine = read_table(
