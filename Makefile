@@ -1,9 +1,10 @@
 # make demo    the full pipeline on the built-in photographs
 # make test    the tests
 # make abuse   attacks on relume, and the table of what became of them
+# make chaos   kills and damage at random moments, counted in docs/chaos.csv; make chaos MINUTES=5
 # Set PYTHON to choose an interpreter; pip's own settings (PIP_EXTRA_INDEX_URL and the like) are respected.
 
-.PHONY: results demo recording docs test test-all abuse check format setup setup-dev triton clean
+.PHONY: results demo recording docs test test-all abuse chaos check format setup setup-dev triton clean
 
 demo: triton
 	.venv/bin/relume demo
@@ -34,6 +35,11 @@ test-all: triton setup-dev
 
 abuse: triton setup-dev
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.abuse
+
+# Faults at random moments, MINUTES long; the counts accumulate in docs/chaos.csv.
+MINUTES ?= 30
+chaos: setup-dev
+	OMP_NUM_THREADS=1 .venv/bin/python -m tests.chaos --minutes $(MINUTES)
 
 check: setup-dev
 	.venv/bin/ruff format --check .

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from flows.home_schema import open_home
 from flows.processes import (
     FREE_MEGABYTES,
@@ -147,10 +149,9 @@ def _start_server(folder: Path) -> str:
     """Starts the server of this process and gives the address of its API."""
     folder.mkdir(parents=True, exist_ok=True)
     private_file(folder.parent / "prefect.db")
-    require_database(folder.parent / "prefect.db", "Prefect")
     for record in folder.glob("[!.]*.json"):
         if record.stem != _owner(int(record.stem.partition("-")[0])):
-            _stop(folder, record.stem)
+            _stop(folder, record.stem)  # of a killed run: it may hold the database's lock while it makes its tables
     name = _owner(os.getpid())
     atexit.register(_stop, folder, name)
 
@@ -173,7 +174,10 @@ def _start_server(folder: Path) -> str:
         )
         return f"{address}/api"
 
-    return on_free_ports([None], start)
+    # Two servers that start together would both make the tables of an empty database, and one of them would end.
+    with FileLock(folder / "starting.lock"):
+        require_database(folder.parent / "prefect.db", "Prefect")
+        return on_free_ports([None], start)
 
 
 def _stop(folder: Path, name: str) -> None:
