@@ -13,7 +13,16 @@ from relume.evaluation.networks import at_level, tiled
 from relume.inference.plan import Inference
 from relume.models.artifact import ModelCard
 from relume.models.registry import build, variants
-from relume.serving.export import ServedNetwork, export_onnx, levels_of, measure_parity, parity_report, to_onnx
+from relume.serving.export import (
+    ServedNetwork,
+    export_level_estimator,
+    export_onnx,
+    levels_of,
+    measure_parity,
+    parity_report,
+    to_onnx,
+)
+from relume.serving.in_process import open_level_estimator
 from relume.serving.levels import LevelRange
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.served_model import Serving, onnx_path, write_served_model
@@ -225,3 +234,17 @@ def test_parity_is_measured_in_levels_decibels_and_the_worst_tile():
     assert parity.worst_tile == round(5 / 64, 4)
     assert not parity_report([parity], min_psnr=10, max_difference=1)["passed"]
     assert parity_report([parity], min_psnr=10, max_difference=5)["passed"]
+
+
+@pytest.mark.parametrize("classes", [(), (15.0, 35.0, 55.0, 75.0)])
+def test_a_level_estimator_is_exported(tmp_path, classes):
+    """A number or the mean of classes: what it estimates of 8-bit tiles is what PyTorch does."""
+    torch.manual_seed(0)
+    network = build("level_estimator", {"width": 4, "classes": list(classes)}).eval()
+    export_level_estimator(network, tmp_path / "level.onnx")
+    tiles = np.random.default_rng(0).integers(0, 256, (3, 3, 128, 128), np.uint8)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(tiles).float() / 255).numpy()
+    found = open_level_estimator(tmp_path / "level.onnx")(tiles)
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4, atol=1e-3)
+    assert len(set(expected.round(4))) == 3
