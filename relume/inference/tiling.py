@@ -18,7 +18,6 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -331,6 +330,8 @@ class _Canvas:
 
     def add(self, tile_CHW: np.ndarray) -> None:
         """Adds the next tile, (C, T, T)."""
+        import cv2  # a tenth of a second, which commands that restore nothing do without
+
         tile_HWC = cv2.merge([*tile_CHW])  # thirty times as fast as a transposed copy by NumPy
         top, left = self._rows.starts[self._row], self._columns.starts[self._column]
         rows, columns = self._alone[0][self._row], self._alone[1][self._column]

@@ -74,9 +74,11 @@ def packages(toy):
 
 
 def state(toy):
-    """Every file of the home, and git's refs; not what opening a database or a lock changes."""
+    """Every file of the home, and git's refs; not what opening a home, a database or a lock changes."""
     names = {path.relative_to(toy.home).as_posix() for path in toy.home.rglob("*") if path.is_file()}
-    kept = sorted(name for name in names if not name.startswith(("mlflow/mlflow.db", "dvc-site", "runs/driver")))
+    kept = sorted(
+        name for name in names if not name.startswith(("home.json", "mlflow/mlflow.db", "dvc-site", "runs/driver"))
+    )
     return [name for name in kept if not name.endswith(".lock")], toy.shell("git", "for-each-ref").stdout
 
 
