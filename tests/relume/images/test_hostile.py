@@ -53,10 +53,10 @@ def test_a_gif_whose_frame_is_larger_than_its_screen(frame):
 def test_no_memory_is_a_reason_of_its_own(monkeypatch):
     """An image that does not fit the memory is not called damaged."""
 
-    def convert(self, mode):
+    def crop(self, box):
         raise MemoryError
 
-    monkeypatch.setattr(Image.Image, "convert", convert)
+    monkeypatch.setattr(Image.Image, "crop", crop)
     assert reason(saved("PNG")) == "out_of_memory"
 
 
