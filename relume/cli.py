@@ -131,7 +131,7 @@ def main() -> None:
 )
 @click.option(
     "--backend",
-    type=click.Choice(["auto", "onnxruntime", "openvino_f32", "openvino_bf16", "torch", "cuda"]),
+    type=click.Choice(["auto", "onnxruntime", "openvino_f32", "openvino_bf16", "torch", "cuda", "tensorrt"]),
     help="What computes here: auto measures once which is the fastest on this machine. By default ONNX Runtime for a "
     "release, and OpenVINO for a model that ships, in bf16 where the CPU has it.",
 )

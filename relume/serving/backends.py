@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Served = Literal["onnxruntime", "openvino_f32", "openvino_bf16"]
 """What computes a release in Triton's python backend, as it can in process. The precision is always stated."""
 
-InProcess = Literal[Served, "torch", "cuda"]
+InProcess = Literal[Served, "torch", "cuda", "tensorrt"]
 Asked = Literal[InProcess, "auto"]
 """What a person may choose in this process; `auto` is the first of `fastest_backends`."""
 
@@ -46,16 +46,16 @@ def open_backend(backend: InProcess, folder: str | Path, **options: Any) -> "InP
     Raises:
         ModelMissingError: There is no served model in the folder, or for `torch` no weights beside it.
         ModelFormatError: The ONNX file cannot be read.
-        BackendUnavailableError: `cuda` on a machine without a GPU that ONNX Runtime can use.
+        BackendUnavailableError: `cuda` or `tensorrt` on a machine without a GPU that ONNX Runtime can use.
     """
     if backend == "onnxruntime":
         from relume.serving.onnx_restorer import OnnxRestorer
 
         return OnnxRestorer(folder, **options)
-    if backend == "cuda":
+    if backend == "cuda" or backend == "tensorrt":
         from relume.serving.onnx_restorer import OnnxRestorer
 
-        return OnnxRestorer(folder, provider="CUDA", **options)
+        return OnnxRestorer(folder, provider="CUDA" if backend == "cuda" else "TensorRT", **options)
     if backend == "torch":
         from relume.serving.torch_restorer import TorchRestorer
 

@@ -15,6 +15,13 @@ from relume.serving.served_model import onnx_path
 
 __all__ = ["OnnxRestorer"]
 
+_CUDA = ("CUDAExecutionProvider", {"use_tf32": "0"})
+PROVIDERS: dict[str, list[tuple[str, dict[str, str]]]] = {
+    "CPU": [("CPUExecutionProvider", {})],
+    "CUDA": [_CUDA],
+    "TensorRT": [("TensorrtExecutionProvider", {"trt_fp16_enable": "0"}), _CUDA],
+}
+
 
 class OnnxRestorer(InProcessRestorer):
     """A served model in this process, computed by ONNX Runtime.
@@ -27,6 +34,8 @@ class OnnxRestorer(InProcessRestorer):
         orientations: In which a tile is restored, 1, 2, 4 or 8; as the model says when None.
         tile: Side of a tile, see `InProcessRestorer`.
         provider: `CUDA` computes on the GPU, in float32 without the shortened products of TF32, or not at all.
+            `TensorRT` likewise, with an engine in float32 that ONNX Runtime builds at each start, and by CUDA what
+            TensorRT does not take.
 
     Raises:
         BackendUnavailableError: ONNX Runtime has no such provider here; it would compute on the CPU without a word.
@@ -43,9 +52,9 @@ class OnnxRestorer(InProcessRestorer):
         batch: int = 1,
         orientations: int | None = None,
         tile: int | None = None,
-        provider: Literal["CPU", "CUDA"] = "CPU",
+        provider: Literal["CPU", "CUDA", "TensorRT"] = "CPU",
     ):
-        self._provider = f"{provider}ExecutionProvider"
+        self._providers = PROVIDERS[provider]
         self._threads = threads or len(os.sched_getaffinity(0))
         super().__init__(folder, release=release, batch=batch, orientations=orientations, tile=tile)
 
@@ -53,13 +62,11 @@ class OnnxRestorer(InProcessRestorer):
         import onnxruntime
 
         path = onnx_path(self.folder) if isinstance(model, bytes) else model
-        if self._provider not in onnxruntime.get_available_providers():
+        wanted = self._providers[0][0]
+        if wanted not in onnxruntime.get_available_providers():
             raise self._unavailable(f"this ONNX Runtime has {', '.join(onnxruntime.get_available_providers())}")
-        choice = {"use_tf32": "0"} if self._provider == "CUDAExecutionProvider" else {}
-        session = open_session(
-            model, where=path, threads=self._threads, provider=self._provider, provider_options=choice
-        )
-        if self._provider not in session.get_providers():  # its libraries or the driver are missing
+        session = open_session(model, where=path, threads=self._threads, providers=self._providers)
+        if wanted not in session.get_providers():  # its libraries or the driver are missing
             raise self._unavailable(f"it uses {', '.join(session.get_providers())} instead")
         tensor = "tensor(uint8)" if dtype == np.uint8 else "tensor(float)"
         plan = self.serving.inference
@@ -80,8 +87,11 @@ class OnnxRestorer(InProcessRestorer):
         return lambda inputs: session.run(["restored"], inputs)[0]
 
     def _unavailable(self, why: str) -> BackendUnavailableError:
+        needed = "onnxruntime-gpu in place of onnxruntime"
+        if self._providers is PROVIDERS["TensorRT"]:
+            needed += " and tensorrt-cu12, in an environment of its own,"
         return BackendUnavailableError(
             "ONNX Runtime cannot compute on a GPU here",
             why=why,
-            next_step="install onnxruntime-gpu in place of onnxruntime on a machine with a GPU, or use another backend",
+            next_step=f"install {needed} on a machine with a GPU, or use another backend",
         )

@@ -1,7 +1,8 @@
 """ONNX files opened by ONNX Runtime, in one way for all that compute with it in process."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from relume.errors import ModelFormatError
 
@@ -14,8 +15,7 @@ def open_session(
     *,
     where: Path,
     threads: int,
-    provider: str = "CPUExecutionProvider",
-    provider_options: dict[str, Any] | None = None,
+    providers: Sequence[tuple[str, dict[str, str]]] = (("CPUExecutionProvider", {}),),
 ) -> "onnxruntime.InferenceSession":
     """Opens a graph.
 
@@ -23,8 +23,8 @@ def open_session(
         model: The file, or its bytes.
         where: The file, for the message.
         threads: Of one run.
-        provider: Of ONNX Runtime, which must be available.
-        provider_options: Of that.
+        providers: Of ONNX Runtime with their options, which must be available; what the first does not take is left to
+            the next.
 
     Raises:
         ModelFormatError: It cannot be read.
@@ -38,7 +38,7 @@ def open_session(
     # Spinning threads would take the cores from the tiler, which works beside the session.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(model, options, providers=[(provider, provider_options or {})])
+        return onnxruntime.InferenceSession(model, options, providers=list(providers))
     except Exception as error:  # a class of its own for each kind of failure
         raise ModelFormatError(
             "The ONNX file cannot be read",

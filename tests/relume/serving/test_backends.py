@@ -34,10 +34,12 @@ def test_pytorch_restores_from_the_weights(tmp_path):
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="it has CUDA")
-def test_without_a_gpu_cuda_is_refused(tmp_path):
-    """It does not compute on the CPU without a word; the message says what this ONNX Runtime has."""
-    with pytest.raises(BackendUnavailableError, match="CPUExecutionProvider"):
-        open_backend("cuda", write_tiny_model(tmp_path))
+@pytest.mark.parametrize(("backend", "needed"), [("cuda", "onnxruntime-gpu"), ("tensorrt", "tensorrt-cu12")])
+def test_without_a_gpu_its_backends_are_refused(backend, needed, tmp_path):
+    """They do not compute on the CPU without a word; the message says what there is here, and what to install."""
+    with pytest.raises(BackendUnavailableError, match="CPUExecutionProvider") as caught:
+        open_backend(backend, write_tiny_model(tmp_path))
+    assert needed in str(caught.value)
 
 
 def test_the_fastest_is_measured_once(tmp_path):
