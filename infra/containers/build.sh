@@ -36,7 +36,8 @@ python=$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)
     "$python" -m pip config list | sed -n "s/^[^.]*\.\([a-z-]*\)='\(.*\)'\$/\1 = \2/p" | sed 's/\\n/ /g' |
         awk '!seen[$1]++'
 } >"$folder/pip.conf"
-set_up="--secret id=pip,src=$folder/pip.conf --build-arg COMMIT=$commit --build-arg SOURCE=$source"
+set_up="--secret id=pip,src=$folder/pip.conf"
+# Not in the build file: a layer that is there already would keep the labels of an earlier commit.
 label="--label org.opencontainers.image"
 if [ "${ENGINE:-}" = docker ]; then
     engine="docker"
@@ -59,6 +60,6 @@ for kind; do
     echo "building $image"
     # shellcheck disable=SC2086  # all hold several words
     $engine build $set_up ${BUILD_ARGS:-} --target "$kind" --file infra/containers/Containerfile --tag "$image" \
-        $label.title="relume-$kind" $label.licenses=Apache-2.0 .
+        $label.title="relume-$kind" $label.licenses=Apache-2.0 $label.revision="$commit" $label.source="$source" .
     $engine image inspect --format "$image {{.Size}} bytes" "$image"
 done
