@@ -123,6 +123,16 @@ def test_small_image_is_reflected(height, width):
     np.testing.assert_array_equal(seen[0][0], expected[:24, :24].transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_images_of_any_channels(channels, dtype):
+    """Gray networks have one, as the literature's tables of Set12 need."""
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, channels)).astype(dtype)
+    restored = map_tiles(image, lambda tiles_NCHW: tiles_NCHW, Inference(tile=32, halo=4, overlap=4), batch=2)
+    assert (restored.shape, restored.dtype) == (image.shape, dtype)
+    np.testing.assert_allclose(restored, image, rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 @pytest.mark.parametrize(
     ("size", "inference"),
