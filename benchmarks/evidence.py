@@ -326,6 +326,20 @@ def hypernetwork(evidence: Evidence) -> dict[str, Any]:
     return rows_of(found, [("hypernetwork", name) for name in found if name != "hypernetwork"])
 
 
+def dynet_from(
+    weights: nn.Module | None, arguments: dict[str, Any]
+) -> Callable[[], tuple[nn.Module, str, dict[str, Any]]]:
+    """What makes a DyNet of these arguments with the weights of another, or with new ones."""
+
+    def make() -> tuple[nn.Module, str, dict[str, Any]]:
+        network = build("dynet", arguments)
+        if weights is not None:
+            network.load_state_dict(weights.state_dict())
+        return network, "dynet", arguments
+
+    return make
+
+
 def dynamic_pretraining(evidence: Evidence) -> dict[str, Any]:
     """DyNet's small network, pre-trained in turns with the large one, alone for as many steps, or not at all.
 
@@ -340,23 +354,14 @@ def dynamic_pretraining(evidence: Evidence) -> dict[str, Any]:
         "alone": evidence.trained("dynet_pretrained_alone", of_base(alone), alone, recipe["training"]),
     }
 
-    def start(weights: nn.Module | None) -> Callable[[], tuple[nn.Module, str, dict[str, Any]]]:
-        def make() -> tuple[nn.Module, str, dict[str, Any]]:
-            network = build("dynet", small)
-            if weights is not None:
-                network.load_state_dict(weights.state_dict())
-            return network, "dynet", small
-
-        return make
-
     systems = {
         "pre-trained dynamically": evidence.trained(
-            "dynet_tuned", start(pretrained["dynamic"]), tuning, recipe["training"]
+            "dynet_tuned", dynet_from(pretrained["dynamic"], small), tuning, recipe["training"]
         ),
         "pre-trained alone": evidence.trained(
-            "dynet_tuned_alone", start(pretrained["alone"]), tuning, recipe["training"]
+            "dynet_tuned_alone", dynet_from(pretrained["alone"], small), tuning, recipe["training"]
         ),
-        "from scratch": evidence.trained("dynet_scratch", start(None), tuning, recipe["training"]),
+        "from scratch": evidence.trained("dynet_scratch", dynet_from(None, small), tuning, recipe["training"]),
     }
     tasks = {f"sigma {s}": awgn(s) for s in SIGMAS}
     choices = recipe["training"]["degradation"]["steps"][0]["of"]
@@ -373,21 +378,10 @@ def both_networks(evidence: Evidence) -> dict[str, Any]:
     pretrained = evidence.trained("dynet_pretrained", of_base(section), section, recipe["training"])
     large, small = (section["arguments"] | {"reuse": reuse} for reuse in section["method"]["reuse"])
 
-    def start(
-        arguments: dict[str, Any], weights: nn.Module | None
-    ) -> Callable[[], tuple[nn.Module, str, dict[str, Any]]]:
-        def make() -> tuple[nn.Module, str, dict[str, Any]]:
-            network = build("dynet", arguments)
-            if weights is not None:
-                network.load_state_dict(weights.state_dict())
-            return network, "dynet", arguments
-
-        return make
-
     systems = {
-        "small": evidence.trained("dynet_tuned", start(small, pretrained), tuning, recipe["training"]),
-        "large": evidence.trained("dynet_tuned_large", start(large, pretrained), tuning, recipe["training"]),
-        "small, from scratch": evidence.trained("dynet_scratch", start(small, None), tuning, recipe["training"]),
+        "small": evidence.trained("dynet_tuned", dynet_from(pretrained, small), tuning, recipe["training"]),
+        "large": evidence.trained("dynet_tuned_large", dynet_from(pretrained, large), tuning, recipe["training"]),
+        "small, from scratch": evidence.trained("dynet_scratch", dynet_from(None, small), tuning, recipe["training"]),
         "input as it is": nn.Identity(),
     }
     tasks = {f"sigma {s}": awgn(s) for s in SIGMAS}

@@ -36,10 +36,11 @@ MEMBER_BYTES = 512 << 20  # of one image in an archive; ingest holds a few in me
 TAR_BYTES, TAR_RATIO = 1 << 30, 20
 _CHUNK = 1 << 20
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
-# What readers raise over bytes that they do not expect; RuntimeError is an encrypted member.
+# What readers raise over bytes that they do not expect; zipfile raises a RuntimeError over an encrypted member, or one
+# whose compression it does not know.
 _DAMAGED: tuple[type[Exception], ...] = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError),
-    *(NotImplementedError, RuntimeError, OverflowError),
+    *(RuntimeError, OverflowError),
 )
 
 
