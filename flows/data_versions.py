@@ -5,7 +5,7 @@ one, also the commits that pin packages; so a model's package leads to the data 
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from flows.graph import read_store
@@ -31,19 +31,24 @@ class DataVersion:
         commits: Those whose dvc.lock has it and the one before them has another, newest first.
         date: When the first of them was made, ISO 8601; empty for one that is in no commit.
         here: Whether it is that of the working tree.
-        packages: SHA-256 (first digits) of the packages whose models it trained, each with the releases of the ledger.
+        packages: By the first digits of the SHA-256 of each package whose model it trained, its models in the ledger.
     """
 
     hash: str
     commits: tuple[str, ...] = ()
     date: str = ""
     here: bool = False
-    packages: tuple[str, ...] = ()
+    packages: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The first digits of its hash."""
         return self.hash[:_DIGITS]
+
+    @property
+    def trained(self) -> list[str]:
+        """For people: each package, with its models in brackets."""
+        return [f"{package} ({', '.join(models)})" if models else package for package, models in self.packages.items()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +83,8 @@ def data_versions(root: Path, home: Path) -> list[DataVersion]:
         package = ref.removeprefix(_PACKAGE)
         if version := _of_commit(root, commit):
             known = found.get(version, DataVersion(hash=version))
-            name = f"{package} ({released[package]})" if package in released else package
-            found[version] = dataclasses.replace(known, packages=(*known.packages, name))
+            models = released.get(package, ())
+            found[version] = dataclasses.replace(known, packages={**known.packages, package: models})
     return sorted(found.values(), key=lambda version: (version.here, version.date), reverse=True)
 
 
@@ -97,8 +102,10 @@ def find_version(root: Path, home: Path, name: str) -> DataVersion:
     """
     versions = data_versions(root, home)
     by_hash = [version for version in versions if version.hash.startswith(name) and len(name) >= 4]
-    packages = [version for version in versions if any(_is_package(name, package) for package in version.packages)]
-    matching = by_hash or packages
+    by_package = [
+        version for version in versions if any(_is_of(name, *package) for package in version.packages.items())
+    ]
+    matching = by_hash or by_package
     if not matching:
         try:
             wanted = _of_commit(root, git(root, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}"))
@@ -139,21 +146,18 @@ def read_version(root: Path, version: DataVersion) -> CuratedTables:
         )
 
 
-def _is_package(name: str, package: str) -> bool:
-    """Whether a name is that of a package, by its first digits, or of a model in the ledger that was made of it."""
-    digits, _, releases = package.partition(" ")
-    model = name.rpartition("-")[2] if "-" in name else name
-    return (len(model) >= 4 and digits.startswith(model)) or (
-        bool(releases) and name in releases.strip("()").split(", ")
-    )
+def _is_of(name: str, package: str, models: tuple[str, ...]) -> bool:
+    """Whether a name is that of a package, or of a model made of it, by the first digits of the package or in full."""
+    digits = name.rpartition("-")[2]
+    return (len(digits) >= 4 and package.startswith(digits)) or name in models
 
 
-def _releases(home: Path) -> dict[str, str]:
+def _releases(home: Path) -> dict[str, tuple[str, ...]]:
     """The models of the ledger by the first digits of their packages."""
     models: dict[str, dict[str, None]] = {}
     for entry in Ledger(home).entries():
         models.setdefault(entry.release.package[:16], {})[entry.release.model] = None
-    return {package: ", ".join(names) for package, names in models.items()}
+    return {package: tuple(names) for package, names in models.items()}
 
 
 def _commits(root: Path) -> Iterator[tuple[str, str]]:

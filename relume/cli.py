@@ -539,7 +539,7 @@ def data_log() -> None:
         click.echo(f"{version.name}  {where}  {text}")
         for commit in version.commits:
             click.echo(f"    commit {commit[:10]}")
-        for package in version.packages:
+        for package in version.trained:
             click.echo(f"    package {package}")
 
 
@@ -582,7 +582,7 @@ def data_show(version: str | None, bounds: float | None) -> None:
     click.echo(f"  {'score':<20} " + " ".join(f"{f'{quantile:.0%}':>10}" for quantile in QUANTILES))
     for name, values in tables.scores.items():
         click.echo(f"  {name:<20} " + " ".join(f"{value:>10.4g}" for value in quantiles(values)))
-    for package in found.packages:
+    for package in found.trained:
         click.echo(f"  trained package {package}")
 
 

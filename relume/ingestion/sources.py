@@ -184,7 +184,7 @@ def _scan_place(place: str) -> tuple[str, str, list[dict[str, Any]]]:
     if place.startswith(dvc_repositories.SCHEME):
         place = dvc_repositories.absolute(place)
         prefix, entries = dvc_repositories.listing(place, suffixes=IMAGE_SUFFIXES)
-        return place, prefix, entries or _none(place)
+        return place, prefix, entries or _refuse_empty(place)
     archive, _, below = place.partition("#")
     if place.startswith(ARCHIVE) or archives.is_archive(Path(archive).expanduser()):
         path = _path("file://" + archive.removeprefix(ARCHIVE)) if place.startswith(ARCHIVE) else _local(archive)
@@ -193,7 +193,11 @@ def _scan_place(place: str) -> tuple[str, str, list[dict[str, Any]]]:
         entries = [
             _member_entry(place, member) for member in archives.members(path, below=below, suffixes=IMAGE_SUFFIXES)
         ]
-        return recorded, f"{place}#{_quoted(below.rstrip('/') + '/') if below else ''}", entries or _none(recorded)
+        return (
+            recorded,
+            f"{place}#{_quoted(below.rstrip('/') + '/') if below else ''}",
+            entries or _refuse_empty(recorded),
+        )
     folder = _local(place)
     return _address(folder), _address(folder).rstrip("/") + "/", _scan_folder(folder)
 
@@ -493,7 +497,7 @@ def _scan_s3(source: str) -> list[dict[str, Any]]:
         for address, size, etag in s3.listing(source)
         if _is_image(address.rsplit("/", 1)[-1])
     ]
-    return entries or _none(source)
+    return entries or _refuse_empty(source)
 
 
 def _raise(error: OSError) -> None:
@@ -504,7 +508,7 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
-def _none(where: object) -> list[dict[str, Any]]:
+def _refuse_empty(where: object) -> list[dict[str, Any]]:
     raise _no_images(where)
 
 

@@ -71,7 +71,7 @@ def test_each_version_has_its_commits_and_packages(checkout):
     here, first = data_versions(*checkout)
     assert (here.here, here.commits) == (True, ())
     assert first.commits == (run(checkout[0], "git", "rev-parse", "v1"),)
-    assert first.packages == (f"{PACKAGE[:16]} (denoise-{PACKAGE[:8]})",)
+    assert first.packages == {PACKAGE[:16]: (f"denoise-{PACKAGE[:8]}",)}
     assert len(read_version(checkout[0], here).sides) == 5
 
 
