@@ -47,16 +47,15 @@ def licences_of(listing: str, settings: LicenceSettings) -> list[SourceLicence]:
     """
     with reading(LIST, next_step="run `relume data scan`"):
         listed = json.loads(listing)
-        sources = [str(source) for source in listed["sources"]]
+        sources = {str(source): Source.of(str(source)) for source in listed["sources"]}
         addresses = [str(entry["address"]) for entry in single_files(listed)]
     counts: Counter[str] = Counter()
     for address in addresses:
         # The longest place that an address begins with is the source that it is of.
-        of = [source for source in sources if address.startswith(Source.of(source).place)]
-        counts[max(of, key=lambda source: len(Source.of(source).place), default="")] += 1
+        of = [text for text, source in sources.items() if address.startswith(source.place)]
+        counts[max(of, key=lambda text: len(sources[text].place), default="")] += 1
     rows = []
-    for text in sources:
-        source = Source.of(text)
+    for text, source in sources.items():
         stated = next(
             (settings.sources[key] for key in (text, source.place, source.set) if key in settings.sources), None
         )

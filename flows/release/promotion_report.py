@@ -50,7 +50,7 @@ def write_promotion_report(
         evaluate: The task and its levels.
         held_out: Folder of the held-out photographs.
         licences: The terms of the sources that it was trained on.
-        key: Name of the key that signs it; None when there is none yet.
+        key: Name of the key that signs the home's releases; None when there is none yet.
     """
     import jinja2
 
@@ -93,10 +93,12 @@ def write_promotion_report(
 
 def _chosen(found: dict[str, list[tuple[np.ndarray, float]]]) -> list[tuple[str, str]]:
     """The photographs to look at, each with why."""
-    gains = {name: each[1][1] - each[-1 if len(each) > 2 else 0][1] for name, each in found.items()}
+    # Of each the candidate, and what it is compared with: the champion, or before there is one the degraded photograph.
+    pairs = {name: (each[1], each[2] if len(each) > 2 else each[0]) for name, each in found.items()}
+    gains = {name: candidate[1] - other[1] for name, (candidate, other) in pairs.items()}
     changes = {
-        name: float(np.abs(each[1][0].astype(np.int16) - each[-1 if len(each) > 2 else 0][0]).mean())
-        for name, each in found.items()
+        name: float(np.abs(candidate[0].astype(np.int16) - other[0]).mean())
+        for name, (candidate, other) in pairs.items()
     }
     middle = statistics.median_low(gains.values())
     return [
