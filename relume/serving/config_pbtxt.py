@@ -15,7 +15,7 @@ from relume.serving.levels import LevelRange
 from relume.serving.route import Route
 
 MAX_BATCH = 8
-"""Tiles in one request at most, and in one execution of the onnxruntime backend; bounds the server's memory, which
+"""Tiles in one request at most, and in one execution of what Triton runs itself; bounds the server's memory, which
 stays at what the largest request took."""
 
 _TENSORS = """\
@@ -30,18 +30,16 @@ _NUMBER = ', {{ name: "{name}" data_type: TYPE_FP32 dims: [ 1 ] }}'
 # Of a base model with tiles of its own, which clients ask for instead of `restored`, as for the level `estimated`.
 _MEMBER = ', {{ name: "restored_{name}" data_type: TYPE_{dtype} dims: [ 3, {side}, {side} ] }}'
 
-# Requests wait 2 ms at most for others to share an execution with. A full queue refuses at once, which a client
-# can wait out; nobody waits for an answer to a request older than a minute.
+# For what Triton runs itself: requests that wait share an execution, and none waits for others. A full queue refuses at
+# once, which a client can wait out; nobody waits for an answer to a request older than a minute.
+# In the python backend requests are not gathered: it runs their tiles one by one anyway, and Triton's batcher lets a
+# request that finds two others waiting sleep for up to half a second, many times what a network takes. The queue has no
+# limit then; a client waits as long as its own timeout.
 _BATCHING = """\
 dynamic_batching {
-  max_queue_delay_microseconds: 2000
   default_queue_policy { timeout_action: REJECT default_timeout_microseconds: 60000000 max_queue_size: 64 }
 }
 """
-# For OpenVINO requests are not gathered: the python backend runs their tiles one by one anyway, and Triton's batcher
-# lets a request that finds two others waiting sleep for up to half a second, many times what such a network takes. The
-# queue has no limit then; a client waits as long as its own timeout.
-_UNBATCHED = ("openvino_f32", "openvino_bf16")
 
 _PARAMETER = re.compile(r'parameters\s*\{\s*key:\s*"(\w+)"\s*value\s*\{\s*string_value:\s*"([^"]*)"')
 _TILES = re.compile(r"data_type:\s*TYPE_(\w+)\s*dims:\s*\[\s*(\d+),\s*(-?\d+),\s*(-?\d+)\s*\]")
@@ -130,7 +128,7 @@ def release_config(
             members=tuple(part.name for part in inference.parts if part.name),
             estimates=inference.estimator is not None,
         )
-        + ("" if backend in _UNBATCHED else _BATCHING)
+        + ("" if _BACKENDS.get(backend, "").startswith(_PYTHON) else _BATCHING)
         + _parameters(parameters)
     )
 

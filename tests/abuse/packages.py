@@ -180,7 +180,7 @@ def _after_its_hash(package: Path) -> None:
 
 def _failing_warm_up(package: Path) -> None:
     warm_up = 'inputs { key: "image" value { data_type: TYPE_UINT8 dims: [ 3, 64, 64 ] random_data: true } }'
-    _config("dynamic_batching {", f'model_warmup [ {{ name: "w" batch_size: 1 {warm_up} }} ]\ndynamic_batching {{')(
+    _config("max_batch_size: 8", f'max_batch_size: 8\nmodel_warmup [ {{ name: "w" batch_size: 1 {warm_up} }} ]')(
         package
     )
     _at_a_tile("raise ValueError('not today')")(package)
@@ -229,7 +229,7 @@ KINDS: dict[str, tuple[Break, str]] = {
     ),
     "a batch beyond the maximum": (_config("max_batch_size: 8", "max_batch_size: 64"), "max_batch_size, of 1 to 8"),
     "config.pbtxt with a backend that is not there": (_config('"python"', '"tensorrt"'), "cannot serve"),
-    "config.pbtxt that is no configuration": (_config("dynamic_batching {", "dynamic_batching {{"), "cannot serve"),
+    "config.pbtxt that is no configuration": (_config("instance_group [", "instance_group [["), "cannot serve"),
     "a warm-up that fails": (_failing_warm_up, "cannot serve|does not answer"),
     "no model.py": (_without("triton/model/1/model.py"), "is missing"),
     "no serving.json": (_without("serving.json"), "is missing"),

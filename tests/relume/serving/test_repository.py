@@ -68,7 +68,6 @@ def test_publish_for_another_backend(repository, served, backend):
     for field in ("input", "output", "max_batch_size"):
         assert getattr(config, field) == getattr(usual, field)
     assert config.HasField("dynamic_batching") == (not python)
-    assert python or config.dynamic_batching == usual.dynamic_batching
     assert set(usual.parameters) == set(config.parameters) - {"precision"}
     assert backend_of_release(repository, "denoise-3") == backend
     assert (backend_of_release(repository, "denoise-1"), backend_of_release(repository, "none")) == ("onnxruntime",) * 2
@@ -93,7 +92,7 @@ def test_a_plan_is_published_where_its_engine_ran(repository, served, tmp_path, 
     assert (config.platform, config.backend) == ("tensorrt_plan", "")
     assert dict(config.cc_model_filenames) == {"9.0": "model.plan"}
     assert [(each.kind, list(each.profile)) for each in config.instance_group] == [(ModelInstanceGroup.KIND_GPU, ["0"])]
-    for field in ("input", "output", "max_batch_size", "dynamic_batching", "parameters"):
+    for field in ("input", "output", "max_batch_size", "parameters"):
         assert getattr(config, field) == getattr(usual, field)
     assert (folder / "1" / "model.plan").read_bytes() == b"engine"
     assert not (folder / "1" / "model.py").exists()

@@ -64,13 +64,12 @@ def test_files_are_deterministic(served, tmp_path):
 
 
 def test_release_config_is_what_triton_reads():
-    """Triton's own parser reads the configuration of a release: tensors, queue policy, parameters."""
+    """Triton's own parser reads the configuration of a release: tensors, instances, parameters."""
     config = text_format.Parse(release_config(INFERENCE), ModelConfig())
     assert config.backend == "python"
     assert list(config.input[0].dims) == list(config.output[0].dims) == [3, 64, 64]
     assert config.max_batch_size == 8
     assert not config.model_warmup  # one that fails may end the whole server
-    assert config.dynamic_batching.default_queue_policy.max_queue_size > 0
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     assert parameters == {"tile": "64", "halo": "8", "overlap": "6", "weight": "cosine", "orientations": "1"}
     assert read_parameters(parameters) == (INFERENCE, None)
@@ -78,20 +77,25 @@ def test_release_config_is_what_triton_reads():
     assert not config.name
 
 
-def test_requests_are_not_gathered_for_openvino():
-    """Triton's batcher would make some wait for half a second: see `relume.serving.config_pbtxt`."""
-    for backend in ("openvino_f32", "openvino_bf16"):
+def test_requests_are_gathered_only_by_what_runs_them_at_once():
+    """In the python backend Triton's batcher would make some wait for half a second: see
+    `relume.serving.config_pbtxt`. Elsewhere no request waits for others, and a full queue refuses."""
+    for backend in ("onnxruntime", "openvino_f32", "openvino_bf16"):
         config = text_format.Parse(release_config(INFERENCE, backend=backend), ModelConfig())
         assert not config.HasField("dynamic_batching")
         assert config.max_batch_size == 8
+    for backend in ("triton_onnxruntime", "triton_tensorrt", "tensorrt_plan"):
+        config = text_format.Parse(release_config(INFERENCE, backend=backend, compute_capability="9.0"), ModelConfig())
+        assert config.dynamic_batching.default_queue_policy.max_queue_size > 0
+        assert not config.dynamic_batching.max_queue_delay_microseconds
 
 
-def test_production_config_differs_in_its_backend_alone():
-    """For production the same release runs in Triton's onnxruntime backend, with the same tensors and policies."""
+def test_production_config_differs_in_its_backend_and_queue_alone():
+    """For production the same release runs in Triton's onnxruntime backend, with the same tensors and parameters."""
     embedded = text_format.Parse(release_config(INFERENCE), ModelConfig())
     production = text_format.Parse(release_config(INFERENCE, backend="triton_onnxruntime"), ModelConfig())
     assert production.backend == "onnxruntime"
-    for field in ("backend", "instance_group"):
+    for field in ("backend", "instance_group", "dynamic_batching"):
         embedded.ClearField(field)
         production.ClearField(field)
     assert production == embedded
