@@ -42,7 +42,7 @@ def main() -> None:
     clean = photographs(TEST)
     if not clean:
         raise SourceError("There are no held-out photographs", where=TEST, next_step="run `dvc repro curate`")
-    tile = max(inference.tiles)
+    tile = inference.scale * max(inference.tiles)
     if small := {name: image.shape[:2] for name, image in clean.items() if min(image.shape[:2]) < tile}:
         print(
             f"evaluate  {len(small)} of {len(clean)} photographs are smaller than the tile of {tile} pixels,"
@@ -50,6 +50,13 @@ def main() -> None:
             flush=True,
         )
     pairs = None if params.pairs is None else open_pairs(params.pairs)
+    held_out = held_out_pairs(TEST)
+    if inference.scale > 1 and (pairs or held_out):
+        print(
+            "evaluate  pairs are not measured: both images of one have the same size, and the model enlarges",
+            flush=True,
+        )
+        pairs, held_out = None, []
     bases = {path.name: load_model(path) for path in sorted(Path("models/bases").glob("[!.]*"))}
     estimate = level_estimate(bases.pop(inference.estimator)) if inference.estimator else None
     networks = {f"base:{name}": network for name, network in bases.items()}
@@ -75,7 +82,7 @@ def main() -> None:
         for image_id, image in clean.items():
             save_image(folder / "pictures" / f"{image_id}_clean.png", image)
         runs = evaluate_held_out(clean, networks, params, inference, levels=levels, estimate=estimate)
-        if held_out := held_out_pairs(TEST):
+        if held_out:
             found = evaluate_pairs(
                 lambda: held_out, networks["final"], params, inference, PAIRED, levels=levels, estimate=estimate
             )

@@ -14,7 +14,7 @@ from relume.progress import Progress
 from relume.training.config import TrainingSettings
 from relume.training.mining import hard_count, hardest_first, patch_losses, write_ranking
 from relume.training.patches import Patches
-from relume.training.rules import level_problems, pair_problems
+from relume.training.rules import level_problems, pair_problems, scale_problems
 from relume.training.stages import MiningSettings
 
 
@@ -46,7 +46,11 @@ def main() -> None:
 def measured(patches: Patches, params: MiningSettings, seed: int) -> np.ndarray:
     """The loss that the ensemble leaves on each patch, on a GPU where there is one; prints how far it is."""
     network = load_model("models/ensemble").to("cuda" if torch.cuda.is_available() else "cpu")
-    found = level_problems(params.degradation, network, where="mine_hard.degradation")
+    where = "mine_hard.degradation"
+    found = itertools.chain(
+        level_problems(params.degradation, network, where=where),
+        scale_problems(params.degradation, network, where=where),
+    )
     if patches.pairs:
         found = itertools.chain(found, pair_problems(network, where="mine_hard"))
     for problem in found:

@@ -76,6 +76,7 @@ class Condition:
             image_id: On which, as on the seed, depends what is random.
             seed: Of what is random.
         """
+        from relume.evaluation.benchmark.protocols import shrunk
         from relume.evaluation.held_out import degraded_photograph, protocol_of
         from relume.metrics import measure, to_8_bit
         from relume.serving.levels import level_for
@@ -86,6 +87,8 @@ class Condition:
         degraded, clean = degraded_photograph(photograph, image_id, self.level, self.protocol, seed)
         image = to_8_bit(degraded)
         if restorer:
+            if (scale := restorer.serving.inference.scale) > 1:
+                image = to_8_bit(shrunk(clean, scale))
             image = restorer.restore(image, level=given).image
         return image, measure(image, clean, on_luma=protocol.luma, border=protocol.border_at(self.level)).psnr
 

@@ -163,10 +163,14 @@ def measure(
     restorer = OnnxRestorer(candidate.folder / "serving")
     champion_restorer = OnnxRestorer(champion.folder / "serving") if champion else None
     restorers = [restorer, *([champion_restorer] if champion_restorer else [])]
-    tile = max(side for each in restorers for side in each.serving.inference.tiles)
+    plans = [each.serving.inference for each in restorers]
+    if problem := evaluate.scale_problem(plans[0].scale):
+        raise ModelFormatError("The candidate cannot be judged on its task", where=problem, next_step=_AGAIN)
+    tile = max(plan.scale * side for plan in plans for side in plan.tiles)
     photographs = held_out_photographs(held_out, settings, tile=tile)
     conditions: list[Condition | Paired] = list(conditions_of(evaluate, restorer.serving))
-    if pairs := held_out_pairs(held_out, settings, tile=tile):
+    # Both images of a pair have one size, which a model that enlarges changes.
+    if all(plan.scale == 1 for plan in plans) and (pairs := held_out_pairs(held_out, settings, tile=tile)):
         conditions.append(Paired(pairs=pairs))
     seed = settings.seed
     found = {condition: condition.psnr(restorer, photographs, seed) for condition in conditions}
@@ -188,13 +192,13 @@ def measure(
     checks += _export_parity(candidate)
     packages = [candidate, *([champion] if champion else [])]
     latency = latency or take_turns("in process", packages, [_one_level(restorer) for restorer in restorers])
-    checks += _latency(latency, [restorer.serving.inference for restorer in restorers], settings)
+    checks += _latency(latency, plans, settings)
     return GateReport(
         candidate=candidate.sha256,
         champion=champion.sha256 if champion else None,
         images=tuple(photographs),
         checks=tuple(checks),
-        notes=tuple(_notes([restorer.serving.inference for restorer in restorers], photographs, tile)),
+        notes=tuple(_notes(plans, photographs, tile)),
     )
 
 

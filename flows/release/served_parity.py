@@ -161,8 +161,9 @@ def _border_difference(first: np.ndarray, second: np.ndarray, inference: Inferen
 
 
 def meeting(shape: Sequence[int], inference: Inference) -> np.ndarray:
-    """Whether each pixel of an image of this height and width takes its value from several tiles: bool (H, W)."""
-    bands = [_band(length, inference) for length in shape[:2]]
+    """Whether each pixel of a restored image of these sides takes its value from several tiles: bool (H, W)."""
+    restored = inference.enlarged()
+    bands = [_band(length, restored) for length in shape[:2]]
     return bands[0][:, None] | bands[1][None, :]
 
 

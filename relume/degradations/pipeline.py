@@ -31,7 +31,7 @@ class Degraded:
     """A degraded image.
 
     Attributes:
-        image: float32 (C, H, W), in [0, 1] or around it.
+        image: float32 (C, H, W), in [0, 1] or around it; smaller than the clean one by `Degradation.scale`.
         level: The level that an adjustable network is given; None without `Degradation.level`.
     """
 
@@ -98,6 +98,8 @@ def _apply(step: Step, image: np.ndarray, rng: np.random.Generator) -> tuple[np.
             strength = draw(*step.scale)
             enlarged = upscale_bicubic(downscale_bicubic(image, strength), strength)
             image = np.ascontiguousarray(enlarged[:, : image.shape[1], : image.shape[2]])
+        case kinds.Shrink():
+            image = as_8_bits(downscale_bicubic(image, step.scale))
         case kinds.NoiseStep():
             clipped = _clipped(step, rng)
             image = _add_noise(step, image, rng)

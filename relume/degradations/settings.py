@@ -4,7 +4,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from relume.degradations.steps import BaseStep, Bicubic, GaussianNoise, Jpeg, Step, describe_steps
+from relume.degradations.steps import (
+    BaseStep,
+    Bicubic,
+    GaussianNoise,
+    Jpeg,
+    OneOf,
+    Shrink,
+    Shuffled,
+    Step,
+    describe_steps,
+)
 from relume.errors import ConfigError
 from relume.settings import Settings
 
@@ -32,6 +42,19 @@ class Degradation(Settings):
             if len(found) != 1 or found[0].probability != 1:
                 raise ValueError(f"level {self.level} needs exactly one {wanted.title} step, of probability 1")
         return self
+
+    @model_validator(mode="after")
+    def _shrinks_always_or_never(self) -> Self:
+        shrinking = [step for step in self.steps if isinstance(step, Shrink)]
+        inside = any(_shrinks_inside(step) for step in self.steps)
+        if inside or len(shrinking) > 1 or any(step.probability != 1 for step in shrinking):
+            raise ValueError("all images become equally small: at most one shrink step, of probability 1, in no other")
+        return self
+
+    @property
+    def scale(self) -> int:
+        """How much smaller the degraded image is, and a network has to enlarge it."""
+        return next((step.scale for step in self.steps if isinstance(step, Shrink)), 1)
 
     @property
     def levels(self) -> tuple[float, float] | None:
@@ -75,3 +98,13 @@ class Degradation(Settings):
 
     def __str__(self) -> str:
         return self.describe()
+
+
+def _shrinks_inside(step: Step) -> bool:
+    if isinstance(step, OneOf):
+        inner = [each for steps in step.of for each in steps]
+    elif isinstance(step, Shuffled):
+        inner = list(step.of)
+    else:
+        return False
+    return any(isinstance(each, Shrink) or _shrinks_inside(each) for each in inner)

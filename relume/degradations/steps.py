@@ -325,6 +325,22 @@ class Bicubic(BaseStep):
     scale: Annotated[tuple[float, float], _within(1, 16)]
 
 
+class Shrink(BaseStep):
+    """Bicubic down by a whole `scale`, as an 8-bit file holds it: the image of a network that enlarges.
+
+    Attributes:
+        scale: Factor by which the image is shrunk.
+    """
+
+    title = "bicubic down"
+
+    kind: Literal["shrink"] = "shrink"
+    scale: Literal[2, 3, 4]
+
+    def describe(self) -> str:
+        return f"{self.title} by {self.scale}"
+
+
 class Rain(BaseStep):
     """Streaks: `density` per pixel, `length` and `width` in pixels, `angle` from the vertical in degrees.
 
@@ -440,6 +456,7 @@ Step = Annotated[
     | GaussianBlur
     | MotionBlur
     | Bicubic
+    | Shrink
     | Rain
     | Haze
     | DegradedAreas

@@ -23,9 +23,9 @@ from torch import nn
 
 from relume.curation.quality import image_noise
 from relume.degradations import add_gaussian_noise, compress_jpeg, counter_rng
-from relume.errors import SourceError
+from relume.errors import ConfigError, SourceError
 from relume.evaluation.baselines import best_filters, block_matching, filters, gaussian_blur, non_local_means
-from relume.evaluation.benchmark.protocols import PROTOCOLS, Protocol, make_input
+from relume.evaluation.benchmark.protocols import PROTOCOLS, Protocol, make_input, shrunk
 from relume.evaluation.benchmark.sets import Example, ImageSet, open_set
 from relume.evaluation.card import PAIRED, PAIRS
 from relume.evaluation.networks import at_level, restore_whole, tiled
@@ -146,13 +146,21 @@ def evaluate_held_out(
         clean: Held-out photographs by id, uint8 (H, W, 3).
         networks: By system name, in eval mode. The mean of those named `base:...` is added as `average`.
         settings: The task and its levels.
-        inference: How the final model is served; in tiles no larger than a photograph.
+        inference: How the final model is served; in tiles no larger than a photograph. Networks that enlarge are given
+            the small photograph, see `relume.evaluation.benchmark.protocols.shrunk`.
         levels: Those of adjustable networks.
         estimate: Estimates the level of an 8-bit image for the final model.
+
+    Raises:
+        ConfigError: The networks enlarge, but not as much as a level of the settings.
 
     Yields:
         For each photograph, level and protocol: the scores, and the 8-bit images by system name.
     """
+    if problem := settings.scale_problem(inference.scale):
+        raise ConfigError(
+            "The model cannot be measured on its task", where=problem, next_step="correct evaluate in recipe.yaml"
+        )
     for image_id, photograph in clean.items():
         for degradation, chosen in settings.measured():
             for level in chosen:
@@ -167,7 +175,8 @@ def evaluate_held_out(
                     # The baselines take 8-bit input only, which is the same clipped and unclipped.
                     if before is None or not np.array_equal(before, shown):
                         baselines = _baselines(shown, level, settings)
-                    run = _runner(protocol, degraded, shown, inference)
+                    seen = degraded if inference.scale == 1 else shrunk(reference, inference.scale)
+                    run = _runner(protocol, seen, to_8_bit(seen), inference)
                     first = protocol == degradation.protocols[0]
                     restored = {name: run(name, network) for name, network in (leveled if first else final).items()}
                     if bases := [image for name, image in restored.items() if name.startswith("base:")]:

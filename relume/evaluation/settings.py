@@ -57,6 +57,18 @@ class EvaluateSettings(Settings):
         """The task."""
         return TASKS[self.task]
 
+    def scale_problem(self, scale: int) -> str | None:
+        """What a network that makes images so much larger cannot be measured on; None where nothing is."""
+        if scale == 1:
+            return None
+        for degradation, levels in self.measured():
+            if degradation.parameter != "scale":
+                return f"the model makes images {scale} times as large, but {self.task} keeps their size"
+            if set(levels) != {scale}:
+                measured = ", ".join(f"{level:g}" for level in levels)
+                return f"the model makes images {scale} times as large, but evaluate.levels has scale {measured}"
+        return None
+
     def measured(self) -> Iterator[tuple[TaskDegradation, tuple[float, ...]]]:
         """The degradations that are measured, the first of them the product's foremost, each with its levels."""
         for degradation in self.the_task.degradations:

@@ -114,3 +114,8 @@ def inputs_of(network: "nn.Module") -> tuple[str, ...]:
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return inputs_of(network.get_submodule("network"))
     return tuple(parameter.name for parameter in parameters if parameter.default is parameter.empty)
+
+
+def scale_of(network: "nn.Module") -> int:
+    """How much larger a network makes an image."""
+    return int(getattr(network, "upscale", 1))

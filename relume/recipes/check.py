@@ -23,6 +23,7 @@ from relume.settings import fields, mentioned, problems, validated
 if TYPE_CHECKING:
     from torch import nn
 
+    from relume.evaluation.settings import EvaluateSettings
     from relume.params import Params
     from relume.training.config import BaseModelSettings, Phase, StageSettings, TrainingSettings
     from relume.training.stages import EnsembleHeadSettings, FinetuneSettings, MiningSettings
@@ -103,6 +104,7 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
     Raises:
         ConfigError: Recipe or scale are unknown, or the file is not a recipe.
     """
+    from relume.evaluation.settings import EvaluateSettings
     from relume.params import Params
 
     sections = resolve(name, scale, folder)
@@ -126,7 +128,8 @@ def check(name: str, scale: str, folder: Path = FOLDER) -> Report:
         stages = (settings[section] for section in ("ensemble_head", "mine_hard", "finetune_hard"))
         curate, inference = sections["curate"], settings["inference"]
         report.inference = inference
-        _Check(report, curate["patch"], curate["held_out_side"], inference, settings["training"]).run(
+        evaluate = EvaluateSettings(seed=0, threads=1, **sections["evaluate"])
+        _Check(report, curate["patch"], curate["held_out_side"], inference, evaluate, settings["training"]).run(
             settings["pretrain"].bases, *stages
         )
     return report
@@ -140,7 +143,9 @@ def check_params(params: "Params") -> Report:
     report = Report(recipe=RECIPE, scale="")
     stages = params.ensemble_head, params.mine_hard, params.finetune_hard
     curate, inference = params.curate, params.inference
-    _Check(report, curate.patch, curate.held_out_side, inference, params.training).run(params.pretrain.bases, *stages)
+    _Check(report, curate.patch, curate.held_out_side, inference, params.evaluate, params.training).run(
+        params.pretrain.bases, *stages
+    )
     return report
 
 
@@ -200,6 +205,7 @@ class _Check:
     patch: int
     held_out_side: int
     inference: Inference
+    evaluate: "EvaluateSettings"
     training: "TrainingSettings"
 
     def problem(self, text: str) -> None:
@@ -214,7 +220,7 @@ class _Check:
     ) -> None:
         from relume.models.bias_adaptation import plan_biases
         from relume.models.fusion.assembly import plan_fusion, restoring
-        from relume.training.rules import level_problems
+        from relume.training.rules import level_problems, scale_problems
 
         built = 0
         for name, base in bases.items():
@@ -242,8 +248,9 @@ class _Check:
         ensemble = copy.deepcopy(network)
         plan.freeze(ensemble)
         self.stage("ensemble_head", head, ensemble)
-        for found in level_problems(mining.degradation, network, where="degradation"):
-            self.problem(f"mine_hard: {_line(found)}")
+        for rule in (level_problems, scale_problems):
+            for found in rule(mining.degradation, network, where="degradation"):
+                self.problem(f"mine_hard: {_line(found)}")
         final: nn.Module | None = network
         if finetune.adapt == "biases":
             final = self.built("finetune_hard", "bias_adapted", plan_biases(plan.architecture, plan.arguments))
@@ -288,7 +295,7 @@ class _Check:
 
     def served(self, network: "nn.Module") -> None:
         """Checks the tiles."""
-        from relume.models.registry import inputs_of
+        from relume.models.registry import inputs_of, scale_of
         from relume.training.rules import crop_multiple
 
         multiple = crop_multiple(network)
@@ -297,17 +304,20 @@ class _Check:
                 self.problem(f"inference: {option} is set, but the final model is no weighted average of base models")
         if self.inference.passes > 1 and not getattr(network, "attention_mask_ratio", 0):
             self.problem("inference: passes is set, but the network has no masks outside of training")
-        if self.inference.scale != (scale := getattr(network, "upscale", 1)):
+        if self.inference.scale != (scale := scale_of(network)):
             self.problem(f"inference: scale is {self.inference.scale}, but that of the network is {scale}")
+        elif problem := self.evaluate.scale_problem(scale):
+            self.problem(f"evaluate: {problem}")
         if self.inference.estimator and "level" not in inputs_of(network):
             self.problem("inference: estimator is set, but the network takes no level")
         for tile in self.inference.tiles:
             if tile % multiple:
                 self.problem(f"inference: tile {tile} is not a multiple of {multiple}, as the network needs")
-            if tile > self.held_out_side:
+            if (side := scale * tile) > self.held_out_side:
+                restored = f"restored tile {side}" if scale > 1 else f"tile {tile}"
                 self.problem(
-                    f"inference: tile {tile} is larger than a held-out photograph, whose"
-                    f" curate.held_out_side is {self.held_out_side}; raise that to {tile} at least"
+                    f"inference: {restored} is larger than a held-out photograph, whose"
+                    f" curate.held_out_side is {self.held_out_side}; raise that to {side} at least"
                 )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from relume.durations import duration
-from relume.models.registry import inputs_of
+from relume.models.registry import inputs_of, scale_of
 from relume.recipes.check import Report, Training
 
 _CROP = 64  # pixels; networks here are convolutional, so that what they cost grows with the area
@@ -64,8 +64,9 @@ def _of(training: Training, rate: float) -> Estimate:
     size = training.size
     # Forward once; backward twice as much, in what is trained.
     passes = 1 + 2 * size.trained / size.parameters
-    pixels = sum(phase.steps * phase.batch * phase.patch**2 for phase in training.phases)
-    largest = max(phase.batch * phase.patch**2 for phase in training.phases)
+    smaller = scale_of(training.network) ** 2  # the input of a network that enlarges
+    pixels = sum(phase.steps * phase.batch * phase.patch**2 for phase in training.phases) / smaller
+    largest = max(phase.batch * phase.patch**2 for phase in training.phases) / smaller
     memory = _FRAMEWORK + 4 * (size.parameters + (_OPTIMIZER - 1) * size.trained) + int(4 * outputs * largest)
     return Estimate(stage=size.stage, seconds=passes * products * pixels / rate, memory=memory)
 

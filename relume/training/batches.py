@@ -19,7 +19,8 @@ class Batch(NamedTuple):
     """What one step, or one rank's part of it, is trained on.
 
     Attributes:
-        degraded: float32 (N, 3, P, P) in about [0, 1]; (K, N, 3, P, P) where every sample has each of K levels.
+        degraded: float32 (N, 3, P, P) in about [0, 1], for a network that enlarges of a side smaller by its scale;
+            (K, N, 3, P, P) where every sample has each of K levels.
         clean: float32 (N, 3, P, P) in [0, 1].
         level: What an adjustable network is given: (N,), or the K levels (K,); None for the others.
     """
@@ -113,7 +114,8 @@ class TrainingCrops:
         """
         clean, given, rngs = self._cut(numbers, size, augmentation, choices)
         assert not given or degradation.level is None
-        degraded, levels = np.empty_like(clean), []
+        side = size // degradation.scale
+        degraded, levels = np.empty((*clean.shape[:2], side, side), dtype=np.float32), []
         for number, (crop, rng) in enumerate(zip(clean, rngs, strict=True)):
             if number in given:
                 degraded[number] = given[number]
@@ -136,7 +138,8 @@ class TrainingCrops:
         """Samples by number, each degraded once at each level."""
         clean, given, rngs = self._cut(numbers, size, augmentation, choices)
         assert not given
-        degraded = np.empty((len(levels), *clean.shape), dtype=np.float32)
+        side = size // degradation.scale
+        degraded = np.empty((len(levels), *clean.shape[:2], side, side), dtype=np.float32)
         for number, (crop, rng) in enumerate(zip(clean, rngs, strict=True)):
             for place, level in enumerate(levels):
                 degraded[place, number] = degrade_at(crop, degradation, rng, level).image

@@ -48,7 +48,8 @@ def patch_losses(
         rows = range(first, min(first + batch, len(patches)))
         found = patches.read(rows)
         clean = np.stack([patch if patch.ndim == 3 else patch[1] for patch in found])
-        clean = clean.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+        side = patches.side // degradation.scale * degradation.scale  # what a network that enlarges gives
+        clean = clean[:, :side, :side].transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
         for draw in range(draws):
             results = [
                 degrade(image, degradation, counter_rng(seed, "mining", i, draw)) if patch.ndim == 3 else _given(patch)

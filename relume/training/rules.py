@@ -11,7 +11,7 @@ from torch import nn
 from relume.counts import counted
 from relume.degradations import Degradation
 from relume.errors import ConfigError
-from relume.models.registry import ARCHITECTURES, inputs_of
+from relume.models.registry import ARCHITECTURES, inputs_of, scale_of
 from relume.training.augmentation import mixes_levels
 from relume.training.config import EstimateLevel, EveryLevel, Method, ResolvedPhase, ResolvedStage, Schedule
 
@@ -33,6 +33,7 @@ def problems(stage: ResolvedStage, network: nn.Module, *, ranks: int, side: int)
         yield from _crops(phase, network, where, ranks=ranks, side=side)
         yield from _trained(phase, network, where)
         yield from level_problems(phase.degradation, network, where=f"{where}.degradation", method=stage.method)
+        yield from scale_problems(phase.degradation, network, where=f"{where}.degradation")
         if mixes_levels(phase.degradation, phase.augmentation):
             yield ConfigError(
                 "A mixture of two degradations has no level",
@@ -78,7 +79,7 @@ def data_problems(stage: ResolvedStage, network: nn.Module, crops: "TrainingCrop
 
 
 def pair_problems(network: nn.Module, *, where: str, method: Method | None = None) -> Iterator[ConfigError]:
-    """Whether a network can be run on pairs, whose level nobody knows.
+    """Whether a network can be run on pairs, whose level nobody knows and whose images have one size.
 
     Args:
         network: The network.
@@ -91,6 +92,13 @@ def pair_problems(network: nn.Module, *, where: str, method: Method | None = Non
             where=where,
             why="it must be given the level of each image, and pairs have none",
             next_step="choose sets of photographs in the phase's data, or a network that takes no level",
+        )
+    if scale_of(network) > 1:
+        yield ConfigError(
+            "A network that enlarges cannot be trained on pairs",
+            where=where,
+            why="both images of a pair have the same size",
+            next_step="choose sets of photographs in the phase's data",
         )
 
 
@@ -113,6 +121,23 @@ def level_problems(
             where=f"{where}.level: {degradation.level}",
             why=f"the network {does} and must be given a level" if needed else "the network takes no level",
             next_step="set degradation.level in recipe.yaml" if needed else "remove degradation.level",
+        )
+
+
+def scale_problems(degradation: Degradation, network: nn.Module, *, where: str) -> Iterator[ConfigError]:
+    """Whether a network enlarges images as much as the degradation shrinks them.
+
+    Args:
+        degradation: Of what the network restores.
+        network: The network.
+        where: The key of the degradation.
+    """
+    if (scale := scale_of(network)) != degradation.scale:
+        yield ConfigError(
+            "Network and degradation do not agree on the size of images",
+            where=f"{where}: {degradation}",
+            why=f"the network makes images {scale} times as large, the degradation {degradation.scale} times as small",
+            next_step="set `upscale` of the network and `scale` of the step shrink in recipe.yaml to the same",
         )
 
 
@@ -150,12 +175,13 @@ def crop_multiple(network: nn.Module) -> int:
 
 
 def _crops(phase: ResolvedPhase, network: nn.Module, where: str, *, ranks: int, side: int) -> Iterator[ConfigError]:
-    multiple = crop_multiple(network)
+    multiple = crop_multiple(network) * (scale := scale_of(network))
     if phase.patch % multiple:
+        enlarges = f", whose input is {scale} times as small" if scale > 1 else ""
         yield ConfigError(
             "The crops of a phase do not fit the network",
             where=f"{where}.patch: {phase.patch}",
-            why=f"patch {phase.patch} is not a multiple of {multiple}, as the network needs",
+            why=f"patch {phase.patch} is not a multiple of {multiple}, as the network needs{enlarges}",
             next_step=f"make patch a multiple of {multiple} in recipe.yaml",
         )
     if phase.patch > side:

@@ -50,8 +50,8 @@ def validation(
 
     Gaussian noise is validated at sigma 15, 25 and 50, clipped and rounded to 8 bits (the product's protocol), so that
     trainings compare; any other degradation with three draws of its own. Of a pair the degraded image is the real one,
-    except for adjustable networks, which must be given a level, and for level estimators, whose metric is the accuracy:
-    1 - the mean relative error of the level, as published in arXiv 2206.05970.
+    except for adjustable networks, which must be given a level, for networks that enlarge, and for level estimators,
+    whose metric is the accuracy: 1 - the mean relative error of the level, as published in arXiv 2206.05970.
 
     Args:
         folder: Photographs, 8-bit RGB; the degraded images of pairs in its subfolder `degraded`.
@@ -67,8 +67,8 @@ def validation(
     """
     cases = []
     for number, path in enumerate(sorted(Path(folder).glob("[!.]*.png"))):
-        crop, degraded = _centre(path), path.parent / "degraded" / path.name
-        if degraded.exists() and degradation.level is None:
+        crop, degraded = _centre(path, multiple=degradation.scale), path.parent / "degraded" / path.name
+        if degraded.exists() and degradation.level is None and degradation.scale == 1:
             cases.append(_Case(torch.from_numpy(_centre(degraded)), torch.from_numpy(crop), None))
         else:
             cases += _cases(crop, degradation, seed, number)
@@ -102,14 +102,18 @@ def validation(
 
 
 def _side_by_side(*images: torch.Tensor) -> np.ndarray:
+    """Images in a row; a smaller one in larger pixels."""
+    scale = images[-1].shape[1] // images[0].shape[1]
+    images = (images[0].repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2), *images[1:])
     return (torch.cat(images, dim=2) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
-def _centre(path: Path) -> np.ndarray:
-    """The centre of an image, float32 (3, H, W) in [0, 1]."""
+def _centre(path: Path, *, multiple: int = 1) -> np.ndarray:
+    """The centre of an image, float32 (3, H, W) in [0, 1], of sides that are multiples of a number."""
     image = read_image(path).pixels
+    height, width = (min(side, SIDE) // multiple * multiple for side in image.shape[:2])
     top, left = (max(0, side - SIDE) // 2 for side in image.shape[:2])
-    return image[top : top + SIDE, left : left + SIDE].transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    return image[top : top + height, left : left + width].transpose(2, 0, 1).astype(np.float32) / np.float32(255)
 
 
 def _cases(crop: np.ndarray, degradation: Degradation, seed: int, number: int) -> list[_Case]:

@@ -41,7 +41,7 @@ def test_there_is_one_for_each_published_system():
     reference = {"photo", "denoise", "denoise_adjustable", "dejpeg", "base"}
     peers = {"adafm_denoise", "cfsnet_denoise", "dni_denoise", "cresmd_denoise"}
     dynet = {"dynet", "dynet_small", "dynet_derain", "dynet_five"}
-    others = {"nafnet", "nafnet_baseline", "nafnet_gopro", "masked", "all_in_one", "ensemble", "restormer_data"}
+    others = {"nafnet", "nafnet_baseline", "nafnet_gopro", "masked", "all_in_one", "ensemble", "restormer_data", "sr2"}
     assert set(NAMES) == challenge | hypernet | reference | peers | dynet | others
     assert {recipe.name for recipe in find(["hypernet"], FOLDER)} == hypernet
     assert {recipe.name for recipe in find(["reference"], FOLDER)} == reference
@@ -363,6 +363,17 @@ def test_all_in_one_is_promptirs_schedule():
     kinds = [[step["kind"] for step in steps] for steps in sections["training"]["degradation"]["steps"][0]["of"]]
     assert kinds == [["gaussian_noise"], ["rain"], ["haze"], ["jpeg"], ["one_of"]]
     assert sizes("all_in_one")["pretrain@promptir"][0] == 35_592_263
+
+
+def test_sr2_is_hats_own_training():
+    """500,000 steps of 32 crops of 64 pixels, which become 128, Adam 2e-4, halved five times; 20.6 M parameters."""
+    sections, base, (steps, patches, batches) = published("sr2")
+    assert (steps, patches, batches) == ([500_000], [2 * 64], [32])
+    optimizer = {"kind": "adam", "lr": 2e-4, "betas": [0.9, 0.99], "gamma": 0.5, "ema": 0.999}
+    assert base["optimizer"].items() >= optimizer.items()
+    assert base["optimizer"]["milestones"] == [250_000, 400_000, 450_000, 475_000, 490_000]
+    assert (base["loss"], sections["inference"]["scale"]) == ("l1", 2)
+    assert sizes("sr2")["pretrain@hat"] == (20_624_795, 20_624_795)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 
 from relume import metrics
 from relume.errors import ConfigError
-from relume.evaluation.benchmark.protocols import Protocol, make_input
+from relume.evaluation.benchmark.protocols import Protocol, make_input, shrunk
 from relume.evaluation.benchmark.sets import ImageSet
 from relume.evaluation.benchmark.systems import System
 from relume.serving.levels import KINDS
@@ -158,7 +158,8 @@ def measure(
         results: list[tuple[str, float | None, np.ndarray]] = [(INPUT, None, given)]
         for system in systems:
             for asked in asking.of(system, protocol, level, given):
-                results.append((system.name, asked, system.restore(given, asked)))
+                image = given if system.scale == 1 else shrunk(example.clean, system.scale)
+                results.append((system.name, asked, system.restore(image, asked)))
         border = protocol.border_at(level)
         rows = []
         for name, asked, result in results:
@@ -221,6 +222,7 @@ def check_fit(
         protocol.check_pairs(image_set.pairs is not None, where=f"set {image_set.name}")
         for system in systems:
             system.check_channels(1 if image_set.gray else 3)
+            system.check_scale(protocol.parameter, level)
             asking.source(system, protocol)
         if image_set not in sizes:
             sizes[image_set] = image_set.sizes(limit)

@@ -25,6 +25,7 @@ from relume.degradations.steps import (
     PoissonNoise,
     Rain,
     SaltAndPepper,
+    Shrink,
     SpeckleNoise,
     Step,
 )
@@ -196,7 +197,7 @@ PROTOCOLS = {
         ),
         Protocol(
             name="sr",
-            about="MATLAB's bicubic down and, as the networks keep the size, bicubic up again",
+            about="MATLAB's bicubic down and, for networks that keep the size, bicubic up again",
             parameter="scale",
             levels=(2, 3, 4),
             steps=lambda scale: (Bicubic(scale=(scale, scale)),),
@@ -320,6 +321,21 @@ def make_input(protocol: Protocol, level: float | None, example: Example, *, see
     image = image if protocol.unclipped else as_8_bits(image)
     measured = Example(image_id=example.image_id, clean=clean, degraded=None)
     return np.ascontiguousarray(image.transpose(1, 2, 0)), measured
+
+
+def shrunk(clean: np.ndarray, scale: int) -> np.ndarray:
+    """What a network that enlarges is given in place of the enlarged input of super-resolution.
+
+    Args:
+        clean: uint8 (H, W, C), of sides that are multiples of the scale.
+        scale: How much smaller.
+
+    Returns:
+        float32 (H / scale, W / scale, C) in [0, 1], as an 8-bit file holds it.
+    """
+    planes = clean.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    image = degrade(planes, Degradation(steps=(Shrink(scale=scale),)), counter_rng(0, "evaluation")).image  # type: ignore[arg-type]  # pydantic checks
+    return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
 def _steps_at(protocol: Protocol, level: float) -> tuple[Step, ...]:

@@ -15,7 +15,7 @@ from relume.inference.level import AtLevel
 from relume.inference.plan import Inference
 from relume.metrics import to_8_bit
 from relume.models.artifact import ModelCard, load_card, load_model
-from relume.models.registry import inputs_of
+from relume.models.registry import inputs_of, scale_of
 from relume.models.table import channels_of
 from relume.serving.export import levels_of
 from relume.serving.in_process import open_level_estimator
@@ -34,6 +34,7 @@ class System:
         channels: Each C that it takes: 1, 3 or both.
         level: What its level means: `sigma`, `quality` or `scale`; empty for a system that takes none.
         trained: The levels of an adjustable model; None where nothing is known.
+        scale: How much larger it makes an image; `run` and `restore` give images so much larger.
     """
 
     name: str
@@ -41,9 +42,10 @@ class System:
     channels: tuple[int, ...] = (3,)
     level: str = ""
     trained: LevelRange | None = None
+    scale: int = 1
 
     def restore(self, image: np.ndarray, level: float | None) -> np.ndarray:
-        """Restores an image, float32 (H, W, C), to the same shape.
+        """Restores an image, float32 (H, W, C), to the same shape or one larger by the scale.
 
         A gray image goes through a system for colour alone as three equal channels, of whose results the mean is
         taken.
@@ -57,6 +59,24 @@ class System:
         if channels in self.channels:
             return self.run(image, level)
         return self.run(np.repeat(image, 3, axis=2), level).mean(axis=2, keepdims=True)
+
+    def check_scale(self, parameter: str, level: float | None) -> None:
+        """Refuses a protocol whose small images are not enlarged by the system to their size.
+
+        Args:
+            parameter: What the protocol varies.
+            level: Of it.
+
+        Raises:
+            ConfigError: The system enlarges, and the protocol shrinks by something else or not at all.
+        """
+        if self.scale > 1 and (parameter, level) != ("scale", self.scale):
+            raise ConfigError(
+                "A model that enlarges is measured on images that are as much smaller",
+                where=self.name,
+                why=f"it makes images {self.scale} times as large",
+                next_step=f"choose --protocol sr:{self.scale}",
+            )
 
     def check_channels(self, channels: int) -> None:
         """Refuses images of so many channels that cannot go through the system.
@@ -120,12 +140,13 @@ def _artifact(folder: Path, name: str, inference: Inference | None, *, self_ense
             why=f"it takes {', '.join(inputs)}",
             next_step="name a network that restores images",
         )
-    adjustable = "level" in inputs
+    adjustable, scale = "level" in inputs, scale_of(network)
 
     def run(image: np.ndarray, level: float | None) -> np.ndarray:
         runner = network if level is None else AtLevel(network, level).to(device)
         if inference is None:
-            return run_whole(runner, image, ALONE.in_orientations(8 if self_ensemble else 1))
+            whole = ALONE.model_copy(update={"scale": scale})
+            return run_whole(runner, image, whole.in_orientations(8 if self_ensemble else 1))
         return run_tiled(runner, image, inference)
 
     return System(
@@ -134,6 +155,7 @@ def _artifact(folder: Path, name: str, inference: Inference | None, *, self_ense
         channels=(channels_of(card.arguments),),
         level=kind_of(card.trained_for) if adjustable else "",
         trained=_levels_or_none(network, card) if adjustable else None,
+        scale=scale,
     )
 
 
@@ -153,7 +175,8 @@ def _served(folder: Path, name: str) -> System:
     def run(image: np.ndarray, level: float | None) -> np.ndarray:
         return restorer.restore(to_8_bit(image), level=level).image.astype(np.float32) / np.float32(255)
 
-    return System(name=name, run=run, level=levels.kind if levels else "", trained=levels)
+    scale = restorer.serving.inference.scale
+    return System(name=name, run=run, level=levels.kind if levels else "", trained=levels, scale=scale)
 
 
 def baseline(name: str) -> System:

@@ -86,6 +86,23 @@ def gaussian(width: float, side: int = 5) -> np.ndarray:
     return kernel / kernel.sum()
 
 
+def doubling(tile: int) -> bytes:
+    """An ONNX model that makes each pixel of a tile four equal ones."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    options = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    node = helper.make_node("Resize", ["image", "", "scales"], ["restored"], **options)
+    given, restored = (
+        helper.make_tensor_value_info(name, TensorProto.UINT8, ["N", 3, side, side])
+        for name, side in (("image", tile), ("restored", 2 * tile))
+    )
+    scales = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
+    graph = helper.make_graph([node], "doubling", [given], [restored], [scales])
+    opsets = [helper.make_opsetid("", 20)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
 def make_package(
     folder: Path,
     *,

@@ -10,9 +10,10 @@ from flows.release.trial import Latency
 from relume.errors import GateRefusedError, ModelFormatError, UserError
 from relume.evaluation.settings import EvaluateSettings
 from relume.images import read_image, save_image
+from relume.inference.plan import Inference
 from relume.params import ParityLimits, ReleaseSettings, load_params
 from relume.serving.levels import LevelRange
-from tests.flows.release.synthetic import make_package, make_photographs
+from tests.flows.release.synthetic import doubling, make_package, make_photographs
 
 
 def task(name: str, **levels: tuple[float, ...]) -> EvaluateSettings:
@@ -334,6 +335,35 @@ def test_super_resolution_is_judged_on_luma_without_a_border_of_the_scale(tmp_pa
         restored = cv2.GaussianBlur(enlarged, (5, 5), 0.4, borderType=cv2.BORDER_REFLECT_101)
         gains.append(on_luma(restored, clean) - on_luma(enlarged, clean))
     assert value(report, "gain over the bicubic enlargement, scale 3") == pytest.approx(np.mean(gains), abs=0.03)
+
+
+def test_a_model_that_enlarges_is_judged_on_small_photographs(tmp_path, photographs):
+    """Each is shrunk and restored to its size; bicubic interpolation, which is OpenCV's here, is what it must beat."""
+    from skimage.color import rgb2ycbcr
+
+    from relume.degradations.resampling import downscale_bicubic, upscale_bicubic
+
+    plan = Inference(tile=64, halo=8, overlap=4, scale=2)
+    package = make_package(tmp_path / "p", product="sr2", inference=plan, onnx_bytes=doubling(64))
+    limits = settings(min_gain_over_input_db={"sr": {2: -9.0}})
+    report = measure(package, None, limits, task("super-resolution", scale=(2,)), photographs)
+
+    def on_luma(image, clean):
+        y, reference = (rgb2ycbcr(each)[2:-2, 2:-2, 0] for each in (image, clean))
+        return 10 * np.log10(255**2 / np.square(y - reference).mean())
+
+    def eight_bits(planes):
+        return np.rint(np.clip(planes, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+
+    gains = []
+    for path in sorted(photographs.glob("*.png")):
+        clean = read_image(path).pixels[16:144, 16:144]
+        small = downscale_bicubic(clean.transpose(2, 0, 1).astype(np.float32) / np.float32(255), 2)
+        doubled = eight_bits(small).repeat(2, axis=0).repeat(2, axis=1)
+        gains.append(on_luma(doubled, clean) - on_luma(eight_bits(upscale_bicubic(small, 2)), clean))
+    assert value(report, "gain over the bicubic enlargement, scale 2") == pytest.approx(np.mean(gains), abs=0.01)
+    with pytest.raises(ModelFormatError, match=r"evaluate\.levels has scale 3"):
+        measure(package, None, limits, task("super-resolution", scale=(3,)), photographs)
 
 
 def test_one_model_for_all_is_judged_on_each_degradation(tmp_path, photographs):

@@ -117,6 +117,18 @@ def test_bicubic_is_down_and_up_to_the_same_size():
     np.testing.assert_array_equal(result, upscale_bicubic(downscale_bicubic(SHARED_IMAGE, 3), 3)[:, :37, :30])
 
 
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_shrinking_leaves_an_8_bit_file(scale):
+    """MATLAB's bicubic, clipped and rounded; the settings say how much smaller images become."""
+    shrinking = settings({"kind": "shrink", "scale": scale})
+    clean = SHARED_IMAGE[:, :36, :24]
+    result = degrade(clean, shrinking, np.random.default_rng(0)).image
+    assert result.shape == (3, 36 // scale, 24 // scale)
+    expected = np.rint(np.clip(downscale_bicubic(clean, scale), 0, 1) * 255) / 255
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+    assert (shrinking.scale, settings({"kind": "jpeg", "quality": [9, 9]}).scale) == (scale, 1)
+
+
 @pytest.mark.parametrize("kind", [1, 2, 3, 4, 5, 6])
 def test_clipped_noise_holds_8_bit_levels(kind):
     """With clipped 1 every noise ends on whole levels in [0, 1], with clipped 0 it does not."""

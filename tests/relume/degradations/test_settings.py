@@ -8,6 +8,7 @@ from relume.errors import ConfigError
 
 NOISE = {"kind": "gaussian_noise", "sigma": [0, 55], "clipped": 0.5}
 JPEG = {"kind": "jpeg", "quality": [10, 40]}
+SHRINK = {"kind": "shrink", "scale": 2}
 MIXTURE = {
     "steps": [
         {"kind": "one_of", "of": [[NOISE, JPEG], [{"kind": "haze", "beta": [0.6, 1.8], "airlight": [0.7, 1]}], []]},
@@ -44,6 +45,11 @@ def test_settings_survive_a_round_trip():
         ([NOISE, NOISE], "sigma", "exactly one Gaussian noise"),
         ([NOISE | {"probability": 0.5}], "sigma", "of probability 1"),
         ([{"kind": "one_of", "of": [[NOISE], [JPEG]]}], "sigma", "exactly one Gaussian noise"),
+        ([SHRINK, SHRINK], None, "at most one shrink step"),
+        ([SHRINK | {"probability": 0.5}], None, "at most one shrink step"),
+        ([{"kind": "one_of", "of": [[SHRINK], [JPEG]]}], None, "in no other"),
+        ([{"kind": "shuffled", "of": [NOISE, {"kind": "one_of", "of": [[SHRINK], []]}]}], None, "in no other"),
+        ([SHRINK | {"scale": 5}], None, "2, 3 or 4"),
         ([NOISE], "strength", "'sigma', 'quality' or 'scale'"),
     ],
 )
@@ -57,6 +63,7 @@ def test_what_makes_no_sense_is_refused(steps, level, complaint):
     ("steps", "text"),
     [
         ([NOISE], "Gaussian noise, sigma 0 to 55"),
+        ([SHRINK], "bicubic down by 2"),
         ([NOISE | {"sigma": [50, 50]}, JPEG], "Gaussian noise, sigma 50, then JPEG, quality 10 to 40"),
         ([JPEG | {"probability": 0.5}], "JPEG, quality 10 to 40, on 50% of the images"),
         (

@@ -8,6 +8,7 @@ import pytest
 import skimage.data
 import torch
 
+from relume.degradations import downscale_bicubic
 from relume.errors import ConfigError
 from relume.evaluation.baselines import gaussian_blur, non_local_means
 from relume.evaluation.held_out import Score, evaluate_held_out, noisy_photograph, summarize
@@ -211,3 +212,44 @@ def test_a_photograph_smaller_than_the_tile_is_not_continued_by_mirroring(clean)
     assert protocols[0] == "clipped"
     assert seen[0] == (80, 80)
     assert max(side for sides in seen for side in sides) <= 100
+
+
+class Nearest(torch.nn.Module):
+    """Makes images twice as large by doubling each pixel."""
+
+    def forward(self, image):
+        return image.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+
+TO_SCALE_2 = EvaluateSettings(seed=3, threads=1, task="super-resolution", levels={"scale": (2,)})
+TWICE = Inference(tile=32, halo=4, overlap=4, scale=2)
+
+
+def test_a_network_that_enlarges_is_given_the_small_photograph(clean):
+    """Its result has the photograph's size and is measured beside the bicubic enlargement: on luma, less two pixels."""
+    from skimage.color import rgb2ycbcr
+
+    photograph = clean[:79, :99]
+    ((row, images),) = evaluate_held_out({IMAGE_ID: photograph}, {"final": Nearest()}, TO_SCALE_2, TWICE)
+    even = photograph[:78, :98]
+    small = downscale_bicubic(even.transpose(2, 0, 1) / np.float32(255), 2)
+    small = np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+    doubled = small.repeat(2, axis=0).repeat(2, axis=1)
+    np.testing.assert_array_equal(images["final"], doubled)
+    y, reference = (rgb2ycbcr(image)[2:-2, 2:-2, 0] for image in (doubled, even))
+    found = {score.system: score.psnr for score in row}
+    assert found["final"] == pytest.approx(10 * np.log10(255**2 / np.square(y - reference).mean()), abs=1e-3)
+    assert found["bicubic"] > found["final"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (SETTINGS, "2 times as large, but denoise keeps their size"),
+        (TO_SCALE_2.model_copy(update={"levels": {"scale": (2, 3)}}), "evaluate.levels has scale 2, 3"),
+    ],
+)
+def test_a_network_that_enlarges_is_measured_at_its_scale_alone(clean, settings, problem):
+    """At another scale, or on a task that keeps the size, there is nothing to compare it with."""
+    with pytest.raises(ConfigError, match=problem):
+        next(evaluate_held_out({IMAGE_ID: clean}, {"final": Nearest()}, settings, TWICE))

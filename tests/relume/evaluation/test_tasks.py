@@ -48,6 +48,7 @@ EXPECTED = {
     "pixel_purifiers": ("denoise_50", AT_50),
     "restormer_data": ("denoise_50", AT_50),
     "snucv": ("denoise_50", AT_50),
+    "sr2": ("sr2", {"scale": (2,)}),
     "srcb": ("denoise_50", AT_50),
     "tcler": ("denoise_50", AT_50),
 }

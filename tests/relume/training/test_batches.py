@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from relume.degradations import Degradation
+from relume.degradations import Degradation, downscale_bicubic
 from relume.errors import SourceError
 from relume.training.augmentation import Augmentation
 from relume.training.batches import Batch, StepBatches, TrainingCrops
@@ -205,3 +205,14 @@ def test_an_error_in_a_worker_is_passed_on_unchanged():
     assert isinstance(error, SourceError)
     assert str(error).startswith("Patches are missing: shard 1\n  why:")
     assert error.next_step.startswith("curate again")
+
+
+def test_a_network_that_enlarges_gets_small_crops(tmp_path):
+    """Each the clean crop shrunk, at the corresponding place; the batch is divided as any other."""
+    np.save(tmp_path / "train-00000.npy", np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8))
+    shrinking = Degradation.model_validate({"steps": [{"kind": "shrink", "scale": 2}]})
+    batch = crops(PatchShards(tmp_path)).batch(range(4), 8, shrinking, FLIPS)
+    assert (batch.degraded.shape, batch.clean.shape) == ((4, 3, 4, 4), (4, 3, 8, 8))
+    for small, clean in zip(batch.degraded.numpy(), batch.clean.numpy(), strict=True):
+        np.testing.assert_allclose(small, np.clip(downscale_bicubic(clean, 2), 0, 1), atol=0.5 / 255 + 1e-6)
+    assert [part.degraded.shape for part in batch.parts(2)] == [(2, 3, 4, 4)] * 2

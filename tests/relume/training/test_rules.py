@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from relume.degradations import Degradation
 from relume.errors import ConfigError, WorkerError
 from relume.models.registry import build
 from relume.training.augmentation import Augmentation
@@ -15,7 +16,7 @@ from relume.training.config import (
     Phase,
     Schedule,
 )
-from relume.training.rules import problems, workers_problem
+from relume.training.rules import pair_problems, problems, workers_problem
 from tests.abuse.rows import limited
 from tests.relume.training.tiny import (
     LEVELS,
@@ -182,3 +183,31 @@ def test_a_mixture_of_degradations_whose_level_is_given_is_refused():
         (message,) = found(stage((Phase(**size, **own),)), training, adjustable)
         assert re.search(r"has no level[\s\S]*phases\[0\], mixup: 0.5, level: sigma", message)
     assert found(stage((Phase(**size),)), TRAINING.model_copy(update=given), adjustable) == []
+
+
+SHRINKING = Degradation.model_validate({"steps": [{"kind": "shrink", "scale": 2}]})
+
+
+class Enlarging(TinyNetwork):
+    """Says that it makes images twice as large."""
+
+    upscale = 2
+
+
+def test_a_network_enlarges_as_much_as_its_training_shrinks():
+    """One that keeps the size, one that is not given small images, and crops that are no multiple of both."""
+    small = TRAINING.model_copy(update={"degradation": SHRINKING})
+    assert found(stage(), small, Enlarging()) == []
+    for training, network, scales in ((small, None, (1, 2)), (TRAINING, Enlarging(), (2, 1))):
+        (problem,) = found(stage(), training, network)
+        assert "phases[0].degradation" in problem
+        assert f"{scales[0]} times as large, the degradation {scales[1]} times as small" in problem
+    (problem,) = found(stage((Phase(steps=9, patch=9, batch=2),)), small, Enlarging())
+    assert "patch 9 is not a multiple of" in problem
+
+
+def test_a_network_that_enlarges_is_not_trained_on_pairs():
+    """Both images of a pair have the same size."""
+    (problem,) = pair_problems(Enlarging(), where="phases[0].data")
+    assert "same size" in str(problem)
+    assert not list(pair_problems(TinyNetwork(), where="phases[0].data"))

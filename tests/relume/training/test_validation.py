@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from relume.degradations import Degradation, downscale_bicubic
 from relume.images import save_image
 from relume.training.config import EstimateLevel
 from relume.training.validation import validation
@@ -44,3 +45,21 @@ def test_a_level_estimator_is_validated_by_its_levels(tmp_path):
     found = validation(tmp_path, LEVELS, 1, EstimateLevel(kind="estimate_level"))(Thirty())
     assert (found.metric, found.value) == ("accuracy", pytest.approx(100 * (1 - 1.6 / 3)))
     assert found.image.shape == (64, 128, 3)
+
+
+def test_a_network_that_enlarges_is_validated_at_the_size_of_the_photograph(tmp_path):
+    """Its input is the photograph shrunk, of whose sides multiples of the scale are left, and pairs are left out."""
+
+    class Enlarged(Untouched):
+        def forward(self, image):
+            return image.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3)
+
+    clean = np.random.default_rng(0).integers(0, 256, (65, 49, 3)).astype(np.uint8)
+    save_image(tmp_path / "aa.png", clean)
+    save_image(tmp_path / "degraded" / "aa.png", clean)
+    found = validation(tmp_path, Degradation.model_validate({"steps": [{"kind": "shrink", "scale": 3}]}), 1)(Enlarged())
+    crop = clean[:63, :48].transpose(2, 0, 1) / np.float32(255)
+    small = np.rint(np.clip(downscale_bicubic(crop, 3), 0, 1) * 255) / 255
+    expected = -10 * np.log10(np.square(small.repeat(3, axis=1).repeat(3, axis=2) - crop).mean())
+    assert found.value == pytest.approx(expected, abs=1e-3)
+    assert found.image.shape == (63, 3 * 48, 3)

@@ -43,6 +43,8 @@ REFUSED = [
     ("jpeg", [baseline("nlm")], "level to restore at"),
     ("jpeg", [LEVELLED], "level to restore at"),
     ("poisson", [replace(ANY, name="gray", channels=(1,))], "gray model cannot restore colour"),
+    ("jpeg", [replace(ANY, name="twice", scale=2)], "choose --protocol sr:2"),
+    ("sr:3", [replace(ANY, name="twice", scale=2)], "choose --protocol sr:2"),
 ]
 
 

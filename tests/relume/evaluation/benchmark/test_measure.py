@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
+from relume.degradations import downscale_bicubic
 from relume.errors import ConfigError
 from relume.evaluation.benchmark.measure import Asking, measure, measured_on_luma
 from relume.evaluation.benchmark.protocols import PROTOCOLS
@@ -103,3 +104,16 @@ def test_an_image_too_small_to_measure_is_refused(tmp_path):
     save_image(tmp_path / "small.png", np.zeros((14, 40, 3), np.uint8))
     with pytest.raises(ConfigError, match="too small"):
         run(open_set(str(tmp_path), None), "sr", 2, [])
+
+
+DOUBLING = System(name="doubling", run=lambda image, level: image.repeat(2, axis=0).repeat(2, axis=1), scale=2)
+
+
+def test_a_system_that_enlarges_is_given_the_small_image(own_images):
+    """Beside a system that keeps the size, which is given the enlarged one; both are measured at the same size."""
+    measured = run(open_set(str(own_images), None), "sr", 2, [IDENTITY, DOUBLING])[0]
+    small = downscale_bicubic(measured.clean.transpose(2, 0, 1) / np.float32(255), 2)
+    small = np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
+    np.testing.assert_array_equal(measured.results[2], small.repeat(2, axis=0).repeat(2, axis=1))
+    given, identity, doubling = measured.rows
+    assert identity.psnr_y == given.psnr_y > doubling.psnr_y > 20
