@@ -14,7 +14,7 @@ def opens_text_without_encoding(call: ast.Call) -> bool:
     owner = call.func.value if isinstance(call.func, ast.Attribute) else None
     if name in ("read_text", "write_text"):
         return owner is not None and getattr(owner, "id", "") != "files"  # relume.files writes UTF-8
-    if name != "open" or getattr(owner, "id", "") in ("os", "Image", "tarfile", "opener", "zipped"):
+    if name != "open" or getattr(owner, "id", "") in ("os", "Image", "tarfile", "opener", "zipped", "av"):
         return False
     place = 1 if isinstance(call.func, ast.Name) else 0
     modes = [arg.value for arg in call.args[place : place + 1] if isinstance(arg, ast.Constant)]

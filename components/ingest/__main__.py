@@ -15,10 +15,12 @@ def main() -> None:
     params = load_section("ingest", IngestSettings)
     listing = read_sources("sources.json")
     with atomic_folder("data/ingested") as folder:
-        photographs, reasons = ingest(listing, folder, **params.model_dump(), progress=Progress("ingest"))
+        photographs, reasons = ingest(listing, folder, **dict(params), progress=Progress("ingest"))
     print(f"ingest: {counted(photographs, 'photograph')}")
     for reason, count in sorted(reasons.items()):
         print(f"ingest: {count} quarantined as {reason}; see data/ingested/quarantine.csv")
+    if "missing_package" in reasons:
+        print('  next: pip install --constraint constraints.txt "relume[formats,video]", then run it again')
 
 
 run_component(main)

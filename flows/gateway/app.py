@@ -437,7 +437,9 @@ async def _received(request: Request, limits: Limits) -> bytes:
 
 def _status_of(error: RelumeError) -> int:
     if isinstance(error, ImageError):
-        return {"decompression_bomb": 413, "unsupported_format": 415, "wrong_magic": 415}.get(error.reason, 422)
+        return {"decompression_bomb": 413, "unsupported_format": 415, "missing_package": 415, "wrong_magic": 415}.get(
+            error.reason, 422
+        )
     if isinstance(error, ModelMissingError):
         return 404
     if isinstance(error, ServerUnreachableError):

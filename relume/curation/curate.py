@@ -10,7 +10,8 @@ A curated folder holds
 - with a rule `keep`, `scores.parquet`: the scores of every photograph, its rank in its set by each score of the rule,
   and the reason if it was rejected; what was rejected before the rule has no further scores and no ranks.
 
-Scenes are found among all sets, so that no set trains on what another one holds out. Split, clusters and quotas are
+Scenes are found among all sets, so that no set trains on what another one holds out; all frames of a video are one
+scene. Split, clusters and quotas are
 those of each set; a scene that is in several sets counts for the first of their names. Of a pair the clean image is
 measured, and both are cut alike.
 
@@ -37,7 +38,7 @@ from relume.curation.selection import keep_best, write_scores
 from relume.curation.settings import CurateSettings
 from relume.curation.split import split_scenes
 from relume.images import save_image, to_uint8
-from relume.ingestion.ingest import UNNAMED, Photographs
+from relume.ingestion.ingest import UNNAMED, Photographs, video_of
 
 _COLUMNS = (
     *("image_id", "set", "address", "group", "split", "width", "height"),
@@ -124,10 +125,21 @@ def _group(
         keep, drop = sorted((compared[number] for number in pair), key=lambda item: item.preference)
         if not reasons[keep.image_id] and not drop.photograph.degraded:
             reasons[drop.image_id] = "near_duplicate"
+    scene = _with_whole_videos(compared, scenes.scene)
     members: dict[int, list[str]] = {}
     for item in accepted:
-        members.setdefault(scenes.scene[position[_clean_file(item)]], []).append(item.image_id)
+        members.setdefault(scene[position[_clean_file(item)]], []).append(item.image_id)
     return {name: min(names) for names in members.values() for name in names}
+
+
+def _with_whole_videos(compared: Sequence[Measured], scene: Sequence[int]) -> list[int]:
+    """The scenes, joined where they hold frames of one video: what it shows may not be on two sides of the split."""
+    first: dict[str, int] = {}
+    pairs = list(enumerate(scene))
+    for position, item in enumerate(compared):
+        if video := video_of(item.photograph.address):
+            pairs.append((first.setdefault(video, position), position))
+    return joined(len(compared), pairs)
 
 
 def _by_keypoints(compared: Sequence[Measured], progress: Callable[[str, int, int], None]) -> Scenes:

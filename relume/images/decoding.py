@@ -5,7 +5,7 @@ An image file becomes (H, W, 3) RGB, uint8 for up to 8 bits a channel and uint16
 - EXIF (or TIFF) orientation is applied, so row 0 is the top of the image as seen.
 - Gray becomes three equal channels; palettes are resolved; of an animation the first frame counts.
 - Alpha is composited over white, since colours under transparent pixels are arbitrary; in full it is kept apart.
-- In full, the formats of `relume.images.further` are read, too.
+- In full, the formats of `relume.images.further` are read, too; camera raw alone with `develop`.
 - Float TIFF, and 16-bit TIFF that is stored plane by plane, are refused; in full they are read, float as float32.
 - CMYK is converted by the plain formula; in full by its profile, if it has one, to sRGB. Other ICC profiles are never
   applied: the values of RGB and gray stay as they are in the file, and the profile is passed on, as EXIF, XMP and
@@ -49,7 +49,13 @@ class DecodedImage:
 
 
 def decode(
-    data: bytes, *, where: object = None, max_megapixels: float = 200.0, min_side: int = 1, full: bool = False
+    data: bytes,
+    *,
+    where: object = None,
+    max_megapixels: float = 200.0,
+    min_side: int = 1,
+    full: bool = False,
+    develop: bool = False,
 ) -> DecodedImage:
     """Decodes the bytes of an image file.
 
@@ -59,12 +65,13 @@ def decode(
         max_megapixels: Larger images are refused from their header, before memory is taken.
         min_side: Smallest width and height that is accepted, in pixels.
         full: Whether all that the file holds is to be saved again: alpha apart from the colours, float values as such.
+        develop: Whether camera raw is developed to 16 bits, as it is in full; else it is refused.
 
     Raises:
-        ImageError: `reason` is `empty_file`, `wrong_magic`, `unsupported_format`,
+        ImageError: `reason` is `empty_file`, `wrong_magic`, `unsupported_format`, `missing_package`,
             `decompression_bomb`, `too_small`, `truncated` or `corrupt`.
     """
-    opened, header = open_image(data, where, full=full)
+    opened, header = open_image(data, where, full=full, develop=develop)
     if header.megapixels > max_megapixels:
         size = f"{header.width}x{header.height} is {header.megapixels:.0f} megapixels, the limit {max_megapixels:g}"
         raise too_large(f"{size}; it would take {header.decoding_bytes / 1e9:.1f} GB of memory", where)

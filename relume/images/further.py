@@ -1,4 +1,4 @@
-"""Formats that are read to be restored and not to be trained on; some by packages that are not always installed."""
+"""Formats that are read to be restored, of which camera raw trains, too; some by packages that are not always there."""
 
 import importlib
 import io
@@ -7,24 +7,25 @@ from typing import Any
 
 from relume.errors import ImageError
 
+RAW = "RAW"
 # By format: Pillow's reader, and the package that brings it where that is not Pillow.
 _READERS = {
     "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile", None),
     "JPEG2000": ("PIL.Jpeg2KImagePlugin", "Jpeg2KImageFile", None),
     "HEIF": ("pillow_heif.as_plugin", "HeifImageFile", "pillow-heif"),
     "JPEG XL": ("pillow_jxl.JpegXLImagePlugin", "JXLImageFile", "pillow-jxl-plugin"),
-    "RAW": ("relume.images.raw", "RawFile", "rawpy"),
+    RAW: ("relume.images.raw", "RawFile", "rawpy"),
 }
 _MAGIC = {
     b"\0\0\0\x0cjP  ": "JPEG2000",
     b"\xff\x4f\xff\x51": "JPEG2000",
     b"\0\0\0\x0cJXL ": "JPEG XL",
     b"\xff\x0a": "JPEG XL",
-    b"FUJIFILMCCD-RAW": "RAW",
-    b"IIRO": "RAW",  # Olympus
-    b"IIU\0": "RAW",  # Panasonic
+    b"FUJIFILMCCD-RAW": RAW,
+    b"IIRO": RAW,  # Olympus
+    b"IIU\0": RAW,  # Panasonic
 }
-_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"crx ": "RAW"}  # of ISO files; all others are HEIF
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"crx ": RAW}  # of ISO files; all others are HEIF
 _CANON, _SUBFILE_TYPE, _DNG_VERSION = b"CR", 254, 50706
 
 
@@ -41,7 +42,7 @@ def further_format(data: bytes) -> str | None:
         except Exception:  # damaged: the reader of TIFF says how
             return None
         raw = data[8:10] == _CANON or _DNG_VERSION in tags or tags.get(_SUBFILE_TYPE, 0) & 1
-        return "RAW" if raw else None
+        return RAW if raw else None
     return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)
 
 
@@ -49,7 +50,7 @@ def open_further(kind: str, data: bytes, where: object) -> Any:
     """Opens a file of such a format: Pillow's image, or a `RawFile`.
 
     Raises:
-        ImageError: The package that reads it is not installed; reason `unsupported_format`.
+        ImageError: The package that reads it is not installed; reason `missing_package`.
     """
     module, reader, package = _READERS[kind]
     try:
@@ -59,8 +60,8 @@ def open_further(kind: str, data: bytes, where: object) -> Any:
         return opened
     except ImportError as error:
         raise ImageError(
-            "The image format is not supported",
-            reason="unsupported_format",
+            "The image format is read by a package that is not installed",
+            reason="missing_package",
             where=where,
             why=f"{kind} files are read by the package {package}: {error}",
             next_step=f'pip install {package}, or pip install "relume[formats]" for all formats',

@@ -7,7 +7,7 @@ from typing import Any
 
 from relume.errors import ImageError
 from relume.images.deep_tiff import DeepTiff
-from relume.images.further import further_format, open_further
+from relume.images.further import RAW, further_format, open_further
 from relume.images.quality import quality_to_keep
 
 _MAGIC = {
@@ -94,18 +94,19 @@ class Header:
         return self.width * self.height / 1e6
 
 
-def read_header(data: bytes, *, where: object = None, full: bool = False) -> Header:
+def read_header(data: bytes, *, where: object = None, full: bool = False, develop: bool = False) -> Header:
     """Reads the facts about an image from its file's bytes without decoding the pixels.
 
     Args:
         data: The bytes of the file.
         where: Path or address for messages.
         full: Whether it will be decoded in full, see `decode`.
+        develop: Whether camera raw will be developed, see `decode`.
 
     Raises:
         ImageError: The bytes are no image that can be read here.
     """
-    return open_image(data, where, full=full)[1]
+    return open_image(data, where, full=full, develop=develop)[1]
 
 
 def _format_of(data: bytes, where: object) -> str:
@@ -186,7 +187,7 @@ def damaged(data: bytes, kind: str, error: Exception, where: object) -> ImageErr
     )
 
 
-def open_image(data: bytes, where: object, *, full: bool = False) -> tuple[Any, Header]:
+def open_image(data: bytes, where: object, *, full: bool = False, develop: bool = False) -> tuple[Any, Header]:
     """Opens the file with the one Pillow reader that its magic names, which decodes nothing yet.
 
     Args:
@@ -194,8 +195,10 @@ def open_image(data: bytes, where: object, *, full: bool = False) -> tuple[Any, 
         where: Path or address for messages.
         full: Whether what is only restored is opened as well: the formats of `relume.images.further`, and a TIFF that
             Pillow does not decode, as `DeepTiff`.
+        develop: Whether camera raw is opened as well.
     """
-    kind = (further_format(data) if full else None) or _format_of(data, where)
+    further = further_format(data) if full or develop else None
+    kind = further if further and (full or further == RAW) else _format_of(data, where)
     # The readers are called directly: Image.open would guess, and has a size limit of its own.
     from PIL import (
         BmpImagePlugin,

@@ -1,5 +1,8 @@
 """Photographs brought in: every listed file decoded once into shards of lossless PNG, or quarantined.
 
+Camera raw is developed to 16 bits. Of a video some frames become photographs, each with an address that names the video
+and the time stamp, such as `file:///clip.mp4#t=12.500` (W3C Media Fragments).
+
 An ingested folder holds
 
 - `images-00000.tar`, ...: members `<image_id>.png`, RGB with 8 or 16 bits, in the order of the addresses; of a pair
@@ -10,15 +13,17 @@ An ingested folder holds
 It depends on nothing but the listed bytes and the settings.
 """
 
+import contextlib
 import csv
 import hashlib
 import io
 import sys
 import tarfile
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -26,7 +31,9 @@ from relume.errors import BrokenFileError, ImageError, SourceError
 from relume.images import decode, encode, read_header
 from relume.ingestion.layouts import UNPAIRED
 from relume.ingestion.pair_check import check_pair
-from relume.ingestion.sources import open_source
+from relume.ingestion.settings import VideoSettings
+from relume.ingestion.sources import VIDEO_SUFFIXES, open_source, opened_source
+from relume.ingestion.video import frames, video_format
 from relume.parallel import Budget, map_in_order
 from relume.reading import read_table, reading
 
@@ -34,6 +41,7 @@ from relume.reading import read_table, reading
 BYTES_AT_ONCE = 1.3e9
 
 UNNAMED = "photographs"
+_AT = "#t="  # before the time stamp in the address of a frame; `#` in a name is written %23
 
 _AGAIN = "run `dvc repro --force ingest`"
 
@@ -52,8 +60,8 @@ class Photograph:
         channels: Channels in the file; the ingested image always has three.
         bit_depth: Bits a channel in the file; the ingested image has 16 where this is 16, else 8.
         mode: Pixels as stored in the file, such as RGB, L or CMYK.
-        bytes: Size of the file.
-        sha256: Hash of the file.
+        bytes: Size of the file, also of a video.
+        sha256: Hash of the file; of a frame of a video, of its ingested pixels.
         shard: The tar file that contains the image.
     """
 
@@ -71,6 +79,15 @@ class Photograph:
     shard: str
 
 
+_Prepared = tuple[Photograph, dict[str, bytes]]  # with its members of the shard
+
+
+def video_of(address: str) -> str | None:
+    """The address of the video that a frame's address names; None for that of a file."""
+    video, at, _ = address.rpartition(_AT)
+    return video if at and video.lower().endswith(VIDEO_SUFFIXES) else None
+
+
 def ingest(
     listing: Mapping[str, Any],
     folder: Path,
@@ -79,6 +96,7 @@ def ingest(
     min_side: int,
     shard_megabytes: float,
     max_pair_shift: float | None = None,
+    video: VideoSettings | None = None,
     progress: Callable[[str, int, int], None],
 ) -> tuple[int, dict[str, int]]:
     """Decodes every listed file into an ingested folder.
@@ -90,6 +108,7 @@ def ingest(
         min_side: Images with a shorter side are quarantined as `too_small`, in pixels.
         shard_megabytes: A shard is closed when it holds this much.
         max_pair_shift: Pairs that are shifted by more are quarantined as `shifted_pair`, in pixels; None for none.
+        video: Which frames of a video become photographs; None for the default.
         progress: Given what is counted, how many are done, and of how many.
 
     Returns:
@@ -99,39 +118,21 @@ def ingest(
         SourceError: A file cannot be read or is not the one that was listed, or no file is an image.
     """
     budget = Budget(BYTES_AT_ONCE)
+    limits = {"max_megapixels": max_megapixels, "min_side": min_side}
 
-    def prepare(entry: Mapping[str, Any]) -> tuple[Photograph, dict[str, bytes]] | ImageError:
-        if "problem" in entry:
-            reason = entry.get("reason", "not_a_file")
-            what = "It is no pair" if reason in UNPAIRED else "It cannot be read as a file"
-            return ImageError(what, reason=reason, why=entry["problem"])
-        pair = entry.get("degraded")
-        files = [open_source(file["address"], expect=file["hash"]) for file in (entry, pair) if file]
+    def prepare(entry: Mapping[str, Any]) -> Iterable[_Prepared] | ImageError:
         try:
-            headers = [read_header(data) for data in files]
-            with budget.take(sum(header.decoding_bytes for header in headers)):
-                images = [decode(data, max_megapixels=max_megapixels, min_side=min_side).pixels for data in files]
-                if pair:
-                    check_pair(images[1], images[0], kind=pair.get("kind", ""), max_shift=max_pair_shift)
-                members = [encode(pixels, ".png") for pixels in images]
+            if "problem" in entry:
+                reason = entry.get("reason", "not_a_file")
+                what = "It is no pair" if reason in UNPAIRED else "It cannot be read as a file"
+                return ImageError(what, reason=reason, why=entry["problem"])
+            if entry["address"].lower().endswith(VIDEO_SUFFIXES):
+                with opened_source(entry["address"], expect=entry["hash"]) as file:
+                    if video_format(file):
+                        return _video_frames(entry, file, video or VideoSettings(), budget, limits)
+            return [_photograph(entry, max_pair_shift, budget, limits)]
         except ImageError as error:
             return error
-        header, hashes = headers[0], [hashlib.sha256(data).hexdigest() for data in files]
-        image_id = (hashlib.sha256("".join(hashes).encode()).hexdigest() if pair else hashes[0])[:16]
-        return Photograph(
-            image_id=image_id,
-            set=entry.get("set", UNNAMED),
-            address=entry["address"],
-            degraded=pair["address"] if pair else "",
-            width=header.width,
-            height=header.height,
-            channels=header.channels,
-            bit_depth=header.bit_depth,
-            mode=header.mode,
-            bytes=len(files[0]),
-            sha256=hashes[0],
-            shard="",  # known when it is written
-        ), dict(zip([f"{image_id}.png", f"{image_id}.degraded.png"], members, strict=False))
 
     entries = listing["files"]
     photographs: dict[str, Photograph] = {}
@@ -139,17 +140,18 @@ def ingest(
     with _ShardWriter(folder, int(shard_megabytes * 1e6)) as shards:
         for done, (entry, result) in enumerate(zip(entries, map_in_order(prepare, entries), strict=True), start=1):
             progress("files", done, len(entries))
-            address = entry["address"]
             if isinstance(result, ImageError):
                 detail = result.what if result.why is None else f"{result.what}: {result.why}"
-                quarantine.append((address, result.reason, " ".join(detail.split())))
+                if result.reason == "missing_package":
+                    detail += f"; {result.next_step}"
+                quarantine.append((entry["address"], result.reason, " ".join(detail.split())))
                 continue
-            photograph, members = result
-            if (twin := photographs.get(photograph.image_id)) is not None:
-                quarantine.append((address, "duplicate_file", f"same bytes as {twin.address}"))
-                continue
-            shard = shards.add(members)
-            photographs[photograph.image_id] = replace(photograph, shard=shard)
+            for photograph, members in result:
+                if (twin := photographs.get(photograph.image_id)) is not None:
+                    quarantine.append((photograph.address, "duplicate_file", f"same bytes as {twin.address}"))
+                    continue
+                shard = shards.add(members)
+                photographs[photograph.image_id] = replace(photograph, shard=shard)
 
     _write_csv(folder / "manifest.csv", _COLUMNS, [asdict(photograph).values() for photograph in photographs.values()])
     _write_csv(folder / "quarantine.csv", ["address", "reason", "detail"], quarantine)
@@ -164,6 +166,91 @@ def ingest(
     for _, reason, _ in quarantine:
         reasons[reason] = reasons.get(reason, 0) + 1
     return len(photographs), reasons
+
+
+def _photograph(
+    entry: Mapping[str, Any], max_pair_shift: float | None, budget: Budget, limits: Mapping[str, Any]
+) -> _Prepared:
+    """The photograph of an image file, or of two, with its members of the shard."""
+    pair = entry.get("degraded")
+    files = [open_source(file["address"], expect=file["hash"]) for file in (entry, pair) if file]
+    headers = [read_header(data, develop=True) for data in files]
+    with budget.take(sum(header.decoding_bytes for header in headers)):
+        images = [decode(data, develop=True, **limits).pixels for data in files]
+        if pair:
+            check_pair(images[1], images[0], kind=pair.get("kind", ""), max_shift=max_pair_shift)
+        members = [encode(pixels, ".png") for pixels in images]
+    header, hashes = headers[0], [hashlib.sha256(data).hexdigest() for data in files]
+    image_id = (hashlib.sha256("".join(hashes).encode()).hexdigest() if pair else hashes[0])[:16]
+    return Photograph(
+        image_id=image_id,
+        set=entry.get("set", UNNAMED),
+        address=entry["address"],
+        degraded=pair["address"] if pair else "",
+        width=header.width,
+        height=header.height,
+        channels=header.channels,
+        bit_depth=header.bit_depth,
+        mode=header.mode,
+        bytes=len(files[0]),
+        sha256=hashes[0],
+        shard="",  # known when it is written
+    ), dict(zip([f"{image_id}.png", f"{image_id}.degraded.png"], members, strict=False))
+
+
+def _video_frames(
+    entry: Mapping[str, Any], file: BinaryIO, rule: VideoSettings, budget: Budget, limits: Mapping[str, Any]
+) -> Iterable[_Prepared]:
+    """The frames of a video, which wait in a file until the last one has shown that the video is whole."""
+    if "degraded" in entry:
+        raise ImageError("Pairs of videos are not read", reason="unsupported_format")
+    with contextlib.ExitStack() as undo:
+        spool = _Spool()
+        undo.callback(spool.close)
+        for frame in frames(file, rule, **limits):
+            height, width, _ = frame.pixels.shape
+            with budget.take(frame.pixels.size * 4):
+                data, sha256 = encode(frame.pixels, ".png"), hashlib.sha256(frame.pixels.tobytes()).hexdigest()
+            photograph = Photograph(
+                image_id=sha256[:16],
+                set=entry.get("set", UNNAMED),
+                address=f"{entry['address']}{_AT}{frame.seconds:.3f}",
+                degraded="",
+                width=width,
+                height=height,
+                channels=3,
+                bit_depth=8,
+                mode=frame.mode,
+                bytes=entry["bytes"],
+                sha256=sha256,
+                shard="",
+            )
+            spool.add(photograph, data)
+        undo.pop_all()
+        return spool
+
+
+class _Spool:
+    """Photographs whose members wait in a temporary file; they are read once."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        self._waiting: list[tuple[Photograph, int]] = []
+
+    def add(self, photograph: Photograph, data: bytes) -> None:
+        """Appends a photograph of one member."""
+        self._file.write(data)
+        self._waiting.append((photograph, len(data)))
+
+    def close(self) -> None:
+        """Removes the file."""
+        self._file.close()
+
+    def __iter__(self) -> Iterator[_Prepared]:
+        with self._file:
+            self._file.seek(0)
+            for photograph, size in self._waiting:
+                yield photograph, {f"{photograph.image_id}.png": self._file.read(size)}
 
 
 class Photographs:

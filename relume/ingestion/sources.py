@@ -17,13 +17,15 @@ A pair is one entry: that of the clean file, which holds the degraded one's.
 
 import hashlib
 import importlib.util
+import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from relume.errors import SourceError
@@ -62,8 +64,11 @@ _DISTRIBUTION = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 # Files with these suffixes are listed. Those that cannot be decoded are listed too, so that each
 # appears in the quarantine with its reason instead of vanishing.
 _DECODED = ("png", "jpg", "jpeg", "jpe", "jfif", "webp", "tif", "tiff", "bmp", "gif")
-_NOT_DECODED = ("heic", "heif", "avif", "jp2", "jxl", "psd", "dng", "nef", "cr2", "cr3", "arw", "orf", "raf", "rw2")
-IMAGE_SUFFIXES = tuple(f".{suffix}" for suffix in _DECODED + _NOT_DECODED)
+_NOT_DECODED = ("heic", "heif", "avif", "jp2", "jxl", "psd")
+_RAW = ("dng", "nef", "cr2", "cr3", "arw", "orf", "raf", "rw2", "pef", "srw")
+IMAGE_SUFFIXES = tuple(f".{suffix}" for suffix in _DECODED + _NOT_DECODED + _RAW)
+VIDEO_SUFFIXES = tuple(f".{suffix}" for suffix in ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mts", "m2ts"))
+_LISTED = IMAGE_SUFFIXES + VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +151,7 @@ class _Listing:
 
 
 def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
-    """Lists every image file in some sources, with its size and hash.
+    """Lists every image file and video in some sources, with its size and hash.
 
     Args:
         sources: `[SET=][LAYOUT:]PLACE`, see above.
@@ -183,16 +188,14 @@ def _scan_place(place: str) -> tuple[str, str, list[dict[str, Any]]]:
         return place, place.rstrip("/") + "/", _scan_s3(place)
     if place.startswith(dvc_repositories.SCHEME):
         place = dvc_repositories.absolute(place)
-        prefix, entries = dvc_repositories.listing(place, suffixes=IMAGE_SUFFIXES)
+        prefix, entries = dvc_repositories.listing(place, suffixes=_LISTED)
         return place, prefix, entries or _refuse_empty(place)
     archive, _, below = place.partition("#")
     if place.startswith(ARCHIVE) or archives.is_archive(Path(archive).expanduser()):
         path = _path("file://" + archive.removeprefix(ARCHIVE)) if place.startswith(ARCHIVE) else _local(archive)
         place = f"{ARCHIVE}{_quoted(str(path))}"
         recorded = place + (f"#{below}" if below else "")
-        entries = [
-            _member_entry(place, member) for member in archives.members(path, below=below, suffixes=IMAGE_SUFFIXES)
-        ]
+        entries = [_member_entry(place, member) for member in archives.members(path, below=below, suffixes=_LISTED)]
         return (
             recorded,
             f"{place}#{_quoted(below.rstrip('/') + '/') if below else ''}",
@@ -353,21 +356,27 @@ def open_source(address: str, *, expect: str | None = None) -> bytes:
             with open_regular(path) as file:
                 data = file.read()
         except OSError as error:
-            raise SourceError(
-                "A listed photograph cannot be read",
-                where=address,
-                why=error.strerror,
-                next_step="run `relume data scan`",
-            ) from None
+            raise _gone(address, error) from None
         found = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    if expect is not None and found != expect:
+    if expect is not None:
+        _check(address, found, expect)
+    return data
+
+
+def _gone(address: str, error: OSError) -> SourceError:
+    return SourceError(
+        "A listed photograph cannot be read", where=address, why=error.strerror, next_step="run `relume data scan`"
+    )
+
+
+def _check(address: str, found: str, expect: str) -> None:
+    if found != expect:
         raise SourceError(
             "A photograph changed after it was listed",
             where=address,
             why=f"sources.json lists it with {expect}, now it has {found}",
             next_step="run `relume data scan` to list it again",
         )
-    return data
 
 
 def _in_archive(address: str) -> tuple[Path, str]:
@@ -403,8 +412,36 @@ def _size(address: str) -> int | None:
         return -1
 
 
-def image_files(folder: str | Path) -> list[Path]:
+@contextmanager
+def opened_source(address: str, *, expect: str) -> Iterator[BinaryIO]:
+    """Opens one file for reading; a large one on this machine is not taken into memory.
+
+    Args:
+        address: As listed by `scan`.
+        expect: The listed hash.
+
+    Raises:
+        SourceError: As `open_source`.
+    """
+    if "://" in address and not address.startswith("file://"):
+        yield io.BytesIO(open_source(address, expect=expect))
+        return
+    try:
+        file = open_regular(_path(address))
+    except OSError as error:
+        raise _gone(address, error) from None
+    with file:
+        _check(address, f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", expect)
+        file.seek(0)
+        yield file
+
+
+def image_files(folder: str | Path, *, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """The image files below a folder, sorted; hidden files and folders are left out.
+
+    Args:
+        folder: The folder.
+        suffixes: Of the files, with other kinds among them.
 
     Raises:
         SourceError: The folder is missing, holds none or cannot be read.
@@ -420,7 +457,7 @@ def image_files(folder: str | Path) -> list[Path]:
     try:
         for parent, folders, names in os.walk(folder, onerror=_raise):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            paths += [Path(parent, name) for name in names if _is_image(name)]
+            paths += [Path(parent, name) for name in names if _is_image(name, suffixes)]
     except OSError as error:
         raise _unreadable(folder, error) from None
     if not paths:
@@ -472,7 +509,7 @@ def _package_path(address: str) -> Path:
 
 
 def _scan_folder(folder: Path) -> list[dict[str, Any]]:
-    paths = image_files(folder)
+    paths = image_files(folder, suffixes=_LISTED)
     try:
         with ThreadPoolExecutor() as pool:
             return list(pool.map(lambda path: _entry(path, _address(path)), paths))
@@ -495,7 +532,7 @@ def _scan_s3(source: str) -> list[dict[str, Any]]:
     entries = [
         {"address": address, "bytes": size, "hash": f"etag:{etag}"}
         for address, size, etag in s3.listing(source)
-        if _is_image(address.rsplit("/", 1)[-1])
+        if _is_image(address.rsplit("/", 1)[-1], _LISTED)
     ]
     return entries or _refuse_empty(source)
 
@@ -504,8 +541,8 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+def _is_image(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes) and not name.startswith(".")
 
 
 def _refuse_empty(where: object) -> list[dict[str, Any]]:

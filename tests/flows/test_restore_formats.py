@@ -211,7 +211,7 @@ def test_a_missing_decoder_says_its_name(monkeypatch, module, package, data):
     monkeypatch.delitem(sys.modules, "relume.images.raw", raising=False)
     with pytest.raises(ImageError, match=f"pip install {package}") as missing:
         read_header(data, full=True)
-    assert missing.value.reason == "unsupported_format"
+    assert missing.value.reason == "missing_package"
     with pytest.raises(ImageError, match="not read") as refused:
         decode(data)
     assert refused.value.reason == "unsupported_format"
