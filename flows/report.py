@@ -28,6 +28,7 @@ PROTOCOLS = {
     "poisson": "Poisson noise, restored in tiles as served, measured on luma",
     "speckle": "Speckle noise, restored in tiles as served, measured on luma",
     "salt-and-pepper": "Salt and pepper, restored in tiles as served, measured on luma",
+    "rendering": "Noise of few rays for each pixel, restored in tiles as served, measured on luma",
     "correlated": "Noise that neighbours share, restored in tiles as served, measured on luma",
     "mixture": "Speckle, Gaussian noise, and salt and pepper, restored in tiles as served, measured on luma",
     "developed": "Noise of developed photographs, saved as JPEG of quality 95, restored in tiles as served",

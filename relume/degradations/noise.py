@@ -95,6 +95,28 @@ def add_speckle_noise(clean: np.ndarray, variance: float, rng: np.random.Generat
     return clean * (1 + rng.uniform(-half_width, half_width, clean.shape)).astype(np.float32)
 
 
+def add_rendering_noise(clean: np.ndarray, rays: int, rng: np.random.Generator, *, found: float = 0.1) -> np.ndarray:
+    """Noise of an image that is rendered by Monte Carlo with few rays for each pixel, without its renderer.
+
+    A ray finds the light with probability `found`, or returns black. A pixel is the mean of its rays, without bias:
+    in linear light x · B / (rays · found) with B binomial, one factor for all channels, since a ray has all colours.
+
+    Args:
+        clean: float32 in [0, 1], (C, H, W), coded with gamma 2.2.
+        rays: For each pixel.
+        rng: Source of the noise.
+        found: Probability in (0, 1].
+
+    Returns:
+        float32 of the same shape, coded as before; in linear light the variance is x² · (1 - found) / (rays · found).
+
+    Source: the law of a Monte Carlo estimate whose rays succeed or not (Kajiya, "The rendering equation", 1986). The
+    renderings that masked image training is tested on (arXiv 2303.13132) are of other, unstated scenes and rays.
+    """
+    factor = rng.binomial(rays, found, clean.shape[1:]).astype(np.float32) / np.float32(rays * found)
+    return clean * factor ** np.float32(1 / 2.2)  # (x^2.2 · factor)^(1/2.2)
+
+
 def add_salt_and_pepper(clean: np.ndarray, density: float, rng: np.random.Generator) -> np.ndarray:
     """Replaces values by 0 or 1, equally often, each channel on its own, as MATLAB's imnoise does.
 

@@ -16,6 +16,7 @@ from relume.degradations.noise import (
     add_gaussian_noise,
     add_poisson_gaussian_noise,
     add_poisson_noise,
+    add_rendering_noise,
     add_salt_and_pepper,
     add_speckle_noise,
     as_8_bits,
@@ -158,6 +159,9 @@ def _add_noise(step: kinds.NoiseStep, image: np.ndarray, rng: np.random.Generato
             return add_poisson_noise(image, rng, strength=draw(*step.strength))
         case kinds.SpeckleNoise():
             return add_speckle_noise(image, draw(*step.variance), rng)
+        case kinds.RenderingNoise():
+            rays = int(rng.integers(step.rays[0], step.rays[1] + 1))
+            return add_rendering_noise(image, rays, rng, found=draw(*step.found))
         case kinds.SaltAndPepper():
             return add_salt_and_pepper(image, draw(*step.density), rng)
         case kinds.CorrelatedNoise():

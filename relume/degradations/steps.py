@@ -134,6 +134,22 @@ class SpeckleNoise(NoiseStep):
     variance: Unit
 
 
+class RenderingNoise(NoiseStep):
+    """Noise of few `rays` for each pixel of a rendered image; see `add_rendering_noise`.
+
+    Attributes:
+        rays: For each pixel, a whole number.
+        found: Probability that a ray finds the light, 0.001 to 1.
+    """
+
+    title = "rendering noise"
+    shown = ("rays",)
+
+    kind: Literal["rendering_noise"] = "rendering_noise"
+    rays: Annotated[tuple[int, int], _within(1, 65536)]
+    found: Annotated[tuple[float, float], _within(0.001, 1)] = (0.1, 0.1)
+
+
 class SaltAndPepper(NoiseStep):
     """A share `density` of the values replaced by 0 or 1.
 
@@ -446,6 +462,7 @@ Step = Annotated[
     | PoissonGaussianNoise
     | PoissonNoise
     | SpeckleNoise
+    | RenderingNoise
     | SaltAndPepper
     | CorrelatedNoise
     | CameraNoise

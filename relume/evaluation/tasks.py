@@ -67,11 +67,12 @@ class Task:
 WHITE_NOISE = TaskDegradation(
     parameter="sigma", levels=(15, 25, 50), protocols=("clipped", "unclipped", "jpeg85", "jpeg95")
 )
-UNSEEN = (  # of arXiv 2303.13132, whose renderings with few rays are not at hand
+UNSEEN = (  # of arXiv 2303.13132, whose renderings with few rays are modelled, not rendered
     WHITE_NOISE,
     TaskDegradation(parameter="strength", levels=(2,), protocols=("poisson",)),
     TaskDegradation(parameter="variance", levels=(0.024,), protocols=("speckle",)),
     TaskDegradation(parameter="density", levels=(0.002,), protocols=("salt-and-pepper",)),
+    TaskDegradation(parameter="rays", levels=(64,), protocols=("rendering",), lower_is_stronger=True),
     TaskDegradation(parameter="sigma", levels=(15, 25, 50), protocols=("correlated",)),
     TaskDegradation(parameter="sigma", levels=(15, 25, 50), protocols=("mixture",)),
 )

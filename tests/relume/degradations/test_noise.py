@@ -14,6 +14,7 @@ from relume.degradations import (
     add_gaussian_noise,
     add_poisson_gaussian_noise,
     add_poisson_noise,
+    add_rendering_noise,
     add_salt_and_pepper,
     add_speckle_noise,
     as_8_bits,
@@ -122,6 +123,20 @@ def test_speckle_noise_is_a_uniform_multiplier():
     assert_mean_and_variance(relative, 0, 0.024, kurtosis=1.8)
     assert 0.999 < np.abs(relative).max() / math.sqrt(3 * 0.024) < 1.00001
     assert not add_speckle_noise(flat(0, 16), 0.024, counter_rng(1, "sample", 3)).any()
+
+
+@pytest.mark.parametrize(("rays", "found"), [(64, 0.1), (16, 0.5)])
+def test_rendering_noise_is_an_estimate_without_bias_in_linear_light(rays, found):
+    """In linear light the mean stays and the variance is x² (1 - p) / (n p); all channels share a pixel's factor; with
+    rays that always find the light there is no noise."""
+    noisy = add_rendering_noise(flat(0.5), rays, counter_rng(1, "sample", 6), found=found)
+    linear, x = noisy.astype(np.float64) ** 2.2, 0.5**2.2
+    variance = x**2 * (1 - found) / (rays * found)
+    excess = (1 - 6 * found * (1 - found)) / (rays * found * (1 - found))
+    assert_mean_and_variance(linear[0], x, variance, 3 + excess)
+    assert np.array_equal(noisy[0], noisy[1])
+    assert np.array_equal(noisy[0], noisy[2])
+    assert np.array_equal(add_rendering_noise(flat(0.5), rays, counter_rng(1, "sample", 6), found=1), flat(0.5))
 
 
 def test_salt_and_pepper_come_in_equal_parts_of_the_density():

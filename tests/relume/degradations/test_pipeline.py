@@ -31,6 +31,7 @@ EVERY_KIND = [
     {"kind": "poisson_gaussian_noise", "gain": [0.001, 0.01], "sigma": [0, 5]},
     {"kind": "poisson_noise"},
     {"kind": "speckle_noise", "variance": [0.01, 0.03]},
+    {"kind": "rendering_noise", "rays": [16, 64]},
     {"kind": "salt_and_pepper", "density": [0.001, 0.01]},
     {"kind": "correlated_noise", "sigma": [5, 25], "width": [0.5, 2]},
     {"kind": "camera_noise", "electrons": [80, 10000], "read_noise": [1, 5]},

@@ -40,7 +40,7 @@ EXPECTED = {
     "hypernet_dejpeg": ("dejpeg_adjustable", {"quality": (10, 30, 50, 80)}),
     "hypernet_denoise": ("denoise_adjustable", {"sigma": (15, 35, 55, 75)}),
     "hypernet_sr": ("sr", {"scale": (2, 3, 4, 5)}),
-    "masked": ("denoise_15", NOISE | {"strength": (2,), "variance": (0.024,), "density": (0.002,)}),
+    "masked": ("denoise_15", NOISE | {"strength": (2,), "variance": (0.024,), "density": (0.002,), "rays": (64,)}),
     "nafnet": ("camera_noise", {"electrons": (500, 2000)}),
     "nafnet_baseline": ("camera_noise_baseline", {"electrons": (500, 2000)}),
     "nafnet_gopro": ("deblur", {"length": (12,)}),
@@ -66,10 +66,10 @@ def test_a_recipe_is_measured_on_its_task_and_has_its_product(name):
 
 
 def test_unseen_noise_is_measured_under_each_of_its_protocols():
-    """The graph's evaluation of a masked denoiser has every noise of the paper that can be made here."""
+    """The graph's evaluation of a masked denoiser has every noise of the paper."""
     measured = EvaluateSettings(seed=1, threads=1, **resolve("masked", "demo", RECIPES)["evaluate"]).measured()
     firsts = [degradation.protocols[0] for degradation, _ in measured]
-    assert firsts == ["clipped", "poisson", "speckle", "salt-and-pepper", "correlated", "mixture"]
+    assert firsts == ["clipped", "poisson", "speckle", "salt-and-pepper", "rendering", "correlated", "mixture"]
 
 
 @pytest.mark.parametrize("name", TASKS)

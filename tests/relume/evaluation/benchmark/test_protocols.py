@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from relume.degradations import compress_jpeg, downscale_bicubic, upscale_bicubic
 from relume.errors import ConfigError
@@ -76,10 +77,14 @@ def test_only_the_published_gaussian_protocol_is_unclipped(photograph):
 
 
 GRAY = np.float64(128 / 255)
+# E (b^(1/2.2) · gray - gray)² over b, a binomial of 64 and 0.1 over its mean, and what is above white cut off.
+FOUND = np.arange(65)
+RENDERED = binom.pmf(FOUND, 64, 0.1) @ (np.minimum(GRAY * (FOUND / 6.4) ** (1 / 2.2), 1) - GRAY) ** 2
 PARAMETERS = [
     ("poisson", 2, 2**2 * GRAY / 256),
     ("speckle", 0.024, GRAY**2 * 0.024),
     ("salt-and-pepper", 0.002, 0.002 * (GRAY**2 + (1 - GRAY) ** 2) / 2),
+    ("rendering", 64, RENDERED),
     ("correlated", 25, (25 / 255) ** 2),
     ("mixture", 25, 0.998 * (GRAY**2 * 0.024 + (25 / 255) ** 2) + 0.002 * (GRAY**2 + (1 - GRAY) ** 2) / 2),
 ]
