@@ -127,7 +127,7 @@ def restore_file(
         raise ConfigError(
             "An image is not for a terminal to show", next_step="redirect standard output, or name a file"
         )
-    image = decode_source(read_source(source), source, target)
+    data = read_source(source)
     with open_restorer(
         Path(root),
         server=server,
@@ -137,6 +137,7 @@ def restore_file(
         tile=tile,
         backend=backend,
     ) as opened:
+        image = decode_source(data, source, target, opened)
         return opened.restored(image, Path(target), how, on_progress)()
 
 
@@ -226,8 +227,10 @@ def read_source(source: str | Path) -> bytes:
     return sys.stdin.buffer.read() if Path(source) == STANDARD else read_bytes(source)
 
 
-def decode_source(data: bytes, source: str | Path, target: str | Path = STANDARD) -> "DecodedImage":
-    """Decodes an image in full, if there is memory to restore it and to write it as `target`.
+def decode_source(
+    data: bytes, source: str | Path, target: str | Path = STANDARD, opened: "Opened | None" = None
+) -> "DecodedImage":
+    """Decodes an image in full, if there is memory to restore it, as `opened` does, and to write it as `target`.
 
     Raises:
         ImageError: It cannot be decoded, or there is no memory for it.
@@ -237,25 +240,29 @@ def decode_source(data: bytes, source: str | Path, target: str | Path = STANDARD
     from relume.memory import available_memory
 
     where = "standard input" if Path(source) == STANDARD else source
-    needed = needed_memory(read_header(data, where=where, full=True), target)
+    header = read_header(data, where=where, full=True)
+    needed = needed_memory(header, target, opened and opened.plan_for(header.height, header.width))
     if needed > (free := available_memory()):
         raise out_of_memory(where, f"it takes up to {needed / 1e9:.2g} GB, and {free / 1e9:.2g} GB are free")
     return decode(data, where=where, full=True)
 
 
-def needed_memory(header: "Header", target: str | Path = STANDARD) -> int:
+def needed_memory(header: "Header", target: str | Path = STANDARD, plan: "Inference | None" = None) -> int:
     """Bytes that an image takes at most while it is decoded, restored and encoded, without the model's own.
 
     Args:
         header: Of the image.
         target: The file to write; `-` for one of the image's own format.
+        plan: How it is restored; in one window by one network of its own size when None.
     """
     from relume.images import check_suffix
 
+    larger, floats = (plan.scale**2, plan.float_images) if plan else (1, 0)
     a_pixel = 3 * max(3, header.channels) * -(-header.bit_depth // 8)
     kind = header.format if Path(target) == STANDARD else check_suffix(target)
     encoding = {"AVIF": 36, "JPEG2000": 48}.get(kind, 0)  # their encoders hold many copies; as measured
-    return header.decoding_bytes + header.width * header.height * (a_pixel + encoding)
+    of_result = a_pixel + encoding + 3 * 4 * floats
+    return larger * (header.decoding_bytes + header.width * header.height * of_result)
 
 
 def standard_suffix(header: "Header") -> str:

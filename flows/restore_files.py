@@ -175,7 +175,7 @@ def restore_files(
     def read(job: Job) -> tuple[DecodedImage | None, dict]:
         data = read_bytes(job.source)
         entry = record.entry(job, data)
-        return None if record.holds(entry) else decode_source(data, job.source, job.target), entry
+        return None if record.holds(entry) else decode_source(data, job.source, job.target, opened), entry
 
     def restored(number: int, job: Job, image: Future) -> Callable[[], Outcome]:
         def progress(share: float, megapixels: float) -> None:

@@ -65,7 +65,7 @@ def plan(jobs: Sequence[Job], opened: Opened, record: Record | None) -> list[Pla
             measured[dtype, inference.tile] = _seconds_of_a_tile(opened, side, dtype)
         tiles = count_tiles(header.height, header.width, inference)
         seconds = tiles * measured[dtype, inference.tile] / len(inference.windows)  # each tile once in each window
-        planned.append(Planned(job, header, tiles, seconds, needed_memory(header, job.target)))
+        planned.append(Planned(job, header, tiles, seconds, needed_memory(header, job.target, inference)))
     return planned
 
 

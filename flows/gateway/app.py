@@ -45,6 +45,7 @@ from relume.errors import (
     ServerUnreachableError,
 )
 from relume.images import decode, encode, read_header, to_uint8
+from relume.inference.plan import Inference
 from relume.metrics import EQUAL, psnr
 from relume.monitoring.disagreement import SIDE, largest_disagreement
 from relume.monitoring.statistics import measure_request
@@ -144,6 +145,7 @@ class Gateway:
         self.tiles, self._keep = tiles, keep
         self._server, self._key = server, key
         self._restorers: dict[str, TritonRestorer] = {}
+        self._plans: dict[str, Inference] = {}
         self._shadows_free = threading.Semaphore(1)
         self.bodies = Budget(limits.memory_bytes // 4, wait=limits.seconds)
         self.images = Budget(limits.memory_bytes - limits.memory_bytes // 4, wait=limits.seconds)
@@ -161,6 +163,12 @@ class Gateway:
         if (kept := self._restorers.setdefault(product, new)) is not new:
             new.close()
         return kept
+
+    def plan(self, product: str) -> Inference:
+        """How a product restored its last image, or restores its first."""
+        if product not in self._plans:
+            self._plans[product] = self.restorer(product).served().inference
+        return self._plans[product]
 
     def close(self) -> None:
         """Closes the connections to Triton, and the database."""
@@ -183,6 +191,7 @@ class Gateway:
         kind = kind if kind in _SUFFIXES else "png"
         with _timed(seconds, "restore"):
             pixels, served = image.pixels, restorer.served(wanted.image_id)
+            self._plans[wanted.product] = served.inference
             if image.header.bit_depth > 8 and pixels.dtype not in served.types:
                 pixels = to_uint8(pixels)
             restoration = restorer.restore(pixels, level=wanted.level, image_id=wanted.image_id, served=served)
@@ -369,7 +378,8 @@ def gateway_app(gateway: Gateway, *, token: str | None = None) -> FastAPI:
         wanted = Wanted(product or gateway.product, level, format, blend, image_id, keep)
         async with gateway.bodies.share(_announced(request, gateway.limits)):
             data = await _received(request, gateway.limits)
-            needed = needed_memory(read_header(data, where="the body", full=True))
+            header = read_header(data, where="the body", full=True)
+            needed = needed_memory(header, plan=await run_in_threadpool(gateway.plan, wanted.product))
             if needed > gateway.images.size:
                 takes = f"up to {needed / 1e9:.1f} GB of memory, and the gateway has {gateway.images.size / 1e9:.1f}"
                 raise RefusedError(413, f"The image is too large: restoring it takes {takes}")

@@ -202,7 +202,8 @@ class Session:
             if image.state != "waiting":
                 return
             image.state, started = "restoring", time.perf_counter()
-            opened, decoded = self._open(image), self._decoded(image)
+            opened = self._open(image)
+            decoded = self._decoded(image, opened)
             restoration = opened.restorer.restore(decoded.pixels, level=level, on_progress=progress)
             with open(self._file(image.key, "npy"), "wb") as file:
                 np.save(file, restoration.image, allow_pickle=False)
@@ -231,8 +232,8 @@ class Session:
             self._opened[key] = self._closing.enter_context(opening)
         return self._opened[key]
 
-    def _decoded(self, image: StudioImage) -> DecodedImage:
-        return decode_source(read_bytes(self._folder / image.key), image.name)
+    def _decoded(self, image: StudioImage, opened: Opened | None = None) -> DecodedImage:
+        return decode_source(read_bytes(self._folder / image.key), image.name, opened=opened)
 
     def preview(self, key: str, which: Preview) -> Path:
         """A PNG of an image.

@@ -211,6 +211,13 @@ class Inference(Tiling):
         )
         return self.orientations * self.passes * 1e6 * pixels / self.tile**2
 
+    @property
+    def float_images(self) -> int:
+        """Copies of the restored image in float32 that restoring holds at most, beside the image of the tiles' type."""
+        kept = sum(part.results for part in self.parts) if len(self.parts) > 1 or self.fusion else 0
+        several = max((part.results for part in self.parts if part.plan.further_windows), default=0)
+        return kept + 2 * several + (6 if self.fusion else 1 if self.members else 0)
+
     def within(self, height: int, width: int) -> Self:
         """See `Window.within`; in all windows."""
         members = {name: tiling and tiling.within(height, width) for name, tiling in self.members.items()}

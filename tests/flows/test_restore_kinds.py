@@ -13,12 +13,17 @@ import numpy as np
 import pytest
 import skimage.data
 import tifffile
+import torch
 from click.testing import CliRunner
 from PIL import Image, ImageCms
 
 from relume.cli import main
 from relume.errors import ImageError
 from relume.images import decode, read_header, read_image, save_image
+from relume.inference.plan import EdgeFusion, Inference, Tiling
+from relume.models.registry import build
+from relume.serving.served_export import export_served_model
+from relume.serving.served_model import Serving
 from tests.tiny_onnx import BLUR, IDENTITY, write_tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -275,8 +280,10 @@ def test_metadata_stays_in_the_eyes_of_exiftool(model, kind):
 
 MEASURE = """
 import sys
+from pathlib import Path
 from flows.restore import needed_memory, restore_file
 from relume.images import read_header
+from relume.serving.served_model import read_serving
 from tests.abuse.images import memory
 
 small, image, result = sys.argv[1:]
@@ -284,7 +291,8 @@ restore_file(small, result, model="model")  # imports what restoring needs
 with memory() as taken:
     restore_file(image, result, model="model")
 with open(image, "rb") as file:
-    print(taken[0], needed_memory(read_header(file.read(), full=True), result))
+    header = read_header(file.read(), full=True)
+print(taken[0], needed_memory(header, result, read_serving(Path("model")).inference))
 """
 
 
@@ -306,6 +314,42 @@ def test_memory_is_what_was_predicted(model, kind):
     pixels = image.pixels if image.alpha is None else np.dstack([image.pixels, image.alpha])
     save_image(f"in{suffix}", np.tile(pixels, (60, 43, 1)))
     taken, said = measured(f"small{suffix}", f"in{suffix}", f"out{suffix}")
+    assert said / 3 < taken < said
+
+
+class Doubled(torch.nn.Module):
+    """A network that makes an image twice as large."""
+
+    def forward(self, image):
+        return image.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+
+
+def average():
+    """The mean of two small networks."""
+    base = {"architecture": "dncnn", "arguments": {"width": 4, "layers": 2}}
+    return build("weighted_average", {"bases": [base, base]})
+
+
+ONCE = Inference(tile=256, halo=0, overlap=16)
+LARGER = Tiling(tile=320, halo=0, overlap=16)
+PLANS = {
+    "twice as large": (Doubled, ONCE.model_copy(update={"scale": 2})),
+    "in two windows": (average, ONCE.model_copy(update={"further_windows": (LARGER,)})),
+    "in tiles of their own": (average, ONCE.model_copy(update={"members": {"a": None, "b": LARGER}})),
+    "fused at edges": (average, ONCE.model_copy(update={"fusion": EdgeFusion(smooth="a", detail="b")})),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", PLANS)
+def test_memory_of_a_plan_is_what_was_predicted(tmp_path, monkeypatch, kind):
+    """Larger results, several windows and members hold copies of the image, which were said before."""
+    monkeypatch.chdir(tmp_path)
+    network, plan = PLANS[kind]
+    export_served_model(network().eval(), tmp_path / "model", Serving(inference=plan))
+    save_image("small.png", RGB)
+    save_image("in.png", np.tile(RGB, (60, 43, 1)))
+    taken, said = measured("small.png", "in.png", "out.jpg")
     assert said / 3 < taken < said
 
 

@@ -1,6 +1,8 @@
-"""Every recipe to a served model: trained, exported and asked of a real Triton, one plan on every way."""
+"""Every recipe to a release decision and a served model: trained, judged, and asked of a real Triton, one plan on
+every way."""
 
-import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import skimage.data
 
 from relume.evaluation.benchmark.systems import load_system
 from relume.evaluation.networks import at_level, level_estimate, tiled
+from relume.inference.plan import Inference
 from relume.metrics import to_8_bit
 from relume.models.artifact import load_model
 from relume.serving.onnx_restorer import OnnxRestorer
@@ -16,9 +19,25 @@ from relume.serving.repository import publish_release
 from relume.serving.route import Route
 from relume.serving.torch_restorer import TorchRestorer
 from relume.serving.triton_client import TritonRestorer
-from tests.components.test_recipe_runs import RECIPES, run_recipe
+from tests.components.test_recipe_runs import RECIPES, concerns_its_task, decide, holds, run_recipe
 
 CROSS_SECTION = {"masked"}
+LEFT_OUT: dict[str, Any] = {
+    "orientations": 1,
+    "further_windows": (),
+    "members": {},
+    "fusion": None,
+    "passes": 1,
+    "overlap": 0,
+    "halo": 0,
+}
+
+
+def without_each_option(plan: Inference) -> Iterator[tuple[str, Inference]]:
+    """The plan without one of its options, for each that it has."""
+    for option, value in LEFT_OUT.items():
+        if getattr(plan, option) != value:
+            yield option, plan.model_copy(update={option: value})
 
 
 @pytest.mark.slow
@@ -27,12 +46,13 @@ CROSS_SECTION = {"masked"}
     "name", [pytest.param(name, marks=[] if name in CROSS_SECTION else pytest.mark.exhaustive) for name in RECIPES]
 )
 def test_every_recipe_is_served(server, control, tmp_path, name):
-    """A few steps of each phase; evaluation, `relume evaluate`, ONNX Runtime, OpenVINO, PyTorch and Triton then restore
-    a photograph within one level, of a fusion at edges 99.9 % of the values."""
+    """A few steps of each phase, to the gate, which lets it pass or refuses it for its task. Evaluation, `relume
+    evaluate`, ONNX Runtime, OpenVINO, PyTorch and Triton then restore a photograph within one level, of a fusion at
+    edges 99.9 % of the values, and each option of the plan changes pixels."""
     run_recipe(tmp_path, name, steps=6)
+    holds(tmp_path, name)
+    concerns_its_task(decide(tmp_path))
     models, folder = tmp_path / "models", tmp_path / "package" / "serving"
-    shutil.copytree(models / "exported", folder)
-    shutil.copytree(models / "final", tmp_path / "package" / "model")
     onnx = OnnxRestorer(folder, threads=1)
     plan, levels = onnx.inference, onnx.serving.levels
     photograph = 60 + skimage.data.astronaut()[100:290, 150:360] // 2  # of several tiles of demo scale
@@ -40,7 +60,10 @@ def test_every_recipe_is_served(server, control, tmp_path, name):
     level = None if levels is None else levels.default
     if levels is not None and plan.estimator:
         level = levels.nearest(level_estimate(load_model(models / "bases" / plan.estimator))(photograph))
-    expected = tiled(network if level is None else at_level(network, level), plan, batch=1)(photograph)
+    leveled = network if level is None else at_level(network, level)
+    expected = tiled(leveled, plan, batch=1)(photograph)
+    for option, plain in without_each_option(plan):
+        assert (tiled(leveled, plain, batch=1)(photograph) != expected).any(), option
 
     as_float = photograph / np.float32(255)
     system = load_system(models / "final", inference=plan)
