@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,17 @@ SECONDS = 60.0  # for all runs together; a model that is so slow is timed by few
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Latency:
-    """How long one tile takes.
+    """How long a tile takes.
 
     Attributes:
         where: `served` or `in process`.
-        candidate: Median of the candidate's, in milliseconds.
-        champion: Median of the champion's; None without one.
+        candidate: Median of the candidate's in milliseconds, for each of its plan's graphs.
+        champion: Those of the champion; None without one.
     """
 
     where: str
-    candidate: float
-    champion: float | None
+    candidate: Mapping[tuple[str, int], float]
+    champion: Mapping[tuple[str, int], float] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,36 +100,35 @@ def try_out(candidate: Entrant, champion: Entrant | None, home: Path) -> Latency
 
 
 def take_turns(where: str, packages: Sequence[Package], ways: Sequence[Callable[..., np.ndarray]]) -> Latency:
-    """Times one tile of the candidate and, if there is one, of the champion by turns, so that both meet the same load.
+    """Times a tile of each graph of the candidate and, if there is one, of the champion by turns, so that all meet the
+    same load.
 
     Args:
         where: As in `Latency`.
         packages: The candidate and perhaps the champion.
         ways: For each, what restores a tile, (1, 3, T, T) of its plan's type, at a level, as `RestoreBatch` with the
-            keywords that its plan asks for; each part of a plan restores a tile of its own.
+            keywords that its plan asks for.
     """
-    turns: list[tuple[list[Callable[[], np.ndarray]], list[float]]] = []
+    turns: list[tuple[Callable[[], np.ndarray], list[float]]] = []
+    found: list[dict[tuple[str, int], list[float]]] = []
     for package, restore in zip(packages, ways, strict=True):
         serving = read_serving(package.folder / "serving")
         plan, level = serving.inference, serving.levels.default if serving.levels else None
-        runs: list[Callable[[], np.ndarray]] = []
-        for part in plan.parts:
-            side = part.plan.tile
+        found.append({graph: [] for graph in plan.graphs})
+        for (part, side), milliseconds in found[-1].items():
             tile = np.random.default_rng(0).integers(0, 256, (1, 3, side, side), np.uint8)
-            which: dict[str, Any] = {"part": part.name} if len(plan.parts) > 1 else {}
+            which: dict[str, Any] = {"part": part} if len(plan.parts) > 1 else {}
             if plan.passes > 1:
                 which["seeds"] = np.zeros(1, np.float32)
             tiles = tile / np.float32(255) if plan.dtype == "float32" else tile
-            runs.append(functools.partial(restore, tiles, level, **which))
-        turns.append((runs, []))
+            turns.append((functools.partial(restore, tiles, level, **which), milliseconds))
     end = time.monotonic() + SECONDS
     for run in range(WARM_UP + RUNS):
-        for each, milliseconds in turns:
+        for restore_tile, milliseconds in turns:
             start = time.perf_counter()
-            for restore_tile in each:
-                restore_tile()
+            restore_tile()
             milliseconds.append((time.perf_counter() - start) * 1000)
         if run >= WARM_UP and time.monotonic() > end:
             break
-    medians = [statistics.median(milliseconds[WARM_UP:]) for _, milliseconds in turns]
+    medians = [{graph: statistics.median(times[WARM_UP:]) for graph, times in each.items()} for each in found]
     return Latency(where=where, candidate=medians[0], champion=medians[1] if len(medians) > 1 else None)

@@ -4,6 +4,7 @@ It imports neither torch nor numpy.
 """
 
 import itertools
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
@@ -210,6 +211,17 @@ class Inference(Tiling):
             for share, part in zip(shares, self.parts, strict=True)
         )
         return self.orientations * self.passes * 1e6 * pixels / self.tile**2
+
+    def seconds_per_megapixel(self, milliseconds: Mapping[tuple[str, int], float]) -> float:
+        """How long a million pixels of a large image take.
+
+        Args:
+            milliseconds: Of one run on one tile, for each of `graphs`.
+        """
+        runs = {
+            (part.name, window.tile): 1e6 / window.pitch**2 for part in self.parts for window in part.plan._windows()
+        }
+        return self.orientations * self.passes * sum(runs[graph] * milliseconds[graph] for graph in runs) / 1000
 
     @property
     def float_images(self) -> int:

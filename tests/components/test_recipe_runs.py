@@ -92,7 +92,8 @@ def decide(folder: Path) -> GateReport:
     params, package = load_params(folder), open_package(folder / "package")
     assert package.product == params.package.product
     given = params.release, params.evaluate, folder / "data" / "curated" / "held_out" / "test"
-    return measure(package, None, *given, Latency(where="served", candidate=1.0, champion=None))
+    times = dict.fromkeys(params.inference.graphs, 1.0)
+    return measure(package, None, *given, Latency(where="served", candidate=times, champion=None))
 
 
 def concerns_its_task(report: GateReport) -> None:

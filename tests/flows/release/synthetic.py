@@ -140,8 +140,11 @@ def make_package(
     estimator = folder.parent / f"{folder.name}-level.onnx" if inference.estimator else None
     if estimator:
         write_level_estimator(estimator)
+    further = {(part, side): folder.parent / f"{folder.name}-{part}-{side}.onnx" for part, side in inference.graphs[1:]}
+    for (_, side), file in further.items():
+        onnx_filter(file, gaussian(blur), tile=side, adjustable=levels is not None, dtype=inference.dtype)
     serving = Serving(inference=inference, levels=levels)
-    write_served_model(source, folder / "serving", serving, level_estimator=estimator)
+    write_served_model(source, folder / "serving", serving, further_files=further, level_estimator=estimator)
     source.unlink()
     write_json(
         folder / "serving" / "parity.json",

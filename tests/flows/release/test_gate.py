@@ -10,7 +10,7 @@ from flows.release.trial import Latency
 from relume.errors import GateRefusedError, ModelFormatError, UserError
 from relume.evaluation.settings import EvaluateSettings
 from relume.images import read_image, save_image
-from relume.inference.plan import Inference
+from relume.inference.plan import Inference, Window
 from relume.params import ParityLimits, ReleaseSettings, load_params
 from relume.serving.levels import LevelRange
 from tests.flows.release.synthetic import doubling, make_package, make_photographs
@@ -147,11 +147,28 @@ def test_the_latency_is_compared_with_the_champions(tmp_path, photographs):
     champion, candidate = make_package(tmp_path / "champion"), make_package(tmp_path / "candidate", tile=128)
     # Neighbours with a halo of 8 and an overlap of 4 are 44 and 108 pixels apart.
     for milliseconds, refused in [(12.0, False), (24.0, True)]:
-        latency = Latency(where="served", candidate=milliseconds * (108 / 44) ** 2, champion=4.0)
+        latency = Latency(
+            where="served", candidate={("", 128): milliseconds * (108 / 44) ** 2}, champion={("", 64): 4.0}
+        )
         report = measure(candidate, champion, settings(max_latency_ratio=4), NOISE, photographs, latency)
         assert value(report, "latency of a pixel over the champion's, served") == pytest.approx(milliseconds / 4)
         names = {check.name for check in report.failed}
         assert ("latency of a pixel over the champion's, served" in names) is refused
+
+
+def test_the_latency_is_that_of_the_whole_plan(tmp_path, photographs):
+    """A plan of two windows in eight orientations, beside a champion of one window: each tile has its own time and
+    number. The limit of a tile is for the slowest; the note says what a megapixel takes."""
+    window = Window(tile=96, halo=0, overlap=16)
+    plan = Inference(tile=64, halo=8, overlap=4, further_windows=(window,), orientations=8)
+    served = make_package(tmp_path / "champion"), make_package(tmp_path / "candidate", inference=plan)
+    latency = Latency(where="served", candidate={("", 64): 2.0, ("", 96): 5.0}, champion={("", 64): 2.0})
+    report = measure(served[1], served[0], settings(), NOISE, photographs, latency)
+    assert value(report, "latency of one tile of 96 pixels, served") == 5.0
+    seconds = [8 * (2 * 1e3 / 44**2 + 5 * 1e3 / 80**2), 2 * 1e3 / 44**2]
+    assert value(report, "latency of a pixel over the champion's, served") == pytest.approx(seconds[0] / seconds[1])
+    assert report.notes[0].endswith(f"which take {seconds[0]:.2g} s served")
+    assert report.notes[1].endswith(f"which take {seconds[1]:.2g} s served")
 
 
 def test_the_noise_does_not_depend_on_order_or_company(tmp_path, photographs):
