@@ -50,7 +50,10 @@ class Condition:
         return " (given to it)" if given else ""
 
     def limit(self, settings: ReleaseSettings) -> float:
-        """The gain over the input that is asked for, between two levels of the settings on the line through both."""
+        """The gain over the input that is asked for, between two levels of the settings on the line through both; none
+        at a level that the task's models are not trained on."""
+        if self.degradation.trained not in (None, self.level):
+            return 0.0
         limits = sorted(settings.min_gain_over_input_db[self.protocol].items())
         return float(np.interp(self.level, [level for level, _ in limits], [limit for _, limit in limits]))
 

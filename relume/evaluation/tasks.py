@@ -5,7 +5,7 @@ A recipe names its task. The protocols are those of `relume.evaluation.benchmark
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 TaskName = Literal[
@@ -33,12 +33,15 @@ class TaskDegradation:
         protocols: Under which it is measured. The first is the product's: its inputs are 8-bit files, the photographs
             are restored in tiles as they are served, and the gate asks for a gain under it.
         lower_is_stronger: Whether a lower value is a stronger degradation.
+        trained: The level that models of the task are trained on, where that is one: at others the gate asks only that
+            nothing is lost. None for all.
     """
 
     parameter: str
     levels: tuple[float, ...]
     protocols: tuple[str, ...]
     lower_is_stronger: bool = False
+    trained: float | None = None
 
     def strongest(self, levels: Iterable[float]) -> float:
         """Of some levels the one of the strongest degradation."""
@@ -68,7 +71,7 @@ WHITE_NOISE = TaskDegradation(
     parameter="sigma", levels=(15, 25, 50), protocols=("clipped", "unclipped", "jpeg85", "jpeg95")
 )
 UNSEEN = (  # of arXiv 2303.13132, whose renderings with few rays are modelled, not rendered
-    WHITE_NOISE,
+    replace(WHITE_NOISE, trained=15),
     TaskDegradation(parameter="strength", levels=(2,), protocols=("poisson",)),
     TaskDegradation(parameter="variance", levels=(0.024,), protocols=("speckle",)),
     TaskDegradation(parameter="density", levels=(0.002,), protocols=("salt-and-pepper",)),

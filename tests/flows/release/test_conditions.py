@@ -40,3 +40,19 @@ def test_a_model_with_a_level_estimator_is_judged_told_and_blind():
     assert (
         len(list(conditions_of(evaluate, Serving(inference=Inference(tile=48, halo=4, overlap=8), levels=levels)))) == 2
     )
+
+
+def test_noise_that_a_model_was_not_trained_on_must_not_lose(tmp_path):
+    """`masked` is asked for what a denoiser gains at the sigma of its training; of all other noise, for no loss."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    limits = {}
+    for name in ("masked", "denoise"):
+        use(name, "demo", tmp_path, ROOT / "recipes")
+        params = load_params(tmp_path)
+        (trained,) = params.training.degradation.steps
+        conditions = conditions_of(params.evaluate, Serving(inference=params.inference))
+        limits[name, trained.sigma] = {(c.protocol, c.level): c.limit(params.release) for c in conditions}
+    masked, denoise = limits["masked", (15, 15)], limits["denoise", (0, 55)]
+    assert masked.pop(("clipped", 15)) == denoise["clipped", 15] > 0
+    assert {level for protocol, level in masked if protocol == "clipped"} == {25, 50}
+    assert set(masked.values()) == {0}
