@@ -241,7 +241,7 @@ def decode_source(
 
     where = "standard input" if Path(source) == STANDARD else source
     header = read_header(data, where=where, full=True)
-    needed = needed_memory(header, target, opened and opened.plan_for(header.height, header.width))
+    needed = needed_memory(header, target, opened.plan_for(header.height, header.width) if opened else None)
     if needed > (free := available_memory()):
         raise out_of_memory(where, f"it takes up to {needed / 1e9:.2g} GB, and {free / 1e9:.2g} GB are free")
     return decode(data, where=where, full=True)
