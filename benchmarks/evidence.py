@@ -268,6 +268,27 @@ def rows_of(of_seeds: Sequence[Measured]) -> dict[str, Any]:
     }
 
 
+def two_conditions(evidence: Evidence) -> Measured:
+    """CResMD that is given blur and noise, against the same when one of them is kept from it."""
+    recipe = evidence.recipe("cresmd_blur_noise")
+    section = recipe["pretrain"]["bases"]["cresmd"]
+    network = evidence.trained("cresmd_blur_noise", of_base(section), section, recipe["training"])
+    kept: dict[str, Callable[[float, float], tuple[float, float]]] = {
+        "blur and noise": lambda blur, sigma: (blur, sigma),
+        "noise alone": lambda blur, sigma: (0, sigma),
+        "blur alone": lambda blur, sigma: (blur, 0),
+    }
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in (*kept, "input as it is")}
+    for blur in (0, 1, 2):
+        for sigma in (0, 15, 50):
+            blurring = [{"kind": "gaussian_blur", "sigma_x": [blur, blur]}] if blur else []
+            degradation = {"steps": [*blurring, *awgn(sigma)["steps"]]}
+            systems = {name: AtLevel(network, told(10 * blur, sigma)).eval() for name, told in kept.items()}
+            for name, system in {**systems, "input as it is": nn.Identity()}.items():
+                found[name][f"blur {blur}, sigma {sigma}"] = evidence.psnrs(system, degradation)
+    return Measured(systems=found, pairs=[("blur and noise", name) for name in list(found)[1:]])
+
+
 Made = Callable[[], tuple[nn.Module, str, dict[str, Any]]]  # network, architecture and arguments to start from
 
 
@@ -556,6 +577,7 @@ COMPARISONS: dict[str, Callable[[Evidence], Measured]] = {
     "hypernet_denoise": partial(hypernetwork, recipe_name="hypernet_denoise"),
     "hypernet_dejpeg": partial(hypernetwork, recipe_name="hypernet_dejpeg"),
     "hypernet_sr": partial(hypernetwork, recipe_name="hypernet_sr"),
+    "two_conditions": two_conditions,
     "dynamic_pretraining": dynamic_pretraining,
     "both_networks": both_networks,
     "level_network": level_network,

@@ -22,7 +22,7 @@ from relume.degradations.noise import (
     as_8_bits,
 )
 from relume.degradations.resampling import downscale_bicubic, upscale_bicubic
-from relume.degradations.settings import LEVEL_STEP, Degradation
+from relume.degradations.settings import CONDITION_STEP, LEVEL_STEP, Degradation
 from relume.degradations.steps import Step
 from relume.degradations.weather import add_haze, add_rain
 
@@ -33,11 +33,11 @@ class Degraded:
 
     Attributes:
         image: float32 (C, H, W), in [0, 1] or around it; smaller than the clean one by `Degradation.scale`.
-        level: The level that an adjustable network is given; None without `Degradation.level`.
+        level: The level that an adjustable network is given, or all its conditions; None without `Degradation.level`.
     """
 
     image: np.ndarray
-    level: float | None
+    level: float | tuple[float, ...] | None
 
 
 def degrade(clean: np.ndarray, settings: Degradation, rng: np.random.Generator) -> Degraded:
@@ -48,12 +48,15 @@ def degrade(clean: np.ndarray, settings: Degradation, rng: np.random.Generator) 
         settings: The steps.
         rng: Source of everything.
     """
-    image, level = clean, None
+    image, level, conditions = clean, None, dict.fromkeys(settings.conditions, 0.0)
     for step in settings.steps:
         image, strength = _apply(step, image, rng)
         if settings.level and isinstance(step, LEVEL_STEP[settings.level]):
             level = strength
-    return Degraded(image=image, level=level)
+        for name in conditions:
+            if strength is not None and isinstance(step, CONDITION_STEP[name]):
+                conditions[name] = {"blur": 10 * strength, "sigma": strength, "jpeg": 100 - strength}[name]
+    return Degraded(image=image, level=tuple(conditions.values()) or level)
 
 
 def degrade_at(clean: np.ndarray, settings: Degradation, rng: np.random.Generator, level: float) -> Degraded:
@@ -111,7 +114,7 @@ def _apply(step: Step, image: np.ndarray, rng: np.random.Generator) -> tuple[np.
         case kinds.CameraSharpening():
             image = sharpen_in_camera(image, amount=draw(*step.amount), radius=draw(*step.radius))
         case kinds.GaussianBlur():
-            sigma_x = draw(*step.sigma_x)
+            strength = sigma_x = draw(*step.sigma_x)
             sigma_y = draw(*step.sigma_y) if step.sigma_y else sigma_x
             image = blur_gaussian(image, sigma_x, sigma_y, draw(*step.angle))
         case kinds.MotionBlur():

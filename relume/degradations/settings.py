@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 from relume.degradations.steps import (
     BaseStep,
     Bicubic,
+    GaussianBlur,
     GaussianNoise,
     Jpeg,
     OneOf,
@@ -19,6 +20,7 @@ from relume.errors import ConfigError
 from relume.settings import Settings
 
 LEVEL_STEP: dict[str, type[BaseStep]] = {"sigma": GaussianNoise, "quality": Jpeg, "scale": Bicubic}
+CONDITION_STEP: dict[str, type[BaseStep]] = {"blur": GaussianBlur, "sigma": GaussianNoise, "jpeg": Jpeg}
 
 
 class Degradation(Settings):
@@ -29,10 +31,14 @@ class Degradation(Settings):
         level: The drawn number that an adjustable network is given: `sigma` of the gaussian_noise, `quality` of the
             jpeg or `scale` of the bicubic step, of which there must then be exactly one, not inside another step
             and without a probability.
+        conditions: What a network of several degradations is given in place of the level alone, in its order: `blur`
+            (ten times the standard deviation of a gaussian_blur), `sigma` and `jpeg` (100 minus the quality), each 0
+            where its step is skipped. With `level: sigma`, the one that a served model is given.
     """
 
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
     level: Literal["sigma", "quality", "scale"] | None = None
+    conditions: tuple[Literal["blur", "sigma", "jpeg"], ...] = ()
 
     @model_validator(mode="after")
     def _one_step_has_the_level(self) -> Self:
@@ -41,6 +47,19 @@ class Degradation(Settings):
             found = [step for step in self.steps if isinstance(step, wanted)]
             if len(found) != 1 or found[0].probability != 1:
                 raise ValueError(f"level {self.level} needs exactly one {wanted.title} step, of probability 1")
+        return self
+
+    @model_validator(mode="after")
+    def _one_step_has_each_condition(self) -> Self:
+        if self.conditions and self.level != "sigma":
+            raise ValueError("conditions need level sigma")
+        if len(set(self.conditions)) != len(self.conditions) or (self.conditions and "sigma" not in self.conditions):
+            raise ValueError("conditions name sigma and other degradations once each")
+        for name in self.conditions:
+            found = [step for step in self.steps if isinstance(step, CONDITION_STEP[name])]
+            if len(found) != 1 or getattr(found[0], "sigma_y", None):
+                kind = "gaussian_blur step without sigma_y" if name == "blur" else f"{CONDITION_STEP[name].title} step"
+                raise ValueError(f"condition {name} needs exactly one {kind}")
         return self
 
     @model_validator(mode="after")
@@ -90,7 +109,7 @@ class Degradation(Settings):
                 why=error.errors()[0]["msg"],
                 next_step="choose a level in the range of the degradation",
             ) from None
-        return Degradation(steps=tuple(steps), level=self.level)
+        return Degradation(steps=tuple(steps), level=self.level, conditions=self.conditions)
 
     def describe(self) -> str:
         """One line for model cards, such as "Gaussian noise, sigma 0 to 55"."""

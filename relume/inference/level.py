@@ -9,13 +9,13 @@ class AtLevel(nn.Module):
 
     Args:
         network: (image, level) to image.
-        level: Of the network's kind.
+        level: Of the network's kind, or all conditions of a network that has several.
     """
 
-    def __init__(self, network: nn.Module, level: float):
+    def __init__(self, network: nn.Module, level: float | tuple[float, ...]):
         super().__init__()
         self.network = network
-        self.register_buffer("level", torch.tensor([float(level)]), persistent=False)
+        self.register_buffer("level", torch.tensor([level], dtype=torch.float32), persistent=False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) to the same shape."""

@@ -9,6 +9,7 @@ Deviation: odd sizes are padded by reflection inside `forward`.
 import torch
 from torch import nn
 
+from relume.errors import ConfigError
 from relume.models.layers import pad_to_multiple
 from relume.models.registry import Variant
 
@@ -35,15 +36,32 @@ class CResMD(nn.Module):
         width: Channels.
         blocks: Residual blocks.
         norms: The level of each degradation that makes a condition of one: blur (standard deviation of
-            the kernel in pixels, times ten), noise (sigma in [0, 255]) and, with three, JPEG.
+            the kernel in pixels, times ten), noise (sigma in [0, 255]) and, with three, JPEG (100 minus the quality).
+        others: What is assumed of blur, and of JPEG, where only the noise is given: for a served model, which has one
+            level. None of them by default.
         channels: Image channels.
     """
 
     size_multiple = 2
 
-    def __init__(self, *, width: int = 64, blocks: int = 32, norms: tuple[float, ...] = (40, 50), channels: int = 3):
+    def __init__(
+        self,
+        *,
+        width: int = 64,
+        blocks: int = 32,
+        norms: tuple[float, ...] = (40, 50),
+        others: tuple[float, ...] | None = None,
+        channels: int = 3,
+    ):
         super().__init__()
         self.norms = tuple(norms)
+        self.others = tuple(others or [0.0] * (len(norms) - 1))
+        if len(self.others) != len(norms) - 1:
+            raise ConfigError(
+                "The conditions beside the noise are not those of the network",
+                where=f"others {list(self.others)}, norms {list(norms)}",
+                next_step="give a number for each condition but that of the noise",
+            )
         self.global_scale = nn.Linear(len(norms), channels)
         self.conv_first = nn.Conv2d(channels, width, 3, stride=2, padding=1)
         self.recon_trunk = nn.ModuleList(ScaledResidualBlock(width, len(norms)) for _ in range(blocks))
@@ -57,16 +75,15 @@ class CResMD(nn.Module):
         Args:
             image: (N, C, H, W) in [0, 1]; any H and W.
             level: All degradations in the units of `norms`, (N or 1, conditions); or of noise alone,
-                sigma in [0, 255], (N,) or (1,).
+                sigma in [0, 255], (N,) or (1,), with the rest as `others` says.
 
         Returns:
             (N, C, H, W), not clamped.
         """
         if level.ndim < 2:
             noise = level.view(-1, 1)
-            level = torch.cat(
-                [torch.zeros_like(noise), noise, *[torch.zeros_like(noise)] * (len(self.norms) - 2)], dim=1
-            )
+            blur, *further = (torch.full_like(noise, other) for other in self.others)
+            level = torch.cat([blur, noise, *further], dim=1)
         condition = (level / torch.tensor(self.norms, device=level.device)).to(image.dtype)
         height, width = image.shape[-2:]
         x = self.conv_first(pad_to_multiple(image, self.size_multiple, mode="reflect"))

@@ -34,6 +34,7 @@ def problems(stage: ResolvedStage, network: nn.Module, *, ranks: int, side: int)
         yield from _trained(phase, network, where)
         yield from level_problems(phase.degradation, network, where=f"{where}.degradation", method=stage.method)
         yield from scale_problems(phase.degradation, network, where=f"{where}.degradation")
+        yield from condition_problems(phase.degradation, network, where=f"{where}.degradation")
         if mixes_levels(phase.degradation, phase.augmentation):
             yield ConfigError(
                 "A mixture of two degradations has no level",
@@ -138,6 +139,24 @@ def scale_problems(degradation: Degradation, network: nn.Module, *, where: str) 
             where=f"{where}: {degradation}",
             why=f"the network makes images {scale} times as large, the degradation {degradation.scale} times as small",
             next_step="set `upscale` of the network and `scale` of the step shrink in recipe.yaml to the same",
+        )
+
+
+def condition_problems(degradation: Degradation, network: nn.Module, *, where: str) -> Iterator[ConfigError]:
+    """Whether a network takes as many conditions as the degradation gives it.
+
+    Args:
+        degradation: Of what the network restores.
+        network: The network.
+        where: The key of the degradation.
+    """
+    given, taken = len(degradation.conditions), len(getattr(network, "norms", ()))
+    if given and given != taken:
+        yield ConfigError(
+            "Network and degradation do not agree on the conditions",
+            where=f"{where}.conditions: {', '.join(degradation.conditions)}",
+            why=f"the network takes {taken or 'one level and no'} conditions",
+            next_step="name as many conditions as the network has norms, or remove degradation.conditions",
         )
 
 

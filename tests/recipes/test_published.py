@@ -39,7 +39,7 @@ def test_there_is_one_for_each_published_system():
     challenge = {"srcb", "snucv", "buptmm", "hmidenoise", "pixel_purifiers", "alwaysu", "tcler"}
     hypernet = {"hypernet_denoise", "hypernet_dejpeg", "hypernet_sr"}
     reference = {"photo", "denoise", "denoise_adjustable", "dejpeg", "base"}
-    peers = {"adafm_denoise", "cfsnet_denoise", "dni_denoise", "cresmd_denoise"}
+    peers = {"adafm_denoise", "cfsnet_denoise", "dni_denoise", "cresmd_denoise", "cresmd_blur_noise"}
     dynet = {"dynet", "dynet_small", "dynet_derain", "dynet_five"}
     others = {"nafnet", "nafnet_baseline", "nafnet_gopro", "masked", "all_in_one", "ensemble", "restormer_data", "sr2"}
     assert set(NAMES) == challenge | hypernet | reference | peers | dynet | others
@@ -122,6 +122,16 @@ def test_cresmd_is_as_published():
     assert (noise["sigma"], noise["beta"], base["arguments"]["norms"]) == ([0, 50], [0.5, 1.0], [40, 50])
     assert base["optimizer"].items() >= {"kind": "adam", "lr": 5e-4}.items()
     assert sizes("cresmd_denoise")["pretrain@cresmd"][0] == 2_557_708
+
+
+def test_cresmd_with_two_conditions_is_as_published():
+    """Blur up to 4 pixels, on the network's scale of ten times that, and noise up to 50 are conditions of one each."""
+    sections, base, _ = published("cresmd_blur_noise")
+    degradation = sections["training"]["degradation"]
+    blur, noise = degradation["steps"]
+    assert (degradation["conditions"], base["arguments"]["norms"]) == (["blur", "sigma"], [40, 50])
+    assert (10 * blur["sigma_x"][1], noise["sigma"][1]) == (40, 50)
+    assert sizes("cresmd_blur_noise")["pretrain@cresmd"][0] == 2_557_708
 
 
 def test_nafnets_baseline_is_as_published():

@@ -15,6 +15,7 @@ from relume.degradations import (
     Degradation,
     add_gaussian_noise,
     as_8_bits,
+    blur_gaussian,
     compress_jpeg,
     counter_rng,
     degrade,
@@ -197,3 +198,32 @@ def test_without_a_level_there_is_none():
     assert degrade(SHARED_IMAGE, settings(NOISE), counter_rng(1, "sample", 3)).level is None
     with pytest.raises(ConfigError, match="has no level"):
         degrade_at(SHARED_IMAGE, settings(NOISE), counter_rng(1, "sample", 3), 25)
+
+
+def test_conditions_are_what_was_done_to_the_image():
+    """Blur, noise and JPEG in the order that is asked for; what is skipped is 0; the image is that of no conditions."""
+    steps = [
+        {"kind": "gaussian_blur", "sigma_x": [0.5, 4], "probability": 0.5},
+        {"kind": "gaussian_noise", "sigma": [0, 50], "clipped": 1.0},
+        {"kind": "jpeg", "quality": [8, 90], "probability": 0.5},
+    ]
+    plain, asked = settings(*steps, level="sigma"), ["blur", "sigma", "jpeg"]
+    wanted = Degradation.model_validate({"steps": steps, "level": "sigma", "conditions": asked})
+    found = [degrade(SHARED_IMAGE, wanted, counter_rng(3, "sample", number)) for number in range(60)]
+    for number, one in enumerate(found):
+        same = degrade(SHARED_IMAGE, plain, counter_rng(3, "sample", number))
+        np.testing.assert_array_equal(one.image, same.image)
+        assert one.level[1] == same.level
+    blur, noise, jpeg = np.array([one.level for one in found]).T
+    for values, low, high in ((blur, 5, 40), (jpeg, 10, 92)):
+        assert 0.25 < (values == 0).mean() < 0.75
+        assert low <= values[values > 0].min() < values.max() <= high
+    assert (noise > 0).all()
+    at = {
+        "steps": [steps[0] | {"probability": 1, "sigma_x": [2, 2]}, steps[1] | {"sigma": [0, 0], "clipped": 0.0}],
+        "level": "sigma",
+        "conditions": ["blur", "sigma"],
+    }
+    blurred = degrade(SHARED_IMAGE, Degradation.model_validate(at), counter_rng(0, "sample", 0))
+    assert blurred.level == (20, 0)
+    np.testing.assert_allclose(blurred.image, blur_gaussian(SHARED_IMAGE, 2, 2, 0), atol=1e-6)

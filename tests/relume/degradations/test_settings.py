@@ -100,3 +100,25 @@ def test_impossible_levels_are_refused(level, value, complaint):
     """No level was named, or no degradation can have it."""
     with pytest.raises(ConfigError, match=complaint):
         Degradation.model_validate({"steps": [NOISE, JPEG], "level": level}).at(value)
+
+
+BLUR = {"kind": "gaussian_blur", "sigma_x": [0.5, 4]}
+
+
+@pytest.mark.parametrize(
+    ("steps", "level", "conditions", "complaint"),
+    [
+        ([BLUR, NOISE], None, ["blur", "sigma"], "need level sigma"),
+        ([BLUR, JPEG], "quality", ["blur", "jpeg"], "need level sigma"),
+        ([BLUR, NOISE], "sigma", ["blur"], "name sigma"),
+        ([BLUR, NOISE], "sigma", ["sigma", "sigma"], "once each"),
+        ([NOISE], "sigma", ["blur", "sigma"], "exactly one gaussian_blur"),
+        ([BLUR | {"sigma_y": [1, 2]}, NOISE], "sigma", ["blur", "sigma"], "without sigma_y"),
+        ([NOISE], "sigma", ["sigma", "jpeg"], "exactly one JPEG"),
+        ([NOISE], "sigma", ["sigma", "haze"], "'blur', 'sigma' or 'jpeg'"),
+    ],
+)
+def test_conditions_that_make_no_sense_are_refused(steps, level, conditions, complaint):
+    """Each mistake is named."""
+    with pytest.raises(ValidationError, match=complaint):
+        Degradation.model_validate({"steps": steps, "level": level, "conditions": conditions})

@@ -23,6 +23,7 @@ EXPECTED = {
     "base": ("base", NOISE),
     "buptmm": ("denoise_50", AT_50),
     "cfsnet_denoise": ("denoise_adjustable", PEERS),
+    "cresmd_blur_noise": ("denoise_deblur", NOISE),
     "cresmd_denoise": ("denoise_adjustable", NOISE),
     "dejpeg": ("dejpeg", {"quality": (10, 20, 30, 40)}),
     "denoise": ("denoise", NOISE),

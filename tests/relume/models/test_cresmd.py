@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from relume.errors import ConfigError
 from relume.models.cresmd import VARIANTS, CResMD
 from relume.models.registry import build
 
@@ -54,6 +55,20 @@ def test_a_plain_level_is_noise_alone(norms):
     full = torch.tensor([[0.0, 20.0, 0.0], [0.0, 45.0, 0.0]])[:, : len(norms)]
     with torch.no_grad():
         assert torch.equal(network(image, torch.tensor([20.0, 45.0])), network(image, full))
+
+
+def test_the_other_conditions_of_a_plain_level_can_be_fixed():
+    """Served for images of one blur is the network of both conditions at that blur; too few numbers are refused."""
+    torch.manual_seed(3)
+    full, served = CResMD(width=8, blocks=2), CResMD(width=8, blocks=2, others=(15.0,))
+    served.load_state_dict(full.state_dict())
+    image = contract.images(2, 3, 12, 14)
+    with torch.no_grad():
+        both = full(image, torch.tensor([[15.0, 20.0], [15.0, 45.0]]))
+        assert torch.equal(served(image, torch.tensor([20.0, 45.0])), both)
+        assert not torch.equal(full(image, torch.tensor([20.0, 45.0])), both)
+    with pytest.raises(ConfigError, match="norms"):
+        CResMD(norms=(40, 50, 92), others=(15.0,))
 
 
 def test_scales_are_affine_in_the_condition():

@@ -160,6 +160,19 @@ def test_network_and_degradation_must_agree_on_the_level():
     assert "several levels at once" in message
 
 
+def test_network_and_degradation_must_agree_on_the_conditions():
+    """A network of two conditions takes two, one of a level none; the message names them."""
+    steps = [{"kind": "gaussian_blur", "sigma_x": [0.5, 4]}, {"kind": "gaussian_noise", "sigma": [0, 50]}]
+    both = {"steps": steps, "level": "sigma", "conditions": ["blur", "sigma"]}
+    given = TRAINING.model_copy(update={"degradation": Degradation.model_validate(both)})
+    of_two, of_three = (build("cresmd", {"width": 4, "blocks": 1, "norms": n}) for n in ([40, 50], [40, 50, 92]))
+    assert found(stage(), given, of_two) == []
+    (message,) = found(stage(), given, of_three)
+    assert re.search(r"conditions: blur, sigma[\s\S]*takes 3 conditions", message)
+    (message,) = found(stage(), given, build("ffdnet", {"width": 4, "layers": 3}))
+    assert "takes one level and no conditions" in message
+
+
 def test_a_level_estimator_is_trained_on_levels():
     """By its own method alone, with a degradation that names the level."""
     network, given = build("level_estimator", {"width": 4}), TRAINING.model_copy(update={"degradation": LEVELS})
