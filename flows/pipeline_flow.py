@@ -17,6 +17,7 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 from prefect.cache_policies import INPUTS, RUN_ID
 from prefect.futures import PrefectFuture
 
+from flows.cache_objects import remember_objects, remove_damaged
 from flows.container_images import remember_images
 from flows.dvc_commands import run_dvc
 from flows.graph import Graph, Stage, read_graph, read_store
@@ -95,6 +96,10 @@ def pipeline(
                 f"warning: {len(moved)} of the listed photographs are gone or changed, such as {moved[0]}; what was "
                 "made of them is taken from the cache as long as it can be; next: relume data scan"
             )
+        for damaged in remove_damaged(run.store.cache, place):
+            printer.say(
+                f"warning: object {damaged} of DVC's cache was damaged and is removed; it is made again if needed"
+            )
         printer.say(f"run {name} of commit {run.commit[:12]}, {counted(len(chosen), 'stage')}")
         loggers: dict[str, logging.Logger | logging.LoggerAdapter] = {}
         environment: dict[str, str] = {}
@@ -146,6 +151,7 @@ def _run_stages(
     remember_images(run.home, results)
     write_lock(run.root, merge(read_lock(run.root), [result.entry for result in results], list(graph.stages)))
     _checkout(run.root, [out for result in results for out in chosen[result.stage].outs])
+    remember_objects(run.store.cache, run.home)
     summary = [
         {"stage": r.stage, "outcome": r.outcome, "seconds": round(r.seconds, 2)}
         | ({"image": r.image} if r.image else {})
