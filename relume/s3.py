@@ -38,7 +38,10 @@ def listing(address: str) -> list[tuple[str, int, str]]:
     bucket, prefix = _split(address)
 
     def pages() -> list[dict[str, Any]]:
-        return list(_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix))
+        found = list(_client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix))
+        if any("IsTruncated" not in page for page in found):  # without it the pages that follow would be missing
+            raise _CutShortError
+        return found
 
     objects = [item for page in _call(pages, address) for item in page.get("Contents", ())]
     return [(f"s3://{bucket}/{item['Key']}", item["Size"], item["ETag"].strip('"')) for item in objects]
@@ -60,7 +63,7 @@ def read(address: str) -> tuple[bytes, str]:
 
     def body() -> tuple[bytes, str]:
         answer = _client().get_object(Bucket=bucket, Key=key)
-        return answer["Body"].read(), answer["ETag"].strip('"')
+        return answer["Body"].read(), _etag(answer)
 
     return _call(body, address)
 
@@ -103,11 +106,21 @@ def write(address: str, content: Path | bytes) -> str:
 
     def put() -> str:
         if isinstance(content, bytes):
-            return _client().put_object(Bucket=bucket, Key=key, Body=content)["ETag"].strip('"')
+            return _etag(_client().put_object(Bucket=bucket, Key=key, Body=content))
         with open(content, "rb") as file:
-            return _client().put_object(Bucket=bucket, Key=key, Body=file)["ETag"].strip('"')
+            return _etag(_client().put_object(Bucket=bucket, Key=key, Body=file))
 
     return _call(put, address)
+
+
+class _CutShortError(Exception):
+    """An answer ended within its head, which boto3 takes for a whole one."""
+
+
+def _etag(answer: dict[str, Any]) -> str:
+    if "ETag" not in answer:
+        raise _CutShortError
+    return str(answer["ETag"]).strip('"')
 
 
 def _client() -> Any:
@@ -146,8 +159,12 @@ def _call(call: Callable[[], T], where: str) -> T:
     boto3 retries requests by itself, but not a body that is interrupted while it is read: that is done here.
     """
     from botocore import exceptions as problem
+    from botocore.parsers import ResponseParserError
 
-    broken = (problem.IncompleteReadError, problem.ReadTimeoutError, problem.ResponseStreamingError)
+    broken = (
+        *(problem.IncompleteReadError, problem.ReadTimeoutError, problem.ResponseStreamingError),
+        *(ResponseParserError, _CutShortError),
+    )
     for attempt in range(_ATTEMPTS):
         try:
             return call()

@@ -42,7 +42,7 @@ def upload(folder: str | Path, address: str, *, progress: Callable[[str, int, in
         The number of files.
 
     Raises:
-        SourceError: There are no shards, or S3 is missing, silent or refuses.
+        SourceError: There are no shards, S3 is missing, silent or refuses, or it lists other files than were written.
     """
     folder, prefix = Path(folder), address.rstrip("/")
     shards = shard_files(folder)
@@ -56,6 +56,7 @@ def upload(folder: str | Path, address: str, *, progress: Callable[[str, int, in
         shard = np.load(path, mmap_mode="r")
         manifest["shards"].append({"name": path.name, "offset": shard.offset, "shape": shard.shape})
     s3.write(f"{prefix}/{MANIFEST}", json.dumps(manifest).encode())
+    open_streamed(prefix)  # what the server lists is what was written, or trainings elsewhere would find out
     return len(names)
 
 

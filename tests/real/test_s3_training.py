@@ -129,6 +129,30 @@ def test_a_patch_that_breaks_off_is_read_again(environment, address, curated, tm
     assert proxy.connections >= 3
 
 
+@pytest.mark.parametrize("after", [15, 40, 70])
+def test_an_answer_that_ends_within_its_head_is_asked_for_again(environment, address, curated, monkeypatch, after):
+    """boto3 takes it for a whole answer: of a listing without files, of an upload without an ETag."""
+    with CuttingProxy(environment.endpoint, cuts=3, after=after) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        relume_s3._make_client.cache_clear()
+        assert len(relume_s3.listing(address)) == 4
+        assert proxy.connections == 4
+    content = curated / "train-00001.npy"
+    with CuttingProxy(environment.endpoint, cuts=3, after=after) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        relume_s3._make_client.cache_clear()
+        relume_s3.write(f"{address}/again", content)
+        assert relume_s3.read(f"{address}/again")[0] == content.read_bytes()
+
+
+def test_an_upload_that_the_server_lists_otherwise_is_refused(environment, curated, monkeypatch):
+    """ETags of the answers that are not those of the listing: the upload says so, not a training elsewhere."""
+    write = relume_s3.write
+    monkeypatch.setattr(relume_s3, "write", lambda *arguments: write(*arguments)[::-1])
+    with pytest.raises(SourceError, match="has changed since it was uploaded"):
+        upload(curated, "s3://dvc/forged", progress=lambda *_: None)
+
+
 def refused(address):
     """The refusal of a prefix, which never holds the secret."""
     relume_s3._make_client.cache_clear()
