@@ -148,6 +148,7 @@ def _acquire(
     while True:
         try:
             lock.acquire(timeout=0)
+            activities(home)  # which removes the records of killed runs
             return
         except filelock.Timeout:
             running = (str(run) for run in activities(home) if run.state == "running" and run.what != RELEASE)

@@ -1,5 +1,6 @@
 """Turns of runs in one checkout: one works, the others wait or are refused, and both can be seen."""
 
+import json
 import os
 import re
 import subprocess
@@ -109,3 +110,13 @@ def test_the_stages_that_live_are_what_a_run_is_at(tmp_path, monkeypatch):
             assert activities(tmp_path)[0].doing == "pretrain@a 2 min"
     finally:
         stop_process(tmp_path / "runs" / "r1" / "pretrain@a", "process")
+
+
+def test_a_turn_removes_the_records_of_killed_runs(tmp_path):
+    """A run that was killed says no more that it runs, once another one has its turn."""
+    record = tmp_path / "active" / "pipeline-1.json"
+    record.parent.mkdir()
+    said = {"what": "pipeline", "pid": 1, "started": "of another boot", "state": "running", "doing": "", "since": 0.0}
+    record.write_text(json.dumps(said))
+    with turn(tmp_path, tmp_path, "pipeline"):
+        assert [path.name for path in record.parent.glob("*.json")] == [f"pipeline-{os.getpid()}.json"]
