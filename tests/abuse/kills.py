@@ -64,7 +64,7 @@ def attack(setting: Setting) -> Iterator[Row]:
     with own_home(setting.folder) as (root, home):
         (root / "flows").symlink_to(CHECKOUT / "flows")
         (root / "prefect.yaml").write_bytes((CHECKOUT / "prefect.yaml").read_bytes())
-        platform = _Platform(make_checkout(root), home)
+        platform = Platform(make_checkout(root), home)
         platform.put(TURNS[0])
         platform.release()
         for kind, (kill, command) in _moments(platform).items():
@@ -76,7 +76,7 @@ def attack(setting: Setting) -> Iterator[Row]:
                 yield from _kill_up(platform)
 
 
-class _Platform:
+class Platform:
     """A checkout and its home.
 
     Attributes:
@@ -131,7 +131,7 @@ class _Platform:
                 yield f"{look}: {failure}"
 
 
-def _finish(row: Row, platform: _Platform, command: Callable[[], object]) -> Row:
+def _finish(row: Row, platform: Platform, command: Callable[[], object]) -> Row:
     """Runs the next command, and notes what does not hold afterwards."""
     failure = watched(lambda: (0, str(command())), seconds=SECONDS).failure
     row.wrong += [failure] if failure else []
@@ -159,7 +159,7 @@ def _killed(command: list[str], when: Condition) -> list[str]:
         return [f"the moment did not come, exit code {process.returncode}: {output.read()[-600:]}"]
 
 
-def _moments(platform: _Platform) -> dict[str, tuple[Callable[[], list[str]], Callable[[], object]]]:
+def _moments(platform: Platform) -> dict[str, tuple[Callable[[], list[str]], Callable[[], object]]]:
     """By the moment, what kills a release there, and what is run next."""
     root, home = platform.root, platform.home
     command = [sys.executable, "-c", RELEASE, str(root), str(home)]
@@ -193,13 +193,13 @@ def _moments(platform: _Platform) -> dict[str, tuple[Callable[[], list[str]], Ca
     }
 
 
-def _roll_back(platform: _Platform) -> None:
+def _roll_back(platform: Platform) -> None:
     """Rolls back, or says that there is nothing to go back to."""
     with contextlib.suppress(ModelMissingError):
         roll_back(platform.root, platform.home)
 
 
-def _kill_release(platform: _Platform, kind: str, kill: Callable[[], list[str]], command: Callable[[], object]) -> Row:
+def _kill_release(platform: Platform, kind: str, kill: Callable[[], list[str]], command: Callable[[], object]) -> Row:
     row = Row(family=FAMILY, kind=f"a release when {kind}", tried=1)
     platform.put_other()
     row.wrong += kill()
@@ -207,14 +207,14 @@ def _kill_release(platform: _Platform, kind: str, kill: Callable[[], list[str]],
     return _finish(row, platform, command)
 
 
-def _up(platform: _Platform) -> None:
+def _up(platform: Platform) -> None:
     reports = services.up(platform.root, platform.home)
     failed = [f"{report.name}: {report.detail}" for report in reports if report.state == "failed"]
     if failed:
         raise AssertionError("; ".join(failed))
 
 
-def _kill_services(platform: _Platform) -> Iterator[Row]:
+def _kill_services(platform: Platform) -> Iterator[Row]:
     """Each service is killed with the supervisor, which would start it again; then `up` is run."""
     home, folder = platform.home, services_folder(platform.home)
     _up(platform)
@@ -254,7 +254,7 @@ def _kill_services(platform: _Platform) -> Iterator[Row]:
     yield _kill_supervised(platform, leader("mlflow"))
 
 
-def _kill_supervised(platform: _Platform, mlflow: psutil.Process) -> Row:
+def _kill_supervised(platform: Platform, mlflow: psutil.Process) -> Row:
     """MLflow's parent, beside a supervisor that starts it again by itself."""
     row = Row(family=FAMILY, kind="MLflow's parent, with the supervisor", tried=1)
     folder, end = services_folder(platform.home), time.monotonic() + 60
@@ -267,7 +267,7 @@ def _kill_supervised(platform: _Platform, mlflow: psutil.Process) -> Row:
     return _finish(row, platform, lambda: None)
 
 
-def _says(platform: _Platform, states: dict[str, str]) -> Iterator[str]:
+def _says(platform: Platform, states: dict[str, str]) -> Iterator[str]:
     """What `status` and `doctor` say otherwise than they should about services."""
     status = read_status(platform.root, platform.home)
     for service in status.services:
@@ -278,7 +278,7 @@ def _says(platform: _Platform, states: dict[str, str]) -> Iterator[str]:
             yield f"doctor says {found.detail} of {found.name}, which is {states[found.name]}"
 
 
-def _kill_up(platform: _Platform) -> Iterator[Row]:
+def _kill_up(platform: Platform) -> Iterator[Row]:
     """`relume up` is killed at some points; then `up`, or `down` and `up`, is run."""
     folder = services_folder(platform.home)
     for kind, when in {

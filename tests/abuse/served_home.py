@@ -121,10 +121,12 @@ def processes_of(home: Path) -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error, OSError):
             environment = process.environ()
             named = (environment.get("RELUME_HOME"), environment.get("RELUME_RECORD"))
-            if any(str(home) in (name or "") for name in named) and process.status() != psutil.STATUS_ZOMBIE:
+            mine = any(str(home) in (name or "") for name in named) and process.pid != os.getpid()
+            # The tracker of this process's shared memory ends with it.
+            tracker = "resource_tracker" in " ".join(process.cmdline())
+            if mine and not tracker and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
-    # The tracker of this process's shared memory ends with it.
-    return [each for each in found if each.pid != os.getpid() and "resource_tracker" not in " ".join(each.cmdline())]
+    return found
 
 
 def strays(home: Path) -> list[psutil.Process]:

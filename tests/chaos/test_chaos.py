@@ -5,7 +5,8 @@ import csv
 import pytest
 
 from tests.chaos.__main__ import HEAD, PAGE, TABLE, attempt
-from tests.chaos.faults import FAULTS, World
+from tests.chaos.faults import FAULTS
+from tests.chaos.world import World
 
 LONG = {"kill -9 of a stage", "kill -9 of Prefect's server", "two pipeline runs at once"}
 
@@ -15,7 +16,8 @@ def world(tmp_path_factory):
     """What all rounds start from."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield World(tmp_path_factory.mktemp("world"))
+        with World(tmp_path_factory.mktemp("world")) as made:
+            yield made
 
 
 @pytest.mark.slow

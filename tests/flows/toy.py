@@ -119,10 +119,16 @@ STEPS = {
 
 
 class Toy:
-    """A repository with the tiny graph, and what its steps did."""
+    """A repository with the tiny graph, and what its steps did.
 
-    def __init__(self, root: Path, home: Path):
-        self.root, self.home, self.notes = root, home, home / "cache"
+    Args:
+        root: The repository.
+        home: The folder of local state.
+        **variables: Of the environment of its commands, on top of this process's.
+    """
+
+    def __init__(self, root: Path, home: Path, **variables: str):
+        self.root, self.home, self.notes, self.variables = root, home, home / "cache", variables
 
     @property
     def environment(self) -> dict[str, str]:
@@ -133,6 +139,7 @@ class Toy:
             "RELUME_HOME": str(self.home),
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(self.home / "dvc-site"),
+            **self.variables,
         }
 
     def shell(self, *command: str, check: bool = True) -> subprocess.CompletedProcess:
@@ -212,11 +219,11 @@ def make_toy(root: Path, home: Path) -> Toy:
     return toy
 
 
-def copy_toy(template: Toy, folder: Path) -> Toy:
+def copy_toy(template: Toy, folder: Path, **variables: str) -> Toy:
     """A copy of a repository and its folder of state, as fresh as the original."""
-    shutil.copytree(template.root, folder / "toy")
-    shutil.copytree(template.home, folder / "home")
-    return Toy(folder / "toy", folder / "home")
+    shutil.copytree(template.root, folder / "toy", symlinks=True)
+    shutil.copytree(template.home, folder / "home", symlinks=True)
+    return Toy(folder / "toy", folder / "home", **template.variables | variables)
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:

@@ -1,6 +1,7 @@
 """A real S3-compatible server for tests: SeaweedFS on free loopback ports."""
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -25,11 +26,12 @@ _PORTS = [
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectStore:
-    """Where the server is and who may use it."""
+    """Where the server is and who may use it; `pid` is its process, which leads a group of its own."""
 
     endpoint: str
     access_key: str
     secret_key: str
+    pid: int = 0
 
     @property
     def environment(self) -> dict[str, str]:
@@ -79,7 +81,7 @@ def object_store(folder: Path, *buckets: str) -> Iterator[ObjectStore]:
         )
     try:
         _wait_until_it_takes_a_put(store, server, buckets, Path(log.name))
-        yield store
+        yield dataclasses.replace(store, pid=server.pid)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)

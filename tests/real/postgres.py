@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -18,9 +19,17 @@ _DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Postgres:
-    """Where the server is; its user has no password, since it listens on loopback for one test."""
+    """Where the server is; its user has no password, since it listens on loopback for one test.
+
+    Attributes:
+        port: Its port.
+        folder: Its data and its log.
+        account: Whose processes it has; this user's when None.
+    """
 
     port: int
+    folder: Path
+    account: str | None
     user: str = "postgres"
 
     @property
@@ -31,6 +40,20 @@ class Postgres:
     def address(self, database: str, scheme: str = "postgresql") -> str:
         """SQLAlchemy's address of a database."""
         return f"{scheme}://{self.user}@127.0.0.1:{self.port}/{database}"
+
+    def start(self) -> None:
+        """Starts it; after a kill it repairs itself from its log."""
+        options = f"-c listen_addresses=127.0.0.1 -c port={self.port} -c unix_socket_directories=''"
+        self.own("pg_ctl", "--wait", "--log", f"{self.folder}/log", "--options", options, "start")
+
+    def kill(self) -> None:
+        """kill -9 of its first process; the others end when they see that."""
+        os.kill(int((self.folder / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+
+    def own(self, program: str, *arguments: str) -> None:
+        """Runs one of the programs that work on its folder."""
+        command = [require(program), "--pgdata", f"{self.folder}/data", *arguments]
+        subprocess.run(command, check=True, user=self.account, cwd=self.folder, stdout=subprocess.DEVNULL)
 
     def run(self, program: str, *arguments: str) -> str:
         """Runs one of PostgreSQL's own programs, such as pg_dump."""
@@ -49,22 +72,16 @@ def require(program: str) -> str:
 @contextlib.contextmanager
 def postgres() -> Iterator[Postgres]:
     """Runs the server; ends it on leaving. It refuses to run as root, so root gives it another user."""
-    user = "nobody" if os.geteuid() == 0 else None
-    server = Postgres(port=free_port())
-    control = require("pg_ctl")
+    account = "nobody" if os.geteuid() == 0 else None
+    require("pg_ctl")
     # Not below pytest's folders, which another user cannot enter.
     with tempfile.TemporaryDirectory(prefix="relume-postgres-") as folder:
-        if user:
-            shutil.chown(folder, user)
-        data, log = f"{folder}/data", f"{folder}/log"
-        options = f"-c listen_addresses=127.0.0.1 -c port={server.port} -c unix_socket_directories=''"
-
-        def run(*command: str) -> None:
-            subprocess.run(command, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL)
-
-        run(require("initdb"), "--auth", "trust", "--username", server.user, "--encoding", "UTF8", "--pgdata", data)
-        run(control, "--wait", "--pgdata", data, "--log", log, "--options", options, "start")
+        if account:
+            shutil.chown(folder, account)
+        server = Postgres(port=free_port(), folder=Path(folder), account=account)
+        server.own("initdb", "--auth", "trust", "--username", server.user, "--encoding", "UTF8")
+        server.start()
         try:
             yield server
         finally:
-            run(control, "--wait", "--mode", "immediate", "--pgdata", data, "stop")
+            server.own("pg_ctl", "--wait", "--mode", "immediate", "stop")
