@@ -5,10 +5,13 @@ keeps the number of lines and the hash of the last one, as they were when the pr
 releases that served.
 """
 
+import ctypes
 import dataclasses
 import datetime
+import errno
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,8 @@ from relume.files import write_json
 from relume.reading import as_kind, read_as, reading
 from relume.serving.repository import ANCHOR
 from relume.serving.signing import SIGNATURE, keys_of, require_signed, sign_release
+
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,9 +176,32 @@ def _begin_anew(
     for folder in EmbeddedTriton(home).repository.glob("[!.]*"):
         if (folder / ANCHOR).is_file():
             require_signed(folder, keys_of(home))  # what nobody trusted has signed is not signed now
-            (folder / SIGNATURE).unlink()
-            anchor_in_release(ledger, folder)
-            sign_release(folder, keys_of(home))
+            _sign_anew(folder, ledger, keys_of(home))
     for product in ledger.products():  # after the last line: who is killed before this begins anew once more
         _keep(ledger, registry, product)
     return done
+
+
+def _sign_anew(folder: Path, ledger: Ledger, keys: Path) -> None:
+    """Keeps the ledger's present end in a release that is signed; who is killed leaves it signed as before, or anew."""
+    aside = folder.parent / ".signed-anew"
+    shutil.rmtree(aside, ignore_errors=True)  # of one who was killed
+    whole = aside / folder.name  # a signature is for this name
+    shutil.copytree(folder, whole, copy_function=os.link)
+    (whole / SIGNATURE).unlink()
+    anchor_in_release(ledger, whole)
+    sign_release(whole, keys)
+    _exchange(whole, folder)
+    shutil.rmtree(aside)
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Exchanges two folders in one step; where the file system cannot, by renames, a kill between which leaves the
+    second missing, and `relume up` writes it again."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE) == 0:
+        return
+    if (number := ctypes.get_errno()) not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(number, os.strerror(number), str(first))
+    second.rename(first.with_name(f"{first.name}.old"))
+    first.rename(second)

@@ -1,5 +1,7 @@
 """What the registry remembers of the ledger, in a real MLflow store."""
 
+import ctypes
+import errno
 import json
 import shutil
 
@@ -7,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from flows.embedded_triton import EmbeddedTriton
+from flows.release import anchor
 from flows.release.anchor import (
     anchor_in_release,
     anchor_ledger,
@@ -19,7 +22,7 @@ from flows.release.ledger import Ledger
 from flows.release.registry import Registry
 from relume.cli import main
 from relume.errors import LedgerError, RelumeError
-from relume.serving.signing import SignatureError, keys_of, sign_release
+from relume.serving.signing import SignatureError, keys_of, require_signed, sign_release
 from tests.flows.release.test_ledger import A, B, C, promote, release
 
 OTHER = release("d", "deblur")
@@ -164,6 +167,48 @@ def test_a_signed_release_remembers_the_ledger_as_well(ledger, registry, tmp_pat
     assert said("verify")[0] == 1
     assert "is in the new ledger" in said("repair")[1]
     assert said("verify")[0] == 0
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_kill_while_releases_are_signed_anew_leaves_all_signed(ledger, registry, tmp_path, monkeypatch, step):
+    """At every step of it: what serves can be loaded, and the next repair does the rest."""
+    folders = [signed(tmp_path, ledger, model) for model in ("deblur-dddddddd", "denoise-bbbbbbbb")]
+    cut(ledger)
+    names = ["anchor_in_release", "sign_release", "_exchange"]
+    name, calls = names[step % 3], []
+    original = getattr(anchor, name)
+
+    def killed(*arguments):
+        calls.append(name)
+        if len(calls) > step // 3:  # of the first release, or of the second
+            raise SystemExit(137)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(anchor, name, killed)
+        with pytest.raises(SystemExit):
+            repair_ledger(tmp_path, registry)
+    for folder in folders:
+        require_signed(folder, keys_of(tmp_path))
+    repair_ledger(tmp_path, registry)
+    assert said("verify")[0] == 0
+    assert sorted(path.name for path in folders[0].parent.iterdir()) == [folder.name for folder in folders]
+
+
+def test_folders_are_exchanged_where_the_file_system_cannot(ledger, registry, tmp_path, monkeypatch):
+    """NFS refuses it; what a release remembers is signed anew all the same, and nothing is left beside it."""
+    folder = signed(tmp_path, ledger, "deblur-dddddddd")
+    cut(ledger)
+
+    class Refusing:
+        def renameat2(self, *_):
+            ctypes.set_errno(errno.EINVAL)
+            return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Refusing())
+    repair_ledger(tmp_path, registry)
+    assert said("verify")[0] == 0
+    assert list(folder.parent.iterdir()) == [folder]
 
 
 def test_what_a_release_remembers_is_part_of_what_was_signed(ledger, tmp_path):
