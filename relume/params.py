@@ -141,6 +141,7 @@ class ReleaseSettings(Settings):
         max_image_regression_db: PSNR that it may lose on any one photograph.
         latency_ms_per_tile: Median time for one tile, served on this machine.
         max_latency_ratio: Median time for a pixel over the champion's, both served by turns on this machine.
+        memory_mb: Peak memory of a process that restores one tile in process, on this machine.
         served_parity: The backend in process against the Triton server.
         backend: What computes a release: `onnxruntime`, `openvino_f32` or `openvino_bf16` in Triton's python backend,
             the fastest of these on this machine for `auto`; `triton_onnxruntime` or `triton_tensorrt` in Triton's
@@ -160,6 +161,7 @@ class ReleaseSettings(Settings):
     max_image_regression_db: float = Field(ge=0)
     latency_ms_per_tile: float = Field(gt=0)
     max_latency_ratio: float = Field(gt=0)
+    memory_mb: float = Field(default=4000.0, gt=0)
     served_parity: ParityLimits
     backend: Literal[
         "auto",

@@ -139,6 +139,7 @@ def measure(
     evaluate: EvaluateSettings,
     held_out: Path,
     latency: Latency | None = None,
+    memory: Sequence[float] = (),
 ) -> GateReport:
     """Measures a candidate.
 
@@ -150,6 +151,7 @@ def measure(
         held_out: Folder of held-out photographs, `<image_id>.png`, the degraded images of pairs in its subfolder
             `degraded`.
         latency: As a server showed it; measured in this process when None.
+        memory: As `peak_memory` gives it, of the candidate and the champion; not judged when empty.
 
     Returns:
         The report; whether it passed is for the caller to act on.
@@ -193,12 +195,16 @@ def measure(
     packages = [candidate, *([champion] if champion else [])]
     latency = latency or take_turns("in process", packages, [_one_level(restorer) for restorer in restorers])
     checks += _latency(latency, plans, settings)
+    if memory:
+        checks.append(_at_most("memory of a process that restores one tile", memory[0], settings.memory_mb, "MB"))
+    notes = [*_notes(latency, plans, photographs, tile)]
+    notes += [f"the champion: a process that restores one tile takes {taken:.0f} MB" for taken in memory[1:]]
     return GateReport(
         candidate=candidate.sha256,
         champion=champion.sha256 if champion else None,
         images=tuple(photographs),
         checks=tuple(checks),
-        notes=tuple(_notes(latency, plans, photographs, tile)),
+        notes=tuple(notes),
     )
 
 

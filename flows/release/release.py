@@ -15,6 +15,7 @@ from flows.release.ledger import Release
 from flows.release.licences import SourceLicence, licences_of, require_allowed
 from flows.release.lineage import Lineage, read_lineage
 from flows.release.package import Package, open_package
+from flows.release.peak_memory import peak_memory
 from flows.release.promotion_report import write_promotion_report
 from flows.release.registry import Registry, Version
 from flows.release.rollout import roll_out
@@ -257,7 +258,10 @@ def gate(product: ServedProduct, candidate: Candidate) -> GateReport:
         product.ledger.append("refused", candidate.release, failed=[str(error.why or error)])
         product.registry.note(candidate.version, tags={"gate": "refused"})
         raise
-    report = measure(candidate.package, champion, candidate.settings, candidate.evaluate, candidate.held_out, latency)
+    memory = peak_memory([each.folder / "serving" for each in (candidate.package, champion) if each])
+    report = measure(
+        candidate.package, champion, candidate.settings, candidate.evaluate, candidate.held_out, latency, memory
+    )
     place = product.home / "reports" / "gate" / candidate.release.model
     write_json(place.with_suffix(".json"), report.as_json())
     write_text(place.with_suffix(".txt"), report.table())
