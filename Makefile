@@ -1,10 +1,11 @@
 # make demo    the full pipeline on the built-in photographs
 # make test    the tests
 # make abuse   attacks on relume, and the table of what became of them
+# make audit   known faults and terms of what relume needs
 # make chaos   kills and damage at random moments, counted in docs/chaos.csv; make chaos MINUTES=5
 # Set PYTHON to choose an interpreter; pip's own settings (PIP_EXTRA_INDEX_URL and the like) are respected.
 
-.PHONY: results demo recording docs test test-all abuse chaos check format setup setup-dev triton clean
+.PHONY: results demo recording docs test test-all abuse chaos audit check format setup setup-dev triton clean
 
 demo: triton
 	.venv/bin/relume demo
@@ -40,6 +41,10 @@ abuse: triton setup-dev
 MINUTES ?= 30
 chaos: setup-dev
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.chaos --minutes $(MINUTES)
+
+# Known faults and terms of what relume needs; asks the package index for its advisories.
+audit: setup-dev
+	.venv/bin/python -m tests.audit
 
 check: setup-dev
 	.venv/bin/ruff format --check .

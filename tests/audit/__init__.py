@@ -1,0 +1,1 @@
+"""What others have published about the packages that relume needs: known faults, and terms."""
