@@ -54,6 +54,15 @@ _LARGE_STACKS = 'if [ "$(cat /proc/sys/vm/overcommit_memory)" != 2 ]; then ulimi
 _ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "TMPDIR", "TZ")
 
 
+def triton_elsewhere() -> str | None:
+    """The gRPC address of another Triton that reads the home's releases, for entry points to read.
+
+    Returns:
+        RELUME_SERVER; None for the embedded server.
+    """
+    return os.environ.get("RELUME_SERVER") or None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TritonServer:
     """Where an embedded server listens and what it loads from.

@@ -14,6 +14,7 @@ from prefect.states import Completed, State
 
 import flows.pipeline
 import flows.release
+from flows.embedded_triton import triton_elsewhere
 from flows.release.ledger import Ledger
 from flows.release.package import Package, open_package
 from flows.turns import WAIT_SECONDS, RunInProgressError, turn
@@ -32,7 +33,8 @@ def retrain(
 
     Args:
         repository: The top of the checkout.
-        server: gRPC address of a running Triton server; the embedded one, started if need be, when None.
+        server: gRPC address of a running Triton server; when None that of RELUME_SERVER, else the embedded one,
+            started if need be.
         home: The folder of all local state; RELUME_HOME, or `.relume` in the checkout, when None.
         wait: Seconds to wait for another run in this checkout; after that this one is skipped, which its state says.
 
@@ -46,6 +48,7 @@ def retrain(
     """
     root = Path(repository).resolve()
     place = Path(home) if home else relume_home(root)
+    server = server or triton_elsewhere()
     logger = get_run_logger()
 
     def say(line: str) -> None:

@@ -21,11 +21,24 @@ for name in postgres_password gateway_token grafana_password; do
     word >"$name.new"
     keep "$name"
 done
-if [ ! -s s3.json ] || [ ! -s s3_credentials ]; then
+# Each may do in the S3 store what it has to: the worker reads photographs and keeps data versions, MLflow has its bucket alone;
+# who puts photographs there uses the administrator's, which no service gets.
+identity() {
+    name=$1
+    shift
     key=$(word) secret=$(word)
-    printf '{"identities": [{"name": "relume", "credentials": [{"accessKey": "%s", "secretKey": "%s"}],\n' "$key" "$secret" >s3.json.new
-    printf ' "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]}\n' >>s3.json.new
-    printf '[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n' "$key" "$secret" >s3_credentials.new
-    mv s3_credentials.new s3_credentials
+    printf '[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n' "$key" "$secret" >"s3_$name"
+    printf '{"name": "%s", "credentials": [{"accessKey": "%s", "secretKey": "%s"}], "actions": [%s]}' "$name" "$key" "$secret" "$*"
+}
+if [ ! -s s3.json ]; then # the last to be written: until it is there all are made anew
+    {
+        printf '{"identities": [\n'
+        identity admin '"Admin", "Read", "Write", "List", "Tagging"'
+        printf ',\n'
+        identity mlflow '"Admin:mlflow"'
+        printf ',\n'
+        identity worker '"Read:photos", "List:photos", "Admin:dvc"'
+        printf '\n]}\n'
+    } >s3.json.new
     mv s3.json.new s3.json
 fi

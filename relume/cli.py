@@ -751,7 +751,10 @@ def pipeline_lint(fix: bool) -> None:
 
 
 server_option = click.option(
-    "--server", help="gRPC address of a running Triton server; by default the embedded one, which is started if needed."
+    "--server",
+    envvar="RELUME_SERVER",
+    help="gRPC address of a running Triton server; by default that of the variable RELUME_SERVER, or the embedded one,"
+    " which is started if needed.",
 )
 
 

@@ -45,16 +45,17 @@ def test_only_the_gateway_and_the_user_interfaces_are_published_and_on_loopback(
 
 
 def test_networks_are_apart(compose):
-    """What is published is on `edge`, all else is not; the databases and the S3 store see those alone who use them."""
+    """What is published is on `edge` or `pages`, all else on neither; databases and store see those who use them."""
     on = {
         network: {name for name, service in compose["services"].items() if network in service["networks"]}
         for network in compose["networks"]
     }
-    assert on["edge"] == PUBLISHED
+    assert on["edge"] == {"gateway"}
+    assert on["pages"] == PUBLISHED - {"gateway"}
     assert on["databases"] == {"postgres", "mlflow", "prefect"}
     assert on["objects"] == {"s3", "mlflow", "worker"}
     assert on["serving"] == {"triton", "worker", "gateway", "prometheus"}
-    assert all(network["internal"] for name, network in compose["networks"].items() if name != "edge")
+    assert {name for name, network in compose["networks"].items() if not network.get("internal")} == {"edge", "pages"}
 
 
 def test_every_service_has_a_health_check(compose):
@@ -66,13 +67,14 @@ def test_secrets_are_files_alone(compose, tmp_path):
     """Those that the script makes; no value is in the compose file, an environment or a command."""
     subprocess.run(["sh", INFRA / "secrets.sh", tmp_path / "secrets"], check=True)
     made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
-    assert made.keys() == {Path(secret["file"]).name for secret in compose["secrets"].values()}
+    assert made.keys() == {Path(secret["file"]).name for secret in compose["secrets"].values()} | {"s3_admin"}
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
     used = {secret for service in compose["services"].values() for secret in service.get("secrets", [])}
     assert used == compose["secrets"].keys()
     for service in compose["services"].values():
         for name, value in service.get("environment", {}).items():
-            assert not re.search("password|secret|token|key", name, re.IGNORECASE) or value.startswith("/run/secrets/")
+            secret = re.search("password|secret|token|key|credentials", name, re.IGNORECASE)
+            assert not secret or value.startswith("/run/secrets/")
     assert len({made["postgres_password"], made["gateway_token"], made["grafana_password"]}) == 3
     assert all(len(made[name]) == 48 for name in ("postgres_password", "gateway_token", "grafana_password"))
     subprocess.run(["sh", INFRA / "secrets.sh", tmp_path / "secrets"], check=True)
@@ -83,7 +85,9 @@ def test_secrets_are_files_alone(compose, tmp_path):
 
 def test_files_that_the_compose_file_names_are_there(compose):
     """Configurations, read by their owners' formats."""
-    files = [config["file"] for config in compose["configs"].values() if "file" in config]
+    mounted = [volume for service in compose["services"].values() for volume in service.get("volumes", [])]
+    files = [volume.partition(":")[0] for volume in mounted if volume.startswith("./")]
+    assert len(files) == 6
     assert all((INFRA / name).is_file() for name in files)
     prometheus = yaml.safe_load((INFRA / "monitoring" / "prometheus.yml").read_text())
     targets = {

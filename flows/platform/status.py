@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from flows.embedded_triton import EmbeddedTriton
+from flows.embedded_triton import EmbeddedTriton, triton_elsewhere
 from flows.platform.services import answering
 from flows.platform.supervisor import restarts
-from flows.prefect_settings import ask_prefect, services_folder
+from flows.prefect_settings import ask_prefect, prefect_api, services_folder
 from flows.processes import running_process
 from flows.release.aliases import ALIASES, by_ledger, in_registry
 from flows.release.ledger import Ledger, LedgerEntry, Release
@@ -20,12 +20,13 @@ from flows.release.registry import redacted
 from flows.turns import RELEASE, Activity, activities
 from relume import strict_yaml
 from relume.durations import duration
-from relume.errors import BrokenFileError, LedgerError, RelumeError
+from relume.errors import BrokenFileError, LedgerError, RelumeError, ServerUnreachableError
 from relume.home import require_database, tracking_uri
 from relume.reading import as_kind, reading
 from relume.serving import repository as models
 from relume.serving.route import Route
 from relume.serving.signing import SignatureError, keys_of, require_signed
+from relume.serving.triton_control import TritonControl
 
 EXTERNAL = {"mlflow": "MLFLOW_TRACKING_URI", "prefect": "PREFECT_API_URL"}
 _INTERRUPTED = {"promoting": "promotion of", "rolling_back": "rollback to"}
@@ -146,7 +147,7 @@ def read_status(root: Path, home: Path) -> Status:
     problems += found
     schedule: list[dict[str, str | None]] = []
     prefect = next(service for service in services if service.name == "prefect")
-    api = f"{prefect.address}/api" if prefect.state in ("running", "silent") else None
+    api = prefect_api(home) if prefect.state in ("running", "silent", "external") else None
     try:
         schedule = _schedule(root, api)
     except RelumeError as error:
@@ -259,6 +260,8 @@ def _service(home: Path, name: str, notes: dict[str, str], problems: list[str]) 
 
 def _triton(home: Path, problems: list[str]) -> tuple[ServiceStatus, dict[str, tuple[str | None, bool]]]:
     """The server, and by product the release it uses and whether that answers."""
+    if address := triton_elsewhere():
+        return _triton_elsewhere(home, address)
     try:
         found = EmbeddedTriton(home).status(timeout=2.0)
     except BrokenFileError as error:
@@ -273,6 +276,19 @@ def _triton(home: Path, problems: list[str]) -> tuple[ServiceStatus, dict[str, t
         log=found.log,
     )
     return service, {name: (product.served, product.answers) for name, product in found.products.items()}
+
+
+def _triton_elsewhere(home: Path, address: str) -> tuple[ServiceStatus, dict[str, tuple[str | None, bool]]]:
+    found: dict[str, tuple[str | None, bool]] = {}
+    with TritonControl(address) as control:
+        state = "external" if control.server() else "silent"
+        try:
+            for product in models.products(EmbeddedTriton(home).repository) if state == "external" else ():
+                served = control.product_release(product)
+                found[product] = served, served is not None and control.answers(product, timeout=2.0)
+        except ServerUnreachableError:  # it ended since
+            state, found = "silent", {}
+    return ServiceStatus(name="triton", state=state, address=redacted(address)), found
 
 
 def _product(

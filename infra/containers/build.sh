@@ -1,5 +1,8 @@
 #!/bin/sh
-# Builds the images of the named kinds of steps, or of all; `platform` on request, for services: sh infra/containers/build.sh [data|training|evaluation|dvc|platform...]
+# Builds the images of the named kinds, or of all kinds of steps: sh infra/containers/build.sh [KIND...]
+#   data training evaluation dvc        of steps
+#   platform                            of the services of infra/compose.yaml and infra/kubernetes
+#   postgres s3 prometheus triton       in the place of published ones, for infra/compose.local.yaml
 # Images are called relume-<kind>:<tag>, as `meta.image` in dvc.yaml says. pip's settings on this machine, its
 # certificates and its local folders are handed to the build and stay out of the images. Environment variables:
 #   ENGINE       `docker` builds with Docker; podman.sh does by default
@@ -11,10 +14,10 @@ cd -P "$(dirname "$0")/../.."
 [ $# -gt 0 ] || set -- data training evaluation dvc
 for kind; do
     case $kind in
-        data | training | evaluation | dvc | platform) ;;
+        data | training | evaluation | dvc | platform | postgres | s3 | prometheus | triton) ;;
         *)
-            echo "error: there is no kind of step of this name: $kind" >&2
-            echo "  next: choose one of: data training evaluation dvc platform" >&2
+            echo "error: there is no kind of image of this name: $kind" >&2
+            echo "  next: choose one of: data training evaluation dvc platform postgres s3 prometheus triton" >&2
             exit 2
             ;;
     esac

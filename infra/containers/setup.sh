@@ -5,9 +5,10 @@ set -eu
 
 cd -P "$(dirname "$0")/../.."
 base=localhost/relume-base
-if ! command -v podman >/dev/null || ! command -v runc >/dev/null || ! command -v mmdebstrap >/dev/null; then
+if ! command -v podman >/dev/null || ! command -v runc >/dev/null || ! command -v mmdebstrap >/dev/null ||
+    [ ! -x /usr/lib/podman/netavark ] || [ ! -x /usr/lib/podman/aardvark-dns ]; then
     apt-get update -q
-    apt-get install -y --no-install-recommends buildah mmdebstrap podman runc
+    apt-get install -y --no-install-recommends aardvark-dns buildah iptables mmdebstrap netavark podman runc
 fi
 if sh infra/containers/podman.sh image exists "$base"; then
     exit 0

@@ -21,6 +21,7 @@ from flows.prefect_settings import prefect_address
 from flows.release.ledger import Ledger
 from flows.release.registry import Registry
 from flows.turns import turn
+from relume import s3 as relume_s3
 from relume.home import relume_home
 from relume.ingestion.sources import write_sources
 from relume.serving.onnx_restorer import OnnxRestorer
@@ -111,9 +112,9 @@ def ask(path: str, body: dict | None = None) -> dict:
     raise AssertionError(f"Prefect answers 503 to {path}")
 
 
-def run_deployment() -> str:
-    """Starts the deployment now, as its schedule would, and gives the state it ends in."""
-    deployment = ask("deployments/name/retrain/retrain")
+def run_deployment(name: str = "retrain") -> str:
+    """Starts a deployment now, as its schedule would, and gives the state it ends in."""
+    deployment = ask(f"deployments/name/{name}/{name}")
     started = ask(f"deployments/{deployment['id']}/create_flow_run", {})
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
@@ -168,6 +169,58 @@ def test_retraining_from_new_photographs_to_the_served_product(root, tmp_path):
     gate = ask("artifacts/filter", {"artifacts": {"key": {"any_": ["gate"]}}})
     assert len(gate) == 2
     assert "Gate of package" in (services.services_folder(relume_home()) / "worker.log").read_text()
+
+
+def retrainings() -> list[str]:
+    """The states of all retrainings that were begun, the first one first."""
+    begun = {
+        "deployments": {"name": {"any_": ["retrain"]}},
+        "flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}},
+    }
+    return [run["state"]["type"] for run in ask("flow_runs/filter", begun | {"sort": "START_TIME_ASC"})]
+
+
+@pytest.mark.exhaustive
+def test_photographs_that_arrive_on_s3_begin_one_retraining(root, tmp_path, s3, monkeypatch):
+    """The deployment `watch` begins it when an upload has settled, none beside it, and none when nothing is new."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    relume_s3._make_client.cache_clear()
+    photographs = sorted((root / "data" / "curated" / "held_out" / "test").glob("*.png"))
+
+    def upload(number: int) -> None:
+        s3.client().put_object(Bucket="photos", Key=f"watched/{number}.png", Body=photographs[number].read_bytes())
+
+    upload(0)
+    write_sources(["s3://photos/watched"], root / "sources.json")
+    run(
+        root,
+        "git",
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@localhost",
+        "commit",
+        "--quiet",
+        "-am",
+        "photographs on S3",
+    )
+    services.up(root, relume_home())
+    assert run_deployment() == "COMPLETED"
+    assert run_deployment("watch") == "COMPLETED"  # nothing is new
+    upload(1)
+    assert run_deployment("watch") == "COMPLETED"  # perhaps not all of it is there
+    assert retrainings() == ["COMPLETED"]
+    with turn(relume_home(), root, "pipeline"):
+        assert run_deployment("watch") == "COMPLETED"
+        wait_until(lambda: "waiting" in [each.state for each in read_status(root, relume_home()).runs], 120)
+        assert run_deployment("watch") == "COMPLETED"  # one is under way
+        assert retrainings() == ["COMPLETED", "RUNNING"]
+    wait_until(lambda: retrainings() == ["COMPLETED", "COMPLETED"], 120)
+    assert events() == ["registered", "promoting", "promoted"] * 2
+    assert run_deployment("watch") == "COMPLETED"
+    assert retrainings() == ["COMPLETED", "COMPLETED"]
+    relume_s3._make_client.cache_clear()
 
 
 def test_a_package_of_another_state_is_not_released(root):

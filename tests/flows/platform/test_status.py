@@ -25,7 +25,7 @@ from tests.tiny_onnx import write_tiny_model
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch) -> Path:
     """An empty RELUME_HOME and no server named by the environment."""
-    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL"):
+    for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "RELUME_SERVER"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "home"
 
@@ -160,6 +160,13 @@ def test_servers_of_the_environment_are_external(tmp_path, home, monkeypatch):
     assert "external" in text
     assert "https://mlflow.example.com" in text
     assert "hunter2" not in text
+
+
+def test_a_triton_elsewhere_that_does_not_answer_is_silent(tmp_path, home, monkeypatch):
+    """RELUME_SERVER names it; the embedded server is not looked at."""
+    monkeypatch.setenv("RELUME_SERVER", f"127.0.0.1:{free_port()}")
+    (triton,) = (service for service in read_status(tmp_path, home).services if service.name == "triton")
+    assert (triton.state, triton.address) == ("silent", os.environ["RELUME_SERVER"])
 
 
 def test_the_schedule_of_prefect_yaml(home):

@@ -311,8 +311,8 @@ def test_an_unknown_kind_of_image_is_refused_with_those_there_are():
     done = subprocess.run(["sh", "infra/containers/build.sh", "data", "dta"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: there is no kind of step of this name: dta\n"
-        "  next: choose one of: data training evaluation dvc platform\n"
+        "error: there is no kind of image of this name: dta\n"
+        "  next: choose one of: data training evaluation dvc platform postgres s3 prometheus triton\n"
     )
 
 

@@ -1,0 +1,2 @@
+-- Beside the database mlflow, which POSTGRES_DB makes.
+CREATE DATABASE prefect;
