@@ -437,6 +437,40 @@ def test_a_configuration_of_members_with_their_own_tiles(tmp_path):
     assert (product.input, list(product.output)) == (config.input, list(config.output)[:1])
 
 
+@pytest.mark.parametrize("backend", ["triton_onnxruntime", "triton_tensorrt"])
+@pytest.mark.parametrize(
+    ("plan", "graphs"),
+    [
+        ({"further_windows": (Window(tile=48, halo=2, overlap=8),)}, 2),
+        ({"members": {"a": None, "b": Tiling(tile=48, halo=2, overlap=8)}}, 2),
+        ({"fusion": EdgeFusion(smooth="a", detail="b")}, 1),
+        ({"orientations": 8}, 1),
+        ({"scale": 2}, 1),
+    ],
+)
+def test_tritons_own_backends_run_one_graph(tmp_path, backend, plan, graphs):
+    """What clients carry out on the tiles of one graph is released for them, results of several members in its
+    channels too; several graphs are refused, before anything is written."""
+    inference = Inference(tile=32, halo=0, overlap=4, **plan)
+    assert len(inference.graphs) == graphs
+    files = {}
+    for part, side in inference.graphs:
+        files[part, side] = tmp_path / f"{part}{side}.onnx"
+        write_onnx(files[part, side], tile=side, kernel=BLUR, dtype=inference.dtype)
+    first = files.pop(("", 32))
+    write_served_model(first, tmp_path / "served", Serving(inference=inference), further_files=files)
+    if graphs > 1:
+        with pytest.raises(ReleaseError, match="one graph alone"):
+            publish_release(tmp_path / "served", tmp_path / "repository", "a-1", backend=backend)
+        assert not (tmp_path / "repository" / "a-1").exists()
+        return
+    release = publish_release(tmp_path / "served", tmp_path / "repository", "a-1", backend=backend)
+    config = text_format.Parse((release / "config.pbtxt").read_text(), ModelConfig())
+    assert config.backend == "onnxruntime"
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    assert read_parameters(parameters) == (inference, None)
+
+
 def test_a_configuration_of_several_windows(windowed, tmp_path):
     """Triton's own parser reads tiles of any size, and clients the windows; a product passes both on."""
     config = text_format.Parse(release_config(WINDOWS), ModelConfig())
