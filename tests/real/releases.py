@@ -28,7 +28,7 @@ SETTINGS = {
     "seed": 7,
     "images": 2,
     "crop": 128,
-    "min_gain_over_input_db": {"clipped": {25: 2.0, 50: 5.0}, "jpeg": {10: 0.0}},
+    "min_gain_over_input_db": {"clipped": {25: 2.0, 50: 5.0}, "jpeg": {10: 0.0}, "sr": {2: -9.0}},
     "min_gain_over_nlm_db": 0.0,
     "max_regression_db": 0.3,
     "max_image_regression_db": 0.5,

@@ -31,7 +31,7 @@ from relume.errors import (
     ServerUnreachableError,
     UserError,
 )
-from relume.images import save_image
+from relume.images import read_image, save_image
 from relume.inference.plan import Inference
 from relume.reading import read_json
 from relume.serving import repository as models
@@ -42,7 +42,7 @@ from relume.serving.served_model import onnx_path
 from relume.serving.signing import SIGNATURE, SignatureError, sign_release
 from relume.serving.triton_client import TritonRestorer
 from relume.serving.triton_control import TritonControl
-from tests.flows.release.synthetic import make_package
+from tests.flows.release.synthetic import doubling, make_package
 from tests.real.clients import Clients
 from tests.real.embedded_triton import link_server
 from tests.real.releases import (
@@ -62,6 +62,7 @@ from tests.real.releases import (
     release,
     restate,
     served,
+    use_task,
 )
 from tests.tiny_onnx import write_tiny_model_of_format_1, write_tiny_model_of_format_2
 
@@ -204,6 +205,26 @@ def test_a_release_that_restores_in_eight_orientations(home, root, picture):
     assert np.array_equal(served(home, picture), expected(root, picture))
     assert roll_back(root, home) == outcome.release
     assert np.abs(served(home, picture).astype(int) - first).max() <= 1
+
+
+def test_a_product_that_enlarges(home, root, picture, monkeypatch):
+    """It is judged on small photographs, proved and served by a task of its own beside another product; `relume
+    restore` makes its images twice as large, in process and by the server."""
+    release(root, home)
+    use_task(root, "super-resolution", "sr2", scale=[2])
+    plan = Inference(tile=64, halo=8, overlap=4, scale=2)
+    outcome = release(root, home, product="sr2", inference=plan, onnx_bytes=doubling(64))
+    report = (home / "reports" / "gate" / f"{outcome.release.model}.txt").read_text()
+    assert "gain over the bicubic enlargement, scale 2" in report
+    assert {product.product: product.inference for product in read_status(root, home).products}["sr2"] == str(plan)
+    doubled = picture.repeat(2, axis=0).repeat(2, axis=1)
+    save_image(root / "small.png", picture)
+    monkeypatch.setenv("RELUME_HOME", str(home))
+    for server in (None, EmbeddedTriton(home).start().grpc):
+        restored = restore_file(root / "small.png", root / "large.png", root=root, product="sr2", server=server)
+        assert restored.restoration.release == outcome.release.model
+        assert np.array_equal(read_image(root / "large.png").pixels, doubled)
+    assert served(home, picture).shape == picture.shape
 
 
 @pytest.mark.exhaustive
