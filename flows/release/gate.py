@@ -212,6 +212,8 @@ def _notes(
     latency: Latency, plans: Sequence["Inference"], photographs: Mapping[str, np.ndarray], tile: int
 ) -> Iterator[str]:
     for whose, (plan, times) in zip(("", "the champion: "), _timed(latency, plans), strict=False):
+        if whose and plan == plans[0]:
+            continue
         runs, seconds = plan.runs_per_megapixel, plan.seconds_per_megapixel(times)
         yield f"{whose}{plan}; {runs:.0f} runs of the network a megapixel, which take {seconds:.2g} s {latency.where}"
     if small := sum(min(image.shape[:2]) < tile for image in photographs.values()):

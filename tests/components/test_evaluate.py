@@ -12,9 +12,13 @@ import torch
 import yaml
 
 from relume.evaluation.card import read_metrics
+from relume.evaluation.held_out import noisy_photograph
+from relume.evaluation.networks import tiled
 from relume.files import sha256_folder
 from relume.images import read_image, save_image
-from relume.models.artifact import ModelCard, save_model
+from relume.inference.plan import Inference
+from relume.metrics import psnr, to_8_bit
+from relume.models.artifact import ModelCard, load_model, save_model
 from relume.models.registry import build
 from relume.reading import read_table
 
@@ -71,6 +75,26 @@ def test_real_pairs_are_measured_beside_the_held_out_photographs(checkout):
         assert row["level"] == pytest.approx(12, abs=2)
         assert row["psnr"] == pytest.approx(20 * np.log10(255 / 12), abs=0.4)
     assert metrics["pairs"]["nlm"]["all"]["psnr"] > metrics["pairs"]["noisy"]["all"]["psnr"] + 1
+
+
+def test_a_photograph_smaller_than_a_tile_is_measured_in_a_smaller_one(checkout):
+    """It is said, and nothing is mirrored: the score is that of the model in tiles of 80 pixels."""
+    clean = read_image(checkout / "data/curated/held_out/test/00ff.png").pixels
+    save_image(checkout / "data/curated/held_out/test/00aa.png", clean[:85])
+    ended = evaluate(checkout, None)
+    assert ended.returncode == 0, ended.stderr
+    assert (
+        "1 of 2 photographs are smaller than the tile of 96 pixels, and are measured in smaller tiles" in ended.stdout
+    )
+    columns = {"system": str, "protocol": str, "image_id": str, "psnr": float}
+    rows = read_table(checkout / "reports/evaluation/per_image.csv", columns, next_step="none")
+    (found,) = [
+        row["psnr"] for row in rows if (row["system"], row["protocol"], row["image_id"]) == ("final", "clipped", "00aa")
+    ]
+    noisy = to_8_bit(noisy_photograph(clean[:85], "00aa", 25, "clipped", seed=7))
+    plan = Inference(tile=80, halo=8, overlap=4)
+    expected = psnr(tiled(load_model(checkout / "models/final"), plan, batch=1)(noisy), clean[:85])
+    assert found == pytest.approx(expected, abs=1e-3)
 
 
 def test_held_out_pairs_are_measured_under_their_own_protocol(checkout):

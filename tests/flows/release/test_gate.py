@@ -241,10 +241,12 @@ def test_settings_of_this_repository_load():
 def test_a_champion_that_restores_otherwise_is_noted(tmp_path, photographs):
     """What a gain is due to may be the tiles or orientations and not the network; the same plan is said once."""
     champion, candidate = make_package(tmp_path / "champion"), make_package(tmp_path / "candidate", tile=128)
-    report = measure(candidate, champion, settings(), NOISE, photographs)
+    latency = Latency(where="served", candidate={("", 128): 4.0}, champion={("", 64): 2.0})
+    report = measure(candidate, champion, settings(), NOISE, photographs, latency)
     assert report.notes == (
-        "tiles of 128 pixels, halo 8, overlap 4 (linear); 86 runs of the network a megapixel",
-        "the champion: tiles of 64 pixels, halo 8, overlap 4 (linear); 517 runs of the network a megapixel",
+        "tiles of 128 pixels, halo 8, overlap 4 (linear); 86 runs of the network a megapixel, which take 0.34 s served",
+        "the champion: tiles of 64 pixels, halo 8, overlap 4 (linear); 517 runs of the network a megapixel, which take"
+        " 1 s served",
     )
     assert len(measure(candidate, candidate, settings(), NOISE, photographs).notes) == 1
 
@@ -253,7 +255,8 @@ def test_photographs_smaller_than_a_tile_are_noted(tmp_path, photographs):
     """A crop is as large as a tile where the photograph is, and the note counts those that are not."""
     report = measure(make_package(tmp_path / "p", tile=128), None, settings(crop=64), NOISE, photographs)
     (plan,) = report.notes
-    assert plan == "tiles of 128 pixels, halo 8, overlap 4 (linear); 86 runs of the network a megapixel"
+    assert plan.startswith("tiles of 128 pixels, halo 8, overlap 4 (linear); 86 runs of the network a megapixel, which")
+    assert plan.endswith("s in process")
     small = tmp_path / "small"
     for path in photographs.glob("*.png"):
         save_image(small / path.name, read_image(path).pixels[:100])
