@@ -12,6 +12,7 @@ install cleanvision==0.3.7`. pyiqa has no parameters in its package and imageded
 """
 
 import argparse
+import csv
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from statistics import median
 from time import process_time
@@ -26,19 +28,21 @@ from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import skimage
 
 from benchmarks.data_loading import conditions
-from relume.curation.curate import curate
-from relume.curation.diversity import clusters, covering, descriptor
+from relume.curation.collection import read_collection
+from relume.curation.curate import choose, curate, write_tables
+from relume.curation.diversity import covering, descriptor
 from relume.curation.duplicates import fingerprint
 from relume.curation.hashes import RADIUS, near_pairs, orientations, perceptual_hash
 from relume.curation.measuring import Measured
 from relume.curation.naturalness import brisque, niqe
 from relume.curation.patches import Patch, Patches
 from relume.curation.quality import Quality, gray, quality
+from relume.curation.records import Records
 from relume.curation.scores import Scores, scores
-from relume.curation.selection import keep_best
 from relume.curation.settings import CurateSettings, KeepBest
 from relume.files import write_json
 from relume.images import decode, encode, read_image, save_image
@@ -48,6 +52,13 @@ from relume.ingestion.sources import scan
 PLANTED = 1000
 FILES = 12  # that CleanVision looks at in a round
 NAMES = ("astronaut.png", "brick.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
+
+LIMITS = {
+    "seed": 3, "patch": 512, "stride": 512, "flush": False, "min_sharpness": 30.0, "max_noise_sigma": 12.0,
+    "max_flat_fraction": 0.5, "patches_per_cluster": None, "clusters": 4, "validation_fraction": 0.12,
+    "test_fraction": 0.2, "min_validation": 1, "min_test": 1, "held_out_side": 1024, "shard_megabytes": 256.0,
+    "scenes": "hashes",
+}  # fmt: skip
 
 LIBRARIES = """
 import json, sys, time
@@ -158,30 +169,48 @@ def near_duplicates(count: int) -> dict[str, Any]:
 
 
 def choice(count: int) -> dict[str, Any]:
-    """Seconds and memory of the rule, the cover and the clusters for so many synthetic photographs of 12 patches."""
+    """Seconds and memory of the choice among so many synthetic photographs of 12 patches, whose records are on disk.
+
+    Once by a rule and a cover of half, once without, where nearly all are left to be compared, clustered and split.
+    """
     rng = np.random.default_rng(0)
-    measured = [_synthetic(number, rng) for number in range(count)]
-    with_data, start = _peak(), process_time()
-    reasons = {item.image_id: "" for item in measured}
-    keep_best(measured, reasons, KeepBest(fraction=0.3, by=("sharpness", "brisque", "niqe")))
-    kept = np.stack(
-        [item.descriptor for item in measured if item.descriptor is not None and not reasons[item.image_id]]
-    )
-    chosen = kept[covering(kept, (len(kept) + 1) // 2)]
-    clusters(chosen, 4, seed=0)
-    return {
-        "photographs": count,
-        "kept": len(chosen),
-        "seconds": round(process_time() - start, 1),
-        "gigabytes_of_the_measured": with_data,
-        "peak_gigabytes": _peak(),
-    }
+    rule = KeepBest(fraction=0.3, by=("sharpness", "brisque", "niqe"))
+    found: dict[str, Any] = {"photographs": count}
+    with tempfile.TemporaryDirectory(prefix="relume-benchmark-") as temporary:
+        folder = Path(temporary)
+        records = Records(folder / "records.sqlite")
+        with open(folder / "manifest.csv", "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(field.name for field in fields(Photograph))
+            for number in range(count):
+                item = _synthetic(number, rng)
+                records.add(item)
+                writer.writerow(asdict(item.photograph).values())
+        found["megabytes_before"] = _megabytes_now()
+        for name, extra in (("rule and cover", {"keep": rule, "cover": 0.5}), ("no rule", {})):
+            settings = CurateSettings.model_validate({**LIMITS, **extra})
+            start = process_time()
+            photographs = read_collection(folder, records, rule.by)
+            chosen = choose(photographs, records, settings, progress=lambda *counted: None)
+            write_tables(folder, folder, photographs, records, chosen)
+            found[name] = {
+                "kept": len(photographs.left()),
+                "seconds": round(process_time() - start, 1),
+                "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+            }
+        found["bytes_on_disk"] = round((folder / "records.sqlite").stat().st_size / count)
+        records.close()
+    return found
+
+
+def _megabytes_now() -> int:
+    return round(psutil.Process().memory_info().rss / 1e6)
 
 
 def _synthetic(number: int, rng: np.random.Generator) -> Measured:
-    name = f"{number:016x}"
+    name = f"{int(rng.integers(1 << 63)):016x}"
     photograph = Photograph(
-        image_id=name, set="photographs", address=f"file:///photographs/{name}.jpg", degraded="", width=1728,
+        image_id=name, set="photographs", address=f"file:///photographs/{number:016x}.jpg", degraded="", width=1728,
         height=1152, channels=3, bit_depth=8, mode="RGB", bytes=500_000, sha256=4 * name, shard="images-00000.tar",
     )  # fmt: skip
     figures = rng.random(13).tolist()
@@ -200,12 +229,6 @@ def steps(count: int) -> dict[str, Any]:
     """How many photographs a core takes in a second through scan, ingest and curate, and the megabytes of each."""
     cv2.setNumThreads(1)
     rng = np.random.default_rng(0)
-    limits = {
-        "seed": 3, "patch": 512, "stride": 512, "flush": False, "min_sharpness": 30.0, "max_noise_sigma": 12.0,
-        "max_flat_fraction": 0.5, "patches_per_cluster": None, "clusters": 4, "validation_fraction": 0.12,
-        "test_fraction": 0.2, "min_validation": 1, "min_test": 1, "held_out_side": 1024, "shard_megabytes": 256.0,
-        "scenes": "hashes",
-    }  # fmt: skip
     rule = {"keep": KeepBest(fraction=1.0, by=("sharpness", "brisque", "niqe"))}
     with tempfile.TemporaryDirectory(prefix="relume-benchmark-") as folder:
         photographs, ingested = Path(folder) / "photographs", Path(folder) / "ingested"
@@ -222,7 +245,7 @@ def steps(count: int) -> dict[str, Any]:
             curated = Path(folder) / name
             curated.mkdir()
             start = process_time()
-            settings = CurateSettings.model_validate({**limits, **extra})
+            settings = CurateSettings.model_validate({**LIMITS, **extra})
             counts = curate(ingested, curated, settings, progress=lambda *counted: None)
             found[name] = round(count / (process_time() - start), 2)
         found["patches_of_a_photograph"] = round(counts["patches"] / counts["train"], 1)

@@ -116,7 +116,14 @@ def _adapter(kind: Any) -> "TypeAdapter":
 def read_table(
     path: str | Path, columns: Mapping[str, Callable[[str], Any]], *, next_step: str
 ) -> list[dict[str, Any]]:
-    """Reads a CSV file.
+    """Reads a CSV file as a whole; see `table_rows`."""
+    return list(table_rows(path, columns, next_step=next_step))
+
+
+def table_rows(
+    path: str | Path, columns: Mapping[str, Callable[[str], Any]], *, next_step: str
+) -> Iterator[dict[str, Any]]:
+    """Reads a CSV file row by row.
 
     Args:
         path: The file, with a header.
@@ -124,7 +131,7 @@ def read_table(
             Further columns are texts.
         next_step: As for `reading`.
 
-    Returns:
+    Yields:
         A dictionary for each row.
 
     Raises:
@@ -135,12 +142,10 @@ def read_table(
         header = next(rows, [])
         if missing := [name for name in columns if name not in header]:
             raise ValueError(f"its header lacks {', '.join(missing)}")
-        table = []
         for row in rows:
             if len(row) != len(header):
                 raise ValueError(f"line {rows.line_num} has {len(row)} values, the header {len(header)}")
-            table.append({name: columns.get(name, str)(text) for name, text in zip(header, row, strict=True)})
-        return table
+            yield {name: columns.get(name, str)(text) for name, text in zip(header, row, strict=True)}
 
 
 def _why(error: Exception) -> str:

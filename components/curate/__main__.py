@@ -7,6 +7,7 @@ from components.step import run_component
 from relume.curation.curate import curate
 from relume.curation.settings import CurateSettings
 from relume.files import atomic_folder
+from relume.home import relume_home
 from relume.params_file import load_section
 from relume.progress import Progress
 from relume.reading import read_table
@@ -18,7 +19,8 @@ def main() -> None:
     """Fills data/curated and says how many photographs went where."""
     settings = load_section("curate", CurateSettings)
     with atomic_folder("data/curated") as folder:
-        counts = curate("data/ingested", folder, settings, progress=Progress("curate"))
+        cache = relume_home() / "cache" / "curate"
+        counts = curate("data/ingested", folder, settings, progress=Progress("curate"), cache=cache)
     print("curate: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     images = read_table(Path("data/curated/images.csv"), {"address": str, "reason": str}, next_step="run it again")
     aside = [(row["reason"], unquote(row["address"]).rpartition("/")[2]) for row in images if row["reason"]]

@@ -22,32 +22,65 @@ duplicate of another pair: what degrades them is not the same.
 """
 
 import csv
+import hashlib
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from relume.curation.diversity import clusters, covering
-from relume.curation.duplicates import Fingerprint, Scenes, find_scenes, joined
+from relume.curation.collection import Collection, read_collection
+from relume.curation.diversity import clusters, covering, in_order, nearest
+from relume.curation.duplicates import Scenes, find_scenes, joined
 from relume.curation.hashes import near_pairs
-from relume.curation.measuring import Measured, measure_all, seen
-from relume.curation.patches import PatchShardWriter, choose_patches
+from relume.curation.measuring import measure, seen
+from relume.curation.patches import Patch, PatchShardWriter, choose_patches, cut
+from relume.curation.records import Records, curation_code, opened_records
 from relume.curation.selection import keep_best, write_scores
 from relume.curation.settings import CurateSettings
-from relume.curation.split import split_scenes
-from relume.images import save_image, to_uint8
-from relume.ingestion.ingest import UNNAMED, Photographs, video_of
+from relume.curation.split import SIDES, split_scenes
+from relume.files import write_bytes
+from relume.images import encode, to_uint8
+from relume.ingestion.ingest import Photograph, Place, manifest_rows, read_photographs
+from relume.kept import Kept, Part
 
 _COLUMNS = (
     *("image_id", "set", "address", "group", "split", "width", "height"),
     *("sharpness", "noise_sigma", "flat_fraction", "cluster", "reason"),
 )
+_REJECTED, _TRAIN = -1, SIDES.index("train")
+# Clusters are those of so many photographs of a set at most, the others are in the nearest.
+CLUSTERED = 20_000
+_AT_ONCE = 4096  # descriptors that are read together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What is chosen of a collection.
+
+    Attributes:
+        ranks: For each score of the rule the rank of each photograph in its set, 0 for none.
+        scene: (N,) the smallest `id` in the scene of each.
+        cluster: (N,) the cluster of each, -1 for the rejected.
+        side: (N,) a position in SIDES, -1 for the rejected.
+    """
+
+    ranks: dict[str, np.ndarray]
+    scene: np.ndarray
+    cluster: np.ndarray
+    side: np.ndarray
 
 
 def curate(
-    ingested: str | Path, folder: Path, settings: CurateSettings, *, progress: Callable[[str, int, int], None]
+    ingested: str | Path,
+    folder: Path,
+    settings: CurateSettings,
+    *,
+    progress: Callable[[str, int, int], None],
+    cache: Path | None = None,
 ) -> dict[str, int]:
     """Fills a curated folder.
 
@@ -56,6 +89,8 @@ def curate(
         folder: An empty folder to fill.
         settings: Thresholds, fractions and sizes.
         progress: Given what is counted, how many are done, and of how many.
+        cache: A folder that keeps what is measured, so that the next curation measures new photographs alone, and one
+            that was killed is taken up where it was. The result is the same without.
 
     Returns:
         The number of photographs by side of the split (`train`, `validation`, `test`), by reason for
@@ -64,206 +99,290 @@ def curate(
     Raises:
         SourceError: Too few photographs are left to hold some out.
     """
-    photographs = Photographs(ingested)
-    measured = measure_all(photographs, settings, progress)
-    reasons = {item.image_id: item.reason for item in measured}
-    ranks = keep_best(measured, reasons, settings.keep) if settings.keep else {}
-    accepted = [item for item in measured if not reasons[item.image_id]]
+    seen_as = hashlib.sha256(f"{settings.max_side} {settings.patch} {curation_code()}".encode()).hexdigest()[:24]
+    with opened_records(cache, settings) as records, Kept(cache and cache / "patches", seen_as) as kept:
+        _measure_new(ingested, records, settings, progress)
+        photographs = read_collection(ingested, records, settings.keep.by if settings.keep else ())
+        choice = choose(photographs, records, settings, progress)
+        write_tables(folder, ingested, photographs, records, choice)
+        patches, shards = _write_patches(folder, ingested, photographs, records, choice, kept, settings)
+        held_out = _write_held_out(folder, ingested, choice.side, kept, settings)
+        kept.keep(folder, shards + held_out)
 
-    scene_of = _group(accepted, reasons, settings, progress)
-    accepted = [item for item in accepted if not reasons[item.image_id]]
+    counts = {name: int((choice.side == number).sum()) for number, name in enumerate(SIDES)}
+    return counts | photographs.reasons() | {"patches": patches}
+
+
+def choose(
+    photographs: Collection, records: Records, settings: CurateSettings, progress: Callable[[str, int, int], None]
+) -> Choice:
+    """Chooses among measured photographs; says in the collection why each other one is rejected."""
+    ranks = keep_best(photographs, settings.keep) if settings.keep else {}
+    scene = _group(photographs, records, settings, progress)
     if settings.cover:
-        _cover(accepted, reasons, settings.cover)
-        accepted = [item for item in accepted if not reasons[item.image_id]]
-    cluster_of = _cluster(accepted, settings)
-    rejected = Counter(reason for reason in reasons.values() if reason)
-    side_of_scene = _split(accepted, scene_of, settings, rejected)
+        _cover(photographs, records, settings.cover)
+    cluster = _cluster(photographs, records, settings)
+    return Choice(ranks=ranks, scene=scene, cluster=cluster, side=_split(photographs, scene, settings))
 
-    held_out_scenes: set[str] = set()
-    side_of: dict[str, str] = {}
-    for item in sorted(accepted, key=lambda item: item.preference):
-        name, scene = item.image_id, scene_of[item.image_id]
-        if (side := side_of_scene[scene]) != "train" and scene in held_out_scenes:
-            reasons[name] = "same_scene"
-            continue
-        side_of[name] = side
-        if side != "train":
-            held_out_scenes.add(scene)
 
-    _write_images(folder / "images.csv", measured, scene_of, side_of, cluster_of, reasons)
-    if settings.keep:
-        write_scores(folder / "scores.parquet", measured, ranks, reasons)
-    trained = [item for item in accepted if side_of.get(item.image_id) == "train"]
-    chosen: set[str] = set()
-    for cluster in sorted({cluster_of[item.image_id] for item in trained}):
-        members = [item.patches for item in trained if cluster_of[item.image_id] == cluster]
-        chosen |= choose_patches(members, settings.patches_per_cluster, settings.seed)
-    _write_patches(folder, photographs, trained, chosen, settings)
-    _write_held_out(folder / "held_out", photographs, side_of, settings)
+def write_tables(folder: Path, ingested: str | Path, photographs: Collection, records: Records, choice: Choice) -> None:
+    """Writes `images.csv` and, with a rule, `scores.parquet`."""
+    _write_images(folder / "images.csv", ingested, photographs, choice)
+    if choice.ranks:
+        write_scores(folder / "scores.parquet", manifest_rows(ingested), photographs, records, choice.ranks)
 
-    counts = {"train": 0, "validation": 0, "test": 0}
-    for name, reason in reasons.items():
-        key = reason or side_of[name]
-        counts[key] = counts.get(key, 0) + 1
-    return counts | {"patches": len(chosen)}
+
+def _measure_new(
+    ingested: str | Path, records: Records, settings: CurateSettings, progress: Callable[[str, int, int], None]
+) -> None:
+    """Measures the photographs of which nothing is recorded."""
+    total = sum(1 for _ in manifest_rows(ingested))
+    new = sum(photograph.image_id not in records for photograph in manifest_rows(ingested))
+
+    def unknown() -> Iterator[tuple[Photograph, Place]]:
+        for photograph, place, _ in read_photographs(ingested):
+            if photograph.image_id not in records:
+                yield photograph, place
+
+    if new < total:
+        progress("photographs known from before", total - new, total)
+    for done, item in enumerate(measure(unknown(), settings), start=1):
+        records.add(item)
+        progress("photographs measured", done, new)
 
 
 def _group(
-    accepted: Sequence[Measured],
-    reasons: dict[str, str],
+    photographs: Collection,
+    records: Records,
     settings: CurateSettings,
     progress: Callable[[str, int, int], None],
-) -> dict[str, str]:
-    """The scene of each photograph, named by its smallest image_id; names near duplicates in `reasons`."""
-    of_file: dict[tuple[str, bool], Measured] = {}  # many pairs may have one clean image, which is compared once
-    for item in accepted:
-        of_file.setdefault(_clean_file(item), item)
-    compared, position = list(of_file.values()), {file: number for number, file in enumerate(of_file)}
+) -> np.ndarray:
+    """The scene of each photograph, (N,) the smallest `id` in it; rejects near duplicates."""
+    left = photographs.left()
+    # Many pairs may have one clean image, which is compared once.
+    files = np.stack([photographs.clean[left], photographs.paired[left].astype(np.uint64)], axis=1)
+    _, first, inverse = np.unique(files, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    compared, file = left[first[order]], np.argsort(order)[inverse.ravel()]
     find = _by_keypoints if settings.scenes == "keypoints" else _by_hashes
-    scenes = find(compared, progress)
+    scenes = find(photographs, compared, records, progress)
     for pair in scenes.near_duplicates:
-        keep, drop = sorted((compared[number] for number in pair), key=lambda item: item.preference)
-        if not reasons[keep.image_id] and not drop.photograph.degraded:
-            reasons[drop.image_id] = "near_duplicate"
-    scene = _with_whole_videos(compared, scenes.scene)
-    members: dict[int, list[str]] = {}
-    for item in accepted:
-        members.setdefault(scene[position[_clean_file(item)]], []).append(item.image_id)
-    return {name: min(names) for names in members.values() for name in names}
+        keep, drop = photographs.by_preference(compared[list(pair)]).tolist()
+        if photographs.is_left(keep) and not photographs.paired[drop]:
+            photographs.reject(drop, "near_duplicate")
+    scene = _with_whole_videos(photographs.video[compared], scenes.scene)[file]
+    smallest = np.full(len(compared), np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(smallest, scene, photographs.id[left])
+    named = photographs.id.copy()
+    named[left] = smallest[scene]
+    return named
 
 
-def _with_whole_videos(compared: Sequence[Measured], scene: Sequence[int]) -> list[int]:
+def _with_whole_videos(video: np.ndarray, scene: np.ndarray) -> np.ndarray:
     """The scenes, joined where they hold frames of one video: what it shows may not be on two sides of the split."""
-    first: dict[str, int] = {}
-    pairs = list(enumerate(scene))
-    for position, item in enumerate(compared):
-        if video := video_of(item.photograph.address):
-            pairs.append((first.setdefault(video, position), position))
-    return joined(len(compared), pairs)
+    frames = np.flatnonzero(video >= 0)
+    if not len(frames):
+        return scene
+    _, first, inverse = np.unique(video[frames], return_index=True, return_inverse=True)
+    together = zip(frames[first[inverse]].tolist(), frames.tolist(), strict=True)
+    pairs = [*((int(scene[one]), int(scene[other])) for one, other in together)]
+    return joined(len(scene), pairs)[scene]
 
 
-def _by_keypoints(compared: Sequence[Measured], progress: Callable[[str, int, int], None]) -> Scenes:
-    fingerprints = [item.fingerprint for item in compared if isinstance(item.fingerprint, Fingerprint)]
+def _by_keypoints(
+    photographs: Collection, compared: np.ndarray, records: Records, progress: Callable[[str, int, int], None]
+) -> Scenes:
+    fingerprints = [records.fingerprint(name) for name in photographs.image_ids(compared)]
     return find_scenes(fingerprints, progress=lambda done, total: progress("pairs compared", done, total))
 
 
-def _by_hashes(compared: Sequence[Measured], progress: Callable[[str, int, int], None]) -> Scenes:
+def _by_hashes(
+    photographs: Collection, compared: np.ndarray, records: Records, progress: Callable[[str, int, int], None]
+) -> Scenes:
     """The scenes by hashes; of each the photograph to keep is paired with every other."""
-    hashes = np.array([item.fingerprint for item in compared], np.uint64)
-    pairs = near_pairs(hashes, progress=lambda done, total: progress("hashes compared", done, total))
-    scene = joined(len(compared), map(tuple, pairs.tolist()))
-    best: dict[int, int] = {}
-    near_duplicates = []
-    for position in sorted(range(len(compared)), key=lambda position: compared[position].preference):
-        if (kept := best.setdefault(scene[position], position)) != position:
-            near_duplicates.append((kept, position))
-    return Scenes(scene=scene, near_duplicates=near_duplicates)
+    pairs = near_pairs(
+        photographs.hash[compared], progress=lambda done, total: progress("hashes compared", done, total)
+    )
+    scene = joined(len(compared), map(tuple, pairs))
+    members = np.unique(pairs)
+    position = np.full(len(photographs), -1, np.int32)
+    position[compared[members]] = members
+    ordered = position[photographs.by_preference(compared[members])]
+    _, first, inverse = np.unique(scene[ordered], return_index=True, return_inverse=True)
+    kept = ordered[first[inverse]]
+    both = zip(kept.tolist(), ordered.tolist(), strict=True)
+    return Scenes(scene=scene, near_duplicates=[(best, other) for best, other in both if best != other])
 
 
-def _clean_file(item: Measured) -> tuple[str, bool]:
-    return item.photograph.sha256, bool(item.photograph.degraded)
+def _split(photographs: Collection, scene: np.ndarray, settings: CurateSettings) -> np.ndarray:
+    """(N,) the side of each photograph, set by set, -1 for the rejected; of a held-out scene one photograph is left."""
+    left = photographs.left()
+    scenes, of = np.unique(scene[left], return_inverse=True)
+    in_colour, set_of = np.zeros(len(scenes), bool), np.full(len(scenes), len(photographs.sets), np.uint16)
+    np.logical_or.at(in_colour, of, photographs.colour[left])
+    np.minimum.at(set_of, of, photographs.set[left])  # a scene that is in several counts for the first of their names
+    sets = [number for number in range(len(photographs.sets)) if (set_of == number).any()]
+    side_of_scene = np.full(len(scenes), _TRAIN, np.int8)
+    for number in sets or [0]:
+        members = np.flatnonzero(set_of == number)
+        side_of_scene[members] = split_scenes(
+            (f"{name:016x}" for name in scenes[members].tolist()),
+            in_colour[members],
+            settings,
+            of_set=photographs.sets[number] if len(sets) > 1 else None,
+            rejected=photographs.reasons(),
+        )
+    side = np.full(len(photographs), _REJECTED, np.int8)
+    side[left] = side_of_scene[of]
+    ordered = photographs.by_preference(left[side[left] != _TRAIN])
+    _, first = np.unique(scene[ordered], return_index=True)
+    again = np.delete(ordered, first)
+    photographs.reject(again, "same_scene")
+    side[again] = _REJECTED
+    return side
 
 
-def _split(
-    accepted: Sequence[Measured], scene_of: dict[str, str], settings: CurateSettings, rejected: Counter[str]
-) -> dict[str, str]:
-    """The side of each scene, divided set by set."""
-    scenes_left = [scene_of[item.image_id] for item in accepted]
-    in_colour, set_of = dict.fromkeys(scenes_left, False), dict.fromkeys(scenes_left, UNNAMED)
-    for item in sorted(accepted, key=lambda item: item.photograph.set, reverse=True):
-        scene = scene_of[item.image_id]
-        in_colour[scene] |= item.photograph.channels >= 3
-        set_of[scene] = item.photograph.set
-    sets = sorted(set(set_of.values())) or [UNNAMED]
-    sides: dict[str, str] = {}
-    for name in sets:
-        scenes = {scene: colour for scene, colour in in_colour.items() if set_of[scene] == name}
-        sides |= split_scenes(scenes, settings, of_set=name if len(sets) > 1 else None, rejected=rejected)
-    return sides
+def _cover(photographs: Collection, records: Records, fraction: float) -> None:
+    """Rejects the photographs that others stand for."""
+    left = photographs.left()
+    left = left[np.argsort(photographs.id[left])]
+    for number in range(len(photographs.sets)):
+        members = left[photographs.set[left] == number]
+        if len(members):
+            vectors = records.descriptors(photographs.image_ids(members), len(members))
+            chosen = covering(vectors, math.ceil(fraction * len(members) - 1e-9))
+            photographs.reject(np.delete(members, chosen), "covered")
 
 
-def _cover(accepted: Sequence[Measured], reasons: dict[str, str], fraction: float) -> None:
-    """Names the photographs that others stand for in `reasons`."""
-    ordered = sorted(accepted, key=lambda item: item.image_id)
-    for of_set in sorted({item.photograph.set for item in ordered}):
-        members = [item for item in ordered if item.photograph.set == of_set]
-        chosen = covering(_descriptors(members), math.ceil(fraction * len(members) - 1e-9))
-        for position in set(range(len(members))) - set(chosen):
-            reasons[members[position].image_id] = "covered"
+def _cluster(photographs: Collection, records: Records, settings: CurateSettings) -> np.ndarray:
+    """(N,) the cluster of each photograph, counted on from set to set; -1 for the rejected."""
+    left = photographs.left()
+    cluster = np.full(len(photographs), -1, np.int32)
+    for number in range(len(photographs.sets)):
+        members = left[photographs.set[left] == number]
+        if not len(members):
+            continue
+        some = members
+        if len(members) > CLUSTERED:  # the first by name, which is a hash
+            some = np.sort(members[np.argsort(photographs.id[members])[:CLUSTERED]])
+        labels, centres = clusters(
+            records.descriptors(photographs.image_ids(some), len(some)), settings.clusters, settings.seed
+        )
+        if len(some) < len(members):
+            parts = np.split(members, range(_AT_ONCE, len(members), _AT_ONCE))
+            labels = np.concatenate(
+                [nearest(records.descriptors(photographs.image_ids(part), len(part)), centres) for part in parts]
+            )
+        cluster[members] = cluster.max() + 1 + in_order(labels)
+    return cluster
 
 
-def _descriptors(items: Sequence[Measured]) -> np.ndarray:
-    return np.stack([item.descriptor for item in items if item.descriptor is not None])
-
-
-def _cluster(accepted: Sequence[Measured], settings: CurateSettings) -> dict[str, int]:
-    """The cluster of each photograph, counted on from set to set."""
-    cluster_of: dict[str, int] = {}
-    for name in sorted({item.photograph.set for item in accepted}):
-        members = [item for item in accepted if item.photograph.set == name]
-        first = max(cluster_of.values(), default=-1) + 1
-        for item, label in zip(members, clusters(_descriptors(members), settings.clusters, settings.seed), strict=True):
-            cluster_of[item.image_id] = first + int(label)
-    return cluster_of
-
-
-def _write_images(
-    path: Path,
-    measured: Sequence[Measured],
-    scene_of: dict[str, str],
-    side_of: dict[str, str],
-    cluster_of: dict[str, int],
-    reasons: dict[str, str],
-) -> None:
+def _write_images(path: Path, ingested: str | Path, photographs: Collection, choice: Choice) -> None:
+    figures, side = photographs.figures, choice.side
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        for item in measured:
-            photograph, measures = item.photograph, item.quality
-            name = photograph.image_id
+        for position, photograph in enumerate(manifest_rows(ingested)):
             writer.writerow(
                 [
-                    name,
+                    photograph.image_id,
                     photograph.set,
                     photograph.address,
-                    scene_of.get(name, name),
-                    side_of.get(name, "rejected"),
+                    f"{choice.scene[position]:016x}",
+                    "rejected" if side[position] == _REJECTED else SIDES[side[position]],
                     photograph.width,
                     photograph.height,
-                    f"{measures.sharpness:.3f}",
-                    f"{measures.noise_sigma:.3f}",
-                    f"{measures.flat_fraction:.4f}",
-                    cluster_of.get(name, -1),
-                    reasons[name],
+                    f"{figures['sharpness'][position]:.3f}",
+                    f"{figures['noise_sigma'][position]:.3f}",
+                    f"{figures['flat_fraction'][position]:.4f}",
+                    choice.cluster[position],
+                    photographs.reason(position),
                 ]
             )
 
 
 def _write_patches(
-    folder: Path, photographs: Photographs, trained: Sequence[Measured], chosen: set[str], settings: CurateSettings
-) -> None:
-    single, pairs = ([i for i in trained if bool(i.photograph.degraded) == paired] for paired in (False, True))
-    count, of_pairs = (sum(patch.patch_id in chosen for i in items for patch in i.patches) for items in (single, pairs))
-    megabytes = settings.shard_megabytes
-    shards = PatchShardWriter(folder, count, pairs=of_pairs, side=settings.patch, shard_megabytes=megabytes)
-    for item in (*single, *pairs):
-        patches = [patch for patch in item.patches if patch.patch_id in chosen]
-        if patches:
-            photograph = item.photograph
-            pixels = seen(photograph, photographs.place(photograph), settings)
-            degraded = to_uint8(photographs.degraded_pixels(photograph)) if photograph.degraded else None
-            for patch in patches:
-                shards.add(patch, pixels, of_set=photograph.set, degraded=degraded)
+    folder: Path,
+    ingested: str | Path,
+    photographs: Collection,
+    records: Records,
+    choice: Choice,
+    kept: Kept,
+    settings: CurateSettings,
+) -> tuple[int, list[str]]:
+    """Cuts the patches of the training photographs, of pairs after the others; returns how many, and the shards."""
+    trained, cluster = np.flatnonzero(choice.side == _TRAIN), choice.cluster
+    chosen: set[str] | None = None
+    if settings.patches_per_cluster is not None:
+        chosen = set()
+        for number in np.unique(cluster[trained]).tolist():
+            of_cluster = photographs.image_ids(trained[cluster[trained] == number])
+            chosen |= choose_patches(map(records.patches, of_cluster), settings.patches_per_cluster, settings.seed)
+
+    def patches_of(position: int) -> list[Patch]:
+        found = records.patches(photographs.image_id(position))
+        return [patch for patch in found if chosen is None or patch.patch_id in chosen]
+
+    def count(positions: np.ndarray) -> int:
+        if chosen is None:
+            return int(photographs.patches[positions].sum())
+        return sum(len(patches_of(position)) for position in positions.tolist())
+
+    paired = photographs.paired[trained]
+    single, pairs = trained[~paired], trained[paired]
+    counts = count(single), count(pairs)
+    shards = PatchShardWriter(
+        folder, counts[0], pairs=counts[1], side=settings.patch, shard_megabytes=settings.shard_megabytes
+    )
+    for some in filter(len, (single, pairs)):
+        for position, (photograph, place, degraded_place) in _at(some, ingested):
+            if patches := patches_of(position):
+                contents = [_kept_patch(kept, patch, shards.shape(bool(degraded_place))) for patch in patches]
+                if any(content is None for content in contents):
+                    pixels = seen(photograph, place, settings)
+                    degraded = to_uint8(degraded_place.pixels()) if degraded_place else None
+                    contents = [cut(patch, settings.patch, pixels, degraded) for patch in patches]
+                for patch, content in zip(patches, contents, strict=True):
+                    assert content is not None
+                    part = shards.add(patch, content, of_set=photograph.set)
+                    kept.note(patch.patch_id, None, [part])
     shards.close()
+    return sum(counts), shards.files
 
 
-def _write_held_out(folder: Path, photographs: Photographs, side_of: dict[str, str], settings: CurateSettings) -> None:
-    limit = settings.held_out_side
-    for photograph in photographs.manifest:
-        if (side := side_of.get(photograph.image_id, "train")) != "train":
-            images = {folder / side: seen(photograph, photographs.place(photograph), settings)}
-            if photograph.degraded:
-                images[folder / side / "degraded"] = to_uint8(photographs.degraded_pixels(photograph))
-            for place, pixels in images.items():
+def _kept_patch(kept: Kept, patch: Patch, shape: tuple[int, ...]) -> np.ndarray | None:
+    found = kept.get(patch.patch_id)
+    data = found and kept.read(found[1][0])
+    return np.frombuffer(data, np.uint8).reshape(shape) if data else None
+
+
+def _write_held_out(
+    folder: Path, ingested: str | Path, side: np.ndarray, kept: Kept, settings: CurateSettings
+) -> list[str]:
+    """Writes the images of the held-out sides; returns their names."""
+    limit, written = settings.held_out_side, []
+    held_out = np.flatnonzero((side != _TRAIN) & (side != _REJECTED))
+    for position, (photograph, place, degraded_place) in _at(held_out, ingested):
+        for part, of in {"": place, "degraded/": degraded_place}.items():
+            if of is None:
+                continue
+            key = f"held out {part}{photograph.image_id} {limit}"
+            found = kept.get(key)
+            data = found and kept.read(found[1][0])
+            if not data:
+                pixels = to_uint8(of.pixels()) if part else seen(photograph, of, settings)
                 top, left = (max(0, length - limit) // 2 for length in pixels.shape[:2])
-                save_image(place / f"{photograph.image_id}.png", pixels[top : top + limit, left : left + limit])
+                data = encode(pixels[top : top + limit, left : left + limit], ".png")
+            name = f"held_out/{SIDES[side[position]]}/{part}{photograph.image_id}.png"
+            write_bytes(folder / name, data)
+            kept.note(key, None, [Part(name, 0, len(data), zlib.crc32(data))])
+            written.append(name)
+    return written
+
+
+def _at(positions: np.ndarray, ingested: str | Path) -> Iterator[tuple[int, tuple[Photograph, Place, Place | None]]]:
+    """Photographs at some positions of the manifest, which are sorted."""
+    found, before = read_photographs(ingested), -1
+    for position in positions.tolist():
+        yield position, next(islice(found, position - before - 1, None))
+        before = position

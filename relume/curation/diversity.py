@@ -34,7 +34,7 @@ def descriptor(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([structure, colour]).astype(np.float32)
 
 
-def clusters(descriptors: np.ndarray, count: int, seed: int) -> np.ndarray:
+def clusters(descriptors: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Groups descriptors by k-means.
 
     Args:
@@ -43,18 +43,28 @@ def clusters(descriptors: np.ndarray, count: int, seed: int) -> np.ndarray:
         seed: Of the starting points.
 
     Returns:
-        (N,) cluster numbers, in the order in which the clusters first appear.
+        (N,) cluster numbers, and (clusters, D) their centres.
     """
     import cv2
 
     count = min(count, len(descriptors))
     if count < 2:
-        return np.zeros(len(descriptors), np.int64)
+        return np.zeros(len(descriptors), np.int32), descriptors.mean(axis=0, keepdims=True)
     cv2.setRNGSeed(seed)
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-6)
     labels = np.zeros((len(descriptors), 1), np.int32)
-    cv2.kmeans(descriptors, count, labels, criteria, 10, cv2.KMEANS_PP_CENTERS)
-    _, first, inverse = np.unique(labels.ravel(), return_index=True, return_inverse=True)
+    _, _, centres = cv2.kmeans(descriptors, count, labels, criteria, 10, cv2.KMEANS_PP_CENTERS)
+    return labels.ravel(), centres
+
+
+def nearest(descriptors: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """The number of the nearest of some centres, (N, D) and (K, D) to (N,)."""
+    return ((centres**2).sum(axis=1) - 2 * descriptors @ centres.T).argmin(axis=1)
+
+
+def in_order(labels: np.ndarray) -> np.ndarray:
+    """The same groups, (N,), numbered in the order in which they first appear."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
 
 

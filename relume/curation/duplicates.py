@@ -18,6 +18,7 @@ from relume.curation.quality import gray
 from relume.parallel import map_in_order
 
 _THUMBNAIL = 24
+THUMBNAIL = _THUMBNAIL**2  # gray values
 _WORKING_SIDE = 512
 _KEYPOINTS = 600
 # Photographs that are compared in detail with each one: so many by thumbnail, so many by visual words.
@@ -57,11 +58,11 @@ class Scenes:
     """The result of the comparison, by position in the list of photographs.
 
     Attributes:
-        scene: For each photograph the smallest position in its scene.
+        scene: (N,) for each photograph the smallest position in its scene.
         near_duplicates: Pairs of positions.
     """
 
-    scene: list[int]
+    scene: np.ndarray
     near_duplicates: list[tuple[int, int]]
 
 
@@ -111,20 +112,22 @@ def find_scenes(
     return Scenes(scene=joined(len(fingerprints), same_scenes), near_duplicates=near_duplicates)
 
 
-def joined(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+def joined(count: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
     """For each of so many positions the smallest one that pairs join it with, at once or by way of others."""
-    parent = list(range(count))
+    parent = np.arange(count)
 
     def root(position: int) -> int:
-        while parent[position] != position:
-            parent[position] = parent[parent[position]]
-            position = parent[position]
+        while (above := int(parent[position])) != position:
+            parent[position] = parent[above]
+            position = above
         return position
 
     for first, second in pairs:
         low, high = sorted((root(first), root(second)))
         parent[high] = low
-    return [root(position) for position in range(count)]
+    while not np.array_equal(parent, above := parent[parent]):
+        parent = above
+    return parent
 
 
 def _candidates(fingerprints: Sequence[Fingerprint]) -> list[tuple[int, int, float]]:

@@ -21,7 +21,7 @@ _FREQUENCIES = 8
 RADIUS = 5
 _PARTS, _PART_BITS = 3, 21
 _COSINES = np.cos((2 * np.arange(_SIDE) + 1) * np.arange(_FREQUENCIES)[:, None] * np.pi / (2 * _SIDE))
-_AT_ONCE = 1 << 15  # hashes that are looked up together
+_AT_ONCE = 1 << 13  # hashes that are looked up together
 
 
 def perceptual_hash(luma: np.ndarray) -> int:

@@ -1,7 +1,7 @@
 """What curation knows of each photograph after its pixels were read once."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from relume.curation.quality import Quality, gray, quality, shrink
 from relume.curation.scores import Scores, scores
 from relume.curation.settings import CurateSettings
 from relume.images import to_uint8
-from relume.ingestion.ingest import Photograph, Photographs, Place
+from relume.ingestion.ingest import Photograph, Place
 from relume.parallel import Budget, map_in_order
 
 # Photographs are measured side by side in a process while they have this many megapixels together: about 20 bytes
@@ -55,23 +55,10 @@ class Measured:
         """All that was measured, by name."""
         return asdict(self.quality) | (asdict(self.scores) if self.scores else {})
 
-    @property
-    def preference(self) -> tuple[bool, bool, int, float, str]:
-        """Sorts the photograph to keep of several first: a pair, then colour, then size, then sharpness."""
-        photograph, pixels = self.photograph, self.photograph.width * self.photograph.height
-        return not photograph.degraded, photograph.channels < 3, -pixels, -self.quality.sharpness, self.image_id
 
-
-def measure_all(
-    photographs: Photographs, settings: CurateSettings, progress: Callable[[str, int, int], None]
-) -> list[Measured]:
-    """Measures every photograph, on a Dask cluster if there is one, in the order of the manifest."""
-    places = ((photograph, photographs.place(photograph)) for photograph in photographs.manifest)
-    measured = []
-    for item in map_in_order(functools.partial(_measure_one, settings), places, on_cluster=True):
-        measured.append(item)
-        progress("photographs measured", len(measured), len(photographs.manifest))
-    return measured
+def measure(photographs: Iterable[tuple[Photograph, Place]], settings: CurateSettings) -> Iterator[Measured]:
+    """Measures photographs in their order, on a Dask cluster if there is one."""
+    return map_in_order(functools.partial(_measure_one, settings), photographs, on_cluster=True)
 
 
 def _measure_one(settings: CurateSettings, of: tuple[Photograph, Place]) -> Measured:

@@ -1,17 +1,20 @@
 """Training patches: their places in a photograph, which are worth keeping, and the shards they are packed in."""
 
 import hashlib
+import heapq
 import math
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
 from relume.curation.quality import flat_fraction, sharpness
 from relume.ingestion.ingest import UNNAMED
+from relume.kept import Part
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +42,8 @@ class Patch:
 
 
 _ROW = np.dtype([("y", np.int32), ("x", np.int32), ("sharpness", np.float64), ("flat_fraction", np.float64)])
+PATCH_BYTES = _ROW.itemsize
+_ROWS_AT_ONCE = 1 << 14  # of the table of patches, until they are written
 
 
 class Patches(Sequence[Patch]):
@@ -55,6 +60,17 @@ class Patches(Sequence[Patch]):
         self._image_id = image_id
         rows = [(patch.y, patch.x, patch.sharpness, patch.flat_fraction) for patch in patches]
         self._rows = np.array(rows, _ROW)
+
+    @classmethod
+    def frombytes(cls, image_id: str, data: bytes) -> "Patches":
+        """From what `tobytes` gave."""
+        found = cls(image_id)
+        found._rows = np.frombuffer(data, _ROW)
+        return found
+
+    def tobytes(self) -> bytes:
+        """All but the photograph's name, PATCH_BYTES for each."""
+        return self._rows.tobytes()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -92,19 +108,22 @@ def find_patches(
     return patches
 
 
-def choose_patches(by_photograph: Sequence[Sequence[Patch]], quota: int | None, seed: int) -> set[str]:
-    """Chooses at most `quota` patches of some photographs, as evenly over them as they allow; all of them for None.
+def choose_patches(by_photograph: Iterable[Sequence[Patch]], quota: int, seed: int) -> set[str]:
+    """Chooses at most `quota` patches of some photographs, as evenly over them as they allow.
 
     Returns:
         Names of the chosen patches. Which ones of a photograph depends on their names and the seed alone.
     """
 
-    def key(patch: Patch) -> bytes:
-        return hashlib.sha256(f"{seed}:{patch.patch_id}".encode()).digest()
+    def key(name: str) -> bytes:
+        return hashlib.sha256(f"{seed}:{name}".encode()).digest()
 
-    ranked = [(rank, patch) for patches in by_photograph for rank, patch in enumerate(sorted(patches, key=key))]
-    ranked.sort(key=lambda item: (item[0], key(item[1])))
-    return {patch.patch_id for _, patch in ranked[:quota]}
+    def ranked() -> Iterator[tuple[int, bytes, str]]:
+        for patches in by_photograph:
+            keys = sorted((key(patch.patch_id), patch.patch_id) for patch in patches)
+            yield from ((rank, *found) for rank, found in enumerate(keys))
+
+    return {name for _, _, name in heapq.nsmallest(quota, ranked())}
 
 
 class _Shards:
@@ -124,8 +143,8 @@ class _Shards:
         self.count, self.added = count, 0
         self._shard: np.memmap | None = None
 
-    def add(self, content: np.ndarray) -> tuple[str, int]:
-        """Appends an array; returns the shard and the row in it."""
+    def add(self, content: np.ndarray) -> tuple[str, int, int]:
+        """Appends an array; returns the shard, the row in it, and the byte where it begins."""
         number, row = divmod(self.added, self._per_shard)
         name = f"{self._name}-{number:05d}.npy"
         if row == 0:
@@ -137,13 +156,25 @@ class _Shards:
         assert self._shard is not None
         self._shard[row] = content
         self.added += 1
-        return name, row
+        return name, row, self._shard.offset + row * content.nbytes
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all shards."""
+        return [f"{self._name}-{number:05d}.npy" for number in range(-(-self.count // self._per_shard))]
 
     def close(self) -> None:
         """Writes what is left."""
         assert self.added == self.count
         if self._shard is not None:
             self._shard.flush()
+
+
+def cut(patch: Patch, side: int, pixels: np.ndarray, degraded: np.ndarray | None = None) -> np.ndarray:
+    """A patch of a photograph, (side, side, 3) uint8, or of a pair, (2, side, side, 3) with the degraded one first."""
+    images = [pixels] if degraded is None else [degraded, pixels]
+    parts = [np.ascontiguousarray(image[patch.y : patch.y + side, patch.x : patch.x + side]) for image in images]
+    return parts[0] if degraded is None else np.stack(parts)
 
 
 class PatchShardWriter:
@@ -165,30 +196,46 @@ class PatchShardWriter:
         self._single = _Shards(folder, "train", count, (side, side, 3), shard_megabytes)
         self._paired = _Shards(folder, "pairs", pairs, (2, side, side, 3), shard_megabytes)
         self._rows: list[tuple[str, int, Patch, str]] = []
+        self._table: Any = None
 
-    def add(
-        self, patch: Patch, pixels: np.ndarray, *, of_set: str = UNNAMED, degraded: np.ndarray | None = None
-    ) -> None:
+    @property
+    def files(self) -> list[str]:
+        """The names of all shards."""
+        return self._single.files + self._paired.files
+
+    def shape(self, paired: bool) -> tuple[int, ...]:
+        """Of what is added."""
+        return (2, self._side, self._side, 3) if paired else (self._side, self._side, 3)
+
+    def add(self, patch: Patch, content: np.ndarray, *, of_set: str = UNNAMED) -> Part:
         """Appends a patch.
 
         Args:
             patch: Its place.
-            pixels: Of the photograph that it is cut out of, uint8 (H, W, 3).
+            content: What `cut` gives, of a photograph or of a pair.
             of_set: The set of the photograph.
-            degraded: Of a pair, the degraded image.
+
+        Returns:
+            Where it is.
         """
-        images = [pixels] if degraded is None else [degraded, pixels]
-        cut = [image[patch.y : patch.y + self._side, patch.x : patch.x + self._side] for image in images]
-        place = self._single.add(cut[0]) if degraded is None else self._paired.add(np.stack(cut))
-        self._rows.append((*place, patch, of_set))
+        shard, row, offset = (self._single if content.ndim == 3 else self._paired).add(content)
+        self._rows.append((shard, row, patch, of_set))
+        if len(self._rows) == _ROWS_AT_ONCE:
+            self._write_rows()
+        return Part(shard, offset, content.nbytes, zlib.crc32(content.tobytes()))
 
     def close(self) -> None:
-        """Writes the table."""
+        """Writes what is left."""
+        self._single.close()
+        self._paired.close()
+        if self._rows or self._table is None:
+            self._write_rows()
+        self._table.close()
+
+    def _write_rows(self) -> None:
         import pyarrow as pa
         from pyarrow import parquet
 
-        self._single.close()
-        self._paired.close()
         patches = [patch for _, _, patch, _ in self._rows]
         table = pa.table(
             {
@@ -205,7 +252,10 @@ class PatchShardWriter:
                 "flat_fraction": pa.array([round(patch.flat_fraction, 4) for patch in patches], pa.float64()),
             }
         )
-        parquet.write_table(table, self._folder / "patches.parquet", compression="zstd")
+        if self._table is None:
+            self._table = parquet.ParquetWriter(self._folder / "patches.parquet", table.schema, compression="zstd")
+        self._table.write_table(table)
+        self._rows.clear()
 
 
 def _starts(length: int, side: int, stride: int, flush: bool) -> list[int]:

@@ -12,10 +12,14 @@ metrics of gray photographs are not comparable.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+import numpy as np
 
 from relume.curation.settings import CurateSettings
 from relume.errors import SourceError
+
+SIDES = ("train", "validation", "test")
 
 
 def place(name: str, seed: int) -> float:
@@ -24,45 +28,45 @@ def place(name: str, seed: int) -> float:
 
 
 def split_scenes(
-    scenes: Mapping[str, bool],
+    names: Iterable[str],
+    in_colour: np.ndarray,
     settings: CurateSettings,
     *,
     of_set: str | None = None,
     rejected: Mapping[str, int] | None = None,
-) -> dict[str, str]:
+) -> np.ndarray:
     """Divides the scenes of a set.
 
     Args:
-        scenes: For each scene's name whether it is in colour.
+        names: Of the scenes.
+        in_colour: (N,) whether each is in colour.
         settings: Seed, fractions and least numbers.
         of_set: Name of the set, where there are several.
         rejected: How many photographs were rejected before, by reason, for the message when too few are left.
 
     Returns:
-        For each name `test`, `validation` or `train`.
+        (N,) for each a position in SIDES.
 
     Raises:
         SourceError: There are too few scenes to hold some out and train on others.
     """
     held_out = settings.min_test + settings.min_validation
-    if len(scenes) <= held_out:
+    if len(in_colour) <= held_out:
         raise SourceError(
             "There are too few different photographs",
             where=of_set and f"set {of_set}",
-            why=f"{len(scenes)} scenes are left after curation; {held_out} are held out and training needs one"
+            why=f"{len(in_colour)} scenes are left after curation; {held_out} are held out and training needs one"
             + (f"; rejected were {', '.join(f'{n} {reason}' for reason, n in rejected.items())}" if rejected else ""),
             next_step="add photographs, change the limits of curate, or lower curate.min_test in params.yaml",
         )
-    colour = [name for name, in_colour in scenes.items() if in_colour]
-    eligible = sorted(colour if len(colour) > held_out else scenes, key=lambda name: place(name, settings.seed))
-    places = [place(name, settings.seed) for name in eligible]
-    test = max(settings.min_test, sum(value < settings.test_fraction for value in places))
+    places = np.fromiter((place(name, settings.seed) for name in names), np.float64, len(in_colour))
+    eligible = np.flatnonzero(in_colour) if in_colour.sum() > held_out else np.arange(len(in_colour))
+    eligible = eligible[np.argsort(places[eligible], kind="stable")]
+    test = max(settings.min_test, int((places[eligible] < settings.test_fraction).sum()))
     test = min(test, len(eligible) - 1 - settings.min_validation)
-    end = max(
-        test + settings.min_validation, sum(v < settings.test_fraction + settings.validation_fraction for v in places)
-    )
-    end = min(end, len(eligible) - 1)
-    sides = dict.fromkeys(scenes, "train")
-    sides.update(dict.fromkeys(eligible[:test], "test"))
-    sides.update(dict.fromkeys(eligible[test:end], "validation"))
+    both = int((places[eligible] < settings.test_fraction + settings.validation_fraction).sum())
+    end = min(max(test + settings.min_validation, both), len(eligible) - 1)
+    sides = np.full(len(in_colour), SIDES.index("train"), np.int8)
+    sides[eligible[:test]] = SIDES.index("test")
+    sides[eligible[test:end]] = SIDES.index("validation")
     return sides

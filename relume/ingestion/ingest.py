@@ -17,9 +17,11 @@ import contextlib
 import csv
 import hashlib
 import io
+import json
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from relume.code_version import code_version
 from relume.errors import BrokenFileError, ImageError, SourceError
 from relume.images import decode, encode, read_header
 from relume.ingestion.layouts import UNPAIRED
@@ -34,14 +37,19 @@ from relume.ingestion.pair_check import check_pair
 from relume.ingestion.settings import VideoSettings
 from relume.ingestion.sources import VIDEO_SUFFIXES, open_source, opened_source
 from relume.ingestion.video import frames, video_format
+from relume.kept import Kept, Part
 from relume.parallel import Budget, map_in_order
-from relume.reading import read_table, reading
+from relume.reading import reading, table_rows
 
 # Images are decoded side by side while that takes this much together; one that takes more is decoded alone.
 BYTES_AT_ONCE = 1.3e9
 
 UNNAMED = "photographs"
 _AT = "#t="  # before the time stamp in the address of a frame; `#` in a name is written %23
+
+_IN_MEMORY = 1 << 24  # bytes of prepared images that wait without a file
+_PACKAGES = ("relume.images", "relume.ingestion", "relume.curation")
+_LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "tifffile", "rawpy", "av")
 
 _AGAIN = "run `dvc repro --force ingest`"
 
@@ -98,6 +106,7 @@ def ingest(
     max_pair_shift: float | None = None,
     video: VideoSettings | None = None,
     progress: Callable[[str, int, int], None],
+    cache: Path | None = None,
 ) -> tuple[int, dict[str, int]]:
     """Decodes every listed file into an ingested folder.
 
@@ -110,6 +119,8 @@ def ingest(
         max_pair_shift: Pairs that are shifted by more are quarantined as `shifted_pair`, in pixels; None for none.
         video: Which frames of a video become photographs; None for the default.
         progress: Given what is counted, how many are done, and of how many.
+        cache: A folder that keeps the shards by links, so that the next run copies from them what it has decoded
+            before; such files are not opened again. The result is the same without.
 
     Returns:
         The number of photographs, a pair counting as one, and the number of quarantined files by reason.
@@ -117,8 +128,10 @@ def ingest(
     Raises:
         SourceError: A file cannot be read or is not the one that was listed, or no file is an image.
     """
-    budget = Budget(BYTES_AT_ONCE)
+    budget, video = Budget(BYTES_AT_ONCE), video or VideoSettings()
     limits = {"max_megapixels": max_megapixels, "min_side": min_side}
+    rule = json.dumps([limits, max_pair_shift, video.model_dump()])
+    kept = Kept(cache, hashlib.sha256((rule + code_version(_PACKAGES, _LIBRARIES)).encode()).hexdigest()[:24])
 
     def prepare(entry: Mapping[str, Any]) -> Iterable[_Prepared] | ImageError:
         try:
@@ -126,10 +139,12 @@ def ingest(
                 reason = entry.get("reason", "not_a_file")
                 what = "It is no pair" if reason in UNPAIRED else "It cannot be read as a file"
                 return ImageError(what, reason=reason, why=entry["problem"])
+            if (known := _known(entry, kept)) is not None:
+                return known
             if entry["address"].lower().endswith(VIDEO_SUFFIXES):
                 with opened_source(entry["address"], expect=entry["hash"]) as file:
                     if video_format(file):
-                        return _video_frames(entry, file, video or VideoSettings(), budget, limits)
+                        return _video_frames(entry, file, video, budget, limits)
             return [_photograph(entry, max_pair_shift, budget, limits)]
         except ImageError as error:
             return error
@@ -137,7 +152,7 @@ def ingest(
     entries = listing["files"]
     photographs: dict[str, Photograph] = {}
     quarantine: list[tuple[str, str, str]] = []
-    with _ShardWriter(folder, int(shard_megabytes * 1e6)) as shards:
+    with kept, _ShardWriter(folder, int(shard_megabytes * 1e6)) as shards:
         for done, (entry, result) in enumerate(zip(entries, map_in_order(prepare, entries), strict=True), start=1):
             progress("files", done, len(entries))
             if isinstance(result, ImageError):
@@ -146,12 +161,26 @@ def ingest(
                     detail += f"; {result.next_step}"
                 quarantine.append((entry["address"], result.reason, " ".join(detail.split())))
                 continue
+            facts: list[dict[str, Any]] = []
+            parts: list[Part] = []
+            whole = True  # duplicates are not in the shards
             for photograph, members in result:
                 if (twin := photographs.get(photograph.image_id)) is not None:
                     quarantine.append((photograph.address, "duplicate_file", f"same bytes as {twin.address}"))
+                    whole = False
                     continue
-                shard = shards.add(members)
-                photographs[photograph.image_id] = replace(photograph, shard=shard)
+                written = shards.add(members)
+                photographs[photograph.image_id] = replace(photograph, shard=written[0].file)
+                if cache is not None:
+                    facts.append(asdict(photograph) | {"time": photograph.address.removeprefix(entry["address"])})
+                    parts += [
+                        part._replace(crc=zlib.crc32(members[name]))
+                        for name, part in zip(members, written, strict=True)
+                    ]
+            if whole and facts:
+                kept.note(_key(entry), facts, parts)
+        shards.close()
+        kept.keep(folder, shards.files)
 
     _write_csv(folder / "manifest.csv", _COLUMNS, [asdict(photograph).values() for photograph in photographs.values()])
     _write_csv(folder / "quarantine.csv", ["address", "reason", "detail"], quarantine)
@@ -230,17 +259,49 @@ def _video_frames(
         return spool
 
 
+def _key(entry: Mapping[str, Any]) -> str:
+    """What the photographs of an entry depend on: the bytes, and where only an ETag stands for these, the address."""
+    files = [file for file in (entry, entry.get("degraded")) if file]
+    named = [
+        file["hash"] if file["hash"].startswith("sha256:") else f"{file['address']} {file['hash']}" for file in files
+    ]
+    return json.dumps([*named, entry.get("degraded", {}).get("kind", "")])
+
+
+def _known(entry: Mapping[str, Any], kept: Kept) -> Iterable[_Prepared] | None:
+    """The photographs of an entry as the run before wrote them; None when any is not there."""
+    if (found := kept.get(_key(entry))) is None:
+        return None
+    facts, parts = found
+    with contextlib.ExitStack() as undo:
+        spool = _Spool()
+        undo.callback(spool.close)
+        for of_one in facts:
+            members = [kept.read(parts.pop(0)) for _ in range(2 if of_one["degraded"] else 1)]
+            of_entry = {
+                "address": entry["address"] + of_one.pop("time"),
+                "degraded": entry["degraded"]["address"] if "degraded" in entry else "",
+                "set": entry.get("set", UNNAMED),
+            }
+            if None in members:
+                return None
+            spool.add(Photograph(**of_one | of_entry), *(data for data in members if data is not None))
+        undo.pop_all()
+        return spool
+
+
 class _Spool:
     """Photographs whose members wait in a temporary file; they are read once."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
-        self._waiting: list[tuple[Photograph, int]] = []
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
+        self._waiting: list[tuple[Photograph, list[int]]] = []
 
-    def add(self, photograph: Photograph, data: bytes) -> None:
-        """Appends a photograph of one member."""
-        self._file.write(data)
-        self._waiting.append((photograph, len(data)))
+    def add(self, photograph: Photograph, *members: bytes) -> None:
+        """Appends a photograph with its image, of a pair with both."""
+        for data in members:
+            self._file.write(data)
+        self._waiting.append((photograph, [len(data) for data in members]))
 
     def close(self) -> None:
         """Removes the file."""
@@ -249,8 +310,9 @@ class _Spool:
     def __iter__(self) -> Iterator[_Prepared]:
         with self._file:
             self._file.seek(0)
-            for photograph, size in self._waiting:
-                yield photograph, {f"{photograph.image_id}.png": self._file.read(size)}
+            for photograph, sizes in self._waiting:
+                names = (f"{photograph.image_id}.png", f"{photograph.image_id}.degraded.png")
+                yield photograph, {name: self._file.read(size) for name, size in zip(names, sizes, strict=False)}
 
 
 class Photographs:
@@ -264,27 +326,15 @@ class Photographs:
     """
 
     def __init__(self, folder: str | Path):
-        self._folder = Path(folder)
-        self.manifest = read_manifest(folder)
-        self._places: dict[str, Place] = {}
-        for shard in sorted({photograph.shard for photograph in self.manifest}):
-            path = self._folder / shard
-            with reading(path, next_step=_AGAIN), tarfile.open(path) as tar:
-                for member in tar:
-                    self._places[member.name] = Place(path.absolute(), member.name, member.offset_data, member.size)
-        for photograph in self.manifest:
-            names = [f"{photograph.image_id}.png"] + [f"{photograph.image_id}.degraded.png"] * bool(photograph.degraded)
-            if missing := [name for name in names if name not in self._places]:
-                raise BrokenFileError(
-                    "A file is damaged",
-                    where=self._folder / photograph.shard,
-                    why=f"it holds no {missing[0]}",
-                    next_step=_AGAIN,
-                )
+        found = list(read_photographs(folder))
+        self.manifest = [photograph for photograph, *_ in found]
+        self._places = {photograph.image_id: places for photograph, *places in found}
 
     def place(self, photograph: Photograph) -> "Place":
         """Where a photograph is: what another process on the same files needs to decode it."""
-        return self._places[f"{photograph.image_id}.png"]
+        place = self._places[photograph.image_id][0]
+        assert place is not None
+        return place
 
     def pixels(self, photograph: Photograph) -> np.ndarray:
         """Decodes one photograph, of a pair the clean one, to (height, width, 3) RGB, uint8 or uint16."""
@@ -292,7 +342,9 @@ class Photographs:
 
     def degraded_pixels(self, photograph: Photograph) -> np.ndarray:
         """Decodes the degraded image of a pair, of the same size."""
-        return self._places[f"{photograph.image_id}.degraded.png"].pixels()
+        place = self._places[photograph.image_id][1]
+        assert place is not None
+        return place.pixels()
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +368,12 @@ class Place:
 
 
 def read_manifest(folder: str | Path) -> list[Photograph]:
-    """Reads the manifest of an ingested folder.
+    """Reads the manifest of an ingested folder as a whole; see `manifest_rows`."""
+    return list(manifest_rows(folder))
+
+
+def manifest_rows(folder: str | Path) -> Iterator[Photograph]:
+    """Reads the manifest of an ingested folder, photograph by photograph.
 
     Raises:
         SourceError: There is none.
@@ -329,8 +386,32 @@ def read_manifest(folder: str | Path) -> list[Photograph]:
         field.name: int if field.type is int else str for field in fields(Photograph)
     }
     columns |= dict.fromkeys(("set", "mode", "shard"), sys.intern)  # of which there are few
-    table = read_table(path, columns, next_step=_AGAIN)
-    return [Photograph(**{name: row[name] for name in columns}) for row in table]
+    for row in table_rows(path, columns, next_step=_AGAIN):
+        yield Photograph(**{name: row[name] for name in columns})
+
+
+def read_photographs(folder: str | Path) -> Iterator[tuple[Photograph, Place, Place | None]]:
+    """Goes through an ingested folder with no more in memory than the names in a shard.
+
+    Yields:
+        Each photograph of the manifest, where it is, and where the degraded image of a pair is.
+
+    Raises:
+        SourceError: Nothing was ingested.
+        BrokenFileError: The manifest or a shard is damaged.
+    """
+    shard, places = "", dict[str, Place]()
+    for photograph in manifest_rows(folder):
+        path = Path(folder) / photograph.shard
+        if photograph.shard != shard:
+            shard, places = photograph.shard, {}
+            with reading(path, next_step=_AGAIN), tarfile.open(path) as tar:
+                for member in tar:
+                    places[member.name] = Place(path.absolute(), member.name, member.offset_data, member.size)
+        names = [f"{photograph.image_id}.png"] + [f"{photograph.image_id}.degraded.png"] * bool(photograph.degraded)
+        if missing := [name for name in names if name not in places]:
+            raise BrokenFileError("A file is damaged", where=path, why=f"it holds no {missing[0]}", next_step=_AGAIN)
+        yield photograph, places[names[0]], places[names[1]] if photograph.degraded else None
 
 
 _COLUMNS = [field.name for field in fields(Photograph)]
@@ -355,24 +436,35 @@ class _ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self.close()
 
-    def add(self, members: Mapping[str, bytes]) -> str:
-        """Appends members to one shard; returns its name."""
+    @property
+    def files(self) -> list[str]:
+        """The names of all shards."""
+        return [_shard_name(number) for number in range(self._count)]
+
+    def add(self, members: Mapping[str, bytes]) -> list[Part]:
+        """Appends members to one shard; returns where each is."""
         if self._tar is None:
-            path = self._folder / f"images-{self._count:05d}.tar"
+            path = self._folder / _shard_name(self._count)
             self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
             self._count += 1
+        parts = []
         for name, data in members.items():
             member = tarfile.TarInfo(name)  # time, owner and group are 0 by default
             member.size = len(data)
+            parts.append(Part(_shard_name(self._count - 1), self._tar.offset + tarfile.BLOCKSIZE, len(data), 0))
             self._tar.addfile(member, io.BytesIO(data))
-        shard = Path(str(self._tar.name)).name
         if self._tar.offset >= self._limit:
-            self._close()
-        return shard
+            self.close()
+        return parts
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Ends the shard."""
         if self._tar is not None:
             self._tar.close()
             self._tar = None
+
+
+def _shard_name(number: int) -> str:
+    return f"images-{number:05d}.tar"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from relume.curation.patches import Patch, Patches, PatchShardWriter, choose_patches, find_patches
+from relume.curation.patches import Patch, Patches, PatchShardWriter, choose_patches, cut, find_patches
 
 
 def noise(height, width, seed=0):
@@ -81,7 +81,7 @@ def test_shards_hold_what_the_table_says(tmp_path):
     ]
     shards = PatchShardWriter(tmp_path, len(patches), side=64, shard_megabytes=0.05)  # four patches a shard
     for patch in patches:
-        shards.add(patch, pictures[patch.image_id])
+        shards.add(patch, cut(patch, 64, pictures[patch.image_id]))
     shards.close()
     rows = parquet.read_table(tmp_path / "patches.parquet").to_pylist()
     assert [row["patch_id"] for row in rows] == [patch.patch_id for patch in patches]

@@ -1,11 +1,13 @@
 """The split: by scene, stable when photographs are added, and never without training data."""
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from relume.curation.settings import CurateSettings
-from relume.curation.split import place, split_scenes
+from relume.curation.split import SIDES, place
+from relume.curation.split import split_scenes as divided
 from relume.errors import SourceError
 
 SETTINGS = {
@@ -21,6 +23,12 @@ def settings(**changes):
 
 def names(count, start=0):
     return {f"scene {number}": True for number in range(start, start + count)}
+
+
+def split_scenes(scenes, limits):
+    """The side of each scene, by name, of a dictionary that says which are in colour."""
+    sides = divided(scenes, np.array(list(scenes.values()), bool), limits)
+    return {name: SIDES[side] for name, side in zip(scenes, sides, strict=True)}
 
 
 def held_out(sides):
