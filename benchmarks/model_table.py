@@ -4,11 +4,15 @@
     RESULTS=benchmarks/results/model_table.json
     python benchmarks/model_table.py --onnx .relume/onnx --results $RESULTS --table docs/models.md
     python benchmarks/model_table.py --onnx .relume/onnx --results $RESULTS --only dncnn restormer-demo --threads 1
+    python benchmarks/model_table.py --onnx .relume/onnx --results $RESULTS --only dynet-large --beside dynet-code-large
 
 The ONNX files are written into a folder first and kept there: remove it after an edit of the networks. Every runtime
 runs one tile, after one run to warm up, and keeps the best of the repeats; heavy models take a smaller tile and one
 repeat, local ones a tile larger than their windows. The time is scaled by the tile's area. Models measured earlier
 stay in the results.
+
+On a busy machine, `--beside MODEL`: that model, whose times are known, is run before and after in CPU time on one
+thread, and what is kept is the ratio to the quicker of the two, times its known time.
 """
 
 import argparse
@@ -29,7 +33,7 @@ from torch import nn
 
 from relume.files import atomic_file, write_json
 from relume.models.registry import Variant, build, inputs_of, variants
-from relume.models.table import example_inputs, multiply_accumulates, render_table
+from relume.models.table import RUNTIMES, example_inputs, multiply_accumulates, render_table
 from relume.serving.backends import processor
 from relume.serving.export import to_onnx
 from relume.serving.openvino_restorer import core
@@ -38,13 +42,17 @@ HEAVY = 60e9  # multiply-accumulates at 256 x 256 from which a model gets the sm
 
 
 def best_of(run: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """Seconds of the quickest of the repeats, after one run that is not counted; and what that run returned."""
+    """Seconds of the quickest of the repeats, after one run that is not counted; and what that run returned.
+
+    Of one thread, CPU time, which other processes hardly change.
+    """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     result = run()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times), result
 
 
@@ -149,6 +157,18 @@ def measure(name: str, variant: Variant, folder: Path, threads: int) -> dict[str
     return found
 
 
+def beside(known: str, name: str, results: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What `measure` says of a model, by the ratio of its CPU times to those of a known model before and after it."""
+    before, found, after = (measure(each, variants()[each], folder, 1) for each in (known, name, known))
+    for runtime in RUNTIMES:
+        times = before[runtime], found[runtime], after[runtime], results["models"][known].get(runtime)
+        if all(isinstance(value, float) for value in times):
+            found[runtime] = round(times[1] / min(times[0], times[2]) * times[3], 1)
+        elif not isinstance(found[runtime], str):
+            found[runtime] = f"no time of {known} to compare with"
+    return found
+
+
 def reason(error: Exception) -> str:
     """An error in one line, for a note below the table."""
     lines = str(error).strip().splitlines() or [""]
@@ -175,10 +195,11 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="Markdown file to write")
     parser.add_argument("--only", nargs="*", help="variants or architectures; none measures nothing anew")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--beside", choices=variants(), help="model of known times to compare with, on one thread")
     arguments = parser.parse_args()
     if not (arguments.export_only or arguments.results):
         parser.error("--results or --export-only is needed")
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1 if arguments.beside else arguments.threads)
     chosen = {
         name: variant
         for name, variant in variants().items()
@@ -192,8 +213,12 @@ def main() -> None:
     today = datetime.date.today().isoformat()
     on = ", ".join([processor(), f"{arguments.threads} threads", *versions()])
     for name, variant in chosen.items():
-        measured = measure(name, variant, arguments.onnx, arguments.threads)
-        results["models"][name] = {"date": today, "on": on} | measured
+        if known := arguments.beside:
+            measured = beside(known, name, results, arguments.onnx)
+            where = f"{processor()} by the ratio of CPU times to {known}"
+        else:
+            measured, where = measure(name, variant, arguments.onnx, arguments.threads), on
+        results["models"][name] = {"date": today, "on": where} | measured
         print(name, results["models"][name], flush=True)
         write_json(arguments.results, results)
     if arguments.table:

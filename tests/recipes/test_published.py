@@ -77,6 +77,7 @@ def test_nafnet_is_as_published():
     assert base["optimizer"].items() >= wanted.items()
     assert base["loss"] == "psnr"
     assert sections["training"]["augmentation"] == {"flips": False}
+    assert base["phases"][0]["data"] == {"sidd": 1}
     assert sizes("nafnet") == {"pretrain@nafnet": (115_982_915, 115_982_915)}
 
 
@@ -372,6 +373,15 @@ def test_all_in_one_is_promptirs_schedule():
     assert (base["optimizer"]["lr"], base["loss"]) == (2e-4, "l1")
     kinds = [[step["kind"] for step in steps] for steps in sections["training"]["degradation"]["steps"][0]["of"]]
     assert kinds == [["gaussian_noise"], ["rain"], ["haze"], ["jpeg"], ["one_of"]]
+    (phase,) = base["phases"]
+    shares = {name: weight / sum(phase["data"].values()) for name, weight in phase["data"].items()}
+    assert [shares[name] for name in ("rain100l", "ots", "gopro")] == pytest.approx([0.2] * 3, abs=1e-3)
+    assert phase["data"]["wed"] / phase["data"]["bsd400"] == pytest.approx(4744 / 400, rel=2e-3)
+    assert [[step["kind"] for step in steps] for steps in phase["degradation"]["steps"][0]["of"]] == [
+        kinds[0],
+        kinds[3],
+    ]
+    assert sections["curate"]["patch"] <= 321  # of Rain100L's and BSD400's images
     assert sizes("all_in_one")["pretrain@promptir"][0] == 35_592_263
 
 

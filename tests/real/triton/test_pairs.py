@@ -1,4 +1,4 @@
-"""Real pairs in the steps themselves: from the folder to a release decision and a restored image, as processes."""
+"""Real pairs in the steps themselves: from the folder to a release decision and an image restored by a real Triton."""
 
 import shutil
 from pathlib import Path
@@ -17,6 +17,9 @@ from relume.models.artifact import load_card
 from relume.params import load_params
 from relume.reading import read_table
 from relume.serving.onnx_restorer import OnnxRestorer
+from relume.serving.repository import publish_release
+from relume.serving.route import Route
+from relume.serving.triton_client import TritonRestorer
 from tests.components.test_recipe_runs import ROOT, run_steps
 from tests.relume.curation.photographs import skimage_photograph
 
@@ -57,20 +60,18 @@ def prepared(folder: Path, sources: list[str], task: str, levels: dict, phases: 
 
 
 def run_to_the_decision(folder: Path):
-    """All steps and the gate; returns its report and the restorer of what would be served."""
+    """All steps and the gate; returns its report and the folder of what is served."""
     data, models = (["ingest"], ["curate"], ["validate"]), (["ensemble_head"], ["mine_hard"], ["finetune_hard"])
     run_steps(folder, *data, ["pretrain", "--base", "nafnet"], *models, ["export"], ["evaluate"], ["package"])
     params, package = load_params(folder), open_package(folder / "package")
     held_out = folder / "data" / "curated" / "held_out" / "test"
     times = dict.fromkeys(params.inference.graphs, 1.0)
     latency = Latency(where="served", candidate=times, champion=None)
-    return measure(package, None, params.release, params.evaluate, held_out, latency), OnnxRestorer(
-        package.folder / "serving"
-    )
+    return measure(package, None, params.release, params.evaluate, held_out, latency), package.folder / "serving"
 
 
-def holds(folder: Path, report, restorer, name: str) -> None:
-    """Held-out pairs were measured and judged, and what is served restores a degraded image of theirs."""
+def holds(folder: Path, report, serving: Path, name: str, server, control) -> None:
+    """Held-out pairs were measured and judged, and Triton restores a degraded image of theirs as in process."""
     print(report.table())
     (check,) = [check for check in report.checks if check.name == f"gain over the {name}, held-out pairs"]
     metrics = read_metrics(folder / "reports" / "metrics.json")["paired"]
@@ -78,14 +79,23 @@ def holds(folder: Path, report, restorer, name: str) -> None:
     assert check.value == pytest.approx(metrics["final"]["all"]["psnr"] - metrics[given]["all"]["psnr"], abs=0.05)
     path = next((folder / "data/curated/held_out/test/degraded").iterdir())
     degraded = read_image(path).pixels
-    restored = restorer.restore(degraded).image
+    restored = OnnxRestorer(serving).restore(degraded).image
     assert restored.shape == degraded.shape
     assert np.abs(restored.astype(float) - degraded).mean() < 30
+    product = load_params(folder).package.product
+    release = f"{product}-of-pairs".replace("_", "-")
+    publish_release(serving, server.repository, release)
+    control.load_release(release)
+    control.switch_product(server.repository, product, Route(champion=release))
+    with TritonRestorer(server.grpc, product, key=server.key) as client:
+        restoration = client.restore(degraded)
+    assert restoration.release == release
+    assert np.abs(restoration.image.astype(int) - restored).max() <= 1
 
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
-def test_camera_noise_and_photographs_train_together(tmp_path):
+def test_camera_noise_and_photographs_train_together(server, control, tmp_path):
     """PolyU as a set of pairs beside five photographs: phases mix both, and every step works on them."""
     if not (SHARED / "polyu_dev").is_dir():
         pytest.skip("the shared data is not here")
@@ -99,8 +109,8 @@ def test_camera_noise_and_photographs_train_together(tmp_path):
     ]
     sources = [f"own={tmp_path / 'own'}", f"polyu=polyu:{tmp_path / 'polyu'}"]
     prepared(tmp_path, sources, "denoise", {"sigma": [15]}, phases)
-    report, restorer = run_to_the_decision(tmp_path)
-    holds(tmp_path, report, restorer, "noisy input")
+    report, serving = run_to_the_decision(tmp_path)
+    holds(tmp_path, report, serving, "noisy input", server, control)
     columns = {"address": str, "reason": str}
     (left_out,) = read_table(tmp_path / "data/ingested/quarantine.csv", columns, next_step="none")
     assert (left_out["reason"], "door_10" in left_out["address"]) == ("missing_partner", True)
@@ -109,7 +119,7 @@ def test_camera_noise_and_photographs_train_together(tmp_path):
 
 @pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
-def test_motion_blur_trains_from_pairs_alone(tmp_path):
+def test_motion_blur_trains_from_pairs_alone(server, control, tmp_path):
     """Quarters of the two images of GoPro: a list without any photograph, and phases that name no set."""
     if not (SHARED / "gopro_dev").is_dir():
         pytest.skip("the shared data is not here")
@@ -120,6 +130,6 @@ def test_motion_blur_trains_from_pairs_alone(tmp_path):
             save_image(tmp_path / "gopro" / path.parent.name / f"{path.stem}_{number}.png", part)
     phases = [{"steps": 30, "patch": 32, "batch": 4}]
     prepared(tmp_path, [f"gopro:{tmp_path / 'gopro'}"], "deblur", {"length": [12]}, phases)
-    report, restorer = run_to_the_decision(tmp_path)
-    holds(tmp_path, report, restorer, "degraded input")
+    report, serving = run_to_the_decision(tmp_path)
+    holds(tmp_path, report, serving, "degraded input", server, control)
     assert not list((tmp_path / "data/curated").glob("train-*.npy"))
