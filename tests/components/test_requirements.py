@@ -5,6 +5,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,22 @@ def test_an_image_holds_what_its_stages_need(graph):
         assert kind in re.search(r"set -- ([a-z ]+)\n", Path("infra/containers/build.sh").read_text())[1].split()
     for kind in ("training", "evaluation"):  # they begin with this layer
         assert locked("networks").items() <= locked(kind).items()
+
+
+def test_the_image_of_the_services_holds_what_relume_needs():
+    """All of pyproject.toml but PyTorch, and the drivers of Kubernetes and PostgreSQL, at the pinned versions."""
+    project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = {
+        normal(re.split(r"[\[ ]", text)[0])
+        for text in [*project["dependencies"], *extras["kubernetes"], *extras["postgres"]]
+    }
+    pins = {normal(name): at for name, at in re.findall(r"(?m)^([\w.-]+)==(\S+)$", Path("constraints.txt").read_text())}
+    held = locked("platform")
+    assert needed - held.keys() == {"torch"}, "sh infra/containers/lock.sh"
+    assert {name: pins.get(name, version) for name, version in held.items()} == held, "run lock.sh"
+    assert locked("networks").items() <= held.items()
+    assert locked("s3").items() <= pins.items()
 
 
 @pytest.mark.exhaustive
