@@ -34,7 +34,8 @@ PROTOCOLS = {
     "developed": "Noise of developed photographs, saved as JPEG of quality 95, restored in tiles as served",
     "camera": "Noise of a sensor through its development, restored in tiles as served",
     "jpeg": "JPEG of libjpeg, 4:2:0, restored in tiles as served",
-    "sr": "Bicubic down and up again, restored in tiles as served, measured on luma without a border of the scale",
+    "sr": "Bicubic down and, for a network that keeps the size, up again; restored in tiles as served, measured on luma"
+    " without a border of the scale",
     "rain": "Streaks of rain, restored in tiles as served, measured on luma",
     "haze": "Haze, restored in tiles as served",
     "motion-blur": "Blur along a random path, restored in tiles as served",

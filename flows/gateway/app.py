@@ -280,10 +280,12 @@ class Gateway:
 
     def _keep_tile(self, kind: str, pixels: np.ndarray, restoration: Restoration, other: np.ndarray) -> None:
         """Keeps the tile in which a restoration and another one of the same image differ most."""
-        found = largest_disagreement(to_uint8(restoration.image), other)
+        scale = len(restoration.image) // len(pixels)
+        found = largest_disagreement(to_uint8(restoration.image), other, side=scale * SIDE)
         if found is None or self.tiles is None:
             return
-        sent = to_uint8(pixels[found.top : found.top + SIDE, found.left : found.left + SIDE])
+        top, left = found.top // scale, found.left // scale
+        sent = to_uint8(pixels[top : top + SIDE, left : left + SIDE])
         tile = Tile(
             kind=kind,
             release=restoration.release,

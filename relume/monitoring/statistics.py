@@ -50,7 +50,8 @@ def measure_request(
 
     Args:
         before_HWC: The image that was sent, (H, W, 3) uint8, uint16 or float32.
-        after_HWC: Its restoration, of the same shape, before anything was blended into it.
+        after_HWC: Its restoration before anything was blended into it, of that shape, or larger by the plan's scale;
+            then the mean of the pixels that one became is measured.
         inference: How it was restored.
         seconds: That the request took.
 
@@ -63,7 +64,11 @@ def measure_request(
     if min(height, width) < _SMALLEST:
         return None
     top, left = (max(0, length - SIDE) // 2 for length in (height, width))
-    before, after = (to_uint8(image[top : top + SIDE, left : left + SIDE]) for image in (before_HWC, after_HWC))
+    scale = inference.scale
+    before = to_uint8(before_HWC[top : top + SIDE, left : left + SIDE])
+    after = to_uint8(after_HWC[scale * top : scale * (top + SIDE), scale * left : scale * (left + SIDE)])
+    if scale > 1:
+        after = cv2.resize(after, before.shape[1::-1], interpolation=cv2.INTER_AREA)
     luma = gray(before)
     removed = gray(after) - luma
     across = _seam(removed, cover_axis(height, inference).starts, top, inference)

@@ -21,8 +21,12 @@ from flows.monitoring.requests import Requests
 from flows.monitoring.tiles import HardTiles
 from flows.restore import needed_memory
 from relume.images import decode, encode, read_header
+from relume.inference.plan import Inference
 from relume.serving.onnx_restorer import OnnxRestorer
 from relume.serving.repository import publish_release
+from relume.serving.route import Route
+from relume.serving.served_model import Serving, write_served_model
+from tests.flows.release.synthetic import doubling
 from tests.flows.web import serving
 from tests.relume.images.test_metadata import photograph
 from tests.tiny_onnx import BLUR, convolve, write_tiny_model
@@ -93,6 +97,26 @@ def test_formats_that_are_read_to_be_restored(gateway):
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/avif")
     answer = restored(gateway, encode(image.astype(np.uint16) * 257, ".png"))
     np.testing.assert_array_equal(decode(answer.content).pixels, convolve(image, BLUR))
+
+
+def test_a_product_that_enlarges(server, control, tmp_path):
+    """Through the gateway as well, whose numbers of a request are those of the pixels that were sent; where its larger
+    result fits no memory the image is refused."""
+    (tmp_path / "twice.onnx").write_bytes(doubling(64))
+    serving_of = Serving(inference=Inference(tile=64, halo=8, overlap=4, scale=2))
+    write_served_model(tmp_path / "twice.onnx", tmp_path / "served", serving_of)
+    publish_release(tmp_path / "served", server.repository, "twice-1")
+    control.load_release("twice-1")
+    control.switch_product(server.repository, "twice", Route(champion="twice-1"))
+    image = noise(200, 300)
+    needed = needed_memory(read_header(encode(image, ".png")), plan=serving_of.inference)
+    for memory, status in ((2 * needed, 200), (needed, 413)):
+        limits = Limits(memory_bytes=memory, body_bytes=200_000)
+        with serving(gateway_app(Gateway(server.grpc, "twice", key=server.key, limits=limits))) as address:
+            answer = restored(address, encode(image, ".png"))
+            assert answer.status_code == status, answer.text
+            if status == 200:
+                np.testing.assert_array_equal(decode(answer.content).pixels, image.repeat(2, axis=0).repeat(2, axis=1))
 
 
 def test_many_clients_get_their_own_images(gateway):

@@ -79,3 +79,14 @@ def test_an_image_without_room_for_an_estimate():
     """There are no numbers of an image of 33 pixels."""
     assert measure_request(flat(33, 500), flat(33, 500), PLAN, seconds=1) is None
     assert measure_request(flat(34, 34), flat(34, 34), PLAN, seconds=1) is not None
+
+
+@pytest.mark.parametrize("height", [100, 600])
+def test_an_enlarged_image_is_measured_in_the_pixels_that_were_sent(height):
+    """Doubled pixels change nothing, in the centre of a large image as in a small one; what is taken away is found."""
+    before, twice = noisy(10, height), PLAN.model_copy(update={"scale": 2})
+    same = measure_request(before, before, PLAN, seconds=1)
+    doubled = before.repeat(2, axis=0).repeat(2, axis=1)
+    assert measure_request(before, doubled, twice, seconds=1) == same
+    smooth = measure_request(before, flat(2 * height, 1000, value=128), twice, seconds=1)
+    assert smooth.removed == measure_request(before, flat(height, value=128), PLAN, seconds=1).removed > 5
