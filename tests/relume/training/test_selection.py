@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from relume.degradations import Degradation
 from relume.training.augmentation import Augmentation, dihedral
-from relume.training.batches import TrainingCrops
+from relume.training.batches import StepBatches, TrainingCrops
 from relume.training.config import Phase, SetChoice
 from relume.training.rules import data_problems
 from relume.training.selection import Mixture
@@ -77,6 +77,31 @@ def test_a_phase_takes_its_sets_from_the_epoch_of_the_stage(shards):
     """Of a fine-tune's hard patches, which may be listed twice, those of the phase's sets are drawn."""
     drawn = mixture(shards, indices=[1, 1, 5, 11], a=1)
     assert Counter(drawn[n] for n in range(6)) == {1: 4, 5: 2}
+
+
+def test_a_set_joins_in_the_last_phase_alone(shards):
+    """Images that only the last phase names, such as those for validation, are in none of the batches before it."""
+    first = Phase(steps=8, patch=SIDE, batch=5, data={"a": 1})
+    last = Phase(steps=4, patch=SIDE, batch=5, data={"a": 4, "b": 1})
+    crops = TrainingCrops(shards, seed=3)
+    resolved = stage((first, last)).resolved(TRAINING)
+    batches = StepBatches(crops, resolved, rank=0, ranks=1)
+    patches = {name: {n for n in range(len(shards)) if shards.table().set[n] == name} for name in "ab"}
+
+    def drawn(step):
+        """Which patches the crops of a step are of: each of a whole patch, which it is turned and flipped of."""
+        clean = (batches[step].clean.numpy() * 255).round().astype(np.uint8)
+        turns = [{turned.tobytes() for turned in map(np.ascontiguousarray, dihedrals(shards[n]))} for n in range(14)]
+        images = [np.ascontiguousarray(image.transpose(1, 2, 0)).tobytes() for image in clean]
+        return [next(n for n, views in enumerate(turns) if image in views) for image in images]
+
+    assert all(set(drawn(step)) <= patches["a"] for step in range(8))
+    assert [len(set(drawn(step)) & patches["b"]) for step in range(8, 12)] == [1] * 4
+
+
+def dihedrals(image):
+    """The eight views of an image (H, W, 3)."""
+    return [np.rot90(mirrored, turns) for mirrored in (image, image[:, ::-1]) for turns in range(4)]
 
 
 def test_pairs_are_cut_and_flipped_alike(shards):
