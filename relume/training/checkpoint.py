@@ -70,12 +70,9 @@ class Checkpoint:
             tensors: By name.
             facts: JSON-able, such as the step.
         """
+        whole, text = {name: tensor.contiguous() for name, tensor in tensors.items()}, json.dumps(facts)
         with atomic_file(self.path) as temporary:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()},
-                temporary,
-                metadata={"facts": json.dumps(facts)},
-            )
+            save_file(whole, temporary, metadata={"facts": text, "sha256": _sha256(whole, text)})
 
     def load(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """Tensors and facts of the last `save`, or None when there was none.
@@ -88,7 +85,10 @@ class Checkpoint:
         again = "bring it back from a backup, or remove it to train from the start"
         with reading(self.path, next_step=again), safe_open(self.path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return tensors, json.loads(file.metadata()["facts"])
+            text, stated = file.metadata()["facts"], file.metadata().get("sha256")
+            if stated not in (None, _sha256(tensors, text)):  # none: an earlier relume wrote it
+                raise ValueError("its hash is not the one that it states")
+            return tensors, json.loads(text)
 
     def keep_batch(self, tensors: dict[str, torch.Tensor], *, step: int, rank: int) -> Path:
         """Writes a batch beside the checkpoint for inspection, and returns where."""
@@ -103,3 +103,12 @@ class Checkpoint:
         # First: what trains the same later must never take the runs of a finished training for its own.
         self.tracked.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
+
+
+def _sha256(tensors: dict[str, torch.Tensor], facts: str) -> str:
+    """The hash of all that a checkpoint holds: a flipped bit of a weight would be trained on without a word."""
+    found = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(json.dumps([name, str(tensor.dtype), tuple(tensor.shape)]).encode())
+        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
