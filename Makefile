@@ -37,7 +37,7 @@ test-all: triton setup-dev
 abuse: triton setup-dev
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.abuse
 
-# Faults at random moments, MINUTES long; the counts accumulate in docs/chaos.csv.
+# Faults at random moments, MINUTES long; the counts accumulate in docs/chaos.csv. See `python -m tests.chaos --help`.
 MINUTES ?= 30
 chaos: setup-dev
 	OMP_NUM_THREADS=1 .venv/bin/python -m tests.chaos --minutes $(MINUTES)

@@ -114,7 +114,7 @@ class Disk:
 
 def attack(setting: Setting) -> Iterator[Row]:
     """A row for each command, over a full and over a read-only disk; all in a process that may mount."""
-    mounts = next((words for words in MOUNTS if _works(words)), [])
+    mounts = next((words for words in MOUNTS if can_mount(words)), [])
     rows = setting.folder / "rows.jsonl"
     child = [sys.executable, "-m", "tests.abuse.disks", str(setting.folder), str(setting.seed)]
     child += [str(int(setting.thorough)), str(int(bool(mounts)))]
@@ -123,7 +123,8 @@ def attack(setting: Setting) -> Iterator[Row]:
         yield Row(**json.loads(line))
 
 
-def _works(words: list[str]) -> bool:
+def can_mount(words: list[str]) -> bool:
+    """Whether a file system may be mounted and made read-only by what these words start."""
     probe = "mount -t tmpfs -o size=1m tmpfs /mnt && mount -o remount,bind,ro /mnt"
     try:
         return subprocess.run([*words, "sh", "-c", probe], capture_output=True).returncode == 0

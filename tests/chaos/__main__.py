@@ -22,7 +22,7 @@ from filelock import FileLock
 from relume.files import write_text
 from relume.interrupts import end_like_ctrl_c
 from tests.chaos.faults import FAULTS
-from tests.chaos.world import MissedError, World
+from tests.chaos.world import MissedError, NotHereError, World
 
 TABLE = Path(__file__).parents[2] / "docs" / "chaos.csv"
 PAGE = TABLE.with_name("reliability.md")  # ends with the same counts
@@ -55,11 +55,12 @@ def attempt(world: World, kind: str, seed: str) -> list[str]:
 
     Raises:
         MissedError: The fault hit nothing.
+        NotHereError: This machine lacks what it needs.
     """
     folder = Path(tempfile.mkdtemp(dir=world.folder))
     try:
         return list(FAULTS[kind](world, folder, random.Random(seed)))
-    except (KeyboardInterrupt, MissedError):
+    except (KeyboardInterrupt, MissedError, NotHereError):
         raise
     except Exception:
         return [traceback.format_exc()]
@@ -86,17 +87,21 @@ def main() -> None:
     parser.add_argument("--until", type=int, help="rounds of each kind, with those of earlier campaigns; no end")
     given = parser.parse_args()
     end_like_ctrl_c()  # so that the servers end with it
-    end, harm, missed = time.monotonic() + 60 * given.minutes, 0, 0
+    end, kinds, harm, missed = time.monotonic() + 60 * given.minutes, list(given.only), 0, 0
     with tempfile.TemporaryDirectory(prefix="relume-chaos-") as folder, World(Path(folder)) as world:
-        while time.monotonic() < end:
+        while time.monotonic() < end and kinds:
             counts = read_counts()
-            kind = min(given.only, key=lambda each: counts[each][0])
+            kind = min(kinds, key=lambda each: counts[each][0])
             tried, _ = counts[kind]
             if given.until is not None and tried >= given.until:
                 break
             seed, began = f"{given.seed} {kind} {tried} {missed}", time.monotonic()
             try:
                 wrong = attempt(world, kind, seed)
+            except NotHereError as error:
+                kinds.remove(kind)
+                print(f"{kind}: not tried, {error}", flush=True)
+                continue
             except MissedError:
                 missed += 1
                 print(f"{kind}: missed", flush=True)

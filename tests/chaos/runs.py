@@ -2,35 +2,52 @@
 
 import contextlib
 import hashlib
+import json
 import random
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import psutil
 
+from tests.abuse.disks import MOUNTS, can_mount
 from tests.abuse.served_home import processes_of
-from tests.chaos.world import OUTS, STAGES, MissedError, World, state_of, wait
+from tests.chaos.served import MissedError
+from tests.chaos.world import (
+    OUTS,
+    STAGES,
+    NotHereError,
+    World,
+    retrained,
+    start_retraining,
+    state_of,
+    wait,
+)
+from tests.flows.runners.conftest import containers
 from tests.flows.toy import Toy, copy_toy, wait_until
+from tests.real.embedded_triton import CHECKOUT
 
 SECONDS = 300.0  # after which a run counts as hanging
 
 
-def after_a_rerun(world: World, toy: Toy) -> Iterator[str]:
+def after_a_rerun(state: dict[str, str], toy: Toy) -> Iterator[str]:
     """What does not hold after a plain second call."""
     process = toy.start(STAGES[-1])
     out, errors = process.communicate(timeout=SECONDS)
     if process.returncode:
         yield f"the second call failed: {(out + errors)[-1500:]}"
         return
-    yield from left_over(world, toy)
+    yield from left_over(state, toy)
 
 
-def left_over(world: World, toy: Toy) -> Iterator[str]:
+def left_over(state: dict[str, str], toy: Toy) -> Iterator[str]:
     """What is not as after an undisturbed run."""
     found = state_of(toy)
-    yield from (f"{name} is another one: {found[name][:300]}" for name in found if found[name] != world.state[name])
+    yield from (f"{name} is another one: {found[name][:300]}" for name in found if found[name] != state[name])
     with contextlib.suppress(AssertionError):
         wait_until(lambda: not processes_of(toy.home), 20)
     for process in processes_of(toy.home):
@@ -73,7 +90,7 @@ def driver_killed(world: World, folder: Path, dice: random.Random) -> Iterator[s
     finally:
         process.kill()
         process.communicate()
-    yield from after_a_rerun(world, toy)
+    yield from after_a_rerun(world.state, toy)
 
 
 def step_killed(world: World, folder: Path, dice: random.Random) -> Iterator[str]:
@@ -101,7 +118,7 @@ def step_killed(world: World, folder: Path, dice: random.Random) -> Iterator[str
     process.communicate(timeout=SECONDS)
     if not hit:
         raise MissedError
-    yield from after_a_rerun(world, toy)
+    yield from after_a_rerun(world.state, toy)
 
 
 def server_killed(world: World, folder: Path, dice: random.Random) -> Iterator[str]:
@@ -123,7 +140,7 @@ def server_killed(world: World, folder: Path, dice: random.Random) -> Iterator[s
     process.communicate(timeout=SECONDS)
     if not hit:
         raise MissedError
-    yield from after_a_rerun(world, toy)
+    yield from after_a_rerun(world.state, toy)
 
 
 def two_runs(world: World, folder: Path, dice: random.Random) -> Iterator[str]:
@@ -142,7 +159,100 @@ def two_runs(world: World, folder: Path, dice: random.Random) -> Iterator[str]:
             yield f"one failed for another reason: {errors[-1000:]}"
     if len(toy.ran()) != len(STAGES):
         yield f"the stages ran {len(toy.ran())} times"
-    yield from left_over(world, toy)
+    yield from left_over(world.state, toy)
+
+
+def clock_jumps(world: World, folder: Path, dice: random.Random) -> Iterator[str]:
+    """The clock jumps during a run, by seconds to a year, to and fro; the second call has the right time again."""
+    toy = copy_toy(world.toy, folder)
+    if dice.random() < 0.3:
+        del toy.variables["PREFECT_API_URL"]  # its own server, whose clock jumps with it
+    slow(toy, dice)
+    clock = folder / "clock"
+    jumps = [f"{dice.choice('+-')}{int(10 ** dice.uniform(0.5, 7.5))}" for _ in range(3)]
+    clock.write_text(jumps[0])
+    toy.variables |= {"LD_PRELOAD": str(world.clock), "CLOCK_FILE": str(clock)}
+    process = toy.start(STAGES[-1])
+    for jump in jumps[1:]:
+        with contextlib.suppress(MissedError):
+            wait(process, dice.uniform(0, 10))
+        clock.write_text(jump)
+    try:
+        errors = process.communicate(timeout=SECONDS)[1]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        yield f"the run hangs after jumps of {jumps} seconds"
+    else:
+        if process.returncode and "Traceback" in errors:
+            yield f"a traceback after jumps of {jumps} seconds: {errors[-1500:]}"
+    for name in ("LD_PRELOAD", "CLOCK_FILE"):
+        del toy.variables[name]
+    yield from after_a_rerun(world.state, toy)
+
+
+def container_killed(world: World, folder: Path, dice: random.Random) -> Iterator[str]:
+    """kill -9 of a running step's container, of its driver, or of both."""
+    toy = copy_toy(world.toy, folder, DOCKER_HOST=world.engine)
+    toy.write("params.yaml", (toy.root / "params.yaml").read_text() + "runner: docker\n")
+    for stage in STAGES:
+        toy.tell("sleep", stage, 4)
+    engine = docker.DockerClient(world.engine)
+    process = toy.start(STAGES[-1])
+    wanted = dice.choice(STAGES)
+    while process.poll() is None and wanted not in toy.ran():
+        time.sleep(0.1)
+    time.sleep(dice.uniform(0, 2))
+    victims = containers(engine, toy.home)
+    if not victims:
+        process.communicate(timeout=SECONDS)
+        raise MissedError
+    what = dice.choice(["container", "container", "driver", "both"])
+    if what != "container":
+        process.kill()
+    if what != "driver":
+        with contextlib.suppress(docker.errors.APIError):  # it has ended
+            victims[0].kill()
+    process.communicate(timeout=SECONDS)
+    yield from after_a_rerun(world.state, toy)
+    yield from (f"a container is left: {each.id}" for each in containers(engine, toy.home))
+
+
+def two_retrainings(world: World, folder: Path, dice: random.Random) -> Iterator[str]:
+    """Two retrainings of a new photograph that begin within three seconds, one of which may be killed."""
+    template, wanted = world.retraining
+    shutil.copytree(template, folder / "place", symlinks=True)
+    root, home = folder / "place" / "checkout", folder / "place" / "home"
+    first = start_retraining(root, home, world.prefect)
+    time.sleep(dice.uniform(0, 3))
+    second = start_retraining(root, home, world.prefect)
+    killed = dice.choice([None, first, second])
+    if killed:
+        time.sleep(dice.uniform(0, 15))
+        killed.kill()
+    for process in (first, second):
+        errors = process.communicate(timeout=SECONDS)[1]
+        if process.returncode and process is not killed:
+            yield f"a retraining failed: {errors[-1500:]}"
+    found = retrained(root, home)
+    yield from (f"{name} is another one: {found[name][:300]}" for name in found if found[name] != wanted[name])
+    yield from (f"a record is left: {path.name}" for path in (home / "active").glob("[!.]*") if not killed)
+    yield from (f"a clone is left: {path}" for path in (home / "runs").glob("*/*/clone"))
+
+
+def disk_fails(world: World, folder: Path, dice: random.Random) -> Iterator[str]:
+    """The disk of the checkout and of the home fills, or becomes read-only, during a run, and is sound again later.
+
+    It is a file system in memory, mounted where only a process and its children see it: see `tests.abuse.disks`.
+    """
+    mounts = next((words for words in MOUNTS if can_mount(words)), None)
+    if mounts is None:
+        raise NotHereError("nothing may be mounted here")
+    (folder / "state.json").write_text(json.dumps(world.state))
+    places = (world.toy.root, world.toy.home, world.prefect, folder)
+    command = [*mounts, sys.executable, "-m", "tests.chaos.disk", *map(str, places), str(dice.getrandbits(32))]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
+    yield from json.loads(done.stdout) if done.returncode == 0 else [done.stderr]
 
 
 def object_damaged(world: World, folder: Path, dice: random.Random) -> Iterator[str]:

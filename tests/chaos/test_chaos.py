@@ -1,14 +1,28 @@
-"""A sample of the campaign: one round of each kind that takes seconds, and one of a killed pipeline run."""
+"""A sample of the campaign: one round of each kind that takes seconds; of all kinds in the exhaustive run."""
 
+import contextlib
 import csv
 
 import pytest
 
 from tests.chaos.__main__ import HEAD, PAGE, TABLE, attempt
 from tests.chaos.faults import FAULTS
-from tests.chaos.world import World
+from tests.chaos.served import MissedError
+from tests.chaos.world import NotHereError, World
 
-LONG = {"kill -9 of a stage", "kill -9 of Prefect's server", "two pipeline runs at once"}
+SHORT = {
+    "kill -9 of a pipeline run",
+    "an object of DVC's cache",
+    "S3 answers with errors",
+    "S3 connections are cut",
+    "S3 gives other ETags",
+    "kill -9 of who writes the ledger",
+    "a byte or the end of the ledger",
+    "kill -9 of a backup",
+    "kill -9 of a restoration",
+    "kill -9 of a garbage collection",
+    "kill -9 of a key's rotation",
+}
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +36,19 @@ def world(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.exhaustive if kind in LONG else ()) for kind in FAULTS]
+    "kind", [pytest.param(kind, marks=() if kind in SHORT else pytest.mark.exhaustive) for kind in FAULTS]
 )
 def test_a_fault_does_no_harm(world, kind):
     """After it, a plain second call ends where an undisturbed one does."""
-    assert attempt(world, kind, "make test") == []
+    for number in range(5):
+        with contextlib.suppress(MissedError):
+            try:
+                wrong = attempt(world, kind, f"make test {number}")
+            except NotHereError as error:
+                pytest.skip(str(error))
+            assert wrong == []
+            return
+    pytest.fail("the fault hit nothing, five times")
 
 
 def test_the_table_is_that_of_the_page():

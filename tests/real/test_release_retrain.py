@@ -62,8 +62,15 @@ def root(tmp_path, monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME"):
         monkeypatch.delenv(name, raising=False)
 
-    make_photographs(folder / "data" / "curated" / "held_out" / "test")
     make_photographs(tmp_path / "photographs", count=1)
+    make_graph(folder, tmp_path / "photographs")
+    yield folder
+    services.down(home)
+
+
+def make_graph(folder: Path, photographs: Path) -> None:
+    """Makes the checkout, which lists a folder of photographs; how many they are chooses the package."""
+    make_photographs(folder / "data" / "curated" / "held_out" / "test")
     for count, blur in ((1, 0.8), (2, 1.0)):
         make_package(folder / "prepared" / str(count), blur=blur)
     (folder / "dvc.yaml").write_text(DVC_YAML)
@@ -76,15 +83,13 @@ def root(tmp_path, monkeypatch):
     shutil.copy(CHECKOUT / "components" / "step.py", folder / "components")
     (folder / "components" / "package" / "__init__.py").write_text('"""The step."""\n')
     (folder / "components" / "package" / "__main__.py").write_text(STEP)
-    write_sources([tmp_path / "photographs"], folder / "sources.json")
+    write_sources([photographs], folder / "sources.json")
     run(folder, "git", "init", "--quiet")
     run(folder, sys.executable, "-m", "dvc", "init", "--quiet")
     run(folder, sys.executable, "-m", "dvc", "config", "core.autostage", "false")
     fix(folder)
     run(folder, "git", "add", "--all")
     run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "checkout")
-    yield folder
-    services.down(home)
 
 
 def run(folder: Path, *command: str) -> str:
