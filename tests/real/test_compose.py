@@ -229,8 +229,8 @@ def test_the_state_is_in_the_databases_and_the_object_store(platform):
     assert int(rows("mlflow", "SELECT count(*) FROM runs")) >= 1
     assert rows("mlflow", "SELECT name FROM registered_models") == "denoise"
     assert "COMPLETED" in rows("prefect", "SELECT state_type FROM flow_run WHERE name IS NOT NULL")
-    listing = 'import boto3; print([e["Key"] for e in boto3.client("s3").list_objects_v2(Bucket="mlflow")["Contents"]])'
-    assert "package.json" in platform.run("worker", "python", "-c", listing)
+    listing = 'import boto3; print(*(each.key for each in boto3.resource("s3").Bucket("mlflow").objects.all()))'
+    assert "/artifacts/package/serving/serving.json" in platform.run("mlflow", "python", "-c", listing)
     status = platform.run("worker", "relume", "status")
     assert status.count(" external ") == 3, status  # MLflow, Prefect, Triton
     assert "champion  denoise-" in status
@@ -310,6 +310,8 @@ def test_networks_are_apart(platform):
 
 def test_each_may_do_in_the_store_what_it_has_to(platform):
     """The worker reads photographs and keeps data versions, and MLflow has its own bucket alone."""
+    made = 'import boto3; bucket = boto3.resource("s3").Bucket("dvc"); bucket.creation_date or bucket.create()'
+    platform.run("worker", "python", "-c", made)
     every = {f"refused {bucket} {what}" for bucket in ("photos", "mlflow", "dvc") for what in CALLS}
     refused = {
         service: set(platform.run(service, "python", "-", stdin=TRY).splitlines()) for service in ("worker", "mlflow")

@@ -47,8 +47,10 @@ def test_every_metric_exists():
     shutil.which("promtool") is None, reason="promtool, of Debian's package prometheus, is not installed"
 )
 def test_prometheus_takes_the_alerts_and_queries(tmp_path):
-    """Its own tool parses them all."""
+    """Its own tool parses them all, and its configuration."""
     subprocess.run(["promtool", "check", "rules", FOLDER / "alerts.yml"], check=True, capture_output=True)
+    configuration = ["promtool", "check", "config", "--syntax-only", FOLDER / "prometheus.yml"]
+    subprocess.run(configuration, check=True, capture_output=True)
     rules = [
         {"record": f"query:{number}", "expr": query.replace("$__rate_interval", "5m")}
         for number, query in enumerate(queries())
