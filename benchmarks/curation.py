@@ -8,7 +8,9 @@ as JPEG of quality 92. Each part runs in a process of its own.
 
 The libraries have environments of their own: how to make that of scikit-video and `brisque` is in
 `tests/relume/curation/reference_scores.py`; that of CleanVision is `python -m venv /tmp/iqa2` and `/tmp/iqa2/bin/pip
-install cleanvision==0.3.7`. pyiqa has no parameters in its package and imagededup needs torchvision: not measured.
+install cleanvision==0.3.7`. imagededup 0.3.3 is installed without its dependencies where torch and PyWavelets are,
+and only its hash is measured: it imports torchvision, whose builds in the registry do not load beside PyTorch for
+CPUs. pyiqa needs torchvision as well and downloads its parameters, so it is not measured.
 """
 
 import argparse
@@ -36,6 +38,7 @@ from relume.curation.collection import read_collection
 from relume.curation.curate import choose, curate, write_tables
 from relume.curation.diversity import covering, descriptor
 from relume.curation.duplicates import fingerprint
+from relume.curation.file_scores import look
 from relume.curation.hashes import RADIUS, near_pairs, orientations, perceptual_hash
 from relume.curation.measuring import Measured
 from relume.curation.naturalness import brisque, niqe
@@ -44,8 +47,9 @@ from relume.curation.quality import Quality, gray, quality
 from relume.curation.records import Records
 from relume.curation.scores import Scores, scores
 from relume.curation.settings import CurateSettings, KeepBest
-from relume.files import write_json
+from relume.files import sha256_folder, write_json
 from relume.images import decode, encode, read_image, save_image
+from relume.images.decoding import decode_gray
 from relume.ingestion.ingest import Photograph, ingest
 from relume.ingestion.sources import scan
 
@@ -53,6 +57,8 @@ PLANTED = 1000
 FILES = 12  # that CleanVision looks at in a round
 NAMES = ("astronaut.png", "brick.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 
+# glibc gives large arrays back to the system when they are freed, and each new page of the next one costs.
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 LIMITS = {
     "seed": 3, "patch": 512, "stride": 512, "flush": False, "min_sharpness": 30.0, "max_noise_sigma": 12.0,
     "max_flat_fraction": 0.5, "patches_per_cluster": None, "clusters": 4, "validation_fraction": 0.12,
@@ -89,6 +95,30 @@ print()
 print(json.dumps({"all": found}))
 """
 
+# Its hashes need nothing of torchvision, which the package imports for its networks: an empty one stands in.
+IMAGEDEDUP = """
+import importlib.machinery, sys, time
+from unittest.mock import MagicMock
+class Empty:
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.startswith("torchvision") else None
+    def create_module(self, spec):
+        module = MagicMock()
+        module.__path__, module.__spec__ = [], spec
+        return module
+    def exec_module(self, module):
+        pass
+sys.meta_path.insert(0, Empty())
+from imagededup.methods import PHash
+import json
+hasher, found = PHash(verbose=False), []
+for _ in range(int(sys.argv[2]) + 1):
+    start = time.process_time()
+    hasher.encode_image(image_file=sys.argv[1])
+    found.append(1e3 * (time.process_time() - start))
+print(json.dumps({"all": found[1:]}))
+"""
+
 
 def images(rounds: int) -> dict[str, Any]:
     """Milliseconds of each part, and how many photographs a core measures in a second."""
@@ -104,6 +134,8 @@ def images(rounds: int) -> dict[str, Any]:
         "niqe": lambda: niqe(luma),
         "brisque": lambda: brisque(luma),
         "keypoints": lambda: fingerprint(pixels),
+        "first look": lambda: look(file),
+        "hash of file": lambda: perceptual_hash(decode_gray(file).astype(np.float32)),
     }
     found: dict[str, list[float]] = {name: [] for name in parts}
     for number in range(rounds + 1):  # the first one warms up
@@ -115,7 +147,11 @@ def images(rounds: int) -> dict[str, Any]:
     took = {name: round(median(values), 1) for name, values in found.items()}
     sanity = took["decode"] + took["sharpness, noise, flatness"] + took["hash"]
     everything = sanity + took["all further scores"] + took["descriptor"]
-    per_second = {"everything": round(1e3 / everything, 2), "decode, first figures, hash": round(1e3 / sanity, 1)}
+    per_second = {
+        "everything": round(1e3 / everything, 2),
+        "decode, first figures, hash": round(1e3 / sanity, 1),
+        "first look": round(1e3 / took["first look"], 1),
+    }
     return {"milliseconds": took, "photographs_per_core_second": per_second}
 
 
@@ -131,19 +167,25 @@ def of_libraries(options: argparse.Namespace, ours: dict[str, float]) -> dict[st
                     "milliseconds": round(median(values)),
                     "times_ours": round(median(values) / ours[name], 1),
                 }
+        if options.imagededup:
+            save_image(Path(folder) / "photograph.jpg", pixels, quality=92)
+            took = json.loads(
+                _run([options.imagededup, "-c", IMAGEDEDUP, f"{folder}/photograph.jpg", str(options.rounds)])
+            )
+            each = median(took["all"])
+            found["imagededup"] = {"milliseconds": round(each, 1), "times_ours": round(each / ours["hash of file"], 1)}
         if options.cleanvision:
             photographs = Path(folder) / "photographs"
             for number in range(FILES):  # shifted, so that no two files are the same
                 save_image(photographs / f"{number}.jpg", np.roll(pixels, 37 * number, axis=1), quality=92)
             took = json.loads(_run([options.cleanvision, "-c", CLEANVISION, str(photographs), str(options.rounds)]))
-            sanity = ours["decode"] + ours["sharpness, noise, flatness"] + ours["hash"]
             each = median(took["all"]) / FILES
-            found["cleanvision"] = {"milliseconds": round(each), "times_ours": round(each / sanity, 1)}
+            found["cleanvision"] = {"milliseconds": round(each), "times_ours": round(each / ours["first look"], 1)}
     return found
 
 
-def _run(command: list[str]) -> str:
-    quiet = os.environ | {"TQDM_DISABLE": "1"}
+def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
+    quiet = os.environ | {"TQDM_DISABLE": "1"} | (environment or {})
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=quiet).stdout.splitlines()[-1]
 
 
@@ -191,7 +233,7 @@ def choice(count: int) -> dict[str, Any]:
             settings = CurateSettings.model_validate({**LIMITS, **extra})
             start = process_time()
             photographs = read_collection(folder, records, rule.by)
-            chosen = choose(photographs, records, settings, progress=lambda *counted: None)
+            chosen = choose(photographs, records, settings, progress=_silent)
             write_tables(folder, folder, photographs, records, chosen)
             found[name] = {
                 "kept": len(photographs.left()),
@@ -201,6 +243,10 @@ def choice(count: int) -> dict[str, Any]:
         found["bytes_on_disk"] = round((folder / "records.sqlite").stat().st_size / count)
         records.close()
     return found
+
+
+def _silent(*counted: object) -> None:
+    """No progress."""
 
 
 def _megabytes_now() -> int:
@@ -225,6 +271,42 @@ def _synthetic(number: int, rng: np.random.Generator) -> Measured:
     )
 
 
+def more(count: int) -> dict[str, Any]:
+    """Seconds of both steps for so many photographs from nothing, for a tenth more, and for these all from nothing."""
+    cv2.setNumThreads(1)
+    rng = np.random.default_rng(0)
+    settings = CurateSettings.model_validate({**LIMITS, "keep": KeepBest(fraction=1.0, by=("niqe",))})
+    found: dict[str, Any] = {"photographs": count, "new": count // 10}
+    with tempfile.TemporaryDirectory(prefix="relume-benchmark-") as temporary:
+        folder = Path(temporary)
+
+        def run(name: str, cache: Path | None) -> None:
+            (folder / name / "ingested").mkdir(parents=True)
+            (folder / name / "curated").mkdir()
+            start = process_time()
+            ingest(
+                scan([folder / "photographs"]), folder / name / "ingested", max_megapixels=100, min_side=64,
+                shard_megabytes=256, progress=_silent, cache=cache and cache / "ingest",
+            )  # fmt: skip
+            curate(folder / name / "ingested", folder / name / "curated", settings, progress=_silent, cache=cache)
+            found[name] = round(process_time() - start, 2)
+
+        def add(numbers: range) -> None:
+            for number in numbers:
+                pixels = mosaic(rng.permutation(len(NAMES)).tolist())
+                save_image(folder / "photographs" / f"{number}.jpg", pixels, quality=92)
+
+        add(range(count))
+        run("seconds_from_nothing", folder / "cache")
+        add(range(count, count + count // 10))
+        run("seconds_with_more", folder / "cache")
+        run("seconds_with_more_from_nothing", None)
+        found["same_bytes"] = sha256_folder(folder / "seconds_with_more") == sha256_folder(
+            folder / "seconds_with_more_from_nothing"
+        )
+    return found
+
+
 def steps(count: int) -> dict[str, Any]:
     """How many photographs a core takes in a second through scan, ingest and curate, and the megabytes of each."""
     cv2.setNumThreads(1)
@@ -239,14 +321,14 @@ def steps(count: int) -> dict[str, Any]:
         found: dict[str, Any] = {"scan": round(count / (process_time() - start))}
         ingested.mkdir()
         start = process_time()
-        ingest(listing, ingested, max_megapixels=100, min_side=64, shard_megabytes=256, progress=lambda *counted: None)
+        ingest(listing, ingested, max_megapixels=100, min_side=64, shard_megabytes=256, progress=_silent)
         found["ingest"] = round(count / (process_time() - start), 2)
         for name, extra in (("curate", {}), ("curate with a rule", rule)):
             curated = Path(folder) / name
             curated.mkdir()
             start = process_time()
             settings = CurateSettings.model_validate({**LIMITS, **extra})
-            counts = curate(ingested, curated, settings, progress=lambda *counted: None)
+            counts = curate(ingested, curated, settings, progress=_silent)
             found[name] = round(count / (process_time() - start), 2)
         found["patches_of_a_photograph"] = round(counts["patches"] / counts["train"], 1)
         found["megabytes"] = {
@@ -286,22 +368,25 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=24, help="photographs that go through the steps")
     parser.add_argument("--libraries", help="Python that has scikit-video and brisque")
     parser.add_argument("--cleanvision", help="Python that has CleanVision")
+    parser.add_argument("--imagededup", help="Python that has imagededup and torch")
     parser.add_argument("--results", type=Path, help="a JSON file to write")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    parts = {"images": images, "near_duplicates": near_duplicates, "choice": choice, "steps": steps}
+    parts = {"images": images, "near_duplicates": near_duplicates, "choice": choice, "steps": steps, "more": more}
     if options.part:
         name, _, size = options.part.partition("=")
         print(json.dumps(parts[name](int(size))))
         return
 
-    def part(name: str, size: int) -> dict[str, Any]:
-        return json.loads(_run([sys.executable, "-m", "benchmarks.curation", "--part", f"{name}={size}"]))
+    def part(name: str, size: int, **environment: str) -> dict[str, Any]:
+        return json.loads(_run([sys.executable, "-m", "benchmarks.curation", "--part", f"{name}={size}"], environment))
 
     found: dict[str, Any] = {"images": part("images", options.rounds)}
+    found["images_with_freed_memory_kept"] = part("images", options.rounds, **KEPT_MEMORY)
     found["libraries"] = of_libraries(options, found["images"]["milliseconds"])
     found["near_duplicates"] = part("near_duplicates", options.hashes)
     found["steps"] = part("steps", options.files)
+    found["more"] = part("more", options.files)
     found["choice"] = [part("choice", count) for count in options.photographs]
     print(json.dumps(found, indent=1))
     if options.results:

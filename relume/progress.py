@@ -35,6 +35,7 @@ class Progress:
         if not last and now - self._printed < (0.1 if self._terminal else LOG_SECONDS):
             return
         self._printed = now
-        text = f"{self._name}  {done}/{total} {what}  {seconds:.0f} s  {time_left(seconds, done, total)}".rstrip()
+        rate = f"  {done / seconds:.3g} a second" if seconds >= 1 else ""
+        text = f"{self._name}  {done}/{total} {what}  {seconds:.0f} s{rate}  {time_left(seconds, done, total)}".rstrip()
         end = "\n" if last or not self._terminal else ""
         print(f"\r\x1b[K{text}" if self._terminal else text, end=end, flush=True, file=self._file)

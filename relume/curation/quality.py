@@ -55,11 +55,11 @@ def shrink(pixels: np.ndarray, max_side: int) -> np.ndarray:
     """Averages areas until the longer side is `max_side`, which removes a photograph's own noise as well.
 
     Args:
-        pixels: uint8 (H, W, 3).
+        pixels: uint8 (H, W, 3), or (H, W).
         max_side: In pixels; smaller photographs stay as they are.
 
     Returns:
-        uint8 (H', W', 3).
+        uint8 (H', W', 3), or (H', W').
     """
     import cv2
 

@@ -25,7 +25,7 @@ from relume.images.bands import bands
 from relume.images.channels import split
 from relume.images.header import Header, damaged, open_image, too_large
 from relume.images.metadata import Metadata, metadata_of
-from relume.images.orientation import as_stored
+from relume.images.orientation import as_seen, as_stored
 from relume.images.profiles import cmyk_to_srgb, unusual
 
 
@@ -107,6 +107,29 @@ def decode(
     if full and metadata.icc_profile and (profile := unusual(metadata.icc_profile)):
         notes.append(f"{profile}, unlike what models were trained on; the values were not converted")
     return DecodedImage(pixels=pixels, header=header, metadata=metadata, alpha=alpha, notes=tuple(notes))
+
+
+def decode_gray(data: bytes, *, where: object = None, max_megapixels: float = 200.0, min_side: int = 1) -> np.ndarray:
+    """Decodes the gray values of an image file, (H, W) uint8; of a JPEG in colour its luma, in a third of the time.
+
+    Raises:
+        ImageError: As `decode`.
+    """
+    import cv2
+
+    opened, header = open_image(data, where)
+    if header.format == "JPEG" and header.mode == "RGB" and min(header.width, header.height) >= min_side:
+        if header.megapixels > max_megapixels:
+            raise too_large(f"{header.width}x{header.height}", where)
+        try:
+            opened.draft("L", opened.size)
+            return np.ascontiguousarray(as_seen(np.asarray(opened.convert("L")), header.orientation))
+        except Exception as error:  # whatever a decoder raises belongs to this file
+            raise damaged(data, header.format, error, where) from error
+    pixels = decode(data, where=where, max_megapixels=max_megapixels, min_side=min_side).pixels
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
 def read_image(path: str | Path, *, max_megapixels: float = 200.0, full: bool = False) -> DecodedImage:

@@ -20,3 +20,13 @@ def test_the_first_item_gives_a_first_estimate(one_by_one, total, said):
     assert first.endswith(" for 1000 patches\n") == said
     progress("patches", total, total)
     assert log.getvalue().removeprefix(first).startswith(f"mine  {total}/{total} patches  0 s")
+
+
+def test_a_line_says_how_many_are_done_in_a_second_and_what_is_left(monkeypatch):
+    """After 20 s of 100 of 400: 5 a second, and a minute left."""
+    log, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    progress = Progress("mine", file=log)
+    now[0] = 20.0
+    progress("photographs", 100, 400)
+    assert log.getvalue() == "mine  100/400 photographs  20 s  5 a second  about 60 s left\n"
