@@ -1,5 +1,6 @@
 """The tasks: what each recipe is measured on and called, and that each task can be measured at all."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def test_a_task_can_be_measured(name):
     for degradation in task.degradations:
         assert {protocol_of(protocol).parameter for protocol in degradation.protocols} == {degradation.parameter}
         protocol, errors = degradation.protocols[0], {}
-        assert degradation_of(protocol) == degradation or name == "all-in-one"
+        assert replace(degradation_of(protocol), trained=degradation.trained) == degradation or name == "all-in-one"
         for level in degradation.levels:
             degraded, clean = degraded_photograph(CLEAN, "00ff", level, protocol, 3)
             assert np.abs(degraded * 255 - to_8_bit(degraded)).max() < 1e-3
