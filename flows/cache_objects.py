@@ -6,12 +6,14 @@ or a program that repairs a disk, would so change what every later run reads, un
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 from relume.errors import RelumeError
 from relume.files import write_json
 from relume.reading import read_as
 
+_NAME = re.compile(r"[0-9a-f]{32}(\.dir)?")  # anything else beside them is what DVC is just writing
 _Seen = dict[str, tuple[int, int, int]]  # by name, the size, the time of the last change and the inode
 
 
@@ -53,8 +55,9 @@ def remember_objects(cache: Path, home: Path) -> None:
 def _objects(cache: Path) -> _Seen:
     found = {}
     for path in (cache / "files" / "md5").glob("??/*"):
-        facts = path.stat()
-        found[path.parent.name + path.name] = (facts.st_size, facts.st_mtime_ns, facts.st_ino)
+        if _NAME.fullmatch(name := path.parent.name + path.name):
+            facts = path.stat()
+            found[name] = (facts.st_size, facts.st_mtime_ns, facts.st_ino)
     return found
 
 

@@ -50,6 +50,14 @@ def test_a_damaged_object_is_removed_and_named(tmp_path, home, suffix, known):
     assert remove_damaged(tmp_path, home) == []
 
 
+def test_what_dvc_is_writing_is_left_alone(tmp_path, home):
+    """An object comes under a name of its own and is renamed when it is whole."""
+    path = put(tmp_path, b"half")
+    path = path.rename(path.with_name(".kTq8.tmp"))
+    assert remove_damaged(tmp_path, home) == []
+    assert path.is_file()
+
+
 def test_objects_are_read_once(tmp_path, home, monkeypatch):
     """Those that were looked at, or were there at the end of a run, are not read again until they change."""
     read, md5 = [], cache_objects._md5
