@@ -3,7 +3,8 @@
 from dataclasses import asdict
 
 from components.step import run_component
-from relume.curation.settings import ValidateSettings
+from relume.curation.earlier import EarlierVersions
+from relume.curation.settings import CurateSettings, ValidateSettings
 from relume.curation.validate import check, describe, failing_sheets, validate
 from relume.files import atomic_folder, write_json
 from relume.home import relume_home
@@ -14,11 +15,15 @@ def main() -> None:
     """Writes validation.json and the Data Docs, prints warnings, and fails on what is critical."""
     settings = load_section("validate", ValidateSettings)
     docs = relume_home() / "validation" / "data_docs"
-    outcomes = validate("data/ingested", "data/curated", settings, docs=docs)
+    split = load_section("curate", CurateSettings)
+    earlier = EarlierVersions(relume_home() / "validation" / "earlier.json")
+    outcomes = validate("data/ingested", "data/curated", settings, split=split, docs=docs, earlier=earlier)
     with atomic_folder("data/validation") as folder:
-        rows = [asdict(outcome) for outcome in outcomes]
+        rows = [
+            asdict(outcome) for outcome in outcomes if not outcome.earlier
+        ]  # what stages depend on: this data alone
         for row in rows:
-            del row["image_ids"]  # for the sheets alone
+            del row["image_ids"], row["earlier"]  # for the sheets alone
         write_json(folder / "validation.json", rows)
     for outcome in outcomes:
         if outcome.severity == "warning" and not outcome.success:

@@ -1,10 +1,11 @@
-"""What the prepared data must hold, as Great Expectations expectations on five tables.
+"""What the prepared data must hold, as Great Expectations expectations on six tables.
 
 | table | a row is | from |
 |---|---|---|
 | files | a listed file, with the reason if it was quarantined | manifest.csv and quarantine.csv |
 | manifest | a photograph | manifest.csv |
-| images | a curated photograph, with the number of sides its scene lies on | images.csv |
+| images | a curated photograph | images.csv |
+| splits | a photograph that trains, validates or tests, with the sides of its scene, set and copies | all three |
 | scores | a curated photograph with its further scores, where a rule keeps the best by them | scores.parquet |
 | patches | a training patch, with the size and side of its photograph | patches.parquet |
 
@@ -16,7 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from relume.curation.earlier import Halves
 from relume.curation.settings import ValidateSettings
+from relume.curation.split_table import COLUMNS
 from relume.errors import SourceError
 from relume.reading import reading
 
@@ -25,9 +28,9 @@ _MANIFEST += ["sha256", "shard"]
 _PATCHES = ["patch_id", "image_id", "set", "split", "shard", "row", "y", "x", "size", "sharpness", "flat_fraction"]
 _PATCHES += ["width", "height", "bottom", "right", "image_split", "photograph_share"]
 _IMAGES = ["image_id", "set", "address", "group", "split", "width", "height", "sharpness", "noise_sigma"]
-_IMAGES += ["flat_fraction", "cluster", "reason", "group_sides"]
-_FIRST = ("sharpness", "noise_sigma", "flat_fraction")
-_RANGES: dict[str, tuple[float, float | None]] = {
+_IMAGES += ["flat_fraction", "cluster", "reason"]
+FIRST = ("sharpness", "noise_sigma", "flat_fraction")
+RANGES: dict[str, tuple[float, float | None]] = {
     "sharpness_native": (0, None),
     "niqe": (0, None),
     "niqe_native": (0, None),
@@ -40,6 +43,10 @@ _RANGES: dict[str, tuple[float, float | None]] = {
     "entropy": (0, 8),
 }
 _ADD = "add photographs with `relume data scan FOLDER`"
+_DEVIATIONS = 5  # standard deviations: of a million sets that are split by chance one is farther from the fractions
+_FRACTIONS = "run `dvc repro --force curate`; if it stays, choose another curate.seed or other fractions"
+_MOVED = "the median left the middle half of the version before: see `relume data log` and `relume data diff`; "
+_MOVED += "to stop such data, set validate.medians"
 _DEFECT = "this is a defect of relume: run `dvc repro --force ingest curate`, and report it if it stays"
 
 
@@ -55,16 +62,13 @@ def load_tables(ingested: str | Path, curated: str | Path) -> dict[str, Any]:
     for path in (ingested / "manifest.csv", curated / "images.csv"):
         if not path.is_file():
             raise SourceError("The data to validate does not exist", where=path, next_step="run `dvc repro validate`")
-    manifest = _frame(ingested / "manifest.csv", ["address"], dtype={"image_id": str})
+    manifest = _frame(ingested / "manifest.csv", ["address", "image_id", "sha256", "channels"], dtype={"image_id": str})
     quarantine = _frame(ingested / "quarantine.csv", ["address", "reason"])
     files = pd.concat([manifest[["address"]], quarantine[["address", "reason"]]], ignore_index=True)
     files["reason"] = files["reason"].astype(object) if "reason" in files else None
 
-    columns = ["image_id", "group", "split", "width", "height"]
+    columns = ["image_id", "set", "group", "split", "reason", "width", "height"]
     images = _frame(curated / "images.csv", columns, dtype={"image_id": str, "group": str})
-    used = images[images["split"] != "rejected"]
-    sides = used.groupby("group")["split"].nunique()
-    images["group_sides"] = images["group"].map(sides).fillna(1).astype(int)
 
     patches = _frame(curated / "patches.parquet", ["image_id", "patch_id", "x", "y", "size"])
     photographs = images[["image_id", "width", "height", "split"]].rename(columns={"split": "image_split"})
@@ -90,15 +94,20 @@ def _frame(path: Path, needed: list[str], **options: Any) -> Any:
         return frame
 
 
-def expectations(settings: ValidateSettings) -> Mapping[str, list[Any]]:
-    """The expectations on each table."""
+def expectations(settings: ValidateSettings, earlier: Halves) -> Mapping[str, list[Any]]:
+    """The expectations on each table.
+
+    Args:
+        settings: The bounds.
+        earlier: Between which values the middle half of each score was in an earlier version of the data.
+    """
     import great_expectations.expectations as gxe
 
     def critical(kind: Any, next_step: str = _DEFECT, **arguments: Any) -> Any:
         return kind(severity="critical", meta={"next_step": next_step}, **arguments)
 
-    def warning(kind: Any, next_step: str, **arguments: Any) -> Any:
-        return kind(severity="warning", meta={"next_step": next_step}, **arguments)
+    def warning(kind: Any, next_step: str, earlier: bool = False, **arguments: Any) -> Any:
+        return kind(severity="warning", meta={"next_step": next_step, "earlier": earlier}, **arguments)
 
     columns, rows = gxe.ExpectTableColumnsToMatchOrderedList, gxe.ExpectTableRowCountToBeBetween
     between, one_of, matches = (
@@ -116,6 +125,10 @@ def expectations(settings: ValidateSettings) -> Mapping[str, list[Any]]:
         return [
             critical(gxe.ExpectColumnMedianToBeBetween, step, column=name, min_value=low, max_value=high)
             for name, (low, high) in settings.medians.items()
+            if name in names
+        ] + [
+            warning(gxe.ExpectColumnMedianToBeBetween, _MOVED, earlier=True, column=name, min_value=low, max_value=high)
+            for name, (low, high) in earlier.items()
             if name in names
         ]
 
@@ -160,24 +173,32 @@ def expectations(settings: ValidateSettings) -> Mapping[str, list[Any]]:
             critical(columns, column_list=_IMAGES),
             critical(unique, column="image_id"),
             critical(one_of, column="split", value_set=["train", "validation", "test", "rejected"]),
-            critical(one_of, column="group_sides", value_set=[1]),
+            critical(between, column="sharpness", min_value=0),
+            critical(between, column="noise_sigma", min_value=0, max_value=255),
+            critical(between, column="flat_fraction", min_value=0, max_value=1),
+            critical(between, column="cluster", min_value=-1),
+            *medians(FIRST),
+        ],
+        "splits": [
+            critical(columns, column_list=COLUMNS),
             critical(
                 gxe.ExpectColumnDistinctValuesToContainSet,
                 _ADD,
                 column="split",
                 value_set=["train", "validation", "test"],
             ),
-            critical(between, column="sharpness", min_value=0),
-            critical(between, column="noise_sigma", min_value=0, max_value=255),
-            critical(between, column="flat_fraction", min_value=0, max_value=1),
-            critical(between, column="cluster", min_value=-1),
-            *medians(_FIRST),
+            critical(one_of, column="scene_sides", value_set=[1]),
+            critical(one_of, column="copy_sides", value_set=[1]),
+            critical(one_of, f"{_ADD} to that set", column="set_sides", value_set=[3]),
+            critical(one_of, column="held_out_patches", value_set=[0]),
+            critical(between, _FRACTIONS, column="test_deviation", max_value=_DEVIATIONS),
+            critical(between, _FRACTIONS, column="held_out_deviation", max_value=_DEVIATIONS),
         ],
         "scores": [
             critical(unique, column="image_id"),
             critical(filled, column="reason"),
-            *(critical(between, column=name, min_value=low, max_value=high) for name, (low, high) in _RANGES.items()),
-            *medians(tuple(_RANGES)),
+            *(critical(between, column=name, min_value=low, max_value=high) for name, (low, high) in RANGES.items()),
+            *medians(tuple(RANGES)),
         ],
         "patches": [
             critical(columns, column_list=_PATCHES),

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from relume.curation.earlier import EarlierVersions, middle_halves
 from relume.curation.expectations import expectations, load_tables
-from relume.curation.settings import ValidateSettings
+from relume.curation.settings import CurateSettings, ValidateSettings
+from relume.curation.split_table import split_table
 from relume.errors import BrokenFileError, DataValidationError
 from relume.files import atomic_folder
 from relume.pages import make_offline
@@ -21,7 +23,7 @@ class Outcome:
     """How one expectation ended.
 
     Attributes:
-        table: `files`, `manifest`, `images`, `scores` or `patches`.
+        table: `files`, `manifest`, `images`, `splits`, `scores` or `patches`.
         name: The expectation, as Great Expectations names it.
         column: The column or columns, empty for a whole table.
         severity: `critical` or `warning`.
@@ -30,6 +32,7 @@ class Outcome:
         observed: What was found.
         next_step: What the user can do if it did not hold.
         image_ids: Of some photographs for which it did not hold, where it is about single rows.
+        earlier: Whether it compares with an earlier version of the data, and so depends on more than this one.
     """
 
     table: str
@@ -41,10 +44,17 @@ class Outcome:
     observed: str
     next_step: str
     image_ids: tuple[str, ...] = ()
+    earlier: bool = False
 
 
 def validate(
-    ingested: str | Path, curated: str | Path, settings: ValidateSettings, *, docs: str | Path
+    ingested: str | Path,
+    curated: str | Path,
+    settings: ValidateSettings,
+    *,
+    split: CurateSettings,
+    docs: str | Path,
+    earlier: EarlierVersions | None = None,
 ) -> list[Outcome]:
     """Runs every expectation and writes the Data Docs.
 
@@ -52,7 +62,10 @@ def validate(
         ingested: The ingested folder.
         curated: The curated folder.
         settings: The bounds.
+        split: By which the photographs were divided.
         docs: Folder of the Data Docs, replaced as a whole; start at `index.html`.
+        earlier: Where the medians are kept, to be compared with those of the version before and, if all critical
+            expectations are met, recorded.
 
     Returns:
         All outcomes, in the order of the expectations. It does not raise for those that
@@ -63,7 +76,9 @@ def validate(
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
-    tables, suites = load_tables(ingested, curated), expectations(settings)
+    tables = load_tables(ingested, curated)
+    tables["splits"] = split_table(tables["manifest"], tables["images"], tables["patches"], split)
+    suites = expectations(settings, earlier.before(Path(curated)) if earlier else {})
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
     source = context.data_sources.add_pandas("relume")
@@ -90,6 +105,8 @@ def validate(
         context.add_data_docs_site(site_name="relume", site_config=site)
         context.build_data_docs(site_names=["relume"])
         make_offline(folder)
+    if earlier and all(outcome.success for outcome in outcomes if outcome.severity == "critical"):
+        earlier.passed(Path(curated), middle_halves(tables))
     return outcomes
 
 
@@ -159,6 +176,7 @@ def _outcome(table: str, item: Any) -> Outcome:
         expected=arguments,
         observed=_observed(item),
         next_step=configuration.meta["next_step"],
+        earlier=configuration.meta.get("earlier", False),
         image_ids=tuple(dict.fromkeys(str(row["image_id"]) for row in item.result.get(_ROWS, ()) if "image_id" in row)),
     )
 

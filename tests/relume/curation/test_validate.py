@@ -1,10 +1,12 @@
 """Great Expectations on the prepared data: each kind of damage fails its own expectation, and nothing else does."""
 
 import csv
+import hashlib
 import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from playwright.sync_api import expect
@@ -12,9 +14,12 @@ from pyarrow import parquet
 
 from relume.curation.comparison import read_curated_tables
 from relume.curation.curate import curate
+from relume.curation.earlier import EarlierVersions
 from relume.curation.settings import ValidateSettings
+from relume.curation.split import SIDES, split_scenes
+from relume.curation.split_table import split_table
 from relume.curation.validate import check, failing_sheets, validate
-from relume.errors import DataValidationError
+from relume.errors import BrokenFileError, DataValidationError
 from relume.images import read_image
 from tests.relume.curation.photographs import ingest_arrays, skimage_photograph
 from tests.relume.curation.test_split import settings
@@ -27,6 +32,8 @@ LIMITS = {
     "max_patch_share": 0.9,
 }
 
+SPLIT = settings(patch=96, stride=64, min_test=1, max_flat_fraction=1.0)
+
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
@@ -38,7 +45,7 @@ def prepared(tmp_path_factory):
     curate(
         folder / "ingested",
         folder / "curated",
-        settings(patch=96, stride=64, min_test=1, max_flat_fraction=1.0),
+        SPLIT,
         progress=lambda *counted: None,
     )
     return folder
@@ -52,11 +59,13 @@ def damaged(prepared, tmp_path):
     return tmp_path
 
 
-def failed(folder, **limits):
+def failed(folder, *, earlier=None, **limits):
     outcomes = validate(
         folder / "ingested",
         folder / "curated",
         ValidateSettings(**{**LIMITS, **limits}),
+        split=SPLIT,
+        earlier=earlier,
         docs=folder / "data_docs",
     )
     return [outcome for outcome in outcomes if not outcome.success]
@@ -82,11 +91,11 @@ def edit_patches(folder, **columns):
 
 
 def test_good_data_passes_and_leaves_data_docs(damaged):
-    """On what the steps made every expectation holds, and the Data Docs show all four tables."""
+    """On what the steps made every expectation holds, and the Data Docs show all tables."""
     assert failed(damaged) == []
     pages = "".join(path.as_posix() for path in (damaged / "data_docs").rglob("*.html"))
     assert (damaged / "data_docs" / "index.html").is_file()
-    for table in ("files", "manifest", "images", "patches"):
+    for table in ("files", "manifest", "images", "splits", "patches"):
         assert f"/{table}" in pages
 
 
@@ -133,7 +142,7 @@ def test_a_scene_on_two_sides_is_critical(damaged):
 
     edit_csv(damaged / "curated" / "images.csv", change)
     outcomes = failed(damaged)
-    assert ("images", "group_sides", "critical") in [(o.table, o.column, o.severity) for o in outcomes]
+    assert ("splits", "scene_sides", "critical") in [(o.table, o.column, o.severity) for o in outcomes]
 
 
 @pytest.mark.parametrize(
@@ -167,15 +176,15 @@ def test_damage_to_the_manifest_is_found(damaged):
     """A photograph listed twice, an impossible depth and a missing column are critical."""
 
     def change(rows):
-        rows[1]["sha256"] = rows[0]["sha256"]  # and neither is one of a pair
+        rows[1]["sha256"] = rows[0]["sha256"]  # neither is one of a pair, and they are on two sides
         rows[2]["bit_depth"] = "7"
 
     edit_csv(damaged / "ingested" / "manifest.csv", change)
-    assert [outcome.column for outcome in failed(damaged)] == ["", "bit_depth"]
+    assert [outcome.column for outcome in failed(damaged)] == ["", "bit_depth", "copy_sides"]
     text = (damaged / "ingested" / "manifest.csv").read_text().replace(",shard\n", ",tar\n")
     (damaged / "ingested" / "manifest.csv").write_text(text)
     outcomes = {outcome.column: outcome.observed for outcome in failed(damaged)}
-    assert outcomes.keys() == {"bit_depth", "shard", ""}
+    assert outcomes.keys() == {"bit_depth", "shard", "", "copy_sides"}
     assert "does not exist" in outcomes["shard"]
 
 
@@ -196,7 +205,9 @@ def test_warnings_are_reported_and_do_not_stop(damaged):
 def test_outcomes_hold_nothing_of_time(damaged):
     """Two runs give equal outcomes that fit into JSON, so the step's out depends on the data alone."""
     runs = [
-        validate(damaged / "ingested", damaged / "curated", ValidateSettings(**LIMITS), docs=damaged / "docs")
+        validate(
+            damaged / "ingested", damaged / "curated", ValidateSettings(**LIMITS), split=SPLIT, docs=damaged / "docs"
+        )
         for _ in range(2)
     ]
     assert runs[0] == runs[1]
@@ -239,3 +250,143 @@ def test_scores_out_of_their_range_are_critical_and_shown(damaged, tmp_path):
     assert pixels.std() > 20
     assert failing_sheets([], damaged / "ingested", tmp_path / "failed") == []
     assert list((tmp_path / "failed").iterdir()) == []
+
+
+def test_a_copy_on_two_sides_is_critical(damaged):
+    """Two files of equal bytes, one of which trains while the other tests, though their scenes have other names."""
+
+    def listed(rows):
+        left, right = (row for row in rows if "motorcycle" in row["address"])
+        right["sha256"], right["degraded"] = left["sha256"], "file:///other.png"
+
+    def divided(rows):
+        left, right = (row for row in rows if "motorcycle" in row["address"])
+        left.update(group=left["image_id"], split="train", reason="")
+        right.update(group=right["image_id"], split="test", reason="")
+
+    edit_csv(damaged / "ingested" / "manifest.csv", listed)
+    edit_csv(damaged / "curated" / "images.csv", divided)
+    outcomes = failed(damaged)
+    assert "copy_sides" in [outcome.column for outcome in outcomes]
+    assert "scene_sides" not in [outcome.column for outcome in outcomes]
+    with pytest.raises(DataValidationError, match="2 of 6 unexpected"):
+        check([outcome for outcome in outcomes if outcome.column == "copy_sides"])
+
+
+def test_a_set_without_a_side_is_critical(damaged):
+    """A second set, all of which trains, has nothing to validate and test with, though the first has."""
+
+    def change(rows):
+        for row in rows:
+            if row["split"] == "train":
+                row["set"] = "other"
+
+    edit_csv(damaged / "curated" / "images.csv", change)
+    outcomes = failed(damaged)
+    with pytest.raises(DataValidationError, match="set_sides") as caught:
+        check(outcomes)
+    assert "to that set" in caught.value.next_step
+
+
+def test_patches_of_a_held_out_photograph_are_critical_and_name_it(damaged):
+    """The split's own suite finds them from the photograph's side."""
+    with open(damaged / "curated" / "images.csv", newline="") as file:
+        leaked = next(row["image_id"] for row in csv.DictReader(file) if row["split"] == "validation")
+    edit_patches(damaged, image_id=leaked)
+    (outcome,) = [outcome for outcome in failed(damaged) if outcome.table == "splits"]
+    assert (outcome.column, outcome.severity, outcome.image_ids) == ("held_out_patches", "critical", (leaked,))
+
+
+def many(side, count=1000):
+    """The tables of `count` scenes in colour, of which each is on the side that `side` says of its number."""
+    ids = [f"{number:016x}" for number in range(count)]
+    images = pd.DataFrame({"image_id": ids, "group": ids, "set": "", "reason": "", "split": map(side, range(count))})
+    manifest = pd.DataFrame({"image_id": ids, "sha256": ids, "channels": 3})
+    return manifest, images, pd.DataFrame({"image_id": ids[:1]})
+
+
+@pytest.mark.parametrize(("tests", "validations", "column"), [
+    (200, 120, None), (230, 100, None), (300, 20, "test_deviation"), (200, 300, "held_out_deviation"),
+])  # fmt: skip
+def test_fractions_far_from_the_asked_ones_are_found(tests, validations, column):
+    """Of 1,000 scenes 20 percent test and 12 percent validate, as chance has it: within 15 each for one deviation."""
+
+    def side(number):
+        return "test" if number < tests else "validation" if number < tests + validations else "train"
+
+    frame = split_table(*many(side), SPLIT)
+    far = [name for name in ("test_deviation", "held_out_deviation") if frame[name].max() > 5]
+    assert far == ([column] if column else [])
+    spread = np.sqrt(1000 * 0.32 * 0.68)
+    assert frame["test_deviation"].unique() == pytest.approx([abs(tests - 200) / spread])
+
+
+def test_fractions_far_from_the_asked_ones_stop_the_run(prepared, tmp_path):
+    """All six photographs but one are held out where a fraction asks for a third: so few are within chance, so they are
+    counted a hundred times."""
+    for name in ("ingested", "curated"):
+        shutil.copytree(prepared / name, tmp_path / name)
+
+    def multiply(rows):
+        for row in list(rows):
+            for number in range(100):
+                new = hashlib.sha256(f"{row['image_id']}{number}".encode()).hexdigest()
+                changed = {"image_id": new[:16], "address": f"{row['address']}{number}"}
+                rows.append(row | changed | ({"sha256": new} if "sha256" in row else {"group": new[:16]}))
+
+    def hold_out(rows):
+        multiply(rows)
+        for row in rows[6:]:
+            row["split"], row["reason"] = "test", ""
+
+    edit_csv(tmp_path / "ingested" / "manifest.csv", multiply)
+    edit_csv(tmp_path / "curated" / "images.csv", hold_out)
+    outcomes = failed(tmp_path)
+    assert {outcome.column for outcome in outcomes} == {"test_deviation", "held_out_deviation"}
+    with pytest.raises(DataValidationError, match="max_value=5") as caught:
+        check(outcomes)
+    assert "other fractions" in caught.value.next_step
+
+
+@pytest.mark.parametrize("count", [5, 8, 40, 1000])
+@pytest.mark.parametrize("least", [1, 3])
+def test_every_split_of_the_curation_is_near_the_fractions(count, least):
+    """Over 30 seeds: what the split makes, its least numbers included, is within five deviations."""
+    for seed in range(30):
+        limits = settings(seed=seed, min_test=least)
+        sides = split_scenes((f"{number:016x}" for number in range(count)), np.ones(count, bool), limits)
+        frame = split_table(*many(lambda number, sides=sides: SIDES[sides[number]], count), limits)
+        assert frame[["test_deviation", "held_out_deviation"]].max().max() < 5
+        assert (frame["set_sides"] == 3).all()
+
+
+def test_the_version_before_is_compared_by_itself(damaged, tmp_path):
+    """The first run has none, a second of the same data neither; data whose photographs are others is warned of, and
+    only with the version before, until that passed."""
+    kept = tmp_path / "home" / "earlier.json"
+    kept.parent.mkdir()
+    earlier = EarlierVersions(kept)
+    assert failed(damaged, earlier=earlier) == []
+    assert failed(damaged, earlier=earlier) == []
+
+    def sharpen(rows):
+        for row in rows:
+            row["sharpness"] = str(20 * float(row["sharpness"]))
+
+    edit_csv(damaged / "curated" / "images.csv", sharpen)
+    for _ in range(2):  # also when the same data is validated again
+        (outcome,) = failed(damaged, earlier=earlier)
+        assert (outcome.table, outcome.column, outcome.severity, outcome.earlier) == (
+            "images", "sharpness", "warning", True,
+        )  # fmt: skip
+        assert "relume data diff" in outcome.next_step
+    edit_csv(damaged / "curated" / "images.csv", lambda rows: rows[0].update(noise_sigma="1.5"))
+    assert failed(damaged, earlier=earlier) == []
+    before = kept.read_bytes()
+    edit_csv(damaged / "curated" / "images.csv", lambda rows: rows[0].update(noise_sigma="-1"))
+    assert [outcome.severity for outcome in failed(damaged, earlier=earlier)] == ["critical"]
+    assert kept.read_bytes() == before
+    kept.write_text("[1")
+    with pytest.raises(BrokenFileError, match=r"earlier\.json") as caught:
+        failed(damaged, earlier=earlier)
+    assert "remove" in caught.value.next_step
