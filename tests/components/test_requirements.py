@@ -21,7 +21,7 @@ BY_OTHER_MEANS = {
     "validate": {"pyarrow"},
 }
 # Asked for by a setting, a source or a file only, and then installed by the user: extras of relume, and DVC.
-EXTRAS = {"av", "bm3d", "distributed", "fsspec", "pillow_heif"}
+EXTRAS = {"av", "bm3d", "distributed", "fsspec", "pillow_heif", "rawpy"}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from relume.ingestion.sources import scan
 
 WANTED = [
     *("div2k", "flickr2k", "lsdir", "bsds500", "wed", "sidd", "gopro", "rain100l", "reside"),
-    *("kodak24", "cbsd68", "mcmaster", "urban100"),
+    *("polyu", "kodak24", "cbsd68", "mcmaster", "urban100"),
 ]
 
 
@@ -108,10 +108,10 @@ def test_the_catalogue_has_the_sets_of_the_field():
 def test_terms_that_forbid_commercial_use_say_so():
     """Of sets for research alone the terms say it in capitals, and none that is unclear counts as allowed."""
     assert {name for name, public in catalogue().items() if public.commercial == "yes"} == {"kodak24"}
-    for name in ("div2k", "bsds500", "cbsd68"):
+    for name in ("div2k", "bsds500", "polyu", "cbsd68"):
         assert "NO COMMERCIAL USE" in catalogue()[name].terms
     listed = CliRunner().invoke(main, ["data", "fetch"]).output
-    assert listed.count("NO COMMERCIAL USE") == 3
+    assert listed.count("NO COMMERCIAL USE") == 4
     assert all(name in listed for name in WANTED)
 
 
