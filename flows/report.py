@@ -252,12 +252,9 @@ def write_contact_sheet(path: str | Path, *, root: str | Path = ".") -> None:
     folder = Path(root) / "reports" / "evaluation" / "pictures"
     rows = []
     for clean in sorted(folder.glob("*_clean.png")):
-        paths = [
-            path
-            for system in (*INPUTS, "nlm", "final", "clean")
-            if (path := folder / clean.name.replace("_clean", f"_{system}")).is_file()
-        ]
-        rows.append(np.concatenate([_centre(_read_pixels(path)) for path in paths], axis=1))
+        names = [clean.name.replace("_clean", f"_{system}") for system in (*INPUTS, "nlm", "final", "clean")]
+        images = [_read_pixels(folder / name) for name in names if (folder / name).is_file()]
+        rows.append(np.concatenate([_centre(image) for image in images], axis=1))
     save_image(path, np.concatenate(rows))
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from flows.report import PROTOCOLS, _helped, _image_rows, _table, _weak
+from flows.report import PROTOCOLS, _helped, _image_rows, _table, _weak, write_contact_sheet
 from relume.evaluation.card import PAIRED, PAIRS
 from relume.evaluation.tasks import TASKS
-from relume.images import save_image
+from relume.images import read_image, save_image
 
 
 def scores(gains):
@@ -59,6 +59,20 @@ def test_a_task_without_filters_is_shown_beside_its_input(tmp_path):
         ("clean", None),
     ]
     assert _weak({"final": {"quality_10": {"psnr": 30.0}}}) == []
+
+
+def test_a_contact_sheet_is_a_row_for_each_photograph(tmp_path):
+    """In the order degraded, baseline, restored, clean; the images of the evaluation stay as they are."""
+    folder = tmp_path / "reports" / "evaluation" / "pictures"
+    levels = {"first": (10, 20, 30, 40), "second": (50, 60, 70, 80)}
+    for image_id, values in levels.items():
+        for system, value in zip(("noisy", "nlm", "final", "clean"), values, strict=True):
+            save_image(folder / f"{image_id}_{system}.png", np.full((48, 64, 3), value, np.uint8))
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    write_contact_sheet(tmp_path / "sheet.png", root=tmp_path)
+    expected = np.kron(np.array(list(levels.values()), np.uint8), np.ones((48, 64), np.uint8))
+    np.testing.assert_array_equal(read_image(tmp_path / "sheet.png").pixels[..., 1], expected)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_every_protocol_of_a_task_has_a_title():
