@@ -143,7 +143,15 @@ def _make_client(process: int) -> Any:  # a forked process must not talk over it
         connect_timeout=5,
         read_timeout=60,
     )
-    return boto3.session.Session().client("s3", config=config)  # the default session would keep old credentials
+    client = boto3.session.Session().client("s3", config=config)  # the default session would keep old credentials
+    client.meta.events.register_last("before-call.s3", _send_at_once)
+    return client
+
+
+def _send_at_once(params: dict[str, Any], **_: Any) -> None:
+    """Takes out that a file is sent after the server's "100 Continue": botocore reads the head of that answer to an
+    empty line, for ever where the connection ends before it."""
+    params["headers"].pop("Expect", None)
 
 
 def _split(address: str) -> tuple[str, str]:

@@ -129,7 +129,7 @@ def test_a_patch_that_breaks_off_is_read_again(environment, address, curated, tm
     assert proxy.connections >= 3
 
 
-@pytest.mark.parametrize("after", [40, 70])
+@pytest.mark.parametrize("after", [15, 40, 70])
 def test_an_answer_that_ends_within_its_head_is_asked_for_again(environment, address, curated, monkeypatch, after):
     """boto3 takes it for a whole answer: of a listing without files, of an upload without an ETag."""
     with CuttingProxy(environment.endpoint, cuts=3, after=after) as proxy:
