@@ -7,17 +7,20 @@ or a program that repairs a disk, would so change what every later run reads, un
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from relume.counts import counted
 from relume.errors import RelumeError
 from relume.files import write_json
 from relume.reading import read_as
 
 _NAME = re.compile(r"[0-9a-f]{32}(\.dir)?")  # anything else beside them is what DVC is just writing
+_WORTH_A_LINE = 2e9  # bytes to read, which take some seconds
 _Seen = dict[str, tuple[int, int, int]]  # by name, the size, the time of the last change and the inode
 
 
-def remove_damaged(cache: Path, home: Path) -> list[str]:
+def remove_damaged(cache: Path, home: Path, say: Callable[[str], None]) -> list[str]:
     """Removes the objects whose bytes are not those of which their name is the hash; DVC then makes them again.
 
     Objects that are as they were when they were last looked at are not read again.
@@ -25,17 +28,20 @@ def remove_damaged(cache: Path, home: Path) -> list[str]:
     Args:
         cache: DVC's cache.
         home: RELUME_HOME, which keeps what was looked at.
+        say: Given a line before gigabytes are read.
 
     Returns:
         The names of those that were removed.
     """
-    known, seen, damaged = _read(home), {}, []
-    for name, found in _objects(cache).items():
+    known, seen, damaged = _read(home), _objects(cache), []
+    new = [name for name, found in seen.items() if known.get(name) != found]
+    if (size := sum(seen[name][0] for name in new)) > _WORTH_A_LINE:
+        say(f"reads {counted(len(new), 'object')} of DVC's cache, {size / 1e9:.0f} GB, that no run has looked at yet")
+    for name in new:
         path = cache / "files" / "md5" / name[:2] / name[2:]
-        if known.get(name) == found or _md5(path) == name.removesuffix(".dir"):
-            seen[name] = found
-        else:
+        if _md5(path) != name.removesuffix(".dir"):
             path.unlink()
+            del seen[name]
             damaged.append(name)
     _write(home, seen)
     return damaged

@@ -96,7 +96,7 @@ def pipeline(
                 f"warning: {len(moved)} of the listed photographs are gone or changed, such as {moved[0]}; what was "
                 "made of them is taken from the cache as long as it can be; next: relume data scan"
             )
-        for damaged in remove_damaged(run.store.cache, place):
+        for damaged in remove_damaged(run.store.cache, place, printer.say):
             printer.say(
                 f"warning: object {damaged} of DVC's cache was damaged and is removed; it is made again if needed"
             )

@@ -19,9 +19,8 @@ def main() -> None:
     earlier = EarlierVersions(relume_home() / "validation" / "earlier.json")
     outcomes = validate("data/ingested", "data/curated", settings, split=split, docs=docs, earlier=earlier)
     with atomic_folder("data/validation") as folder:
-        rows = [
-            asdict(outcome) for outcome in outcomes if not outcome.earlier
-        ]  # what stages depend on: this data alone
+        # Later stages depend on this file, and so on this version of the data alone.
+        rows = [asdict(outcome) for outcome in outcomes if not outcome.earlier]
         for row in rows:
             del row["image_ids"], row["earlier"]  # for the sheets alone
         write_json(folder / "validation.json", rows)

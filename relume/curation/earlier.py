@@ -8,9 +8,8 @@ from relume.curation.settings import ScoreName
 from relume.files import sha256_file, write_json
 from relume.reading import read_as
 
-Halves = Mapping[
-    str, tuple[float, float]
-]  # by the name of a score: the quartiles, between which half of the values lie
+# By the name of a score: the quartiles, between which half of the values lie.
+Halves = Mapping[str, tuple[float, float]]
 
 
 def middle_halves(tables: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

@@ -29,8 +29,8 @@ _PATCHES = ["patch_id", "image_id", "set", "split", "shard", "row", "y", "x", "s
 _PATCHES += ["width", "height", "bottom", "right", "image_split", "photograph_share"]
 _IMAGES = ["image_id", "set", "address", "group", "split", "width", "height", "sharpness", "noise_sigma"]
 _IMAGES += ["flat_fraction", "cluster", "reason"]
-FIRST = ("sharpness", "noise_sigma", "flat_fraction")
-RANGES: dict[str, tuple[float, float | None]] = {
+_FIRST = ("sharpness", "noise_sigma", "flat_fraction")
+_RANGES: dict[str, tuple[float, float | None]] = {
     "sharpness_native": (0, None),
     "niqe": (0, None),
     "niqe_native": (0, None),
@@ -177,7 +177,7 @@ def expectations(settings: ValidateSettings, earlier: Halves) -> Mapping[str, li
             critical(between, column="noise_sigma", min_value=0, max_value=255),
             critical(between, column="flat_fraction", min_value=0, max_value=1),
             critical(between, column="cluster", min_value=-1),
-            *medians(FIRST),
+            *medians(_FIRST),
         ],
         "splits": [
             critical(columns, column_list=COLUMNS),
@@ -197,8 +197,8 @@ def expectations(settings: ValidateSettings, earlier: Halves) -> Mapping[str, li
         "scores": [
             critical(unique, column="image_id"),
             critical(filled, column="reason"),
-            *(critical(between, column=name, min_value=low, max_value=high) for name, (low, high) in RANGES.items()),
-            *medians(tuple(RANGES)),
+            *(critical(between, column=name, min_value=low, max_value=high) for name, (low, high) in _RANGES.items()),
+            *medians(tuple(_RANGES)),
         ],
         "patches": [
             critical(columns, column_list=_PATCHES),

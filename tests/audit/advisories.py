@@ -11,6 +11,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from relume.counts import counted
+
 PIP_AUDIT = "pip-audit==2.10.1"
 PINNED = Path("constraints.txt")
 
@@ -35,7 +37,10 @@ class Audit:
         return 1 if self.faults else 3 if self.unanswered else 0
 
     def __str__(self) -> str:
-        lines = [*self.faults, f"{self.compared} packages compared, {len(self.faults)} known faults"]
+        lines = [
+            *self.faults,
+            f"{counted(self.compared, 'package')} compared, {counted(len(self.faults), 'known fault')}",
+        ]
         if self.unanswered:
             lines.append(f"not compared, for the index has no advisories of them: {', '.join(self.unanswered)}")
         return "\n".join(lines)

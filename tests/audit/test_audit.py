@@ -16,7 +16,7 @@ SKIPPED = {"name": "own", "skip_reason": "Dependency not found on PyPI and could
 @pytest.mark.parametrize(
     ("packages", "code", "said"),
     [
-        ([COMPARED], 0, "1 packages compared, 0 known faults"),
+        ([COMPARED], 0, "1 package compared, 0 known faults"),
         ([COMPARED, COMPARED | {"vulns": [FAULT]}], 1, "six 1.17.0: PYSEC-2023-1, without it: 2.1"),
         ([COMPARED, SKIPPED], 3, "not compared, for the index has no advisories of them: own"),
         ([COMPARED | {"vulns": [FAULT | {"fix_versions": []}]}, SKIPPED], 1, "without it: none"),

@@ -44,17 +44,17 @@ def test_a_damaged_object_is_removed_and_named(tmp_path, home, suffix, known):
     if known:
         remember_objects(tmp_path, home)
     damage(bad)
-    assert remove_damaged(tmp_path, home) == [bad.parent.name + bad.name]
+    assert remove_damaged(tmp_path, home, print) == [bad.parent.name + bad.name]
     assert sound.is_file()
     assert not bad.exists()
-    assert remove_damaged(tmp_path, home) == []
+    assert remove_damaged(tmp_path, home, print) == []
 
 
 def test_what_dvc_is_writing_is_left_alone(tmp_path, home):
     """An object comes under a name of its own and is renamed when it is whole."""
     path = put(tmp_path, b"half")
     path = path.rename(path.with_name(".kTq8.tmp"))
-    assert remove_damaged(tmp_path, home) == []
+    assert remove_damaged(tmp_path, home, print) == []
     assert path.is_file()
 
 
@@ -63,25 +63,35 @@ def test_objects_are_read_once(tmp_path, home, monkeypatch):
     read, md5 = [], cache_objects._md5
     monkeypatch.setattr(cache_objects, "_md5", lambda path: read.append(path) or md5(path))
     first = put(tmp_path, b"first")
-    remove_damaged(tmp_path, home)
-    remove_damaged(tmp_path, home)
+    remove_damaged(tmp_path, home, print)
+    remove_damaged(tmp_path, home, print)
     assert read == [first]
     put(tmp_path, b"second")
     remember_objects(tmp_path, home)
-    remove_damaged(tmp_path, home)
+    remove_damaged(tmp_path, home, print)
     assert read == [first]
     os.utime(first)
-    remove_damaged(tmp_path, home)
+    remove_damaged(tmp_path, home, print)
     assert read == [first, first]
+
+
+def test_many_gigabytes_are_named_before_they_are_read(tmp_path, home, monkeypatch):
+    """Only those that were not looked at yet."""
+    monkeypatch.setattr(cache_objects, "_WORTH_A_LINE", 8)
+    put(tmp_path, b"more than eight")
+    said = []
+    for _ in range(2):
+        remove_damaged(tmp_path, home, said.append)
+    assert said == ["reads 1 object of DVC's cache, 0 GB, that no run has looked at yet"]
 
 
 def test_what_was_damaged_during_a_run_is_not_remembered_as_sound(tmp_path, home):
     """The end of a run keeps how an object was when it was looked at."""
     path = put(tmp_path, b"content")
-    remove_damaged(tmp_path, home)
+    remove_damaged(tmp_path, home, print)
     damage(path)
     remember_objects(tmp_path, home)
-    assert remove_damaged(tmp_path, home) == [path.parent.name + path.name]
+    assert remove_damaged(tmp_path, home, print) == [path.parent.name + path.name]
 
 
 def test_a_damaged_record_costs_a_look_at_all(tmp_path, home):
@@ -90,9 +100,9 @@ def test_a_damaged_record_costs_a_look_at_all(tmp_path, home):
     remember_objects(tmp_path, home)
     (home / "cache_objects.json").write_text("no JSON")
     damage(path)
-    assert remove_damaged(tmp_path, home) == [path.parent.name + path.name]
+    assert remove_damaged(tmp_path, home, print) == [path.parent.name + path.name]
 
 
 def test_no_cache_is_none_to_look_at(tmp_path, home):
     """Before a first run there is none."""
-    assert remove_damaged(tmp_path / "none", home) == []
+    assert remove_damaged(tmp_path / "none", home, print) == []
