@@ -55,6 +55,8 @@ def place(page: Page) -> tuple[float, float]:
 def shown(page: Page) -> np.ndarray:
     """The image as the screen shows it, RGB, where it is no larger than the stage."""
     page.evaluate("Promise.all([...document.querySelectorAll('#layers img')].map((image) => image.decode()))")
+    # A decoded image is on the screen when the frame that it is drawn in has been followed by another.
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     box = page.locator("#layers").bounding_box()
     return decode(page.screenshot(clip=box)).pixels
 
