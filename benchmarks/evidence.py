@@ -29,9 +29,11 @@ from torch import nn
 
 from relume.degradations import Degradation, counter_rng, degrade
 from relume.evaluation.comparison import bootstrap_interval
+from relume.evaluation.networks import ALONE, at_level, level_estimate, run_whole
 from relume.files import sha256_file, write_json
 from relume.images import read_image
 from relume.inference.level import AtLevel
+from relume.inference.plan import EdgeFusion, Inference
 from relume.metrics import psnr
 from relume.models.artifact import ModelCard, load_card, load_model, save_model
 from relume.models.dni import interpolate
@@ -320,6 +322,43 @@ def ensemble(evidence: Evidence) -> Measured:
     return Measured(systems=found, pairs=[("ensemble", name) for name in systems if name != "ensemble"])
 
 
+class Planned(nn.Module):
+    """A network on a whole image as a plan of inference says, at the level that another network estimates of it.
+
+    Args:
+        network: (N, 3, H, W) to the results that the plan takes.
+        plan: Of its tiles nothing counts.
+        estimator: Of the level, where the network is adjustable.
+    """
+
+    def __init__(self, network: nn.Module, plan: Inference = ALONE, estimator: nn.Module | None = None):
+        super().__init__()
+        self.network, self.plan, self.estimator = network, plan, estimator
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """(1, 3, H, W) to the same shape."""
+        pixels, network = image[0].permute(1, 2, 0).numpy(), self.network
+        if self.estimator is not None:
+            network = at_level(network, level_estimate(self.estimator)(pixels))
+        return torch.from_numpy(run_whole(network, pixels, self.plan)).permute(2, 0, 1)[None]
+
+
+def edges(evidence: Evidence) -> Measured:
+    """Edges of HAT over the mean of HAT and Restormer, as `buptmm` restores, against that mean and against each."""
+    recipe = evidence.recipe("buptmm")
+    sections = recipe["pretrain"]["bases"]
+    bases = {n: evidence.trained(n, of_base(s), s, recipe["training"]) for n, s in sorted(sections.items())}
+    folders = [evidence.folder / "models" / name for name in bases]
+    mean = fuse(FusionSettings(**recipe["ensemble_head"]["fusion"]), folders)[0].eval()
+    systems: dict[str, nn.Module] = {**bases, "mean": mean}
+    for mask in ("union", "restormer_only", "hat_only", "xor"):
+        fusion = EdgeFusion(**recipe["inference"]["fusion"], mask=mask)
+        systems[f"edges, {mask}"] = Planned(mean, ALONE.model_copy(update={"fusion": fusion}))
+    found = {name: {"sigma 50": evidence.psnrs(network, awgn(50))} for name, network in systems.items()}
+    pairs = [("mean", name) for name in bases]
+    return Measured(systems=found, pairs=pairs + [(name, "mean") for name in systems if name.startswith("edges")])
+
+
 def hard_mining(evidence: Evidence) -> Measured:
     """Fine-tuning on the hardest patches against fine-tuning on all, with equal steps and settings."""
     recipe, head, _ = ensemble_parts(evidence)
@@ -419,17 +458,24 @@ def hypernetwork(evidence: Evidence, recipe_name: str) -> Measured:
         "CFSNet": trained("cfsnet", of("cfsnet", coupled, branch), stage("tuning_blocks.*"), at(strongest)),
         "CResMD": trained("cresmd", of("cresmd", section["arguments"] | norms), plain, between),
     }
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in ("dedicated", *systems, "DNI", "input as it is")}
+    estimating = recipe["pretrain"]["bases"].get("level")
+    blind = {}
+    if estimating is not None:
+        estimator = evidence.trained("level", of_base(estimating), estimating, training, patches=evidence.cut(128))
+        blind = {"hypernetwork, level estimated": Planned(systems["hypernetwork"], estimator=estimator)}
+    names = ("dedicated", *systems, "DNI", *blind, "input as it is")
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in names}
     interpolated = copy.deepcopy(tuned)
     for level in levels:
         strength = (level - weakest) / (strongest - weakest)
         interpolated.load_state_dict(interpolate(first.state_dict(), tuned.state_dict(), strength))
         networks = {**systems, "dedicated": dedicated[level], "DNI": interpolated}
         restored = {name: AtLevel(network, level).eval() for name, network in networks.items()}
-        for name, network in {**restored, "input as it is": nn.Identity()}.items():
+        for name, network in {**restored, **blind, "input as it is": nn.Identity()}.items():
             found[name][f"{kind} {level:g}"] = evidence.psnrs(network, degradation(level, level))
     others = ("dedicated", "AdaFM", "CFSNet", "CResMD", "DNI")
-    return Measured(systems=found, pairs=[("hypernetwork", name) for name in others])
+    pairs = [("hypernetwork", name) for name in others] + [(name, "hypernetwork") for name in blind]
+    return Measured(systems=found, pairs=pairs)
 
 
 def dynet_from(weights: nn.Module | None, arguments: dict[str, Any]) -> Made:
@@ -571,6 +617,7 @@ def restored_pairs(network: nn.Module, pairs: list[Pair]) -> list[float]:
 
 COMPARISONS: dict[str, Callable[[Evidence], Measured]] = {
     "ensemble": ensemble,
+    "edges": edges,
     "hard_mining": hard_mining,
     "masked": masked,
     "hypernet_denoise": partial(hypernetwork, recipe_name="hypernet_denoise"),
