@@ -137,13 +137,14 @@ def images(rounds: int) -> dict[str, Any]:
         "first look": lambda: look(file),
         "hash of file": lambda: perceptual_hash(decode_gray(file).astype(np.float32)),
     }
-    found: dict[str, list[float]] = {name: [] for name in parts}
-    for number in range(rounds + 1):  # the first one warms up
-        for name, part in parts.items():
+    found: dict[str, list[float]] = {}
+    for name, part in parts.items():
+        part()  # warms up
+        found[name] = []
+        for _ in range(rounds):
             start = process_time()
             part()
-            if number:
-                found[name].append(1e3 * (process_time() - start))
+            found[name].append(1e3 * (process_time() - start))
     took = {name: round(median(values), 1) for name, values in found.items()}
     sanity = took["decode"] + took["sharpness, noise, flatness"] + took["hash"]
     everything = sanity + took["all further scores"] + took["descriptor"]

@@ -77,14 +77,15 @@ def look(data: bytes, where: object = None) -> dict[str, float | int]:
     Raises:
         ImageError: As `decode`.
     """
+    import cv2
+
     gray = decode_gray(data, where=where, min_side=_MIN_SIDE)
-    luma = gray.astype(np.float32)
     return {
-        "sharpness": sharpness(shrink(gray, SHARPNESS_SIDE).astype(np.float32)),
-        "noise_sigma": noise_sigma(luma),
-        "flat_fraction": flat_fraction(luma),
-        "brightness": float(gray.mean()),
-        "hash": perceptual_hash(luma),
+        "sharpness": sharpness(shrink(gray, SHARPNESS_SIDE)),
+        "noise_sigma": noise_sigma(gray),
+        "flat_fraction": flat_fraction(gray),
+        "brightness": cv2.sumElems(gray)[0] / gray.size,
+        "hash": perceptual_hash(gray),
     }
 
 

@@ -25,13 +25,14 @@ _AT_ONCE = 1 << 13  # hashes that are looked up together
 
 
 def perceptual_hash(luma: np.ndarray) -> int:
-    """The hash of (H, W) gray values; bit 8 * v + u is set where the frequency of v rows and u columns is positive.
+    """The hash of (H, W) gray values, uint8 or float32.
 
-    Bit 0, the mean, is never set.
+    Bit 8 * v + u is set where the frequency of v rows and u columns is positive; bit 0, the mean, never is.
     """
     import cv2
 
-    frequencies = _COSINES @ cv2.resize(luma, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) @ _COSINES.T
+    thumbnail = cv2.resize(luma.astype(np.float32, copy=False), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    frequencies = _COSINES @ thumbnail @ _COSINES.T
     return int.from_bytes(np.packbits(frequencies > 0, bitorder="little").tobytes(), "little") & ~1
 
 

@@ -11,7 +11,7 @@ from relume.curation.duplicates import Fingerprint, fingerprint
 from relume.curation.embedding import embedding
 from relume.curation.hashes import perceptual_hash
 from relume.curation.patches import Patches, find_patches
-from relume.curation.quality import Quality, gray, quality, shrink
+from relume.curation.quality import Quality, gray_levels, quality, shrink
 from relume.curation.scores import Scores, scores
 from relume.curation.settings import CurateSettings
 from relume.images import to_uint8
@@ -84,7 +84,7 @@ def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSetting
     else:
         found = find_patches(
             photograph.image_id,
-            gray(pixels),
+            gray_levels(pixels),
             side=settings.patch,
             stride=settings.stride,
             max_flat_fraction=settings.max_flat_fraction,
@@ -105,7 +105,7 @@ def _measure(photograph: Photograph, pixels: np.ndarray, settings: CurateSetting
 
 
 def _fingerprint(pixels: np.ndarray, settings: CurateSettings) -> Fingerprint | int:
-    return fingerprint(pixels) if settings.scenes == "keypoints" else perceptual_hash(gray(pixels))
+    return fingerprint(pixels) if settings.scenes == "keypoints" else perceptual_hash(gray_levels(pixels))
 
 
 def _descriptor(pixels: np.ndarray, settings: CurateSettings) -> np.ndarray:

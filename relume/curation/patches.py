@@ -93,7 +93,7 @@ def find_patches(
 
     Args:
         image_id: The photograph.
-        luma: (H, W) gray values, 0 to 255; no side below `side`.
+        luma: (H, W) gray values, uint8 or float32, 0 to 255; no side below `side`.
         side: Side of a patch, in pixels.
         stride: Distance between patches.
         max_flat_fraction: Flatter patches are left out.

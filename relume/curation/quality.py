@@ -1,6 +1,7 @@
 """How sharp, how noisy and how flat a photograph is; all on gray values from 0 to 255."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ _SMOOTH_QUANTILE = 0.1
 _FLAT_BLOCK = 8
 # A block counts as flat when its standard deviation is below this: about the noise of a good 8-bit photograph.
 _FLAT_SIGMA = 3.0
+# Pixels that are filtered at once: their float images stay in a core's cache, which takes half of the time.
+_BAND = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,11 +36,16 @@ class Quality:
     flat_fraction: float
 
 
-def gray(pixels: np.ndarray) -> np.ndarray:
-    """Luma of RGB uint8 pixels as float32: (H, W, 3) to (H, W), 0 to 255. Source: ITU-R BT.601."""
+def gray_levels(pixels: np.ndarray) -> np.ndarray:
+    """Luma of RGB uint8 pixels as uint8: (H, W, 3) to (H, W), 0 to 255. Source: ITU-R BT.601."""
     import cv2
 
-    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+
+
+def gray(pixels: np.ndarray) -> np.ndarray:
+    """`gray_levels` as float32."""
+    return gray_levels(pixels).astype(np.float32)
 
 
 def quality(pixels: np.ndarray) -> Quality:
@@ -46,9 +54,8 @@ def quality(pixels: np.ndarray) -> Quality:
     Args:
         pixels: (H, W, 3) RGB uint8; each side at least 32 pixels.
     """
-    luma = gray(pixels)
-    sharp = sharpness(gray(shrink(pixels, SHARPNESS_SIDE)))
-    return Quality(sharpness=sharp, noise_sigma=noise_sigma(luma), flat_fraction=flat_fraction(luma))
+    luma, normalised = gray_levels(pixels), gray_levels(shrink(pixels, SHARPNESS_SIDE))
+    return Quality(sharpness=sharpness(normalised), noise_sigma=noise_sigma(luma), flat_fraction=flat_fraction(luma))
 
 
 def shrink(pixels: np.ndarray, max_side: int) -> np.ndarray:
@@ -72,14 +79,14 @@ def shrink(pixels: np.ndarray, max_side: int) -> np.ndarray:
 
 
 def sharpness(luma: np.ndarray) -> float:
-    """Variance of the Laplacian of (H, W) gray values. Source: Pech-Pacheco et al., ICPR 2000."""
+    """Variance of the Laplacian of (H, W) gray values, uint8 or float32. Source: Pech-Pacheco et al., ICPR 2000."""
     import cv2
 
     return float(cv2.Laplacian(luma, cv2.CV_32F).var(dtype=np.float64))
 
 
 def noise_sigma(luma: np.ndarray) -> float:
-    """Estimates the noise of (H, W) gray values from the smoothest parts that are not clipped.
+    """Estimates the noise of (H, W) gray values, uint8 or float32, from the smoothest parts that are not clipped.
 
     Immerkær's operator, which is blind to planes and edges, is averaged over blocks; the estimate is
     a low quantile over the blocks, because texture adds to the others.
@@ -92,10 +99,14 @@ def noise_sigma(luma: np.ndarray) -> float:
     import cv2
 
     second = np.array([1, -2, 1], np.float32)  # his kernel is its outer product with itself
-    response = np.abs(cv2.sepFilter2D(luma, cv2.CV_32F, second, second)[1:-1, 1:-1])
-    means = _block_means(luma[1:-1, 1:-1], _NOISE_BLOCK)
-    sigmas = math.sqrt(math.pi / 2) / 6 * _block_means(response, _NOISE_BLOCK)
-    sigmas = sigmas[(means > 8) & (means < 247)]
+    found = []
+    for band in _bands(luma[1:-1], _NOISE_BLOCK):
+        part = luma[band.start : band.stop + 2].astype(np.float32)  # with the row before and the row after
+        response = cv2.sepFilter2D(part, cv2.CV_32F, second, second)
+        np.abs(response, out=response)
+        means, sigmas = (_block_means(values[1:-1, 1:-1], _NOISE_BLOCK) for values in (part, response))
+        found.append(sigmas[(means > 8) & (means < 247)])
+    sigmas = math.sqrt(math.pi / 2) / 6 * np.concatenate(found)
     return float(np.quantile(sigmas, _SMOOTH_QUANTILE)) if sigmas.size else 0.0
 
 
@@ -105,14 +116,26 @@ def image_noise(pixels: np.ndarray) -> float:
     Args:
         pixels: (H, W, 3) uint8; of one smaller than 34 pixels a side it is 0.
     """
-    return float(np.mean([noise_sigma(pixels[..., channel].astype(np.float32)) for channel in range(3)]))
+    return float(np.mean([noise_sigma(pixels[..., channel]) for channel in range(3)]))
 
 
 def flat_fraction(luma: np.ndarray) -> float:
-    """Share of the 8x8 blocks of (H, W) gray values whose standard deviation is below 3."""
-    # The mean of squares less the square of the mean: of whole gray values both sums are exact in float32.
-    mean, mean_square = (_block_means(values, _FLAT_BLOCK).astype(np.float64) for values in (luma, luma * luma))
-    return float((mean_square - mean * mean < _FLAT_SIGMA**2).mean())
+    """Share of the 8x8 blocks of (H, W) gray values, uint8 or float32, whose standard deviation is below 3."""
+    flat = []
+    for band in _bands(luma, _FLAT_BLOCK):
+        part = luma[band].astype(np.float32)
+        # The mean of squares less the square of the mean: of whole gray values both sums are exact in float32.
+        mean, mean_square = (_block_means(values, _FLAT_BLOCK).astype(np.float64) for values in (part, part * part))
+        flat.append(mean_square - mean * mean < _FLAT_SIGMA**2)
+    return float(np.concatenate(flat).mean())
+
+
+def _bands(values: np.ndarray, side: int) -> Iterator[slice]:
+    """Slices of the rows of (H, W) that hold whole blocks and about _BAND pixels; at least one, maybe too low."""
+    height, width = values.shape
+    rows = side * max(1, _BAND // (side * max(1, width)))
+    for top in range(0, max(1, height // side * side), rows):
+        yield slice(top, min(top + rows, max(side, height // side * side)))
 
 
 def _block_means(values: np.ndarray, side: int) -> np.ndarray:
