@@ -13,11 +13,11 @@ import numpy as np
 
 from relume.counts import counted
 from relume.curation.diversity import descriptor
+from relume.curation.embedding_map import embedding_map
 from relume.curation.quality import shrink
 from relume.curation.sheets import (
     Thumbnail,
     contact_sheet,
-    embedding_map,
     file_name,
     histograms,
     save_figure,

@@ -99,31 +99,3 @@ def histograms(scores: Iterable[tuple[str, np.ndarray, np.ndarray]]) -> "Figure"
         if number == 1:
             axes.legend(fontsize=7)
     return figure
-
-
-def embedding_map(vectors: np.ndarray, clusters: Sequence[int], thumbnails: Sequence[np.ndarray]) -> "Figure":
-    """A figure of photographs by what they look like: the first two principal components of their vectors.
-
-    Args:
-        vectors: (N, D) float32, of two photographs at least.
-        clusters: The cluster of each, which colours its point and frame.
-        thumbnails: Of the first of them, drawn at their places, uint8.
-    """
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-
-    centred = vectors - vectors.mean(axis=0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    signs = np.sign(directions[np.arange(len(directions)), np.abs(directions).argmax(axis=1)])
-    x, y = (centred @ (directions[:2] * signs[:2, None]).T).T
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    axes = figure.add_subplot()
-    colours = [colormaps["tab20"](cluster % 20) for cluster in clusters]
-    axes.scatter(x, y, c=colours, s=14)
-    for at, pixels in enumerate(thumbnails):
-        frame = {"edgecolor": colours[at], "linewidth": 2}
-        small = OffsetImage(shrink(pixels, 56))
-        axes.add_artist(AnnotationBbox(small, (x[at], y[at]), pad=0.1, bboxprops=frame))
-    axes.set(xlabel="first principal component", ylabel="second")
-    return figure

@@ -2,13 +2,16 @@
 
 import re
 import shutil
+from itertools import combinations
 
 import cv2
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from flows.data_report import write_data_report
 from relume.curation.curate import curate
+from relume.curation.embedding_map import embedding_map
 from relume.curation.settings import KeepBest
 from relume.curation.sheets import THUMBNAIL, Thumbnail, contact_sheet, file_name
 from relume.errors import BrokenFileError
@@ -88,3 +91,28 @@ def test_a_file_name_is_one_line():
     """Percent signs and newlines of an address do not break the text."""
     assert file_name("file:///a/b%0Ac%20d.png") == "b c d.png"
     assert file_name("archive:///set.zip#x/y.png") == "y.png"
+
+
+def test_no_thumbnail_of_the_map_covers_another():
+    """Of photographs that look alike each thumbnail is seen whole, within the axes, and lines lead to the points."""
+    rng = np.random.default_rng(0)
+    vectors = (0.01 * rng.standard_normal((70, 152))).astype(np.float32)
+    vectors[0] += 1  # one far away, which leaves the others little room
+    images = [np.full((40 + number, 60, 3), number, np.uint8) for number in range(60)]
+    figure = embedding_map(vectors, [number % 4 for number in range(70)], images)
+    FigureCanvasAgg(figure).draw()
+    axes = figure.axes[0]
+    boxes = [artist.patch.get_window_extent() for artist in axes.artists]
+    assert len(boxes) == len(axes.lines) == 60
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    frame = axes.get_window_extent()
+    assert all(frame.contains(*corner) for box in boxes for corner in box.corners())
+    points = axes.collections[0].get_offsets()
+    for line, point, artist in zip(axes.lines, points, axes.artists, strict=False):
+        assert line.get_xydata() == pytest.approx(np.array([point, artist.xy]))
+
+
+def test_a_map_of_equal_photographs_is_drawn():
+    """Without any difference there is no direction and no size, and still each has a cell of its own."""
+    figure = embedding_map(np.ones((3, 8), np.float32), [0, 0, 0], [np.zeros((9, 9, 3), np.uint8)] * 3)
+    assert len({artist.xy for artist in figure.axes[0].artists}) == 3
