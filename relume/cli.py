@@ -359,6 +359,7 @@ def data_scan(sources: tuple[str, ...], tracked: bool) -> None:
       relume data scan dvc://~/registry@v2#photos   what another DVC repository tracks in a folder
       relume data scan package://           the photographs inside installed packages
       relume data scan gopro:~/GOPRO/train  pairs in the layout of GoPro
+      relume data scan 'dark/*|light/*:~/Night'   pairs by two patterns of their names
       relume data scan own=~/Pictures sidd=sidd:~/SIDD_Medium   two sets with names
       relume data scan --tracked            copy your own list to sources.json, which git tracks
     """

@@ -5,10 +5,11 @@
 | polyu | `noisy/NAME`, or `NAME_real` | `clean/NAME`, or `NAME_mean` |
 | sidd | `SCENE/0001_NOISY_SRGB_010` | `SCENE/0001_GT_SRGB_010` |
 | gopro | `SCENE/blur/NAME` | `SCENE/sharp/NAME` |
-| rain100 | `rain/NAME`, or `rain-001` | `clean/NAME`, or `norain-001` |
-| sots | `hazy/0001_0.8_0.2`, several for one clean image | `clear/0001`, or `gt/0001` |
+| rain100 | `rain/NAME`, `rain-001`, or `rain/X2/norain-001x2` | `clean/NAME`, or `norain-001` |
+| sots | `hazy/0001_0.8_0.2`, or `hazy/part1/...`, several for one clean image | `clear/0001`, or `gt/0001` |
 | folders | `degraded/NAME`, `noisy/NAME`, `blur/NAME` or `rain/NAME` | `clean/NAME` or `sharp/NAME` |
 | csv | the first column of a table | the second one |
+| `dark/*\\|light/*` | what fits the pattern before the bar | what fits the other; each `*` is the same text in both |
 
 Suffixes may differ, and names are compared in any case. The folders may be at any depth.
 """
@@ -62,14 +63,27 @@ LAYOUTS: dict[str, tuple[Pattern, ...]] = {
     "sidd": (Pattern("noise", r"(.*)_noisy_(.*)", r"(.*)_gt_(.*)"),),
     "gopro": (_BY_FOLDER["blur"],),
     "rain100": (
-        Pattern("rain", r"(.*?/)??(?:rainy?/)?rain-(\d+)", r"(.*?/)??(?:(?:norain|clean|gt)/)?norain-(\d+)"),
+        Pattern(
+            "rain",
+            r"(.*?/)??(?:(?:rainy?/)?rain-|rain/(?:X2/)?norain-)(\d+)(?:x2)?",
+            r"(.*?/)??(?:(?:norain|clean|gt)/)?norain-(\d+)",
+        ),
         _BY_FOLDER["rain"],
     ),
-    "sots": (Pattern("haze", r"(.*/)?(?:hazy|haze)/([^/_]+)_[^/]*", r"(.*/)?(?:clear|gt)/([^/_]+)", several=True),),
+    "sots": (
+        Pattern(
+            "haze",
+            r"(.*/)?(?:hazy|haze)/(?:[^/]+/)?([^/_]+)_[^/]*",
+            r"(.*/)?(?:clear|gt)/(?:[^/]+/)?([^/_]+)",
+            several=True,
+        ),
+    ),
     "folders": (_subfolders("", "(?:degraded|noisy|blur|rain)", "(?:clean|sharp)"),),
 }
 TABLE = "csv"
 NAMES = (*LAYOUTS, TABLE)
+OWN = r"[^:|]*\*[^:|]*\|[^:|]*\*[^:|]*"
+"""Regular expression of a layout of the user's own, such as `dark/*|light/*`."""
 
 
 @dataclass(frozen=True)
@@ -96,30 +110,52 @@ class Unpaired:
     problem: str
 
 
+def patterns(layout: str) -> tuple[Pattern, ...]:
+    """The patterns of a key of `LAYOUTS`, or of a layout of the user's own.
+
+    Raises:
+        SourceError: The two patterns of a user's own have not as many `*`.
+    """
+    if layout in LAYOUTS:
+        return LAYOUTS[layout]
+    degraded, clean = layout.split("|")
+    if degraded.count("*") != clean.count("*"):
+        raise SourceError(
+            "The patterns of the pairs do not fit each other",
+            where=layout,
+            why=f"one has {degraded.count('*')} `*` and the other {clean.count('*')}; each is the same text in both",
+            next_step="give both as many `*`, such as 'dark/*|light/*:FOLDER'",
+        )
+    degraded, clean = ("(.*)".join(map(re.escape, side.split("*"))) for side in (degraded, clean))
+    return (Pattern("", degraded, clean),)
+
+
 def find_pairs(layout: str, names: Iterable[str]) -> tuple[list[Pair], list[Unpaired]]:
-    """Pairs files by their names.
+    """Pairs files by their names. One that fits both sides is of the side whose pattern says more.
 
     Args:
-        layout: A key of `LAYOUTS`.
+        layout: A key of `LAYOUTS`, or one of the user's own.
         names: Paths with slashes, relative to the folder of the set.
 
     Returns:
         The pairs in the order of their clean and degraded names; and the files that look like one side of a pair and
         have no partner, or more than one. Files that look like neither side are in none of both.
     """
+    kinds = patterns(layout)
     sides: dict[tuple[int, tuple[str, ...]], tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for name in sorted(names):
         stem = name.rpartition(".")[0]
-        for number, pattern in enumerate(LAYOUTS[layout]):
+        for number, pattern in enumerate(kinds):
             found = [re.fullmatch(side, stem, re.IGNORECASE) for side in (pattern.degraded, pattern.clean)]
             if match := found[0] or found[1]:
-                key = tuple((part or "").lower() for part in match.groups())
-                sides[number, key][0 if found[0] else 1].append(name)
+                side = int(found[1] is not None and (not found[0] or len(pattern.clean) > len(pattern.degraded)))
+                key = tuple((part or "").lower() for part in (found[side] or match).groups())
+                sides[number, key][side].append(name)
                 break
     pairs: list[Pair] = []
     alone: list[Unpaired] = []
     for (number, _), (degraded, clean) in sides.items():
-        pattern = LAYOUTS[layout][number]
+        pattern = kinds[number]
         if not degraded or not clean:
             missing = "degraded" if clean else "clean"
             alone += [Unpaired(name, "missing_partner", f"its {missing} image is missing") for name in degraded + clean]

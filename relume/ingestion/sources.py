@@ -31,7 +31,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from relume.errors import SourceError
 from relume.files import NotRegularError, open_regular, write_json
 from relume.ingestion import archives, dvc_repositories
-from relume.ingestion.layouts import NAMES, TABLE, Pair, Unpaired, find_pairs, read_pairs
+from relume.ingestion.layouts import NAMES, OWN, TABLE, Pair, Unpaired, find_pairs, read_pairs
 from relume.reading import read_json
 
 PACKAGES = "package://"
@@ -104,7 +104,8 @@ class Source:
     Attributes:
         place: A folder, an archive, an `s3://bucket/prefix`, a `dvc://REPOSITORY` or `package://`; of pairs in a table,
             the table.
-        layout: Of its pairs, a name of `relume.ingestion.layouts`; empty for single photographs.
+        layout: Of its pairs, a name of `relume.ingestion.layouts` or two patterns such as `dark/*|light/*`; empty for
+            single photographs.
         set: The set that its photographs belong to; empty where it has no name.
     """
 
@@ -115,7 +116,7 @@ class Source:
     @classmethod
     def of(cls, text: str) -> "Source":
         """Reads `[SET=][LAYOUT:]PLACE`."""
-        found = re.fullmatch(rf"(?:([A-Za-z0-9][\w-]*)=)?(?:({'|'.join(NAMES)}):)?(.*)", text, re.DOTALL)
+        found = re.fullmatch(rf"(?:([A-Za-z0-9][\w-]*)=)?(?:({'|'.join(NAMES)}|{OWN}):)?(.*)", text, re.DOTALL)
         assert found is not None
         return cls(found[3], found[2] or "", found[1] or "")
 
@@ -235,14 +236,17 @@ def _scan_pairs(source: Source) -> tuple[str, list[dict[str, Any]]]:
         pairs = read_pairs(open_source(source.place), source.place)
         pairs = [Pair(quoted(pair.degraded), quoted(pair.clean)) for pair in pairs]
     else:
-        pairs, alone = find_pairs(source.layout, found)
+        names = {name if base.startswith("s3://") else _unquoted(name): name for name in found}
+        pairs, alone = find_pairs(source.layout, names)
+        pairs = [replace(pair, degraded=names[pair.degraded], clean=names[pair.clean]) for pair in pairs]
+        alone = [replace(file, name=names[file.name]) for file in alone]
     if not pairs:
         raise SourceError(
             "The source contains no pair",
             where=str(source),
             why=f"of its {len(found)} images none is a degraded one with a clean one, as the layout {source.layout} has"
             " them",
-            next_step="check the layout (docs/data.md lists them), or the names of the files",
+            next_step="check the layout (docs/data.md lists them; patterns leave out the suffix), or the file names",
         )
     listed = [_paired(pair, prefix, found) for pair in pairs]
     return source.place if in_table else base, listed + [
@@ -271,6 +275,10 @@ def _unpaired(reason: str, problem: str) -> dict[str, Any]:
 
 def _quoted(name: str) -> str:
     return quote_from_bytes(os.fsencode(name))
+
+
+def _unquoted(name: str) -> str:
+    return os.fsdecode(unquote_to_bytes(name))
 
 
 def write_sources(
@@ -382,7 +390,7 @@ def _check(address: str, found: str, expect: str) -> None:
 def _in_archive(address: str) -> tuple[Path, str]:
     """The archive of an address, and the name in it."""
     archive, _, name = address.removeprefix(ARCHIVE).partition("#")
-    return _path(archive), os.fsdecode(unquote_to_bytes(name))
+    return _path(archive), _unquoted(name)
 
 
 def single_files(listing: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -470,7 +478,7 @@ def _address(path: Path) -> str:
 
 
 def _path(address: str) -> Path:
-    return Path(os.fsdecode(unquote_to_bytes(address.removeprefix("file://"))))
+    return Path(_unquoted(address.removeprefix("file://")))
 
 
 def _entry(path: Path, address: str) -> dict[str, Any]:

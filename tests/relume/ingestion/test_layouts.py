@@ -16,9 +16,16 @@ from relume.ingestion.layouts import Pair, find_pairs, read_pairs
         ("rain100", "rain/1.png", "clean/1.png", "rain"),
         ("rain100", "rainy/rain-001.png", "norain-001.png", "rain"),
         ("rain100", "test/rainy/rain-1.png", "test/gt/norain-1.png", "rain"),
+        ("rain100", "Light/rain/X2/norain-001x2.png", "Light/norain/norain-001.png", "rain"),
         ("sots", "outdoor/hazy/0001_0.8_0.2.jpg", "outdoor/gt/0001.png", "haze"),
+        ("sots", "indoor/hazy/1400_1.png", "indoor/gt/1400.png", "haze"),
+        ("sots", "ITS/train/hazy/1_1_0.90179.png", "ITS/train/clear/1.png", "haze"),
+        ("sots", "OTS/hazy/part1/0005_0.8_0.04.jpg", "OTS/clear/0005.jpg", "haze"),
+        ("sots", "OTS/haze/OTS/0005_0.8_0.04.jpg", "OTS/clear/clear_images/0005.jpg", "haze"),
         ("folders", "set/degraded/1.png", "set/clean/1.png", ""),
         ("folders", "blur/1.png", "sharp/1.png", ""),
+        ("input/*|target/*", "input/7.png", "target/7.jpg", ""),
+        ("*_dark_*|*_light_*", "b/1_dark_a.png", "b/1_light_a.png", ""),
     ],
 )
 def test_files_of_the_published_sets_are_paired(layout, degraded, clean, kind):
@@ -62,3 +69,22 @@ def test_a_table_names_pairs():
         read_pairs(b"a.png,b.png\nc.png\n", "t.csv")
     with pytest.raises(SourceError, match="no rows"):
         read_pairs(b"", "t.csv")
+
+
+def test_a_pattern_takes_its_letters_as_they_are():
+    """A point is no wildcard, and what fits no pattern is in no pair; only a partner under the same text is one."""
+    pairs, alone = find_pairs("a.b/*|c/*", ["a.b/1.png", "axb/2.png", "c/1.png", "c/3.png"])
+    assert pairs == [Pair("a.b/1.png", "c/1.png")]
+    assert [file.name for file in alone] == ["c/3.png"]
+
+
+def test_a_file_that_fits_both_patterns_is_of_the_side_that_says_more():
+    """Where one side has the bare name, what has the other's ending is of that other side."""
+    assert find_pairs("*|*_gt", ["x.1.png", "x.1_gt.png"]) == ([Pair("x.1.png", "x.1_gt.png")], [])
+    assert find_pairs("*_in|*", ["1_in.png", "1.png"]) == ([Pair("1_in.png", "1.png")], [])
+
+
+def test_patterns_that_do_not_fit_are_refused():
+    """Both sides need as many `*`, or nobody could say which texts are to be equal."""
+    with pytest.raises(SourceError, match="one has 2 `\\*` and the other 1"):
+        find_pairs("*/dark/*|light/*", ["a/dark/1.png"])

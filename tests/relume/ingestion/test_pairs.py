@@ -5,18 +5,21 @@ import re
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from relume.degradations import Degradation, degrade
 from relume.errors import SourceError
 from relume.images import decode, save_image
 from relume.ingestion.ingest import UNNAMED, Photographs, ingest
-from relume.ingestion.pair_check import shift
+from relume.ingestion.pair_check import added_structure, shift
 from relume.ingestion.sources import Source, moved_files, scan, single_files
 from tests.relume.curation.photographs import skimage_photograph
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "test"
 LIMITS = {"max_megapixels": 100.0, "min_side": 16, "shard_megabytes": 100.0, "max_pair_shift": 2.0}
+RAIN = {"kind": "rain", "density": [0.005, 0.005], "length": [15, 15], "angle": [10, 10], "width": [0.7, 0.7]}
 
 
 def noisy(image, sigma=25.0, seed=0):
@@ -53,6 +56,8 @@ def test_a_source_is_read_as_it_is_written():
         "own=~/Pictures": Source("~/Pictures", "", "own"),
         "gopro:/data/G": Source("/data/G", "gopro"),
         "a-1=sidd:s3://b/p": Source("s3://b/p", "sidd", "a-1"),
+        "own=*_dark|*_light:/d": Source("/d", "*_dark|*_light", "own"),
+        "in/*|out/*:s3://b/p": Source("s3://b/p", "in/*|out/*"),
         "package://": Source("package://"),
         "file:///a=b": Source("file:///a=b"),
         "./own=x": Source("./own=x"),
@@ -130,6 +135,20 @@ def test_a_table_pairs_files_of_any_names(tmp_path, crops):
     assert (count, [row["reason"] for row in reasons.values()]) == (1, ["missing_partner"])
 
 
+def test_patterns_pair_files_of_any_names(tmp_path, crops):
+    """Two patterns are a layout; letters that an address quotes are compared as they are in the name."""
+    for name in ("one", "two"):
+        save_image(tmp_path / "my shots" / f"{name} dark.png", noisy(crops[0 if name == "one" else 2]))
+        save_image(tmp_path / "my shots" / f"{name} light.png", crops[0 if name == "one" else 2])
+    save_image(tmp_path / "my shots" / "three dark.png", crops[3])
+    source = f"own=my shots/* dark|my shots/* light:{tmp_path}"
+    listing = scan([source])
+    assert listing["sources"] == [f"own=my shots/* dark|my shots/* light:{tmp_path.as_uri()}"]
+    assert scan(listing["sources"]) == listing
+    count, reasons = run(listing, tmp_path / "out")
+    assert (count, [row["reason"] for row in reasons.values()]) == (2, ["missing_partner"])
+
+
 def test_a_folder_without_a_pair_is_refused(tmp_path, crops):
     """The message names the layout and how many images were there."""
     save_image(tmp_path / "a.png", crops[0])
@@ -148,11 +167,15 @@ def test_the_shift_is_that_of_the_content(crops, across, down):
 
 
 @pytest.mark.parametrize(
-    ("name", "layout", "sides", "count", "found"),
-    [("polyu_dev", "polyu", ("noisy", "clean"), 30, 23), ("gopro_dev", "gopro", ("blur", "sharp"), 2, 2)],
+    ("name", "layout", "sides", "count"),
+    [
+        ("polyu_dev", "polyu", ("noisy", "clean"), 30),
+        ("gopro_dev", "gopro", ("blur", "sharp"), 2),
+        ("rain100h_dev", "rain100", ("rain", "clean"), 3),
+    ],
 )
-def test_real_pairs_are_taken_and_swapped_ones_are_not(tmp_path, name, layout, sides, count, found):
-    """All real pairs pass; with the folders exchanged those beyond doubt are refused: most, and none without them."""
+def test_real_pairs_are_taken_and_swapped_ones_are_not(tmp_path, name, layout, sides, count):
+    """All real pairs pass; with the folders exchanged not one does."""
     if not (SHARED / name).is_dir():
         pytest.skip("the shared data is not here")
     assert run(scan([f"{layout}:{SHARED / name}"]), tmp_path / "out") == (count, {})
@@ -160,10 +183,53 @@ def test_real_pairs_are_taken_and_swapped_ones_are_not(tmp_path, name, layout, s
     shutil.copytree(SHARED / name / degraded, tmp_path / "swapped" / clean)
     shutil.copytree(SHARED / name / clean, tmp_path / "swapped" / degraded)
     listing = scan([f"{layout}:{tmp_path / 'swapped'}"])
-    folder = tmp_path / "again"
-    folder.mkdir()
-    if found == count:
-        with pytest.raises(SourceError, match="swapped_pair"):
-            ingest(listing, folder, **LIMITS, progress=lambda *counted: None)
-    else:
-        assert ingest(listing, folder, **LIMITS, progress=lambda *counted: None)[1] == {"swapped_pair": found}
+    shutil.copytree(SHARED / name / clean, tmp_path / "one")  # without a photograph ingest refuses the whole list
+    one = scan([tmp_path / "one"])
+    both = {"sources": listing["sources"] + one["sources"], "files": listing["files"] + one["files"]}
+    singles, reasons = run(both, tmp_path / "again")
+    assert singles == len(one["files"])
+    assert [row["reason"] for row in reasons.values()] == ["swapped_pair"] * count
+
+
+def test_what_is_added_has_its_closed_form():
+    """Independent noise adds itself, 1; a haze or a blur that leaves the share t gives -(1 + t) / (1 - t)."""
+    rng = np.random.default_rng(0)
+    clean = skimage_photograph("coffee.png")[..., 1].astype(np.float32)
+    noise = rng.normal(0, 12, clean.shape).astype(np.float32)
+    assert added_structure(clean + noise, clean) == pytest.approx(1, abs=0.05)
+    assert added_structure(clean, clean + noise) == pytest.approx(-1, abs=0.05)
+    for share in (0.3, 0.8):
+        haze = share * clean + (1 - share) * 220
+        assert added_structure(haze, clean) == pytest.approx(-(1 + share) / (1 - share), rel=1e-3)
+    assert added_structure(clean, clean) == 0
+    blurred = cv2.GaussianBlur(clean, (0, 0), 1.5)
+    assert added_structure(blurred, clean) < -1
+
+
+@pytest.mark.parametrize(
+    ("layout", "sides", "step"),
+    [
+        ("polyu", ("noisy", "clean"), {"kind": "gaussian_noise", "sigma": [5, 5], "clipped": 1.0}),
+        ("gopro", ("blur", "sharp"), {"kind": "motion_blur", "size": 21, "length": [8, 8]}),
+        ("rain100", ("rain", "clean"), RAIN),
+        ("sots", ("hazy", "clear"), {"kind": "haze", "beta": [1.0, 1.0], "airlight": [0.9, 0.9]}),
+    ],
+)
+def test_a_swapped_pair_of_each_known_kind_is_named(tmp_path, crops, layout, sides, step):
+    """Noise, blur, rain and haze: as they are both pass, exchanged none does."""
+    degradation = Degradation.model_validate({"steps": [step]})
+    rng = np.random.default_rng(3)
+    pairs = {}
+    for name, crop in zip("abc", crops, strict=False):
+        clean = crop.transpose(2, 0, 1).astype(np.float32) / 255
+        degraded = degrade(clean, degradation, rng).image
+        pairs[name] = (np.rint(np.clip(degraded, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0), crop)
+    for sub, named in (("right", sides), ("wrong", sides[::-1])):
+        write_pairs(tmp_path / sub, pairs, named)
+        if layout == "sots":
+            for file in (tmp_path / sub / "hazy").iterdir():
+                file.rename(file.with_name(f"{file.stem}_1_0.9.png"))
+    assert run(scan([f"{layout}:{tmp_path / 'right'}"]), tmp_path / "out") == (3, {})
+    save_image(tmp_path / "own" / "x.png", crops[5])
+    count, reasons = run(scan([f"{layout}:{tmp_path / 'wrong'}", tmp_path / "own"]), tmp_path / "again")
+    assert (count, [row["reason"] for row in reasons.values()]) == (1, ["swapped_pair"] * 3)

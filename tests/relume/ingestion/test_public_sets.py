@@ -20,7 +20,7 @@ from relume.ingestion.public_sets import RECORD, PublicSet, SetFile, catalogue, 
 from relume.ingestion.sources import scan
 
 WANTED = [
-    *("div2k", "flickr2k", "lsdir", "bsds500", "wed", "sidd", "gopro", "rain100l", "reside"),
+    *("div2k", "flickr2k", "lsdir", "bsds500", "wed", "sidd", "gopro", "rain100l", "its", "ots", "reside"),
     *("polyu", "kodak24", "cbsd68", "mcmaster", "urban100"),
 ]
 
