@@ -1,4 +1,4 @@
-"""What the prepared data must hold, as Great Expectations expectations on six tables.
+"""What the prepared data must hold, as Great Expectations expectations on seven tables.
 
 | table | a row is | from |
 |---|---|---|
@@ -6,6 +6,7 @@
 | manifest | a photograph | manifest.csv |
 | images | a curated photograph | images.csv |
 | splits | a photograph that trains, validates or tests, with the sides of its scene, set and copies | all three |
+| pairs | a pair that trains, validates or tests, with the sizes and difference of both sides | all, and images |
 | scores | a curated photograph with its further scores, where a rule keeps the best by them | scores.parquet |
 | patches | a training patch, with the size and side of its photograph | patches.parquet |
 
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from relume.curation.earlier import Halves
+from relume.curation.pair_table import COLUMNS as PAIR_COLUMNS
+from relume.curation.pair_table import pair_table
 from relume.curation.settings import ValidateSettings
 from relume.curation.split_table import COLUMNS
 from relume.errors import SourceError
@@ -47,6 +50,7 @@ _DEVIATIONS = 5  # standard deviations: of a million sets that are split by chan
 _FRACTIONS = "run `dvc repro --force curate`; if it stays, choose another curate.seed or other fractions"
 _MOVED = "the median left the middle half of the version before: see `relume data log` and `relume data diff`; "
 _MOVED += "to stop such data, set validate.medians"
+_PAIRS = "look at both images of the pair, remove it from its folder, and run `relume data scan`"
 _DEFECT = "this is a defect of relume: run `dvc repro --force ingest curate`, and report it if it stays"
 
 
@@ -78,6 +82,8 @@ def load_tables(ingested: str | Path, curated: str | Path) -> dict[str, Any]:
     columns = [name for name in patches if name not in ("image_split", "photograph_share", "bottom", "right")]
     patches = patches[[*columns, "bottom", "right", "image_split", "photograph_share"]]
     tables = {"files": files, "manifest": manifest, "images": images, "patches": patches}
+    if "degraded" in manifest and manifest["degraded"].notna().any():
+        tables["pairs"] = pair_table(ingested, curated, images, patches)
     if (path := curated / "scores.parquet").is_file():
         tables["scores"] = _frame(path, ["image_id", "reason"])
     return tables
@@ -117,7 +123,7 @@ def expectations(settings: ValidateSettings, earlier: Halves) -> Mapping[str, li
     )
     unique, filled = gxe.ExpectColumnValuesToBeUnique, gxe.ExpectColumnValuesToNotBeNull
     compound = gxe.ExpectCompoundColumnsToBeUnique
-    not_less = gxe.ExpectColumnPairValuesAToBeGreaterThanB
+    equal, not_less = gxe.ExpectColumnPairValuesToBeEqual, gxe.ExpectColumnPairValuesAToBeGreaterThanB
 
     def medians(names: Sequence[str]) -> list[Any]:
         """That the distributions are still about where those of an earlier version of the data were."""
@@ -193,6 +199,14 @@ def expectations(settings: ValidateSettings, earlier: Halves) -> Mapping[str, li
             critical(one_of, column="held_out_patches", value_set=[0]),
             critical(between, _FRACTIONS, column="test_deviation", max_value=_DEVIATIONS),
             critical(between, _FRACTIONS, column="held_out_deviation", max_value=_DEVIATIONS),
+        ],
+        "pairs": [
+            critical(columns, column_list=PAIR_COLUMNS),
+            critical(unique, column="image_id"),
+            critical(equal, column_A="degraded_width", column_B="width"),
+            critical(equal, column_A="degraded_height", column_B="height"),
+            critical(between, _PAIRS, column="difference", min_value=0, strict_min=True),
+            critical(between, _PAIRS, column="deviation", min_value=0, strict_min=True),
         ],
         "scores": [
             critical(unique, column="image_id"),

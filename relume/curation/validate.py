@@ -23,7 +23,7 @@ class Outcome:
     """How one expectation ended.
 
     Attributes:
-        table: `files`, `manifest`, `images`, `splits`, `scores` or `patches`.
+        table: `files`, `manifest`, `images`, `splits`, `pairs`, `scores` or `patches`.
         name: The expectation, as Great Expectations names it.
         column: The column or columns, empty for a whole table.
         severity: `critical` or `warning`.

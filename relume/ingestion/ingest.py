@@ -18,6 +18,7 @@ import csv
 import hashlib
 import io
 import json
+import struct
 import sys
 import tarfile
 import tempfile
@@ -365,6 +366,13 @@ class Place:
         except ImageError as error:
             why = f"{self.name} in it: {error.what}"
             raise BrokenFileError("A file is damaged", where=self.shard, why=why, next_step=_AGAIN) from None
+
+    def width_and_height(self) -> tuple[int, int]:
+        """In pixels, from the head of the PNG."""
+        with reading(self.shard, next_step=_AGAIN), open(self.shard, "rb") as file:
+            file.seek(self.offset + 16)
+            width, height = struct.unpack(">II", file.read(8))
+            return width, height
 
 
 def read_manifest(folder: str | Path) -> list[Photograph]:

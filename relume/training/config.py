@@ -65,6 +65,27 @@ class OptimizerSettings(Schedule):
     ema: Decay = 0.99
 
 
+class ScoreBounds(Settings):
+    """Between which values a score of the photograph is of which a phase takes patches.
+
+    Attributes:
+        score: A column of `data/curated/scores.parquet`, which `curate.keep` brings, such as `niqe`, `width` or
+            `rank_niqe`, 1 for the best of the set.
+        min: Lowest value; null for none.
+        max: Highest value; null for none.
+    """
+
+    score: str
+    min: float | None = None
+    max: float | None = None
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "ScoreBounds":
+        if self.min is None and self.max is None:
+            raise ValueError("min, max or both are needed")
+        return self
+
+
 class SetChoice(Settings):
     """What a phase takes of a set.
 
@@ -73,12 +94,14 @@ class SetChoice(Settings):
         select: Only so many patches, chosen by chance; by default all.
         min_sharpness: Patches below this variance of the Laplacian are left out.
         max_flat_fraction: Patches with a larger share of structureless area are left out.
+        scores: Bounds of the scores of the photograph that a patch is of; all hold.
     """
 
     weight: Positive = 1
     select: Positive | None = None
     min_sharpness: Annotated[float, Field(ge=0)] = 0.0
     max_flat_fraction: Share = 1.0
+    scores: tuple[ScoreBounds, ...] = ()
 
 
 class Phase(Settings):

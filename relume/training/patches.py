@@ -31,6 +31,9 @@ class Patches(Protocol):
     def table(self) -> "PatchTable":
         """What is known of each."""
 
+    def scores(self) -> "PatchScores | None":
+        """The scores of the photographs that they are of, where the curation has a rule that measures them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PatchTable:
@@ -63,6 +66,44 @@ def read_patch_table(file: Path | io.BytesIO, *, where: str | Path) -> PatchTabl
     with reading(where, next_step="run `dvc repro --force curate`"):
         table = parquet.read_table(file, columns=columns)
         return PatchTable(**{name: np.asarray(table[name].to_pylist()) for name in columns})
+
+
+class PatchScores:
+    """What `scores.parquet` knows of the photograph of each patch.
+
+    Args:
+        scores: The file.
+        patches: `patches.parquet`.
+        where: The folder of both in a message.
+
+    Attributes:
+        names: Of the scores.
+    """
+
+    def __init__(self, scores: Path | io.BytesIO, patches: Path | io.BytesIO, *, where: str | Path):
+        from pyarrow import parquet, types
+
+        self._scores, self._patches, self._where = scores, patches, where
+        with reading(where, next_step="run `dvc repro --force curate`"):
+            schema = parquet.read_schema(scores)
+        self.names = tuple(
+            field.name for field in schema if types.is_integer(field.type) or types.is_floating(field.type)
+        )
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """(N,) a score of the photograph of each patch, NaN where it was not measured.
+
+        Raises:
+            BrokenFileError: A file is damaged.
+        """
+        from pyarrow import compute, parquet
+
+        with reading(self._where, next_step="run `dvc repro --force curate`"):
+            scores = parquet.read_table(self._scores, columns=["image_id", name])
+            of = parquet.read_table(self._patches, columns=["image_id"])["image_id"]
+            rows = compute.index_in(of, value_set=scores["image_id"].combine_chunks())
+            values = compute.take(scores[name], rows).to_numpy()
+        return np.asarray(values, np.float64)
 
 
 def shard_files(folder: str | Path) -> list[Path]:
@@ -130,6 +171,11 @@ class PatchShards:
         """See `Patches.table`."""
         path = self._folder / "patches.parquet"
         return read_patch_table(path, where=path)
+
+    def scores(self) -> PatchScores | None:
+        """See `Patches.scores`."""
+        path = self._folder / "scores.parquet"
+        return PatchScores(path, self._folder / "patches.parquet", where=self._folder) if path.is_file() else None
 
 
 def _open_shard(path: Path) -> np.ndarray:

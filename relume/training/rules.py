@@ -66,13 +66,24 @@ def data_problems(stage: ResolvedStage, network: nn.Module, crops: "TrainingCrop
                     next_step="correct the name in recipe.yaml, or list the set with `relume data scan NAME=FOLDER`",
                 )
                 continue
+            wanted = {bounds.score: name for name, choice in phase.choices for bounds in choice.scores}
+            scores = crops.patches.scores() if wanted else None
+            if unmeasured := sorted(wanted.keys() - set(scores.names if scores else ())):
+                yield ConfigError(
+                    "A phase chooses by a score that the curated data does not have",
+                    where=f"{where}.{wanted[unmeasured[0]]}.scores: {unmeasured[0]}",
+                    why=f"the scores are {', '.join(scores.names)}" if scores else "there is no scores.parquet",
+                    next_step="correct the name, or have the scores measured by a rule that keeps all, such as"
+                    " curate.keep: {fraction: 1.0, by: [niqe]}",
+                )
+                continue
             orders = crops.mixture(phase.choices).orders
             if empty := [name for name, order in orders.items() if not len(order.indices)]:
                 yield ConfigError(
                     "A phase leaves no patch of a set",
                     where=f"{where}.{empty[0]}",
-                    why="none is as sharp, and has as little flat area, as the phase asks for",
-                    next_step="lower min_sharpness or raise max_flat_fraction in recipe.yaml",
+                    why="none is as sharp, has as little flat area, and has such scores, as the phase asks for",
+                    next_step="lower min_sharpness, raise max_flat_fraction or widen scores in recipe.yaml",
                 )
                 continue
         if crops.draws_pairs(phase.choices):

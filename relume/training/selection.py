@@ -47,12 +47,18 @@ class Mixture:
     """
 
     def __init__(self, patches: Patches, choices: Choices, indices: np.ndarray, seed: int):
-        table = patches.table()
+        table, scores = patches.table(), patches.scores() if any(choice.scores for _, choice in choices) else None
         self._seed, self._weights = seed, [choice.weight for _, choice in choices]
         self.orders: dict[str, Order] = {}
         for name, choice in choices:
             suited = (table.set == name) & (table.sharpness >= choice.min_sharpness)
             suited &= table.flat_fraction <= choice.max_flat_fraction
+            for bounds in choice.scores:
+                assert scores is not None  # `relume.training.rules.data_problems` has seen it
+                values = scores[bounds.score]
+                suited &= (values >= (-np.inf if bounds.min is None else bounds.min)) & (
+                    values <= (np.inf if bounds.max is None else bounds.max)
+                )
             found = indices[suited[indices]]
             if choice.select is not None:
                 chance = counter_rng(seed, "select", zlib.crc32(name.encode()))

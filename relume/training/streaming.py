@@ -25,7 +25,7 @@ from relume import s3
 from relume.errors import SourceError
 from relume.files import sha256_folder, write_bytes
 from relume.reading import as_kind, reading
-from relume.training.patches import PatchPositions, PatchTable, read_patch_table, shard_files
+from relume.training.patches import PatchPositions, PatchScores, PatchTable, read_patch_table, shard_files
 
 MANIFEST = "manifest.json"
 
@@ -201,9 +201,18 @@ class StreamedPatches:
 
     def table(self) -> PatchTable:
         """See `relume.training.patches.Patches.table`."""
-        name, facts = "patches.parquet", self._folder.files["patches.parquet"]
-        where = f"{self._folder.address}/{name}"
-        return read_patch_table(io.BytesIO(s3.read_range(where, facts["etag"], 0, facts["bytes"])), where=where)
+        name = "patches.parquet"
+        return read_patch_table(self._whole(name), where=f"{self._folder.address}/{name}")
+
+    def scores(self) -> PatchScores | None:
+        """See `relume.training.patches.Patches.scores`."""
+        if "scores.parquet" not in self._folder.files:
+            return None
+        return PatchScores(self._whole("scores.parquet"), self._whole("patches.parquet"), where=self._folder.address)
+
+    def _whole(self, name: str) -> io.BytesIO:
+        facts = self._folder.files[name]
+        return io.BytesIO(s3.read_range(f"{self._folder.address}/{name}", facts["etag"], 0, facts["bytes"]))
 
 
 class KeptPatches:

@@ -8,8 +8,10 @@ import sys
 import time
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet
 
 from relume import s3 as relume_s3
 from relume.errors import SourceError
@@ -69,9 +71,11 @@ def test_patches_from_s3_are_those_of_the_shards(address, curated, tmp_path):
 
 
 def test_pairs_and_the_table_come_from_s3_too(environment, tmp_path, request):
-    """Patches of photographs and of pairs, kept on disk or not, and the table of sets are those of the folder."""
+    """Patches of photographs and of pairs, kept on disk or not, and the tables of sets and scores are those here."""
     (tmp_path / "curated").mkdir()
     local = write_mixed(tmp_path / "curated", {"a": 3}, {"real": 2})
+    scores = {"image_id": [f"{n:016x}" for n in range(3)], "niqe": [5.0, 4.0, 3.0]}
+    parquet.write_table(pa.table(scores), tmp_path / "curated" / "scores.parquet")
     address = f"s3://dvc/{request.node.name}"
     upload(tmp_path / "curated", address, progress=lambda *_: None)
     for megabytes in (0.0, 1.0):
@@ -81,6 +85,8 @@ def test_pairs_and_the_table_come_from_s3_too(environment, tmp_path, request):
             for ours, theirs in zip(streamed.read(range(5)), local.read(range(5)), strict=True):
                 np.testing.assert_array_equal(ours, theirs)
         assert streamed.table().set.tolist() == ["a"] * 3 + ["real"] * 2
+        for patches in (streamed, local):
+            assert [patches.scores()["niqe"].tolist() for _ in range(2)] == [[5, 5, 4, 4, 3]] * 2
 
 
 def test_kept_patches_spare_requests_and_a_damaged_one_is_read_again(address, curated, tmp_path, monkeypatch):

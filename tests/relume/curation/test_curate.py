@@ -216,6 +216,9 @@ def test_photographs_are_shrunk_by_averaging(ingested, tmp_path):
     }
 
 
+SHARE, AIRLIGHT = 0.7, 200  # of a haze: what it leaves of the scene, and its own gray value
+
+
 @pytest.fixture(scope="module")
 def with_pairs(tmp_path_factory):
     """Photographs and a set of pairs, ingested and curated: crops of one photograph twice among the pairs, one of
@@ -231,14 +234,13 @@ def with_pairs(tmp_path_factory):
             :192, 200:392
         ],
     }
-    noise = np.random.default_rng(0)
     for name, image in own.items():
         save_image(folder / "own" / f"{name}.png", image)
     save_image(folder / "own" / "twin.png", real["coffee"])
     for name, image in real.items():
         for number in (1, 2):
-            noisy = np.clip(image + noise.normal(0, 20, image.shape), 0, 255).astype(np.uint8)
-            save_image(folder / "real" / "hazy" / f"{name}_{number}.png", noisy)
+            hazy = np.rint(SHARE * image + (1 - SHARE) * AIRLIGHT + number).astype(np.uint8)
+            save_image(folder / "real" / "hazy" / f"{name}_{number}.png", hazy)
         save_image(folder / "real" / "gt" / f"{name}.png", image)
     for name in ("ingested", "curated"):
         (folder / name).mkdir()
@@ -302,7 +304,7 @@ def test_pairs_are_cut_alike_and_never_shrunk(with_pairs):
         else:
             assert found.shape == (64, 64, 3)
             assert max(row["y"], row["x"]) + 64 <= 128
-    assert len({row["image_id"] for row in rows if row["set"] == "real"}) >= 4
+    assert len({row["image_id"] for row in rows if row["set"] == "real"}) >= 2
 
 
 def test_held_out_pairs_have_their_degraded_image_beside_them(with_pairs):
@@ -316,4 +318,4 @@ def test_held_out_pairs_have_their_degraded_image_beside_them(with_pairs):
                 read_image(folder / "held_out" / side / part / f"{name}.png").pixels for part in (".", "degraded")
             )
             assert clean.shape == degraded.shape
-            assert 15 < np.std(degraded.astype(float) - clean) < 21
+            assert np.ptp(degraded - SHARE * clean) < 1.001  # what is left is the airlight, rounded

@@ -2,8 +2,10 @@
 
 import csv
 import hashlib
+import io
 import json
 import shutil
+import tarfile
 
 import numpy as np
 import pandas as pd
@@ -15,12 +17,15 @@ from pyarrow import parquet
 from relume.curation.comparison import read_curated_tables
 from relume.curation.curate import curate
 from relume.curation.earlier import EarlierVersions
+from relume.curation.expectations import load_tables
 from relume.curation.settings import ValidateSettings
 from relume.curation.split import SIDES, split_scenes
 from relume.curation.split_table import split_table
 from relume.curation.validate import check, failing_sheets, validate
 from relume.errors import BrokenFileError, DataValidationError
-from relume.images import read_image
+from relume.images import encode, read_image, save_image
+from relume.ingestion.ingest import ingest
+from relume.ingestion.sources import scan
 from tests.relume.curation.photographs import ingest_arrays, skimage_photograph
 from tests.relume.curation.test_split import settings
 
@@ -257,7 +262,7 @@ def test_a_copy_on_two_sides_is_critical(damaged):
 
     def listed(rows):
         left, right = (row for row in rows if "motorcycle" in row["address"])
-        right["sha256"], right["degraded"] = left["sha256"], "file:///other.png"
+        right["sha256"] = left["sha256"]
 
     def divided(rows):
         left, right = (row for row in rows if "motorcycle" in row["address"])
@@ -390,3 +395,68 @@ def test_the_version_before_is_compared_by_itself(damaged, tmp_path):
     with pytest.raises(BrokenFileError, match=r"earlier\.json") as caught:
         failed(damaged, earlier=earlier)
     assert "remove" in caught.value.next_step
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory):
+    """An ingested and a curated folder of five pairs."""
+    folder = tmp_path_factory.mktemp("paired")
+    noise = np.random.default_rng(0)
+    for name in ("astronaut", "chelsea", "coffee", "ihc", "motorcycle_left"):
+        clean = skimage_photograph(f"{name}.png")[:256, :256]
+        noisy = np.clip(clean + noise.normal(0, 20, clean.shape), 0, 255).astype(np.uint8)
+        save_image(folder / "photos" / "noisy" / f"{name}.png", noisy)
+        save_image(folder / "photos" / "clean" / f"{name}.png", clean)
+    for name in ("ingested", "curated"):
+        (folder / name).mkdir()
+    limits = {"max_megapixels": 100.0, "min_side": 16, "shard_megabytes": 100.0}
+    listing = scan([f"real=polyu:{folder / 'photos'}"])
+    ingest(listing, folder / "ingested", **limits, progress=lambda *counted: None)
+    curate(folder / "ingested", folder / "curated", SPLIT, progress=lambda *counted: None)
+    return folder
+
+
+def of_pairs(folder):
+    return [(outcome.column, outcome.image_ids) for outcome in failed(folder) if outcome.table == "pairs"]
+
+
+def test_both_sides_of_pairs_are_looked_at(paired, tmp_path):
+    """Good pairs pass, with the difference and deviation of what a training and a test see of them; a blank and an
+    equal degraded side, in a shard or held out, and one of another size are critical and named."""
+    for name in ("ingested", "curated"):
+        shutil.copytree(paired / name, tmp_path / name)
+    assert failed(tmp_path) == []
+    table = load_tables(tmp_path / "ingested", tmp_path / "curated")["pairs"]
+    assert sorted(table["split"].unique()) == ["test", "train", "validation"]
+    assert table["difference"].between(20 * np.sqrt(2 / np.pi) - 3, 20 * np.sqrt(2 / np.pi) + 1).all()
+
+    shard = np.load(tmp_path / "curated" / "pairs-00000.npy")
+    patches = parquet.read_table(tmp_path / "curated" / "patches.parquet").to_pandas()
+    blank, *others = patches.drop_duplicates("image_id").itertuples()
+    shard[blank.row, 0] = 128
+    same = others[0]
+    shard[same.row, 0] = shard[same.row, 1]
+    np.save(tmp_path / "curated" / "pairs-00000.npy", shard)
+    (tested,) = (tmp_path / "curated" / "held_out" / "test" / "degraded").iterdir()
+    shutil.copy(tested.parents[1] / tested.name, tested)
+    found = dict(of_pairs(tmp_path))
+    assert set(found) == {"difference", "deviation"}
+    assert set(found["difference"]) == {same.image_id, tested.stem}
+    assert set(found["deviation"]) == {blank.image_id}
+
+
+def test_a_degraded_side_of_another_size_is_critical(paired, tmp_path):
+    """The sizes are those of the ingested images themselves, whatever the manifest says."""
+    for name in ("ingested", "curated"):
+        shutil.copytree(paired / name, tmp_path / name)
+    shard = tmp_path / "ingested" / "images-00000.tar"
+    with tarfile.open(shard) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]
+    (number,) = [n for n, (member, _) in enumerate(members) if member.name.endswith(".degraded.png")][:1]
+    members[number] = (members[number][0], encode(np.zeros((200, 256, 3), np.uint8), ".png"))
+    with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for member, data in members:
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    name = members[number][0].name.partition(".")[0]
+    assert of_pairs(tmp_path) == [("degraded_height, height", (name,))]

@@ -3,7 +3,9 @@
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from pydantic import ValidationError
 
 from relume.degradations import Degradation
@@ -71,6 +73,45 @@ def test_scores_and_numbers_limit_what_is_taken(shards):
     assert len(set(chosen)) == 4
     assert set(chosen) < set(range(2, 10))
     assert list(mixture(shards, a=SetChoice(select=4, min_sharpness=2), b=9).orders["a"].indices) == list(chosen)
+
+
+def write_scores(folder, **columns):
+    """Of the photographs of `write_mixed`, in another order than theirs, and of one more that gave no patch."""
+    count = len(next(iter(columns.values())))
+    table = pa.table({"image_id": [f"{n:016x}" for n in range(count)], "set": ["a"] * count} | columns)
+    parquet.write_table(table.take(list(reversed(range(count)))), folder / "scores.parquet")
+
+
+def test_scores_of_the_photograph_limit_what_is_taken(shards, tmp_path):
+    """A patch is taken where its photograph's scores are within all bounds, ends included, and none is missing."""
+    niqe = [3.0, 4.0, 5.0, 6.0, None, 2.0, 2.0, 2.0, 2.0, 1.0]
+    write_scores(tmp_path, niqe=niqe, rank_niqe=[1, 2, 3, 4, None, 1, 2, 1, 2, None])
+
+    def taken(*scores):
+        choice = SetChoice.model_validate({"scores": scores})
+        return set(mixture(shards, a=choice, real=1).orders["a"].indices)
+
+    assert taken({"score": "niqe", "max": 5.0}) == {0, 1, 2, 3, 4, 5}
+    assert taken({"score": "niqe", "min": 4.0, "max": 5.5}) == {2, 3, 4, 5}
+    assert taken({"score": "niqe", "min": 4.0}, {"score": "rank_niqe", "max": 3}) == {2, 3, 4, 5}
+    assert taken({"score": "niqe", "min": 0.0}) == set(range(8))
+
+
+def test_a_score_that_nobody_measured_is_refused(shards, tmp_path):
+    """Without the table, and with another name, the message says what there is and how the scores come to be."""
+    data = {"a": {"scores": [{"score": "niqe", "max": 5}]}}
+    (missing,) = problems(shards, data=data)
+    assert "there is no scores.parquet" in missing
+    assert "curate.keep: {fraction: 1.0, by: [niqe]}" in missing
+    write_scores(tmp_path, brisque=[1.0] * 10)
+    (unknown,) = problems(shards, data=data)
+    assert "phases[0].data.a.scores: niqe" in unknown
+    assert "the scores are brisque" in unknown
+    write_scores(tmp_path, niqe=[9.0] * 10)
+    (empty,) = problems(shards, data=data)
+    assert "leaves no patch of a set" in empty
+    with pytest.raises(ValidationError, match="min, max or both"):
+        SetChoice.model_validate({"scores": [{"score": "niqe"}]})
 
 
 def test_a_phase_takes_its_sets_from_the_epoch_of_the_stage(shards):
