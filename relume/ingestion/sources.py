@@ -161,10 +161,10 @@ def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
         The content of sources.json: `sources`, with folders made absolute, and `files`, sorted by
         address, each with `address`, `bytes` and `hash` (`sha256:...`, on S3 `etag:...`); where the set has a name with
         `set`; and of a pair with `degraded`, the other file's address, bytes, hash and the `kind` of degradation. What
-        is not a regular file is not opened: its `hash` is `none` and `problem` says what it is. A file of a set of
-        pairs that is not one of two is listed with its `problem` and the `reason` of the quarantine. Files
-        without the suffix of an image, hidden ones, and those that are neither side of the layout are not listed.
-        What is in several sources is listed once, as the last of them.
+        is not a regular file is not opened: its `hash` is `none` and `problem` says what it is. A file that may not be
+        read, and one of a set of pairs that is not one of two, is listed with its `problem` and the `reason` of the
+        quarantine. Files without the suffix of an image, hidden ones, and those that are neither side of the layout
+        are not listed. What is in several sources is listed once, as the last of them.
 
     Raises:
         SourceError: A source is missing, empty, unreachable or refuses the credentials, or holds no pair.
@@ -250,7 +250,7 @@ def _scan_pairs(source: Source) -> tuple[str, list[dict[str, Any]]]:
         )
     listed = [_paired(pair, prefix, found) for pair in pairs]
     return source.place if in_table else base, listed + [
-        found[file.name] | _unpaired(file.reason, file.problem) for file in alone
+        found[file.name] | _not_taken(file.reason, file.problem) for file in alone
     ]
 
 
@@ -259,17 +259,17 @@ def _paired(pair: Pair, prefix: str, found: dict[str, dict[str, Any]]) -> dict[s
     missing = [name for name in (pair.degraded, pair.clean) if name not in found]
     if missing:
         other = pair.clean if missing[0] == pair.degraded else pair.degraded
-        return {"address": prefix + other, **_unpaired("missing_partner", f"there is no image {missing[0]}")}
+        return {"address": prefix + other, **_not_taken("missing_partner", f"there is no image {missing[0]}")}
     degraded, clean = found[pair.degraded], found[pair.clean]
     if broken := [entry for entry in (clean, degraded) if "problem" in entry]:
         return broken[0]
     if degraded["hash"] == clean["hash"]:
         why = f"its degraded image {degraded['address']} is the same file"
-        return clean | _unpaired("identical_pair", why)
+        return clean | _not_taken("identical_pair", why)
     return clean | {"degraded": degraded | ({"kind": pair.kind} if pair.kind else {})}
 
 
-def _unpaired(reason: str, problem: str) -> dict[str, Any]:
+def _not_taken(reason: str, problem: str) -> dict[str, Any]:
     return {"bytes": 0, "hash": "none", "reason": reason, "problem": problem}
 
 
@@ -488,6 +488,8 @@ def _entry(path: Path, address: str) -> dict[str, Any]:
             return {"address": address, "bytes": file.tell(), "hash": f"sha256:{digest}"}
     except NotRegularError as error:
         return {"address": address, "bytes": 0, "hash": "none", "problem": error.strerror}
+    except PermissionError as error:
+        return {"address": address, **_not_taken("unreadable", f"you may not read it: {error.strerror}")}
 
 
 def _scan_packages() -> list[dict[str, Any]]:

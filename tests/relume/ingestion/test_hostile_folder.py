@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import struct
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
+from relume.errors import SourceError
 from relume.images import encode
 from relume.ingestion.ingest import Photographs, ingest
 from relume.ingestion.sources import scan
@@ -20,6 +22,7 @@ from tests.relume.curation.photographs import skimage_photograph
 
 LIMITS = {"max_megapixels": 200.0, "min_side": 16, "shard_megabytes": 100.0}
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "hostile"
+NOBODY = 65534
 BAD = {
     "one.png": "too_small",
     "bomb.png": "decompression_bomb",
@@ -146,6 +149,42 @@ def test_names_of_any_bytes_lead_to_their_files(good, tmp_path):
     _, quarantine = ingested(good, out)
     assert quarantine == {}
     assert len(Photographs(out).manifest) == 7
+
+
+@pytest.fixture
+def ordinary_user():
+    """A folder of a user to whom permissions apply, who the test is while it runs; root may read all."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        if user == 0:
+            os.chown(name, NOBODY, -1)
+            os.seteuid(NOBODY)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(user)
+
+
+def test_a_file_that_may_not_be_read_is_quarantined(ordinary_user):
+    """It is named with its reason, the photograph beside it is taken, and with the permission it is one, too."""
+    folder = ordinary_user / "photos"
+    folder.mkdir()
+    for name in ("coffee.png", "rocket.jpg"):
+        (folder / name).write_bytes(encode(skimage_photograph(name), ".png"))
+    (folder / "rocket.jpg").chmod(0)
+    manifest, quarantine = ingested(folder, ordinary_user / "refused")
+    assert (list(manifest), quarantine) == (["coffee.png"], {"rocket.jpg": "unreadable"})
+    (folder / "rocket.jpg").chmod(0o400)
+    manifest, quarantine = ingested(folder, ordinary_user / "allowed")
+    assert (sorted(manifest), quarantine) == (["coffee.png", "rocket.jpg"], {})
+
+
+def test_a_folder_that_may_not_be_read_stops_the_scan(ordinary_user):
+    """What is in it cannot be known, and a list without it would look complete."""
+    (ordinary_user / "photos" / "closed").mkdir(parents=True)
+    (ordinary_user / "photos" / "closed").chmod(0)
+    with pytest.raises(SourceError, match="closed"):
+        scan([ordinary_user / "photos"])
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not beside the checkout")

@@ -177,10 +177,10 @@ def test_a_listed_source_that_is_gone_is_refused_with_its_list(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_whole_is_refused(photos, monkeypatch):
-    """An image that may not be read stops the scan and is named: a list without it would look complete."""
+    """An image that the disk does not give stops the scan and is named: a list without it would look complete."""
 
     def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
+        raise OSError(5, "Input/output error", str(path))
 
     monkeypatch.setattr(sources, "open_regular", refuse)
     with pytest.raises(SourceError, match=r"cannot be read: .*(red|blue).*"):
