@@ -17,10 +17,11 @@ from flows.lint import CODE_ROOTS, Code, code_deps
 NOT_IMPORTED = {f"relume/serving/triton_{name}_model.py" for name in ("graphs", "openvino", "python")}
 # Needed without an import in our code; each requirements.txt says why.
 BY_OTHER_MEANS = {
-    "ingest": {"matplotlib", "scikit-image", "scikit-learn"},
+    "ingest": {"av", "matplotlib", "rawpy", "scikit-image", "scikit-learn"},
     "validate": {"pyarrow"},
 }
-# Asked for by a setting, a source or a file only, and then installed by the user: extras of relume, and DVC.
+# Asked for by a setting, a source or a file only, and then installed by the user: extras of relume, and DVC. The image
+# that ingests has those that read camera raw and videos.
 EXTRAS = {"av", "bm3d", "distributed", "fsspec", "pillow_heif", "rawpy"}
 
 
