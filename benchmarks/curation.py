@@ -1,16 +1,24 @@
 """How fast photographs are measured and near duplicates found, and how much memory the choice of photographs takes.
 
     python -m benchmarks.curation --libraries /tmp/iqa/bin/python --cleanvision /tmp/iqa2/bin/python \\
-        --results benchmarks/results/curation.json
+        --pyiqa /tmp/iqa3/bin/python --imagededup /tmp/iqa3/bin/python --results benchmarks/results/curation.json
 
 One thread, processor time, the median of the rounds. The photograph is a mosaic of scikit-image's, 1728 x 1152 pixels,
 as JPEG of quality 92. Each part runs in a process of its own.
 
 The libraries have environments of their own: how to make that of scikit-video and `brisque` is in
 `tests/relume/curation/reference_scores.py`; that of CleanVision is `python -m venv /tmp/iqa2` and `/tmp/iqa2/bin/pip
-install cleanvision==0.3.7`. imagededup 0.3.3 is installed without its dependencies where torch and PyWavelets are,
-and only its hash is measured: it imports torchvision, whose builds in the registry do not load beside PyTorch for
-CPUs. pyiqa needs torchvision as well and downloads its parameters, so it is not measured.
+install cleanvision==0.3.7`; that of pyiqa and imagededup, of 5 GB:
+
+    python3.11 -m venv /tmp/iqa3
+    /tmp/iqa3/bin/pip install torch==2.2.2 torchvision==0.17.2 "numpy<2" opencv-python-headless==4.10.0.84 \\
+        scipy==1.14.1 scikit-image==0.24.0 pandas timm==1.0.9 einops facexlib addict future pyyaml requests tqdm yapf \\
+        icecream PyWavelets scikit-learn matplotlib
+    /tmp/iqa3/bin/pip install --no-deps pyiqa==0.1.16 openai-clip imagededup==0.3.3.post2
+
+pyiqa, whose terms forbid commercial use, downloads its parameters. It is given those of relume instead, which change
+nothing of the time. Its NIQE continues the image beyond the border, and its BRISQUE makes halves that do not alias, for
+which relume's regression was not made: NIQE differs by that by a few percent, BRISQUE by up to about 15.
 """
 
 import argparse
@@ -74,12 +82,11 @@ cv2.setNumThreads(1)
 from reference_scores import libraries
 pixels, found = cv2.imread(sys.argv[1], cv2.IMREAD_GRAYSCALE), {}
 for name, measure in zip(("niqe", "brisque"), libraries()):
-    measure(pixels)
-    found[name] = []
+    found[name] = {"value": round(float(measure(pixels)), 3), "milliseconds": []}
     for _ in range(int(sys.argv[2])):
         start = time.process_time()
         measure(pixels)
-        found[name].append(1e3 * (time.process_time() - start))
+        found[name]["milliseconds"].append(1e3 * (time.process_time() - start))
 print(json.dumps(found))
 """
 CLEANVISION = """
@@ -94,29 +101,43 @@ for _ in range(int(sys.argv[2])):
 print()
 print(json.dumps({"all": found}))
 """
-
-# Its hashes need nothing of torchvision, which the package imports for its networks: an empty one stands in.
 IMAGEDEDUP = """
-import importlib.machinery, sys, time
-from unittest.mock import MagicMock
-class Empty:
-    def find_spec(self, name, path=None, target=None):
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.startswith("torchvision") else None
-    def create_module(self, spec):
-        module = MagicMock()
-        module.__path__, module.__spec__ = [], spec
-        return module
-    def exec_module(self, module):
-        pass
-sys.meta_path.insert(0, Empty())
+import json, sys, time
 from imagededup.methods import PHash
-import json
 hasher, found = PHash(verbose=False), []
 for _ in range(int(sys.argv[2]) + 1):
     start = time.process_time()
     hasher.encode_image(image_file=sys.argv[1])
     found.append(1e3 * (time.process_time() - start))
 print(json.dumps({"all": found[1:]}))
+"""
+PYIQA = """
+import json, sys, tempfile, time
+import cv2, numpy as np, scipy.io, torch
+from pyiqa.archs.brisque_arch import BRISQUE
+from pyiqa.archs.niqe_arch import NIQE
+torch.set_num_threads(1)
+parameters = np.load("relume/curation/natural_scenes.npz")
+image = torch.from_numpy(cv2.imread(sys.argv[1], cv2.IMREAD_GRAYSCALE))[None, None] / 255
+with tempfile.TemporaryDirectory() as folder:
+    model = {"mu_prisparam": parameters["niqe_mean"][None], "cov_prisparam": parameters["niqe_covariance"]}
+    scipy.io.savemat(f"{folder}/niqe.mat", model)
+    regression = [torch.from_numpy(parameters[f"brisque_{name}"]).float() for name in ("weights", "vectors")]
+    torch.save(tuple(regression), f"{folder}/brisque.pth")
+    niqe, brisque = (
+        measure(pretrained_model_path=f"{folder}/{name}")
+        for measure, name in ((NIQE, "niqe.mat"), (BRISQUE, "brisque.pth"))
+    )
+brisque.rho = float(parameters["brisque_rho"])
+found = {}
+with torch.no_grad():
+    for name, measure in (("niqe", niqe), ("brisque", brisque)):
+        found[name] = {"value": round(float(measure(image)), 3), "milliseconds": []}
+        for _ in range(int(sys.argv[2])):
+            start = time.process_time()
+            measure(image)
+            found[name]["milliseconds"].append(1e3 * (time.process_time() - start))
+print(json.dumps(found))
 """
 
 
@@ -158,15 +179,23 @@ def images(rounds: int) -> dict[str, Any]:
 
 def of_libraries(options: argparse.Namespace, ours: dict[str, float]) -> dict[str, Any]:
     """Milliseconds of the same by other libraries, and how many times those of ours."""
-    pixels, found = mosaic(), {}
+    pixels = mosaic()
+    luma = gray(pixels)
+    found: dict[str, Any] = {"values of ours": {"niqe": round(niqe(luma), 3), "brisque": round(brisque(luma), 3)}}
     with tempfile.TemporaryDirectory(prefix="relume-benchmark-") as folder:
-        if options.libraries:
-            save_image(Path(folder) / "gray.png", np.repeat(gray(pixels).astype(np.uint8)[..., None], 3, axis=2))
-            took = json.loads(_run([options.libraries, "-c", LIBRARIES, f"{folder}/gray.png", str(options.rounds)]))
-            for name, values in took.items():
-                found[name] = {
-                    "milliseconds": round(median(values)),
-                    "times_ours": round(median(values) / ours[name], 1),
+        file = f"{folder}/gray.png"
+        save_image(Path(file), np.repeat(luma.astype(np.uint8)[..., None], 3, axis=2))
+        scripts = {"scikit-video and brisque": (options.libraries, LIBRARIES), "pyiqa": (options.pyiqa, PYIQA)}
+        for library, (python, script) in scripts.items():
+            if python:
+                took = json.loads(_run([python, "-c", script, file, str(options.rounds)]))
+                found[library] = {
+                    name: {
+                        "value": values["value"],
+                        "milliseconds": round(median(values["milliseconds"])),
+                        "times_ours": round(median(values["milliseconds"]) / ours[name], 1),
+                    }
+                    for name, values in took.items()
                 }
         if options.imagededup:
             save_image(Path(folder) / "photograph.jpg", pixels, quality=92)
@@ -241,8 +270,8 @@ def choice(count: int) -> dict[str, Any]:
                 "seconds": round(process_time() - start, 1),
                 "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
             }
+        records.close()  # what it wrote last was beside the file
         found["bytes_on_disk"] = round((folder / "records.sqlite").stat().st_size / count)
-        records.close()
     return found
 
 
@@ -369,7 +398,8 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=24, help="photographs that go through the steps")
     parser.add_argument("--libraries", help="Python that has scikit-video and brisque")
     parser.add_argument("--cleanvision", help="Python that has CleanVision")
-    parser.add_argument("--imagededup", help="Python that has imagededup and torch")
+    parser.add_argument("--imagededup", help="Python that has imagededup")
+    parser.add_argument("--pyiqa", help="Python that has pyiqa")
     parser.add_argument("--results", type=Path, help="a JSON file to write")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -481,7 +481,7 @@ def data_overlaps(training: str, tests: tuple[str, ...]) -> None:
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False), default="scores.csv", show_default=True, help="Table to write."
 )
-@click.option("--quick", is_flag=True, help="First figures and near duplicates only, 8 to 10 times as fast.")
+@click.option("--quick", is_flag=True, help="First figures and near duplicates only, 10 to 13 times as fast.")
 def data_scores(folder: str, output: str, quick: bool) -> None:
     """Measure the images in FOLDER: NIQE, BRISQUE, sharpness, noise and more.
 
