@@ -37,7 +37,7 @@ class SetFile(Settings):
     Attributes:
         name: In the folder; of numbered ones with `{number}`.
         address: At which the publisher offers it.
-        sha256: As the publisher states it; null where none is stated.
+        sha256: As the catalogue knows it; null where it does not.
         numbers: How many there are; null for a single file.
         first: The first number.
     """
@@ -208,13 +208,13 @@ class _Record:
         """Compares a file with what is known of it, and records it when nothing is."""
         path = self._path.parent / file.name
         found = sha256_file(path)
-        for expected, whose in ((file.sha256, "its publisher states"), (self._known.get(file.name), f"{RECORD} has")):
+        for expected, whose in ((file.sha256, "public_sets.yaml"), (self._known.get(file.name), RECORD)):
             if expected not in (None, found):
                 raise SourceError(
                     "A file of the set is not the one that it should be",
                     where=path,
-                    why=f"its SHA-256 is {found}, {whose} {expected}",
-                    next_step=f"remove it and fetch again; if the publisher changed it, also its line of {RECORD}",
+                    why=f"its SHA-256 is {found}, {whose} has {expected}",
+                    next_step=f"remove it and fetch again; if the publisher changed it, also that of {whose}",
                 )
         if file.name not in self._known:
             self._known[file.name] = found

@@ -113,7 +113,7 @@ def test_each_is_in_the_manifest_or_in_the_quarantine_with_its_reason(hostile, t
 
 
 def test_the_good_photographs_are_those_of_a_folder_without_the_bad(good, tmp_path):
-    """The decoded bytes of each photograph do not depend on what lies beside it."""
+    """Names, hashes and decoded bytes of each photograph do not depend on what lies beside it."""
     alone, _ = ingested(good, tmp_path / "alone")
     (good / "cut.jpg").write_bytes((good / "rocket.jpg").read_bytes()[:5000])
     (good / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
@@ -123,6 +123,8 @@ def test_the_good_photographs_are_those_of_a_folder_without_the_bad(good, tmp_pa
     assert beside.keys() == alone.keys()
     for name, pixels in alone.items():
         np.testing.assert_array_equal(beside[name], pixels)
+    one, other = (Photographs(tmp_path / name).manifest for name in ("alone", "beside"))
+    assert one == other
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])

@@ -188,7 +188,7 @@ def test_a_file_that_is_not_the_recorded_one_is_refused(server, tmp_path):
     with pytest.raises(SourceError, match=f"{RECORD} has"):
         fetch_set("mine", a_set(server.address), tmp_path)
     published = SetFile(name="img01.png", address=server.address + "/img01.png", sha256="0" * 64)
-    with pytest.raises(SourceError, match="its publisher states 0000"):
+    with pytest.raises(SourceError, match=r"public_sets\.yaml has 0000"):
         fetch_set("mine", a_set(server.address, files=(published,), sources=()), tmp_path)
 
 
