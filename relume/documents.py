@@ -11,6 +11,7 @@ from relume.cli import main
 from relume.files import atomic_file
 from relume.ingestion.debian import attribution_text, licence_table, read_catalogue
 from relume.params_page import params_page, params_schema
+from relume.recipes.practices import where_table
 from relume.recipes.table import practices_table
 
 ROOT = Path(__file__).parents[1]
@@ -60,7 +61,12 @@ def recipes_page() -> str:
         "trained; on which degradations of its task the graph's evaluation and the gate judge it; how it restores,\n"
         "which is one plan for the evaluation, the gate, the export, in process and through Triton; and what is not\n"
         "done as published. What a publication leaves open, `relume recipes show NAME` says.\n\n"
-        f"{practices_table(ROOT / 'recipes')}"
+        f"{practices_table(ROOT / 'recipes')}\n"
+        "## Where each practice works\n\n"
+        "Which of the recipes have it at `full`, and where it takes part: in the training, in the graph's evaluation,\n"
+        "in the gate, in the exported model and as it is served. `tests/real/triton/test_recipes.py` takes each one\n"
+        "through all of them and leaves out each option of its plan, which has to show.\n\n"
+        f"{where_table(ROOT / 'recipes')}"
     )
 
 

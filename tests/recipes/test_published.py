@@ -14,6 +14,7 @@ from relume.recipes.recipe import SCALES, find, names, resolve
 
 FOLDER = Path(relume.__file__).parents[1] / "recipes"
 NAMES = names(FOLDER)
+DYNETS_TASKS = ("dynet_denoise", "dynet_derain", "dynet_dehaze", "dynet_noise_rain", "dynet_five")
 checked = functools.cache(lambda name, scale: check(name, scale, FOLDER))
 
 
@@ -40,7 +41,7 @@ def test_there_is_one_for_each_published_system():
     hypernet = {"hypernet_denoise", "hypernet_dejpeg", "hypernet_sr"}
     reference = {"photo", "denoise", "denoise_adjustable", "dejpeg", "base"}
     peers = {"adafm_denoise", "cfsnet_denoise", "dni_denoise", "cresmd_denoise", "cresmd_blur_noise"}
-    dynet = {"dynet", "dynet_small", "dynet_derain", "dynet_five"}
+    dynet = {"dynet", "dynet_small", *DYNETS_TASKS}
     others = {"nafnet", "nafnet_baseline", "nafnet_gopro", "masked", "all_in_one", "ensemble", "restormer_data", "sr2"}
     assert set(NAMES) == challenge | hypernet | reference | peers | dynet | others
     assert {recipe.name for recipe in find(["hypernet"], FOLDER)} == hypernet
@@ -350,7 +351,7 @@ def test_dynet_is_as_published():
 def test_networks_and_tasks_of_dynet_share_one_pretraining():
     """At every scale the pre-training of each is DVC's one, so it is run once; the small one is chosen after it."""
     for scale in SCALES:
-        sections = [resolve(name, scale, FOLDER) for name in ("dynet", "dynet_small", "dynet_derain", "dynet_five")]
+        sections = [resolve(name, scale, FOLDER) for name in ("dynet", "dynet_small", *DYNETS_TASKS)]
         large, *_ = sections
         for each in sections:
             assert {key: each[key] for key in ("curate", "pretrain", "ensemble_head", "mine_hard")} == {
@@ -360,9 +361,14 @@ def test_networks_and_tasks_of_dynet_share_one_pretraining():
         assert "adapt" not in large["finetune_hard"]
         assert sections[1]["finetune_hard"]["adapt"] == {"reuse": reuse[1]}
     assert sections[1]["finetune_hard"] == large["finetune_hard"] | {"adapt": {"reuse": [2, 3, 3, 4]}}
-    (rain,) = sections[2]["training"]["degradation"]["steps"]
-    (five,) = sections[3]["training"]["degradation"]["steps"]
-    assert (rain["kind"], len(five["of"])) == ("rain", 5)
+    (together,), _, (noise,), (rain,), (haze,), (noise_and_rain,), (five,) = (
+        each["training"]["degradation"]["steps"] for each in sections
+    )
+    assert noise["of"] == together["of"][:3]
+    assert [rain] == together["of"][3]
+    assert [haze] == together["of"][4]
+    assert (noise_and_rain["of"], noise_and_rain["weights"]) == (together["of"][:4], together["weights"][:4])
+    assert len(five["of"]) == 5
 
 
 def test_all_in_one_is_promptirs_schedule():

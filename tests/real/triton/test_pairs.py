@@ -82,8 +82,9 @@ def holds(folder: Path, report, serving: Path, name: str, server, control) -> No
     restored = OnnxRestorer(serving).restore(degraded).image
     assert restored.shape == degraded.shape
     assert np.abs(restored.astype(float) - degraded).mean() < 30
-    product = load_params(folder).package.product
-    release = f"{product}-of-pairs".replace("_", "-")
+    params = load_params(folder)
+    product = params.package.product
+    release = f"{product}-of-pairs-{params.evaluate.task}".replace("_", "-")
     publish_release(serving, server.repository, release)
     control.load_release(release)
     control.switch_product(server.repository, product, Route(champion=release))
