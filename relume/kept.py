@@ -1,9 +1,11 @@
 """Parts of the files that an earlier run wrote, so that the next one copies them instead of computing them again.
 
 The files are hard links to those of the earlier run: they take no room of their own while that run's outs are there, in
-DVC's cache for instance. An index in SQLite says where each part is.
+DVC's cache for instance. An index in SQLite says where each part is. Of a run that did not end, the files that it had
+finished are kept beside those of the run before, until a run ends.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -35,33 +37,33 @@ class Kept:
     def __init__(self, folder: Path | None, version: str):
         self._folder, self._version = folder, version
         self._lock = threading.Lock()
-        self._before: sqlite3.Connection | None = None
+        self._before: list[sqlite3.Connection] = []
         self._now: sqlite3.Connection | None = None
+        self._finished: set[str] = set()
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self._token = secrets.token_hex(4)
-            self._before = _opened(folder / "index.sqlite")
+            unfinished = [path for path in sorted(folder.glob("*.sqlite")) if path.name != "index.sqlite"]
+            self._before = [_opened(folder / "index.sqlite"), *map(_connected, unfinished)]
             self._now = _opened(folder / f"{self._token}.sqlite")
 
     def __enter__(self) -> "Kept":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for base in filter(None, (self._before, self._now)):
+        for base in filter(None, (*self._before, self._now)):
             base.close()
-        if self._folder is not None:
+        if self._folder is not None and not self._finished:
             (self._folder / f"{self._token}.sqlite").unlink(missing_ok=True)
 
     def get(self, key: str) -> tuple[Any, list[Part]] | None:
         """What was noted under a key, and where its parts are."""
-        if self._before is None:
-            return None
-        with self._lock:
-            try:
-                row = self._before.execute("select facts, parts from kept where key = ?", (self._key(key),)).fetchone()
-            except sqlite3.DatabaseError:
-                return None
-        return None if row is None else (json.loads(row[0]), [Part(*part) for part in json.loads(row[1])])
+        for base in self._before:
+            with self._lock, contextlib.suppress(sqlite3.DatabaseError):
+                row = base.execute("select facts, parts from kept where key = ?", (self._key(key),)).fetchone()
+                if row is not None:
+                    return json.loads(row[0]), [Part(*part) for part in json.loads(row[1])]
+        return None
 
     def read(self, part: Part) -> bytes | None:
         """The bytes of a part; None when they are not there unharmed."""
@@ -89,20 +91,34 @@ class Kept:
                     "insert or replace into kept values (?, ?, ?)", (self._key(key), json.dumps(facts), json.dumps(own))
                 )
 
+    def keep_so_far(self, folder: Path, files: Iterable[str]) -> None:
+        """Keeps finished files and what was noted of them, for the next run in case that this one does not end."""
+        new = [file for file in files if file not in self._finished]
+        if self._folder is None or self._now is None or not new:
+            return
+        with contextlib.suppress(OSError):  # which `keep` prints
+            for file in new:
+                os.link(folder / file, self._folder / self._link(file))
+                self._finished.add(file)
+        with self._lock:
+            self._now.commit()
+
     def keep(self, folder: Path, files: Iterable[str]) -> None:
         """Links the files that were noted in the place of those of the run before; prints it where that is refused."""
         if self._folder is None or self._now is None:
             return
         self._now.commit()
-        links: list[Path] = []
+        links = [self._folder / self._link(file) for file in self._finished]
         try:
             for file in files:
-                links.append(self._folder / self._link(file))
-                os.link(folder / file, links[-1])
+                if file not in self._finished:
+                    os.link(folder / file, link := self._folder / self._link(file))
+                    links.append(link)
             os.replace(self._folder / f"{self._token}.sqlite", self._folder / "index.sqlite")
         except OSError as error:
             for link in links:
                 link.unlink(missing_ok=True)
+            self._finished.clear()
             print(
                 f"warning: nothing is kept for the next run, which computes all again: {self._folder}: {error.strerror}"
             )
@@ -126,8 +142,12 @@ def _opened(path: Path) -> sqlite3.Connection:
         return _with_table(path)
 
 
+def _connected(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=60, check_same_thread=False)
+
+
 def _with_table(path: Path) -> sqlite3.Connection:
-    base = sqlite3.connect(path, timeout=60, check_same_thread=False)
+    base = _connected(path)
     base.execute("pragma synchronous=off")  # an index that was not finished is not used
     base.execute("create table if not exists kept (key text primary key, facts text, parts text) without rowid")
     return base

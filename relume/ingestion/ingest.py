@@ -121,7 +121,8 @@ def ingest(
         video: Which frames of a video become photographs; None for the default.
         progress: Given what is counted, how many are done, and of how many.
         cache: A folder that keeps the shards by links, so that the next run copies from them what it has decoded
-            before; such files are not opened again. The result is the same without.
+            before; such files are not opened again, nor those of the closed shards of a run that was killed. The result
+            is the same without.
 
     Returns:
         The number of photographs, a pair counting as one, and the number of quarantined files by reason.
@@ -180,6 +181,7 @@ def ingest(
                     ]
             if whole and facts:
                 kept.note(_key(entry), facts, parts)
+                kept.keep_so_far(folder, shards.closed)
         shards.close()
         kept.keep(folder, shards.files)
 
@@ -450,6 +452,11 @@ class _ShardWriter:
     def files(self) -> list[str]:
         """The names of all shards."""
         return [_shard_name(number) for number in range(self._count)]
+
+    @property
+    def closed(self) -> list[str]:
+        """The names of those to which nothing more is added."""
+        return self.files if self._tar is None else self.files[:-1]
 
     def add(self, members: Mapping[str, bytes]) -> list[Part]:
         """Appends members to one shard; returns where each is."""

@@ -1,5 +1,6 @@
 """New photographs only add work for themselves, and the result is that of a run from nothing, byte for byte."""
 
+import contextlib
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -105,6 +106,35 @@ def test_photographs_that_go_or_change_leave_no_trace(photos, work, tmp_path):
     found = run(photos, tmp_path / "second", cache)
     assert (work["ingested"], work["measured"]) == (1, 1)
     assert run(photos, tmp_path / "nothing", None) == found
+
+
+def test_a_run_that_did_not_end_is_taken_up_where_it_was(photos, work, tmp_path):
+    """Ended twice on its way, the next run decodes what is in no closed shard, with the bytes of a run from nothing."""
+    whole, cache, listing = tmp_path / "whole", tmp_path / "cache", scan([photos])
+    limits = LIMITS | {"shard_megabytes": 0.1}
+    whole.mkdir()
+    ingest(listing, whole, **limits, progress=lambda *_: None)
+    decoded = []
+    for attempt, end in enumerate((8, 12, 99)):
+        folder = tmp_path / f"attempt-{attempt}"
+        folder.mkdir()
+        work.clear()
+
+        def progress(what, done, total, end=end):
+            if done == end:
+                raise KeyboardInterrupt
+
+        with contextlib.suppress(KeyboardInterrupt):
+            ingest(listing, folder, **limits, progress=progress, cache=cache)
+        decoded.append(work["ingested"])
+        if end != 99:
+            shutil.rmtree(folder)
+            (cache / f"of-another-{attempt}.sqlite").write_bytes(b"no database" * attempt)
+    assert sha256_folder(folder) == sha256_folder(whole)
+    assert decoded[1] <= 14 - 5  # 8 were done, of which the last two or three were in no closed shard
+    assert decoded[2] <= 14 - 9
+    assert len(list(cache.glob("*.sqlite"))) == 1  # of the run that ended
+    assert len(list(cache.glob("*.tar"))) == len(list(whole.glob("*.tar"))) > 4
 
 
 def test_other_settings_or_code_compute_all_again(photos, work, tmp_path, monkeypatch):
