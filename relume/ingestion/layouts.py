@@ -41,7 +41,7 @@ class Pattern:
     """Names of pairs. A pair is two files whose groups, without those that do not take part, are equal.
 
     Attributes:
-        kind: What degrades the images; empty where that is not known.
+        kind: What degrades the images; empty where the layout does not say it.
         degraded: Regular expression of a degraded file, without suffix.
         clean: Of a clean one.
         several: Whether a clean image may have several degraded ones.
@@ -163,8 +163,14 @@ def find_pairs(layout: str, names: Iterable[str]) -> tuple[list[Pair], list[Unpa
             why = f"it could be a pair in several ways: {', '.join(degraded)} with {', '.join(clean)}"
             alone += [Unpaired(name, "ambiguous_pair", why) for name in degraded + clean]
         else:
-            pairs += [Pair(name, clean[0], pattern.kind) for name in degraded]
+            pairs += [Pair(name, clean[0], pattern.kind or _kind_of(name)) for name in degraded]
     return sorted(pairs, key=lambda pair: (pair.clean, pair.degraded)), sorted(alone, key=lambda file: file.name)
+
+
+def _kind_of(degraded: str) -> Kind:
+    """What degrades an image, where the name of its folder says it."""
+    folder = degraded.rpartition("/")[0].rpartition("/")[2].lower()
+    return next((kind for kind, (name, _) in FOLDERS.items() if name == folder), "")
 
 
 def read_pairs(table: bytes, where: object) -> list[Pair]:
@@ -181,9 +187,9 @@ def read_pairs(table: bytes, where: object) -> list[Pair]:
     elif not rows:
         why = "it has no rows"
     else:
-        return sorted(
-            {Pair(row[0].strip(), row[1].strip()) for row in rows}, key=lambda pair: (pair.clean, pair.degraded)
-        )
+        named = {(degraded.strip(), clean.strip()) for degraded, clean in rows}
+        pairs = [Pair(degraded, clean, _kind_of(degraded)) for degraded, clean in named]
+        return sorted(pairs, key=lambda pair: (pair.clean, pair.degraded))
     raise SourceError(
         "The table of pairs is not valid",
         where=where,

@@ -234,7 +234,7 @@ def _scan_pairs(source: Source) -> tuple[str, list[dict[str, Any]]]:
     if in_table:
         quoted = str if base.startswith("s3://") else _quoted
         pairs = read_pairs(open_source(source.place), source.place)
-        pairs = [Pair(quoted(pair.degraded), quoted(pair.clean)) for pair in pairs]
+        pairs = [replace(pair, degraded=quoted(pair.degraded), clean=quoted(pair.clean)) for pair in pairs]
     else:
         names = {name if base.startswith("s3://") else _unquoted(name): name for name in found}
         pairs, alone = find_pairs(source.layout, names)

@@ -23,7 +23,9 @@ from relume.ingestion.layouts import Pair, find_pairs, read_pairs
         ("sots", "OTS/hazy/part1/0005_0.8_0.04.jpg", "OTS/clear/0005.jpg", "haze"),
         ("sots", "OTS/haze/OTS/0005_0.8_0.04.jpg", "OTS/clear/clear_images/0005.jpg", "haze"),
         ("folders", "set/degraded/1.png", "set/clean/1.png", ""),
-        ("folders", "blur/1.png", "sharp/1.png", ""),
+        ("folders", "blur/1.png", "sharp/1.png", "blur"),
+        ("folders", "set/Noisy/1.png", "set/clean/1.png", "noise"),
+        ("rain/*|dry/*", "rain/7.png", "dry/7.jpg", "rain"),
         ("input/*|target/*", "input/7.png", "target/7.jpg", ""),
         ("*_dark_*|*_light_*", "b/1_dark_a.png", "b/1_light_a.png", ""),
     ],
@@ -65,6 +67,7 @@ def test_a_table_names_pairs():
     """A row is a pair, a header is not; a row of another length is refused by its number."""
     table = b"degraded,clean\r\nin/b.png,out/b.png\nin/a.png,out/a.png\n\n"
     assert read_pairs(table, "t.csv") == [Pair(f"in/{n}.png", f"out/{n}.png") for n in "ab"]
+    assert read_pairs(b"set/blur/a.png,b.png\n", "t.csv") == [Pair("set/blur/a.png", "b.png", "blur")]
     with pytest.raises(SourceError, match="row 2 has 1 columns"):
         read_pairs(b"a.png,b.png\nc.png\n", "t.csv")
     with pytest.raises(SourceError, match="no rows"):

@@ -20,7 +20,7 @@ def test_every_recipe_has_a_row_of_what_it_says():
         "of side 128 to 384. On Gaussian noise, sigma 50 | clipped: sigma 50 | as `denoise_50` in tiles of 256 pixels",
         "halo 0, overlap 48 and of 384 pixels",
         "8 orientations; 546 runs a megapixel",
-        "| Restormer's mixup of images is left out. |",
+        "| Restormer's mixup of images is left out, since it mixes crops of a batch,",
     ):
         assert text in rows["snucv"]
     assert "jpeg: quality 10, 30, 50, 80" in rows["hypernet_dejpeg"]
