@@ -113,9 +113,15 @@ def run_tiled(network: nn.Module, image: np.ndarray, inference: Inference) -> np
         inference: How it is tiled.
 
     Returns:
-        float32 (H, W, C), not clamped.
+        float32 (H, W, C), not clamped but where tiles of 8 bits are served: those hold nothing outside of [0, 1].
     """
-    return fuse_members(map_tiles(image, _run_of(network, inference), inference, batch=1), inference.fusion)
+    run = _run_of(network, inference)
+
+    def run_served(batch_NCHW: np.ndarray, part: str = "", seeds: np.ndarray | None = None) -> np.ndarray:
+        restored = run(batch_NCHW, part, seeds)
+        return restored.clip(0, 1) if inference.dtype == "uint8" else restored
+
+    return fuse_members(map_tiles(image, run_served, inference, batch=1), inference.fusion)
 
 
 def restore_whole(network: nn.Module, noisy: np.ndarray, inference: Inference = ALONE) -> np.ndarray:
