@@ -18,6 +18,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import struct
 import sys
 import tarfile
@@ -395,7 +396,7 @@ def manifest_rows(folder: str | Path) -> Iterator[Photograph]:
     columns: dict[str, Callable[[str], Any]] = {
         field.name: int if field.type is int else str for field in fields(Photograph)
     }
-    columns |= dict.fromkeys(("set", "mode", "shard"), sys.intern)  # of which there are few
+    columns |= dict.fromkeys(("set", "mode"), sys.intern) | {"shard": _named_shard}  # of which there are few
     for row in table_rows(path, columns, next_step=_AGAIN):
         yield Photograph(**{name: row[name] for name in columns})
 
@@ -483,3 +484,10 @@ class _ShardWriter:
 
 def _shard_name(number: int) -> str:
     return f"images-{number:05d}.tar"
+
+
+def _named_shard(name: str) -> str:
+    """The name of a shard in a manifest, whose end may be cut off."""
+    if not re.fullmatch(r"images-\d{5,}\.tar", name):
+        raise ValueError(f"{name} is no name of a shard")
+    return sys.intern(name)

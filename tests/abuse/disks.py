@@ -32,7 +32,7 @@ from tests.relume.curation.test_split import settings
 
 FAMILY = "disks"
 SECONDS = 90.0  # after which a command counts as hanging
-MEGABYTES = 64  # of each disk
+MEGABYTES = 128  # of each disk
 MOUNTS = (["unshare", "--map-root-user", "--mount"], ["unshare", "--mount"])
 TROUBLE = re.compile(
     "disk is full|disk quota|no space left|larger than the system allows|read-?only|no permission",

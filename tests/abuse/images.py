@@ -164,7 +164,10 @@ def _ingested(rows: dict[str, Row], kinds: dict[str, list[Path]], reasons: dict[
     for kind, paths in kinds.items():
         for path in paths:
             rows[kind].tried += 1
-            if path in refused and refused[path] in (reasons[path], "duplicate_file") and kind != UNDAMAGED:
+            expected = {reasons[path], "duplicate_file"}
+            if reasons[path] == "unsupported_format":
+                expected.add("corrupt")  # tags that make it camera raw, which ingest develops
+            if refused.get(path) in expected - {None} and kind != UNDAMAGED:
                 rows[kind].refused += 1
             elif path in refused or path not in ingested or reasons[path]:
                 rows[kind].wrong.append(f"{path.name}: alone {reasons[path]}, ingested {refused.get(path)}")

@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from relume.errors import SourceError
+from relume.errors import BrokenFileError, SourceError
 from relume.files import sha256_folder
 from relume.images import decode
 from relume.ingestion.ingest import Photographs, ingest, read_manifest
@@ -90,6 +90,16 @@ def test_the_manifest_states_the_facts_of_the_files(photos, tmp_path):
         "gray.png": (60, 40, 1, 8, "L"),
         "ink.tif": (60, 40, 4, 8, "CMYK"),
     }
+
+
+@pytest.mark.parametrize("lost", [2, 5, 12, 20])
+def test_a_manifest_that_is_cut_off_is_named(photos, tmp_path, lost):
+    """Within the name of its last shard as well, which would be looked for as a missing file."""
+    run(scan([photos]), tmp_path / "out")
+    manifest = tmp_path / "out" / "manifest.csv"
+    manifest.write_bytes(manifest.read_bytes()[:-lost])
+    with pytest.raises(BrokenFileError, match=r"manifest\.csv"):
+        read_manifest(tmp_path / "out")
 
 
 def test_the_shards_hold_the_decoded_pixels_without_loss(photos, tmp_path):
