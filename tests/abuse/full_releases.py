@@ -4,6 +4,7 @@ The disk has the checkout and its home with everything that is running: Triton, 
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from tests.abuse.rows import Ended, Row, printed, watched
 from tests.abuse.served_home import IMAGE, own_home, restored
 from tests.real.releases import LINEAGE, expected, make_checkout, put_package
 
+# Prefect's client may write of its server's full disk before it, in a line that it does not end.
+_MESSAGE = re.compile(r"(?:^|\d)error: ", re.MULTILINE)
 SECONDS = 180.0  # after which a release counts as hanging
 # By the moment, what is called then, and the event where it is a line of the ledger.
 MOMENTS: dict[str, tuple[object, str, str | None]] = {
@@ -64,7 +67,11 @@ def attack(folder: Path, fill: Callable[[], None], mend: Callable[[], None]) -> 
                 served, row.refused = [before, after] if event == "promoted" else [before], 1
                 row.wrong += _wrong_message(ended)
                 if Ledger(home).current("denoise") != champion:
-                    row.wrong.append("the ledger names another champion")
+                    served = [
+                        after
+                    ]  # the line had room in the last page of its file, and what is written next had none
+                    if event != "promoted":
+                        row.wrong.append("the ledger names another champion")
             row.wrong += _wrong_service(home, served)
             mend()
             again = watched(release, seconds=SECONDS)
@@ -90,8 +97,7 @@ def _called_first(act: Callable[[], None], owner: Any, name: str, event: str | N
 
 
 def _wrong_message(ended: Ended) -> Iterator[str]:
-    errors = [line for line in ended.output.splitlines() if line.startswith("error: ")]
-    if ended.failure or ended.code not in (1, 2) or len(errors) != 1:
+    if ended.failure or ended.code not in (1, 2) or len(_MESSAGE.findall(ended.output)) != 1:
         yield ended.failure or f"exit code {ended.code}: {ended.output}"
     elif "disk is full" not in ended.output:
         yield f"the disk is not named: {ended.output}"
