@@ -92,12 +92,16 @@ class Kept:
                 )
 
     def keep_so_far(self, folder: Path, files: Iterable[str]) -> None:
-        """Keeps finished files and what was noted of them, for the next run in case that this one does not end."""
-        new = [file for file in files if file not in self._finished]
-        if self._folder is None or self._now is None or not new:
+        """Keeps finished files and what was noted of them, for the next run in case that this one does not end.
+
+        Args:
+            folder: Of the files.
+            files: Those that were finished since the last call.
+        """
+        if self._folder is None or self._now is None:
             return
         with contextlib.suppress(OSError):  # which `keep` prints
-            for file in new:
+            for file in files:
                 os.link(folder / file, self._folder / self._link(file))
                 self._finished.add(file)
         with self._lock:

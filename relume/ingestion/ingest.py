@@ -155,6 +155,7 @@ def ingest(
     entries = listing["files"]
     photographs: dict[str, Photograph] = {}
     quarantine: list[tuple[str, str, str]] = []
+    closed = 0  # shards that were handed to `kept`
     with kept, _ShardWriter(folder, int(shard_megabytes * 1e6)) as shards:
         for done, (entry, result) in enumerate(zip(entries, map_in_order(prepare, entries), strict=True), start=1):
             progress("files", done, len(entries))
@@ -182,7 +183,9 @@ def ingest(
                     ]
             if whole and facts:
                 kept.note(_key(entry), facts, parts)
-                kept.keep_so_far(folder, shards.closed)
+            if shards.closed > closed:
+                kept.keep_so_far(folder, shards.files[closed : shards.closed])
+                closed = shards.closed
         shards.close()
         kept.keep(folder, shards.files)
 
@@ -436,11 +439,19 @@ def _write_csv(path: Path, columns: list[str], rows: Any) -> None:
 
 
 class _ShardWriter:
-    """Writes tar files that hold nothing of time, owner or machine."""
+    """Writes tar files that hold nothing of time, owner or machine.
+
+    Args:
+        folder: Where they are written.
+        limit: Bytes from which on a shard is closed.
+
+    Attributes:
+        files: The names of all shards, in their order.
+    """
 
     def __init__(self, folder: Path, limit: int):
         self._folder, self._limit = folder, limit
-        self._count = 0
+        self.files: list[str] = []
         self._tar: tarfile.TarFile | None = None
 
     def __enter__(self) -> "_ShardWriter":
@@ -450,26 +461,21 @@ class _ShardWriter:
         self.close()
 
     @property
-    def files(self) -> list[str]:
-        """The names of all shards."""
-        return [_shard_name(number) for number in range(self._count)]
-
-    @property
-    def closed(self) -> list[str]:
-        """The names of those to which nothing more is added."""
-        return self.files if self._tar is None else self.files[:-1]
+    def closed(self) -> int:
+        """To how many of them, the first ones, nothing more is added."""
+        return len(self.files) - (self._tar is not None)
 
     def add(self, members: Mapping[str, bytes]) -> list[Part]:
         """Appends members to one shard; returns where each is."""
         if self._tar is None:
-            path = self._folder / _shard_name(self._count)
+            self.files.append(f"images-{len(self.files):05d}.tar")
+            path = self._folder / self.files[-1]
             self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-            self._count += 1
         parts = []
         for name, data in members.items():
             member = tarfile.TarInfo(name)  # time, owner and group are 0 by default
             member.size = len(data)
-            parts.append(Part(_shard_name(self._count - 1), self._tar.offset + tarfile.BLOCKSIZE, len(data), 0))
+            parts.append(Part(self.files[-1], self._tar.offset + tarfile.BLOCKSIZE, len(data), 0))
             self._tar.addfile(member, io.BytesIO(data))
         if self._tar.offset >= self._limit:
             self.close()
@@ -480,10 +486,6 @@ class _ShardWriter:
         if self._tar is not None:
             self._tar.close()
             self._tar = None
-
-
-def _shard_name(number: int) -> str:
-    return f"images-{number:05d}.tar"
 
 
 def _named_shard(name: str) -> str:
