@@ -44,7 +44,7 @@ def gray_levels(pixels: np.ndarray) -> np.ndarray:
 
 
 def gray(pixels: np.ndarray) -> np.ndarray:
-    """`gray_levels` as float32."""
+    """`gray_levels` as float32: (H, W, 3) to (H, W), 0 to 255."""
     return gray_levels(pixels).astype(np.float32)
 
 

@@ -13,7 +13,7 @@ def split_table(manifest: Any, images: Any, patches: Any, settings: CurateSettin
     """One row for each photograph that is on a side.
 
     Args:
-        manifest: The frame of manifest.csv, with `image_id`, `sha256`, `degraded` and `channels`.
+        manifest: The frame of manifest.csv, with `image_id`, `sha256` and `channels`.
         images: That of images.csv.
         patches: That of patches.parquet.
         settings: By which it was split.
