@@ -346,9 +346,10 @@ class Planned(nn.Module):
 def edges(evidence: Evidence) -> Measured:
     """Edges of HAT over the mean of HAT and Restormer, as `buptmm` restores, against that mean and against each."""
     recipe = evidence.recipe("buptmm")
-    sections = recipe["pretrain"]["bases"]
-    bases = {n: evidence.trained(n, of_base(s), s, recipe["training"]) for n, s in sorted(sections.items())}
-    folders = [evidence.folder / "models" / name for name in bases]
+    sections = sorted(recipe["pretrain"]["bases"].items())
+    # Under names of their own: the recipe `ensemble` has a base `restormer` as well.
+    bases = {n: evidence.trained(f"buptmm-{n}", of_base(s), s, recipe["training"]) for n, s in sections}
+    folders = [evidence.folder / "models" / f"buptmm-{name}" for name in bases]
     mean = fuse(FusionSettings(**recipe["ensemble_head"]["fusion"]), folders)[0].eval()
     systems: dict[str, nn.Module] = {**bases, "mean": mean}
     for mask in ("union", "restormer_only", "hat_only", "xor"):
@@ -461,7 +462,8 @@ def hypernetwork(evidence: Evidence, recipe_name: str) -> Measured:
     estimating = recipe["pretrain"]["bases"].get("level")
     blind = {}
     if estimating is not None:
-        estimator = evidence.trained("level", of_base(estimating), estimating, training, patches=evidence.cut(128))
+        file = f"{recipe_name}-level"
+        estimator = evidence.trained(file, of_base(estimating), estimating, training, patches=evidence.cut(128))
         blind = {"hypernetwork, level estimated": Planned(systems["hypernetwork"], estimator=estimator)}
     names = ("dedicated", *systems, "DNI", *blind, "input as it is")
     found: dict[str, dict[str, list[float]]] = {name: {} for name in names}
