@@ -1045,7 +1045,8 @@ def retrain(watch: bool) -> None:
     """Start a retraining now, as the schedule does.
 
     A retraining scans the sources, runs the graph, and releases the package if it is new. It needs `relume up`. If
-    another run is in progress, the retraining waits (see `relume status`).
+    another run is in progress, the retraining waits (see `relume status`); if that is a retraining, this one is not
+    begun.
     """
     from flows.platform import retraining
 

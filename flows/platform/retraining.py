@@ -12,6 +12,7 @@ from relume.errors import RelumeError, ServiceError
 
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 _LOOK_SECONDS = 2.0
+_NO_PLACE = "Deployment concurrency limit reached."  # what Prefect says of a run that it cancels for the limit
 
 
 class RetrainFailedError(RelumeError):
@@ -32,7 +33,7 @@ def follow(home: Path, run: str, say: Callable[[str], None]) -> None:
     """Reports the state and the stages of a run, whenever they change, until it ends.
 
     Raises:
-        RetrainFailedError: It failed or was cancelled.
+        RetrainFailedError: It failed or was cancelled, or was not begun, since another one is in progress.
         ServiceError: The platform was stopped meanwhile.
     """
     said = ""
@@ -48,6 +49,13 @@ def follow(home: Path, run: str, say: Callable[[str], None]) -> None:
             said = what
             say(line)
         time.sleep(_LOOK_SECONDS)
+    if state["message"] == _NO_PLACE:
+        raise RetrainFailedError(
+            "The retraining was not begun",
+            where=run,
+            why="another retraining is in progress",
+            next_step="see `relume status`, and start it again when that one has ended",
+        )
     if state["type"] != "COMPLETED":
         raise RetrainFailedError(
             f"The retraining ended as {state['name'].lower()}",
