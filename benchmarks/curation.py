@@ -50,16 +50,18 @@ from relume.curation.file_scores import look
 from relume.curation.hashes import RADIUS, near_pairs, orientations, perceptual_hash
 from relume.curation.measuring import Measured
 from relume.curation.naturalness import brisque, niqe
-from relume.curation.patches import Patch, Patches
+from relume.curation.patches import Patch, Patches, PatchShardWriter
 from relume.curation.quality import Quality, gray, quality
 from relume.curation.records import Records
 from relume.curation.scores import Scores, scores
-from relume.curation.settings import CurateSettings, KeepBest
-from relume.files import sha256_folder, write_json
+from relume.curation.settings import CurateSettings, KeepBest, ValidateSettings
+from relume.curation.validate import validate
+from relume.files import sha256_folder, write_json, write_text
 from relume.images import decode, encode, read_image, save_image
 from relume.images.decoding import decode_gray
 from relume.ingestion.ingest import Photograph, ingest
 from relume.ingestion.sources import scan
+from relume.params_file import load_section
 
 PLANTED = 1000
 FILES = 12  # that CleanVision looks at in a round
@@ -251,13 +253,7 @@ def choice(count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="relume-benchmark-") as temporary:
         folder = Path(temporary)
         records = Records(folder / "records.sqlite")
-        with open(folder / "manifest.csv", "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(field.name for field in fields(Photograph))
-            for number in range(count):
-                item = _synthetic(number, rng)
-                records.add(item)
-                writer.writerow(asdict(item.photograph).values())
+        _write_manifest(folder, records, count, rng)
         found["megabytes_before"] = _megabytes_now()
         for name, extra in (("rule and cover", {"keep": rule, "cover": 0.5}), ("no rule", {})):
             settings = CurateSettings.model_validate({**LIMITS, **extra})
@@ -273,6 +269,52 @@ def choice(count: int) -> dict[str, Any]:
         records.close()  # what it wrote last was beside the file
         found["bytes_on_disk"] = round((folder / "records.sqlite").stat().st_size / count)
     return found
+
+
+def expectations(count: int) -> dict[str, Any]:
+    """Seconds and memory of `validate` for so many synthetic photographs, those that train with 4 patches each.
+
+    Patches have one pixel, since their tables are what is looked at.
+    """
+    rng = np.random.default_rng(0)
+    settings = CurateSettings.model_validate(LIMITS)
+    with tempfile.TemporaryDirectory(prefix="relume-benchmark-") as temporary:
+        folder = Path(temporary)
+        records = Records(folder / "records.sqlite")
+        _write_manifest(folder, records, count, rng)
+        write_text(folder / "quarantine.csv", "address,reason,detail\n")
+        photographs = read_collection(folder, records, ())
+        chosen = choose(photographs, records, settings, progress=_silent)
+        write_tables(folder, folder, photographs, records, chosen)
+        with open(folder / "images.csv", encoding="utf-8", newline="") as file:
+            trained = [row["image_id"] for row in csv.DictReader(file) if row["split"] == "train"]
+        writer = PatchShardWriter(folder, 4 * len(trained), side=1, shard_megabytes=256)
+        for name in trained:
+            for x in range(4):
+                patch = Patch(image_id=name, y=0, x=x, sharpness=40.0, flat_fraction=0.1)
+                writer.add(patch, np.zeros((1, 1, 3), np.uint8), of_set="photographs")
+        writer.close()
+        before, start = _megabytes_now(), process_time()
+        bounds = load_section("validate", ValidateSettings)
+        outcomes = validate(folder, folder, bounds, split=settings, docs=folder / "docs")
+    return {
+        "photographs": count,
+        "patches": 4 * len(trained),
+        "failed": [f"{outcome.table}.{outcome.column}" for outcome in outcomes if not outcome.success],
+        "seconds": round(process_time() - start, 1),
+        "megabytes_before": before,
+        "peak_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+    }
+
+
+def _write_manifest(folder: Path, records: Records, count: int, rng: np.random.Generator) -> None:
+    with open(folder / "manifest.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Photograph))
+        for number in range(count):
+            item = _synthetic(number, rng)
+            records.add(item)
+            writer.writerow(asdict(item.photograph).values())
 
 
 def _silent(*counted: object) -> None:
@@ -403,7 +445,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, help="a JSON file to write")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    parts = {"images": images, "near_duplicates": near_duplicates, "choice": choice, "steps": steps, "more": more}
+    parts = {"images": images, "near_duplicates": near_duplicates, "choice": choice, "expectations": expectations}
+    parts |= {"steps": steps, "more": more}
     if options.part:
         name, _, size = options.part.partition("=")
         print(json.dumps(parts[name](int(size))))
@@ -419,6 +462,7 @@ def main() -> None:
     found["steps"] = part("steps", options.files)
     found["more"] = part("more", options.files)
     found["choice"] = [part("choice", count) for count in options.photographs]
+    found["expectations"] = [part("expectations", count) for count in options.photographs]
     print(json.dumps(found, indent=1))
     if options.results:
         write_json(options.results, {**found, **conditions(1, options.rounds), "numpy": np.__version__})
