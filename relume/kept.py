@@ -1,20 +1,26 @@
 """Parts of the files that an earlier run wrote, so that the next one copies them instead of computing them again.
 
 The files are hard links to those of the earlier run: they take no room of their own while that run's outs are there, in
-DVC's cache for instance. An index in SQLite says where each part is. Of a run that did not end, the files that it had
-finished are kept beside those of the run before, until a run ends.
+DVC's cache for instance. On another file system, and where a container mounts both folders, they are copies. An index
+in SQLite says where each part is. Of a run that did not end, the files that it had finished are kept beside those of
+the run before, until a run ends.
 """
 
 import contextlib
+import errno
 import json
 import os
 import secrets
+import shutil
 import sqlite3
 import threading
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+# Two file systems or mounts, one without hard links, and a file that has as many as there can be.
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK)
 
 
 class Part(NamedTuple):
@@ -102,13 +108,13 @@ class Kept:
             return
         with contextlib.suppress(OSError):  # which `keep` prints
             for file in files:
-                os.link(folder / file, self._folder / self._link(file))
+                _link_or_copy(folder / file, self._folder / self._link(file))
                 self._finished.add(file)
         with self._lock:
             self._now.commit()
 
     def keep(self, folder: Path, files: Iterable[str]) -> None:
-        """Links the files that were noted in the place of those of the run before; prints it where that is refused."""
+        """Keeps the files that were noted in the place of those of the run before; prints it where that fails."""
         if self._folder is None or self._now is None:
             return
         self._now.commit()
@@ -116,7 +122,7 @@ class Kept:
         try:
             for file in files:
                 if file not in self._finished:
-                    os.link(folder / file, link := self._folder / self._link(file))
+                    _link_or_copy(folder / file, link := self._folder / self._link(file))
                     links.append(link)
             os.replace(self._folder / f"{self._token}.sqlite", self._folder / "index.sqlite")
         except OSError as error:
@@ -136,6 +142,19 @@ class Kept:
 
     def _link(self, file: str) -> str:
         return f"{self._token}-{file.replace('/', '-')}"
+
+
+def _link_or_copy(file: Path, kept: Path) -> None:
+    try:
+        os.link(file, kept)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        try:
+            shutil.copyfile(file, kept)
+        except OSError:
+            kept.unlink(missing_ok=True)
+            raise
 
 
 def _opened(path: Path) -> sqlite3.Connection:

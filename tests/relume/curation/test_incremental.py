@@ -1,7 +1,10 @@
 """New photographs only add work for themselves, and the result is that of a run from nothing, byte for byte."""
 
 import contextlib
+import errno
+import os
 import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -173,14 +176,35 @@ def test_a_damaged_cache_changes_nothing(photos, tmp_path, damage):
     assert run(photos, tmp_path / "second", cache) == found
 
 
-def test_a_cache_on_another_file_system_is_said_to_be_of_no_use(photos, tmp_path, monkeypatch, capsys):
-    """Where no link can be made, the result is the same, and a line says that the next run computes all again."""
+def test_a_cache_on_another_file_system_has_copies(photos, work, tmp_path, capsys):
+    """Where no link can be made, as between the mounts of a container, the next run has nothing to compute either."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        cache = Path(elsewhere) / "cache"
+        if os.stat(elsewhere).st_dev == os.stat(tmp_path).st_dev:
+            pytest.skip("/dev/shm is on the file system of the tests")
+        first = run(photos, tmp_path / "first", cache)
+        shutil.rmtree(tmp_path / "first")
+        work.clear()
+        assert run(photos, tmp_path / "second", cache) == first
+        assert work == {}
+    assert "nothing is kept" not in capsys.readouterr().out
+
+
+def test_a_full_disk_of_the_cache_is_said_and_leaves_nothing(photos, tmp_path, monkeypatch, capsys):
+    """The result is the same, a line says that the next run computes all again, and no file is half there."""
+
+    def copies_half(source, target):
+        target.write_bytes(source.read_bytes()[:1000])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     def refused(*_):
-        raise OSError(18, "Invalid cross-device link")
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     whole = run(photos, tmp_path / "nothing", None)
     monkeypatch.setattr("relume.kept.os.link", refused)
-    assert run(photos, tmp_path / "first", tmp_path / "cache") == whole
-    assert "Invalid cross-device link" in capsys.readouterr().out
-    assert run(photos, tmp_path / "second", tmp_path / "cache") == whole
+    monkeypatch.setattr("relume.kept.shutil.copyfile", copies_half)
+    cache = tmp_path / "cache"
+    assert run(photos, tmp_path / "first", cache) == whole
+    assert capsys.readouterr().out.count("No space left on device") == 2  # one of each step
+    assert [path.name for path in cache.rglob("*") if path.suffix in (".tar", ".npy", ".png")] == []
+    assert run(photos, tmp_path / "second", cache) == whole
