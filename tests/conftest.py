@@ -7,11 +7,16 @@ import tempfile
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 REAL = ("tests/real/", "tests/flows/platform/")
 LONG_AND_APART = "tests/components/test_recipe_runs.py"  # its tests share nothing: they fill both workers at the end
 STATE = tempfile.TemporaryDirectory(prefix="relume-state-")
 DIED_IN: set[str] = set()  # the tests in which a worker of this run died
+
+# Hypothesis' own profile for CI, everywhere: a commit is tested with the same examples each time, and no example is
+# refused for the time that a busy machine needed. It keeps no database that the two workers would share.
+settings.load_profile("ci")
 
 
 def pytest_configure() -> None:

@@ -1,6 +1,7 @@
 """The training steps as processes: killed with SIGKILL at any moment, each ends like one that was not."""
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,25 @@ class Checkout:
         assert process.returncode == 0, output
         return output
 
+    def killed(self, step: str, kill: Callable[[subprocess.Popen], None]) -> tuple[int, str]:
+        """Starts a step that `kill` ends in its training, after the first checkpoint; anew where it ended before that.
+
+        Returns:
+            Its exit code and what it printed.
+        """
+        out, home = self.folder / STEPS[step][1], self.folder / "home"
+        for _ in range(10):
+            process = self.start(step)
+            while not self.checkpoints() and process.poll() is None:
+                time.sleep(0.01)
+            kill(process)
+            output = process.communicate(timeout=300)[0]
+            if not out.exists():
+                return process.returncode, output
+            shutil.rmtree(out)
+            shutil.rmtree(home / "checkpoints")
+        raise AssertionError("kills came after the end")
+
     def checkpoints(self) -> list[Path]:
         """The checkpoints of unfinished trainings."""
         return list((self.folder / "home" / "checkpoints").glob("[!.]*.safetensors"))
@@ -146,14 +167,15 @@ def test_a_killed_training_ends_with_the_same_bytes(whole, tmp_path, step):
     for other in ("data/hard_patches", "models"):
         source = whole.folder / other
         subprocess.run(["cp", "-r", source, checkout.folder / other], check=True)
-    subprocess.run(["rm", "-r", checkout.folder / STEPS[step][1]], check=True)
-    process = checkout.start(step)
-    while not checkout.checkpoints() and process.poll() is None:
-        time.sleep(0.01)
-    time.sleep(random.Random(step).uniform(0, 0.4))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not (checkout.folder / STEPS[step][1]).exists()
+    shutil.rmtree(checkout.folder / STEPS[step][1])
+    moments, latest = random.Random(step), (0.4 / 2**number for number in itertools.count())
+
+    def kill(process):
+        time.sleep(moments.uniform(0, next(latest)))
+        process.kill()
+
+    code, output = checkout.killed(step, kill)
+    assert code == -signal.SIGKILL, output
     output = checkout.run(step)
     assert "resumed from step" in output
     assert checkout.result(step) == whole.result(step)
@@ -239,26 +261,31 @@ def history(checkout: Checkout, step: str) -> np.ndarray:
     return np.loadtxt(checkout.folder / STEPS[step][1] / "history.csv", delimiter=",", skiprows=1)
 
 
-def ranks(process: subprocess.Popen) -> list[psutil.Process]:
-    """The training processes that torchrun started for a step."""
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
+def with_children(process: subprocess.Popen) -> list[psutil.Process]:
+    """A process and all that it started, as far as they have not ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        started = psutil.Process(process.pid)
+        return [started, *started.children(recursive=True)]
+    return []
+
+
+def kill_second_rank(process: subprocess.Popen) -> None:
+    """Kills the second of the training processes that torchrun started for a step."""
+    for child in with_children(process):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "RANK" in child.environ():
-                found.append(child)
-    return found
+            if child.environ().get("RANK") == "1":
+                child.kill()
 
 
-def listening(checkout: Checkout, *processes: subprocess.Popen) -> set[str]:
-    """The addresses at which processes and all that they started listen, once they train."""
-    while not checkout.checkpoints() and all(process.poll() is None for process in processes):
-        time.sleep(0.01)
+def listening(*processes: subprocess.Popen) -> set[str]:
+    """The addresses at which processes and all that they start listen, from now until they end."""
     found = set()
-    for process in processes:
-        for each in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
+    while any(process.poll() is None for process in processes):
+        for each in itertools.chain.from_iterable(map(with_children, processes)):
             with contextlib.suppress(psutil.NoSuchProcess):
                 sockets = each.net_connections(kind="inet")
                 found |= {one.laddr.ip for one in sockets if one.status == psutil.CONN_LISTEN}
+        time.sleep(0.05)
     return found
 
 
@@ -272,7 +299,7 @@ def test_two_processes_train_like_one(whole, tmp_path):
     checkout = Checkout(tmp_path)
     checkout.change("training", processes=2)
     process = checkout.start("pretrain nafnet")
-    addresses = listening(checkout, process)
+    addresses = listening(process)
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
     assert addresses == {"127.0.0.1"}
@@ -287,7 +314,7 @@ def test_two_machines_train_like_one_and_listen_at_the_named_address_alone(whole
         port = str(free.getsockname()[1])
     place = {"PET_NNODES": "2", "PET_MASTER_ADDR": "127.0.0.2", "PET_MASTER_PORT": port}
     machines = [checkout.start("pretrain nafnet", PET_NODE_RANK=str(number), **place) for number in (0, 1)]
-    addresses = listening(checkout, *machines)
+    addresses = listening(*machines)
     for machine in machines:
         output = machine.communicate(timeout=300)[0]
         assert machine.returncode == 0, output
@@ -300,16 +327,10 @@ def test_a_killed_rank_ends_the_step_and_one_process_goes_on(whole, tmp_path):
     """The message names what to do; started with another number of processes the training ends as one would."""
     checkout = Checkout(tmp_path)
     checkout.change("training", processes=2)
-    process = checkout.start("pretrain nafnet")
-    while not checkout.checkpoints() and process.poll() is None:
-        time.sleep(0.01)
-    second = next(rank for rank in ranks(process) if rank.environ()["RANK"] == "1")
-    second.kill()
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 1, output
+    code, output = checkout.killed("pretrain nafnet", kill_second_rank)
+    assert code == 1, output
     assert "One of the 2 training processes ended early" in output
     assert "it is resumed from its checkpoint" in output
-    assert not (checkout.folder / "models/bases/nafnet").exists()
     checkout.change("training", processes=1)
     assert "resumed from step" in checkout.run("pretrain nafnet")
     np.testing.assert_allclose(history(checkout, "pretrain nafnet"), history(whole, "pretrain nafnet"), rtol=2e-3)
