@@ -9,15 +9,15 @@ from relume.progress import Progress
 
 
 @pytest.mark.parametrize(("one_by_one", "total", "said"), [(True, 1000, True), (True, 2, False), (False, 1000, False)])
-def test_the_first_item_gives_a_first_estimate(one_by_one, total, said):
+def test_the_first_item_gives_a_first_estimate(monkeypatch, one_by_one, total, said):
     """Of a thousand items that follow each other the first tells how long all take; two are done before it matters."""
-    log = io.StringIO()
+    log, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     progress = Progress("mine", one_by_one=one_by_one, file=log)
-    time.sleep(0.1)
+    now[0] = 0.1
     progress("patches", 1, total)
     first = log.getvalue()
-    assert first.startswith("mine  first estimate: about ") == said
-    assert first.endswith(" for 1000 patches\n") == said
+    assert first == ("mine  first estimate: about 2 min for 1000 patches\n" if said else "")
     progress("patches", total, total)
     assert log.getvalue().removeprefix(first).startswith(f"mine  {total}/{total} patches  0 s")
 

@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -50,13 +51,14 @@ def photos(tmp_path):
 @pytest.fixture
 def work(monkeypatch):
     """Counts the images that are decoded, measured, read to be cut, and encoded for the held-out sides."""
-    counts = Counter()
+    counts, lock = Counter(), threading.Lock()  # several threads count
 
     def counting(module, name, kind):
         function = getattr(module, name)
 
         def counted(*args, **kwargs):
-            counts[kind] += 1
+            with lock:
+                counts[kind] += 1
             return function(*args, **kwargs)
 
         monkeypatch.setattr(module, name, counted)

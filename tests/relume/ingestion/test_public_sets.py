@@ -155,15 +155,15 @@ def test_a_download_that_breaks_off_is_resumed(server, tmp_path):
 
 def test_without_a_network_the_message_says_which_file_to_put_where(server, tmp_path):
     """The file, its address and the folder are named; a file that is put there is taken, checked and recorded."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        away = f"http://127.0.0.1:{free.getsockname()[1]}"
     folder = tmp_path / "data"
-    with pytest.raises(SourceError) as caught:
-        fetch_set("mine", a_set(away), folder)
-    assert f"put set.zip from {away}/set.zip into {folder}" in caught.value.next_step
-    (folder / "set.zip").write_bytes(server.files["set.zip"])
-    assert len(scan(fetch_set("mine", a_set(away), folder).sources)["files"]) == 2
+    with socket.socket() as bound:  # bound and not listening: nobody else can take the port
+        bound.bind(("127.0.0.1", 0))
+        away = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(SourceError) as caught:
+            fetch_set("mine", a_set(away), folder)
+        assert f"put set.zip from {away}/set.zip into {folder}" in caught.value.next_step
+        (folder / "set.zip").write_bytes(server.files["set.zip"])
+        assert len(scan(fetch_set("mine", a_set(away), folder).sources)["files"]) == 2
     assert (folder / RECORD).is_file()
 
 
