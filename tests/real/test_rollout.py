@@ -16,6 +16,7 @@ from flows.embedded_triton import EmbeddedTriton
 from flows.gateway.app import Gateway, Limits, gateway_app
 from flows.monitoring.requests import Requests
 from flows.platform.status import read_status
+from flows.release import rollout as module
 from flows.release.ledger import Ledger
 from flows.release.release import release_package
 from flows.release.rollout import RolloutError
@@ -60,7 +61,7 @@ class Images:
 
     def __init__(self, address, results):
         self.seen, self.wrong, self.results = defaultdict(set), [], results
-        self._address, self._end = address, threading.Event()
+        self._address, self._end, self._done = address, threading.Event(), [0, 0]
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(2)]
 
     def _run(self, client):
@@ -70,13 +71,23 @@ class Images:
             headers = {"X-Relume-Image": name}
             answer = requests.post(f"{self._address}/v1/restore", data=data, headers=headers, timeout=60)
             count += 1
-            if answer.status_code != 200:
-                self.wrong.append(answer.text)
-                continue
-            by = answer.headers["x-relume-release"]
-            self.seen[name].add(by)
-            if not np.array_equal(decode(answer.content).pixels, self.results[by]):
-                self.wrong.append(f"{name} is not of {by}")
+            self._look(name, answer)
+            self._done[client] += 1
+
+    def _look(self, name, answer):
+        if answer.status_code != 200:
+            self.wrong.append(answer.text)
+            return
+        by = answer.headers["x-relume-release"]
+        self.seen[name].add(by)
+        if not np.array_equal(decode(answer.content).pixels, self.results[by]):
+            self.wrong.append(f"{name} is not of {by}")
+
+    def forget(self):
+        """Forgets which releases were seen, once the images that are on their way have come back."""
+        before = list(self._done)
+        wait_for(lambda: all(now > then for now, then in zip(self._done, before, strict=True)))
+        self.seen.clear()
 
     def __enter__(self):
         for thread in self._threads:
@@ -124,13 +135,24 @@ def route(home):
     return models.products(home / "triton" / "models")["denoise"]
 
 
-def test_from_the_shadow_to_all_images(home, root):
+def test_from_the_shadow_to_all_images(home, root, monkeypatch):
     """While it is tried an image comes from one release and no other, all the time; then all come from the new one. No
     request fails, and each answer has the pixels of the release that it names."""
     first = release(root, home, blur=BLURS[0]).release.model
     results = {first: result(root)}
     put_package(root, blur=BLURS[1])
     rollout = {"shadow": 100, "canary": 30, "hold_minutes": 0.1, "look_seconds": 0.5, "max_latency_ratio": 50}
+    watch, looks, seen_enough = module.watch, [], threading.Event()
+
+    def watched(*arguments, **options):
+        """The canary goes on until this test has seen enough of it, and says before what it does."""
+        if route(home).canary:
+            looks.append(time.monotonic())
+            if len(looks) > 1:
+                seen_enough.wait(300)
+        return watch(*arguments, **options)
+
+    monkeypatch.setattr(module, "watch", watched)
     with serving(gateway(home)) as address, Images(address, results) as images:
         wait_for(lambda: len(images.seen) > 4)
         thread, given = in_background(lambda: release_package(root, home, lineage=LINEAGE, rollout=rollout))
@@ -138,17 +160,16 @@ def test_from_the_shadow_to_all_images(home, root):
         assert not given, given
         second = route(home).candidate
         images.results[second] = result(root)
-        wait_for(lambda: route(home).canary)
-        time.sleep(0.5)  # what was asked for before the route was there has its answer by then
-        images.seen.clear()
-        wait_for(lambda: any(second in by for by in images.seen.values()))
+        wait_for(lambda: len(looks) > 1)
+        images.forget()
+        wait_for(lambda: any(second in by for by in list(images.seen.values())))
         (doing,) = [run.doing for run in read_status(root, home).runs if run.what == "release"]
-        during = {name: set(by) for name, by in images.seen.items()}
+        during = {name: set(by) for name, by in list(images.seen.items())}
         canary = route(home)
+        seen_enough.set()
         thread.join(120)
         assert given[0].promoted
-        time.sleep(0.5)
-        images.seen.clear()
+        images.forget()
         wait_for(lambda: len(images.seen) > 10)
     assert images.wrong == []
     assert canary == Route(champion=first, candidate=second, canary=30, shadow=100)
@@ -175,6 +196,7 @@ def test_a_candidate_that_dies_is_taken_back(home, root):
         images.results[second] = result(root)
         EmbeddedTriton(home).end_model(second)
         thread.join(300)
+        images.forget()
         images.wrong.clear()
         wait_for(lambda: len(images.seen) > 10)
     assert isinstance(given[0], RolloutError)
