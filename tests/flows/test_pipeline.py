@@ -45,8 +45,8 @@ def test_a_second_run_and_dvc_repro_find_all_done(built):
 def test_independent_stages_run_at_the_same_time(built):
     """The two bases, neither of which reads from the other, overlap; the stage after them waits for both."""
     built.write("params.yaml", (built.root / "params.yaml").read_text().replace("width: ", "width: 1"))
-    for stage in ("pretrain@one", "pretrain@two"):
-        built.tell("sleep", stage, 4)
+    built.tell("beside", "pretrain@one", "pretrain@two")
+    built.tell("beside", "pretrain@two", "pretrain@one")
     built.run()
     steps = [(stage.partition("@")[0], what) for stage, what, _ in built.journal()]
     assert steps[:4] == [("pretrain", "start")] * 2 + [("pretrain", "end")] * 2

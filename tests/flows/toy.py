@@ -76,7 +76,7 @@ pretrain:
 """
 
 WORK = '''\
-"""What the toy steps share: they write down that they ran, and can be told to sleep, fail or print."""
+"""What the toy steps share: they write down that they ran, and can be told to sleep, wait for another or fail."""
 import os, pathlib, sys, time
 
 NOTES = pathlib.Path(os.environ["RELUME_HOME"]) / "cache"  # a folder that steps in containers see
@@ -92,6 +92,8 @@ def work(stage, reads, out):
         journal.write(f"{stage} start {time.time()}\\n")
     print(f"{stage} says hello")
     time.sleep(float(told("sleep", stage) or 0))
+    while (other := told("beside", stage)) and f"{other} start" not in (NOTES / "journal").read_text():
+        time.sleep(0.05)
     if code := told("fail", stage):
         if code.startswith("once "):
             (NOTES / f"fail-{stage}").unlink()
@@ -176,7 +178,9 @@ class Toy:
         file.write_text(text)
 
     def tell(self, what: str, stage: str, value: object) -> None:
-        """Tells a step to `sleep` seconds, or to `fail` with an exit code (`once 1` for its first time only)."""
+        """Tells a step to `sleep` seconds, to go on only `beside` another that has started, or to `fail` with an exit
+        code (`once 1` for its first time only).
+        """
         (self.notes / f"{what}-{stage}").write_text(str(value))
 
     def journal(self) -> list[tuple[str, str, float]]:

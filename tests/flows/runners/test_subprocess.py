@@ -3,7 +3,6 @@ import shutil
 import stat
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import psutil
@@ -220,10 +219,9 @@ def test_a_stage_that_takes_too_long_is_ended(toy):
     """After meta.timeout seconds the stage and all it started are ended, and the error says so."""
     toy.write("dvc.yaml", (toy.root / "dvc.yaml").read_text().replace("timeout: 60", "timeout: 2", 1))
     toy.tell("sleep", "first", 60)
-    start = time.monotonic()
     with pytest.raises(StageFailedError, match="longer than its 2 seconds"):
         run_stage(toy, "first")
-    assert time.monotonic() - start < 15
+    assert "end" not in [what for _, what, _ in toy.journal()]
     assert components_alive(toy) == []
 
 
@@ -243,7 +241,7 @@ def test_cancelling_ends_what_runs_and_starts_nothing_more(toy):
     thread, errors = in_thread(runner, first)
     wait_until(toy.ran)
     runner.cancel()
-    thread.join(timeout=20)
+    thread.join()
     assert isinstance(errors[0], StageCancelledError)
     assert components_alive(toy) == []
     with pytest.raises(StageCancelledError):
@@ -290,8 +288,8 @@ def test_stages_share_the_cores_by_their_meta(built, cores, at_once):
     lock = (built.root / "dvc.lock").read_text()
     runner = runner_of(built, cores=cores)
     threads = []
-    for stage in ("pretrain@one", "pretrain@two"):
-        built.tell("sleep", stage, 3)
+    for stage, other in (("pretrain@one", "pretrain@two"), ("pretrain@two", "pretrain@one")):
+        built.tell(*(("beside", stage, other) if at_once else ("sleep", stage, 3)))
         threads.append(in_thread(runner, read_graph(built.root).stages[stage], lock)[0])
     for thread in threads:
         thread.join()
