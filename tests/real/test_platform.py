@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -27,7 +28,7 @@ from flows.prefect_settings import prefect_address, services_folder
 from flows.processes import answers, free_port, running_process
 from relume.cli import main
 from tests.flows.toy import wait_until
-from tests.real.embedded_triton import link_server
+from tests.real.embedded_triton import CHECKOUT, link_server
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,16 @@ def home(tmp_path, monkeypatch) -> Path:
     down(folder)
 
 
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A checkout with the deployments and no photographs: what a schedule begins meanwhile does not touch this one."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    shutil.copy(CHECKOUT / "prefect.yaml", folder)
+    (folder / "flows").symlink_to(CHECKOUT / "flows")
+    return folder
+
+
 def by_name(reports: list[ServiceReport]) -> dict[str, ServiceReport]:
     """Reports by service."""
     return {report.name: report for report in reports}
@@ -56,10 +67,15 @@ def post(url: str, body: dict) -> list[dict]:
         return json.load(response)
 
 
-def alive(pids: set[int]) -> list[psutil.Process]:
-    """Those of the processes that still run; a zombie waits for its parent only."""
-    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    return [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+def commands(pids: set[int]) -> list[str]:
+    """The command lines of those of the processes that still run; a zombie waits for its parent only."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now, as a program that a service runs does
+            process = psutil.Process(pid)
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append(" ".join(process.cmdline()))
+    return found
 
 
 def listeners(pids: set[int]) -> set[str]:
@@ -71,17 +87,17 @@ def listeners(pids: set[int]) -> set[str]:
     }
 
 
-def test_up_status_down(home):
+def test_up_status_down(home, checkout):
     """`up` starts all four on loopback with the schedule active, a second `up` changes nothing, `down` ends all."""
-    reports = by_name(up(Path(), home))
+    reports = by_name(up(checkout, home))
     assert set(reports) == {"mlflow", "prefect", "worker", "supervisor", "triton"}
     assert [report for report in reports.values() if report.state != "started"] == []
-    status = read_status(Path(), home)
+    status = read_status(checkout, home)
     assert {service.state for service in status.services} == {"running"}
     assert status.schedule[0]["cron"] == "0 3 * * *"
     assert status.schedule[0]["next"] is not None
     deadline = time.monotonic() + 60
-    while (planned := read_status(Path(), home).schedule[0]["next"]) == "active" and time.monotonic() < deadline:
+    while (planned := read_status(checkout, home).schedule[0]["next"]) == "active" and time.monotonic() < deadline:
         time.sleep(0.5)
     assert planned.endswith("03:00 UTC")
 
@@ -95,7 +111,7 @@ def test_up_status_down(home):
     for deployment in deployments:
         assert deployment["work_pool_name"] == "relume"
         (pull,) = deployment["pull_steps"]
-        assert pull["prefect.deployments.steps.set_working_directory"]["directory"] == str(Path.cwd())
+        assert pull["prefect.deployments.steps.set_working_directory"]["directory"] == str(checkout)
     workers = post(f"{prefect_address(home)}/work_pools/relume/workers/filter", {})
     assert [worker["status"] for worker in workers] == ["ONLINE"]
 
@@ -104,14 +120,14 @@ def test_up_status_down(home):
     leaders.append(running_process(services_folder(home), "supervisor").pid)
     everyone = {child.pid for pid in leaders for child in [psutil.Process(pid), *psutil.Process(pid).children(True)]}
     assert listeners(everyone) <= {"127.0.0.1", "::ffff:127.0.0.1"}
-    assert len([pid for pid in everyone if "mlflow" in " ".join(psutil.Process(pid).cmdline())]) <= 3
+    assert len([command for command in commands(everyone) if "mlflow" in command]) <= 3
 
-    again = by_name(up(Path(), home))
+    again = by_name(up(checkout, home))
     assert {report.state for report in again.values()} == {"running"}
     assert again["mlflow"].address == reports["mlflow"].address
 
     assert {report.state for report in down(home)} == {"stopped"}
-    assert [process.cmdline() for process in alive(everyone)] == []
+    assert commands(everyone) == []
     assert {service.state for service in read_status(Path(), home).services} == {"stopped"}
     assert {report.state for report in down(home)} == {"skipped"}
 
@@ -146,14 +162,14 @@ def test_two_homes_that_start_at_once(home, tmp_path, monkeypatch, name, port):
         down(homes[1])
 
 
-def test_a_service_that_fails_does_not_keep_the_others_down(home):
+def test_a_service_that_fails_does_not_keep_the_others_down(home, checkout):
     """With MLflow's store destroyed the others start, and MLflow's report names its log."""
     (home / "mlflow").mkdir()
     with sqlite3.connect(home / "mlflow" / "mlflow.db") as database:
         database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
         database.execute("INSERT INTO alembic_version VALUES ('from the future')")
     database.close()
-    reports = by_name(up(Path(), home))
+    reports = by_name(up(checkout, home))
     assert reports["mlflow"].state == "failed"
     assert str(services_folder(home) / "mlflow.log") in reports["mlflow"].detail
     assert {reports[name].state for name in ("prefect", "worker", "supervisor", "triton")} == {"started"}
@@ -237,7 +253,7 @@ def test_a_service_that_lives_and_does_not_answer_is_started_again(home, name):
     pids, started = suspended(again.pid), time.monotonic()
     assert [report.name for report in down(home) if report.state == "stopped"] == [name]
     assert time.monotonic() - started < 20
-    assert alive(pids) == []
+    assert commands(pids) == []
 
 
 @pytest.mark.exhaustive

@@ -1,5 +1,6 @@
 """Restoring through a real Triton server: every way gives the bytes that ONNX Runtime gives in process."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -183,7 +185,8 @@ def test_failing_requests(triton, server, control, protocol):
     """When the model's process dies, the client gets its error, and no region is left on either side."""
     process = triton.status()
     for stub in stubs_of(process.pid):
-        stub.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):  # a helper that it had forked
+            stub.kill()
     with (
         TritonRestorer(getattr(server, protocol), "denoise", key=server.key) as restorer,
         pytest.raises(ServerRefusedError, match="not healthy"),
@@ -196,6 +199,9 @@ def test_failing_requests(triton, server, control, protocol):
 
 def stubs_of(pid):
     """The processes that the server runs models in."""
-    import psutil
-
-    return [child for child in psutil.Process(pid).children(recursive=True) if "stub" in child.name()]
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "stub" in child.name():
+                found.append(child)
+    return found
