@@ -79,11 +79,11 @@ def test_a_step_of_the_clock_leaves_a_process_known(folder, monkeypatch, step):
 
 def test_a_running_process_that_does_not_answer_is_started_anew(folder, monkeypatch):
     """One that hangs is ended after some seconds, and one that only answers late is left alone."""
-    monkeypatch.setattr("flows.processes.SILENT_SECONDS", 1.0)
     asked = []
     start = functools.partial(start_process, "one", SLEEP, folder=folder, timeout=5)
     first = start(ready=lambda: True)
     assert start(ready=lambda: len(asked) > 2 or asked.append(None)) == first
+    monkeypatch.setattr("flows.processes.SILENT_SECONDS", 1.0)
     second = start(ready=lambda: start_mark(first.pid) is None)
     assert second.pid != first.pid
 

@@ -167,7 +167,9 @@ def test_retraining_from_new_photographs_to_the_served_product(root, tmp_path):
     assert events() == ["registered", "promoting", "promoted"]
 
     shutil.copy(root / "data" / "curated" / "held_out" / "test" / f"{1:016x}.png", tmp_path / "photographs")
-    at_once = [retraining.start(relume_home()) for _ in range(2)]  # either may get the place, and one alone
+    with turn(relume_home(), root, "pipeline"):  # so that the first does not end before the worker sees the second
+        at_once = [retraining.start(relume_home()) for _ in range(2)]  # either may get the place, and one alone
+        wait_until(lambda: "CANCELLED" in states(at_once), 300)
     wait_until(lambda: ENDED.issuperset(states(at_once)), 300)
     assert states(at_once) == ["CANCELLED", "COMPLETED"]
     assert events()[3:] == ["registered", "promoting", "promoted"]

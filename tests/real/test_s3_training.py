@@ -227,7 +227,6 @@ def test_a_machine_without_the_data_trains_the_same_model(environment, tmp_path)
     process = there.start("pretrain nafnet")
     while not there.checkpoints() and process.poll() is None:
         time.sleep(0.01)
-    time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (there.folder / "models").exists()
