@@ -61,6 +61,25 @@ def test_a_task_without_filters_is_shown_beside_its_input(tmp_path):
     assert _weak({"final": {"quality_10": {"psnr": 30.0}}}) == []
 
 
+@pytest.mark.parametrize("of_pairs", [PAIRED, PAIRS])
+def test_filters_that_pairs_alone_are_measured_with_are_not_the_baseline(tmp_path, of_pairs):
+    """A camera's noise is measured beside non-local means on real pairs, and beside its input on drawn noise."""
+    drawn = {"noisy": 28.0, "average": 29.0, "ensemble": 29.0, "final": 30.0}
+    real = {"noisy": 36.0, "blur": 37.0, "nlm": 37.5, "final": 38.0}
+    rows = [
+        {"system": system, "image_id": "00aa", "level": level, "protocol": protocol, "psnr": str(psnr)}
+        for protocol, level, systems in (("camera", "500.0", drawn), (of_pairs, "1.3", real))
+        for system, psnr in systems.items()
+    ]
+    last = _helped(rows)[-1]
+    assert (last["title"], last["gain"]) == ("the final model against noisy input", pytest.approx(2.0))
+    for shown in ("noisy", "final", "clean"):
+        path = tmp_path / "reports" / "evaluation" / "pictures" / f"00aa_{shown}.png"
+        save_image(path, np.zeros((32, 32, 3), np.uint8))
+    (row,) = _image_rows(tmp_path, rows)
+    assert [cell["title"] for cell in row["cells"]] == ["noisy input, electrons 500", "restored", "clean"]
+
+
 def test_a_contact_sheet_is_a_row_for_each_photograph(tmp_path):
     """In the order degraded, baseline, restored, clean; the images of the evaluation stay as they are."""
     folder = tmp_path / "reports" / "evaluation" / "pictures"
@@ -91,9 +110,10 @@ def test_a_level_at_which_a_filter_is_better_is_said():
 
 
 def test_a_table_of_pairs_has_one_level_for_all():
-    """Their levels are estimates, so the sentence on a better filter names none."""
+    """Their levels are estimates, so the sentence on a better filter names none; no filter is given one."""
     systems = {"noisy": {"all": {"psnr": 36.0}}, "blur": {"all": {"psnr": 37.0}}, "final": {"all": {"psnr": 36.5}}}
     table = _table(systems)
     assert table["levels"] == ["all"]
     assert [row["cells"][0]["best"] for row in table["rows"]] == [False, True, False]
-    assert _weak(systems) == ["This model is not for such images: Gaussian blur (given sigma) is better by 0.50 dB."]
+    assert table["rows"][1]["title"] == "Gaussian blur (best setting)"
+    assert _weak(systems) == ["This model is not for such images: Gaussian blur (best setting) is better by 0.50 dB."]
