@@ -101,9 +101,10 @@ class Collection:
         """Why a photograph is rejected; empty if it is not."""
         return self._reasons[self._reason[position]]
 
-    def reasons(self) -> Counter[str]:
-        """How many are rejected, by reason, in the order of the manifest."""
-        codes, first, counts = np.unique(self._reason, return_index=True, return_counts=True)
+    def reasons(self, of_set: int | None = None) -> Counter[str]:
+        """How many are rejected, of all or of a set by its number, by reason, in the order of the manifest."""
+        of = self._reason if of_set is None else self._reason[self.set == of_set]
+        codes, first, counts = np.unique(of, return_index=True, return_counts=True)
         order = np.argsort(first)
         return Counter({self._reasons[codes[at]]: int(counts[at]) for at in order.tolist() if codes[at]})
 

@@ -230,7 +230,7 @@ def _split(photographs: Collection, scene: np.ndarray, settings: CurateSettings)
             in_colour[members],
             settings,
             of_set=photographs.sets[number] if len(sets) > 1 else None,
-            rejected=photographs.reasons(),
+            rejected=photographs.reasons(number if len(sets) > 1 else None),
         )
     side = np.full(len(photographs), _REJECTED, np.int8)
     side[left] = side_of_scene[of]

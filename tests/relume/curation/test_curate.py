@@ -198,6 +198,24 @@ def test_too_few_photographs_are_refused(tmp_path):
         run(ingest_arrays(pictures, tmp_path), tmp_path / "curated")
 
 
+def test_a_set_that_is_too_small_is_named_with_what_was_rejected_of_it(tmp_path):
+    """Of two sets the message counts the rejected photographs of the one that it names, and not those of the other."""
+    enough = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg")
+    for name in enough:
+        save_image(tmp_path / "enough" / name, skimage_photograph(name))
+    for number in range(3):
+        save_image(tmp_path / "enough" / f"flat{number}.png", np.full((200, 200, 3), 60 * number, np.uint8))
+    save_image(tmp_path / "small" / "cat.png", skimage_photograph("ihc.png"))
+    save_image(tmp_path / "small" / "flat.png", np.full((200, 200, 3), 90, np.uint8))
+    for name in ("ingested", "curated"):
+        (tmp_path / name).mkdir()
+    listing = scan([f"enough={tmp_path / 'enough'}", f"small={tmp_path / 'small'}"])
+    limits = {"max_megapixels": 100.0, "min_side": 16, "shard_megabytes": 100.0}
+    ingest(listing, tmp_path / "ingested", **limits, progress=lambda *counted: None)
+    with pytest.raises(SourceError, match=r"set small\n.* 1 scenes are left .*; rejected were 1 blurred\n"):
+        curate(tmp_path / "ingested", tmp_path / "curated", settings(min_test=1), progress=lambda *counted: None)
+
+
 def test_photographs_are_shrunk_by_averaging(ingested, tmp_path):
     """A shrunk photograph holds the means of its areas, and everything is cut from shrunk ones when a side is given."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
