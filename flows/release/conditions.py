@@ -118,11 +118,21 @@ class Paired:
         return settings.min_gain_over_pairs_db
 
     def psnr(self, restorer: "OnnxRestorer | None", photographs: Mapping[str, np.ndarray], seed: int) -> list[float]:
-        """See `Condition.psnr`; a model that takes a level restores at the one that it estimates, or at its default."""
+        """See `Condition.psnr`; a model that takes a sigma restores at the one that it estimates, else at the noise of
+        smooth areas, as the evaluation of pairs has it."""
+        from relume.curation.quality import image_noise
         from relume.metrics import measure
+        from relume.serving.levels import level_for
 
-        images = [(restorer.restore(each).image if restorer else each, clean) for each, clean in self.pairs.values()]
-        return [measure(image, clean).psnr for image, clean in images]
+        def restored(image: np.ndarray) -> np.ndarray:
+            if restorer is None:
+                return image
+            serving, given = restorer.serving, None
+            if serving.levels and not serving.inference.estimator:
+                given = level_for(serving.levels, "sigma", round(image_noise(image), 2))
+            return restorer.restore(image, level=given).image
+
+        return [measure(restored(degraded), clean).psnr for degraded, clean in self.pairs.values()]
 
 
 def conditions_of(evaluate: EvaluateSettings, serving: "Serving") -> Iterator[Condition]:

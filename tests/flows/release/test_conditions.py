@@ -2,11 +2,13 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from flows.release.conditions import conditions_of
+from flows.release.conditions import Paired, conditions_of
+from relume.curation.quality import image_noise
 from relume.evaluation.settings import EvaluateSettings
 from relume.inference.plan import Inference
 from relume.params import load_params
@@ -40,6 +42,30 @@ def test_a_model_with_a_level_estimator_is_judged_told_and_blind():
     assert (
         len(list(conditions_of(evaluate, Serving(inference=Inference(tile=48, halo=4, overlap=8), levels=levels)))) == 2
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "estimator", "told"), [("sigma", None, True), ("quality", None, False), ("sigma", "level", False)]
+)
+def test_pairs_are_restored_at_the_level_of_the_evaluation(kind, estimator, told):
+    """A model that takes a sigma and estimates none is given the noise of the degraded image, as in `reports`."""
+    rng = np.random.default_rng(0)
+    clean = np.full((96, 96, 3), 128, np.uint8)
+    noisy = np.rint(clean + rng.normal(0, 12, clean.shape)).astype(np.uint8)
+    asked = []
+
+    class Restorer:
+        serving = Serving(
+            inference=Inference(tile=48, halo=4, overlap=8, estimator=estimator),
+            levels=LevelRange(kind=kind, lowest=5, highest=60, default=30),
+        )
+
+        def restore(self, image, level=None):
+            asked.append(level)
+            return SimpleNamespace(image=image)
+
+    Paired(pairs={"00aa": (noisy, clean)}).psnr(Restorer(), {}, seed=0)
+    assert asked == ([pytest.approx(image_noise(noisy), abs=0.005)] if told else [30 if kind == "quality" else None])
 
 
 def test_noise_that_a_model_was_not_trained_on_must_not_lose(tmp_path):
