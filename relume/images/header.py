@@ -182,7 +182,7 @@ def damaged(data: bytes, kind: str, error: Exception, where: object) -> ImageErr
         "The image is cut off" if truncated else "The image is damaged",
         reason="truncated" if truncated else "corrupt",
         where=where,
-        why=str(error) or type(error).__name__,
+        why=str(error) or f"the decoder of {kind} does not say how",
         next_step="copy the file again from where it came from",
     )
 

@@ -167,16 +167,26 @@ def scan(sources: Sequence[str | Path] = (PACKAGES,)) -> dict[str, Any]:
         are not listed. What is in several sources is listed once, as the last of them.
 
     Raises:
-        SourceError: A source is missing, empty, unreachable or refuses the credentials, or holds no pair.
+        SourceError: A source is missing, empty, unreachable or refuses the credentials, or holds no pair, or all files
+            of a set are in later sources of other sets.
     """
     names: list[str] = []
     files: dict[tuple[str, str], dict[str, Any]] = {}
-    for source in (Source.of(str(text)) for text in sources):
+    given = [Source.of(str(text)) for text in sources]
+    for source in given:
         place, entries = _scan_pairs(source) if source.layout else _scan_place(source.place)[::2]
         names.append(str(replace(source, place=place)))
         of_set = {"set": source.set} if source.set else {}
         files.update(
             ((entry["address"], entry.get("degraded", {}).get("address", "")), entry | of_set) for entry in entries
+        )
+    kept = {entry.get("set", "") for entry in files.values()}
+    if lost := next((source for source in given if source.set not in kept), None):
+        raise SourceError(
+            "A set has no photograph of its own",
+            where=str(lost),
+            why="all of its files are in a later source, whose set they belong to",
+            next_step="name the place once, or a folder before the folders in it",
         )
     return {"sources": names, "files": [files[addresses] for addresses in sorted(files)]}
 

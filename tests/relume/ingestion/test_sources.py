@@ -103,6 +103,20 @@ def test_sources_are_merged_and_sorted(photos):
     assert listing["sources"] == [photos.as_uri(), PACKAGES, (photos / "2024").as_uri()]
 
 
+def test_a_set_whose_files_all_went_to_another_is_refused(photos):
+    """A folder inside another may be a set of its own, and takes its files; the same place twice leaves a set empty."""
+    listing = scan([f"all={photos}", f"year={photos / '2024'}"])
+    assert [entry["set"] for entry in listing["files"]] == ["year", "all"]
+    for given, lost in (
+        ([f"own={photos}", f"other={photos}"], "own="),
+        ([f"year={photos / '2024'}", photos], "year="),
+        ([photos, f"own={photos}"], str(photos)),
+    ):
+        with pytest.raises(SourceError, match="A set has no photograph of its own") as refused:
+            scan(given)
+        assert refused.value.where.startswith(lost)
+
+
 def test_the_list_is_not_touched_unless_it_changes(photos, tmp_path):
     """A scan that finds nothing new leaves the file and its time stamp alone."""
     path = tmp_path / "sources.json"
