@@ -8,6 +8,7 @@ a process that does not match is never signalled.
 import contextlib
 import dataclasses
 import os
+import random
 import shutil
 import signal
 import socket
@@ -29,6 +30,8 @@ KILL_SECONDS = 5.0
 FREE_MEGABYTES = 16.0  # for logs, records and databases; a server without them ends with a traceback in no log
 _T = TypeVar("_T")
 _PORT_RACES = 3  # to lose before a start counts as failed
+# From which Linux gives none to an outgoing connection, which could take it before the server listens.
+_PORTS = range(20_000, 30_000)
 SILENT_SECONDS = 20.0  # after which a process that does not answer counts as hung
 _MARK = "RELUME_RECORD"  # in the environment of what is started, its children included: the path of its record
 
@@ -269,7 +272,8 @@ def stop_process(folder: Path, name: str, *, grace: float = 10.0) -> bool:
 
 def free_port(preferred: int | None = None) -> int:
     """A TCP port of 127.0.0.1 that nothing listens on: `preferred` if it is free, else any."""
-    for port in (preferred, 0) if preferred else (0,):
+    drawn = random.SystemRandom().sample(_PORTS, 20)
+    for port in (*([preferred] if preferred else []), *drawn, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -294,7 +298,11 @@ def on_free_ports(preferred: Sequence[int | None], start: Callable[..., _T]) -> 
         ServiceError: It did not start although its ports stayed free, or lost three races for them.
     """
     for attempt in range(_PORT_RACES):
-        ports = [free_port(port) for port in preferred]
+        ports: list[int] = []
+        for port in preferred:
+            while (found := free_port(port)) in ports:
+                port = None
+            ports.append(found)
         try:
             return start(*ports)
         except ServiceError:

