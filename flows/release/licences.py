@@ -24,7 +24,7 @@ class SourceLicence:
 
     Attributes:
         source: As the list of photographs has it.
-        photographs: How many are of it.
+        photographs: How many files are of it, those that test and the degraded ones of pairs among them.
         licence: Its terms; None where they are not stated.
         commercial: Whether they allow commercial use; None where they are not stated.
     """

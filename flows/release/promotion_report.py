@@ -49,7 +49,7 @@ def write_promotion_report(
         settings: Of the gate.
         evaluate: The task and its levels.
         held_out: Folder of the held-out photographs.
-        licences: The terms of the sources that it was trained on.
+        licences: The terms of the sources of its data.
         key: Name of the key that signs the home's releases; None when there is none yet.
     """
     import jinja2
