@@ -134,7 +134,7 @@ class Checkout:
             while not self.checkpoints() and process.poll() is None:
                 time.sleep(0.01)
             kill(process)
-            output = process.communicate(timeout=300)[0]
+            output = process.communicate(timeout=120)[0]
             if not out.exists():
                 return process.returncode, output
             shutil.rmtree(out)

@@ -3,13 +3,12 @@
 import asyncio
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.gateway.budget import Budget, BusyError
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(1, 10), st.integers(0, 3), st.sampled_from(["ends", "fails", "leaves"])), max_size=20

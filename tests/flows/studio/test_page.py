@@ -12,8 +12,6 @@ from playwright.sync_api import Page, expect
 from flows.restore import How, restore_file
 from relume.images import decode, read_image, save_image
 
-expect.set_options(timeout=60_000)  # how long a busy machine may take, and no test waits longer than it has to
-
 
 @pytest.fixture
 def page(chromium, studio):
@@ -45,7 +43,7 @@ def add(page: Page, *files: Path) -> None:
     """Chooses files, and waits until all images are restored."""
     count = page.locator("#images li").count() + len(files)
     page.set_input_files("#files", files)
-    expect(page.locator("#images li.restored")).to_have_count(count)
+    expect(page.locator("#images li.restored")).to_have_count(count, timeout=60_000)
 
 
 def place(page: Page) -> tuple[float, float]:
@@ -113,7 +111,7 @@ def test_the_level_follows_the_noise_and_the_person(page, photographs):
     page.get_by_label("Noise (sigma)").fill("40")
     expect(page.get_by_label("Follow the estimated noise")).not_to_be_checked()
     page.get_by_role("button", name="Restore", exact=True).click()
-    expect(page.locator("#status")).to_contain_text("level 40")
+    expect(page.locator("#status")).to_contain_text("level 40", timeout=60_000)
 
 
 def test_results_are_saved_as_the_person_chose(page, photographs, tmp_path):
@@ -131,7 +129,7 @@ def test_results_are_saved_as_the_person_chose(page, photographs, tmp_path):
     page.get_by_label("Computed by").select_option("openvino_f32")
     expect(page.locator("#stale")).to_be_visible()
     page.get_by_role("button", name="Restore", exact=True).click()
-    expect(page.locator("#status")).to_contain_text("by photo (shipped, openvino_f32)")
+    expect(page.locator("#status")).to_contain_text("by photo (shipped, openvino_f32)", timeout=60_000)
     expect(page.locator("#stale")).to_be_hidden()
     expect(page.get_by_label("Quality")).to_be_hidden()  # of a TIFF
     page.get_by_label("Format").select_option(".jpg")
@@ -159,7 +157,7 @@ def test_a_dropped_folder_gives_its_images(page, photographs, tmp_path):
     for number, kind in enumerate(("dragEnter", "dragOver", "dragOver", "drop"), start=1):
         browser.send("Input.dispatchDragEvent", {"type": kind, "x": box["x"] + 9, "y": box["y"] + 9, "data": data})
         wait_for_events(page, number)
-    expect(page.locator("#images li.restored")).to_have_count(2)
+    expect(page.locator("#images li.restored")).to_have_count(2, timeout=60_000)
     expect(page.locator("#status")).not_to_contain_text("notes.txt")
     assert {each.get_attribute("title") for each in page.locator(".pick").all()} == {"cat.png", "astronaut.png"}
 
@@ -173,7 +171,7 @@ def test_what_is_not_as_it_looks_is_said(page, tmp_path):
     page.get_by_label("Product").select_option("denoise")
     expect(stale).to_have_text("The image shows photo until it is restored again.")
     page.get_by_role("button", name="Restore", exact=True).click()
-    expect(page.locator("#status")).to_contain_text("by denoise")
+    expect(page.locator("#status")).to_contain_text("by denoise", timeout=60_000)
     expect(stale).to_be_hidden()
     expect(lost).to_be_hidden()
     page.get_by_label("Format").select_option(".jpg")
@@ -248,7 +246,7 @@ def test_what_is_wrong_is_said_and_the_rest_goes_on(page, photographs, tmp_path)
     (tmp_path / "notes.txt").write_text("no image")
     page.set_input_files("#files", [tmp_path / "notes.txt", photographs[0]])
     expect(page.locator("#status")).to_contain_text("The file is not an image: notes.txt")
-    expect(page.locator("#images li.restored")).to_have_count(1)
+    expect(page.locator("#images li.restored")).to_have_count(1, timeout=60_000)
     expect(page.locator("#status")).to_contain_text("by photo")
     expect(page.locator("#status")).to_contain_text("The file is not an image: notes.txt")  # until it was read
     page.get_by_role("button", name="cat.png").first.click()

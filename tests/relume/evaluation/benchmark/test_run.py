@@ -115,7 +115,7 @@ def test_an_interrupted_evaluation_keeps_what_it_measured(tmp_path):
     ) as process:
         said = process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        errors = process.communicate(timeout=300)[1]
+        errors = process.communicate(timeout=60)[1]
     assert re.fullmatch(r"evaluate  first estimate: about [\d.]+ (s|min|h) for 250 images\n", said)
     assert process.returncode == 130
     with open(tmp_path / "out.partial.csv", newline="") as file:
